@@ -1,0 +1,49 @@
+package model
+
+import "net/netip"
+
+// Gateway is a Gateway of class weft with the listeners that were accepted.
+type Gateway struct {
+	Namespace string       `json:"namespace"`
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	// Identity is what the Gateway shows to authenticated backends: service account = the Gateway's name.
+	Identity Identity      `json:"identity"`
+	Ports    []GatewayPort `json:"ports"`
+}
+
+// Key is the gateway's key in its table.
+func (g *Gateway) Key() string { return Key(g.Namespace, g.Name) }
+
+// GatewayPort is a port that a Gateway listens on. All its listeners are HTTP or all HTTPS.
+type GatewayPort struct {
+	Port  uint16 `json:"port"`
+	HTTPS bool   `json:"https,omitempty"`
+	// Listeners of an HTTP port share one route table and are one entry here; of an HTTPS port each is chosen by SNI.
+	Listeners []GatewayListener `json:"listeners"`
+}
+
+// GatewayListener is a filter chain.
+type GatewayListener struct {
+	Name       string `json:"name"`
+	Hostname   string `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
+	RouteTable string `json:"routeTable"`
+	// Certificates are keys (namespace/name) of Certificate; HTTPS only.
+	Certificates []string `json:"certificates,omitempty"`
+}
+
+// Certificate is a TLS Secret that a listener uses. It holds a private key: never print it.
+type Certificate struct {
+	Namespace, Name string
+	ChainPEM        []byte
+	KeyPEM          []byte
+}
+
+// Key is the certificate's key in its table.
+func (c *Certificate) Key() string { return Key(c.Namespace, c.Name) }
+
+// MarshalJSON leaves the key out.
+func (c *Certificate) MarshalJSON() ([]byte, error) { return []byte(`"` + c.Key() + `"`), nil }
+
+// String leaves the key out.
+func (c *Certificate) String() string { return c.Key() }

@@ -1,0 +1,47 @@
+package model
+
+import "strings"
+
+// ObjectRef names an object that a user wrote. Group is "" for the core group.
+type ObjectRef struct {
+	Group     string `json:"group,omitempty"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// String gives Kind/namespace/name, or Kind/name for objects of the cluster.
+func (r ObjectRef) String() string {
+	if r.Namespace == "" {
+		return r.Kind + "/" + r.Name
+	}
+	return r.Kind + "/" + r.Namespace + "/" + r.Name
+}
+
+// Key joins namespace and name the way that the keys of all tables do.
+func Key(namespace, name string) string { return namespace + "/" + name }
+
+// SplitKey is the inverse of Key.
+func SplitKey(key string) (namespace, name string) {
+	namespace, name, _ = strings.Cut(key, "/")
+	return namespace, name
+}
+
+// Protocol is a transport protocol.
+type Protocol uint8
+
+// The values are the IANA protocol numbers, as the kernel uses them.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+func (p Protocol) String() string {
+	if p == UDP {
+		return "UDP"
+	}
+	return "TCP"
+}
+
+// MarshalText gives "TCP" or "UDP".
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

@@ -1,0 +1,164 @@
+package model
+
+import (
+	"strconv"
+	"time"
+)
+
+// RouteTable says what happens to requests that arrive at one L7 frontend.
+type RouteTable struct {
+	// Name is "service/" + PortKey for a service port, "gateway/ns/name/port" for a Gateway's HTTP port,
+	// "gateway/ns/name/port/listener" for an HTTPS listener.
+	Name         string        `json:"name"`
+	VirtualHosts []VirtualHost `json:"virtualHosts"`
+}
+
+// ServiceTable is the name of the route table of a service port.
+func ServiceTable(namespace, name string, port uint16) string {
+	return "service/" + PortKey(namespace, name, port, TCP)
+}
+
+// GatewayTable is the name of the route table of a Gateway's port, and of one HTTPS listener if listener is not "".
+func GatewayTable(namespace, name string, port uint16, listener string) string {
+	t := "gateway/" + Key(namespace, name) + "/" + strconv.Itoa(int(port))
+	if listener != "" {
+		t += "/" + listener
+	}
+	return t
+}
+
+// VirtualHost is a set of hosts with the rules for them. Hosts are exact names, "*.suffix", or "*"; no two
+// virtual hosts of a table share one. The most specific host wins (RFC 9110 host, ports stripped).
+type VirtualHost struct {
+	Hosts []string `json:"hosts"`
+	Rules []Rule   `json:"rules"` // in order of precedence; the first that matches wins, none: 404
+}
+
+// Rule is one match of one rule of an HTTPRoute or GRPCRoute.
+type Rule struct {
+	Route ObjectRef `json:"route"`
+	Index int       `json:"index"` // the rule's place in the route
+	Name  string    `json:"name,omitempty"`
+	// CallerNamespace restricts the rule to callers of a namespace: consumer routes (GEP-1294). "" is anybody.
+	CallerNamespace string         `json:"callerNamespace,omitempty"`
+	Match           Match          `json:"match"`
+	RequestHeaders  HeaderChange   `json:"requestHeaders,omitzero"`
+	ResponseHeaders HeaderChange   `json:"responseHeaders,omitzero"`
+	Redirect        *Redirect      `json:"redirect,omitempty"`
+	Rewrite         *Rewrite       `json:"rewrite,omitempty"`
+	Mirrors         []Mirror       `json:"mirrors,omitempty"`
+	CORS            *CORS          `json:"cors,omitempty"`
+	Timeout         *time.Duration `json:"timeout,omitempty"`        // of the whole request; 0 is none
+	BackendTimeout  *time.Duration `json:"backendTimeout,omitempty"` // of one try
+	Retry           *Retry         `json:"retry,omitempty"`
+	// Status other than 0 answers directly: 404 where nothing is to serve a caller, 500 where no backend is valid.
+	Status   int       `json:"status,omitempty"`
+	Backends []Backend `json:"backends,omitempty"`
+}
+
+// Match of a request: all of its parts.
+type Match struct {
+	Path    PathMatch    `json:"path"`
+	Method  string       `json:"method,omitempty"`
+	Headers []ValueMatch `json:"headers,omitempty"`
+	Query   []ValueMatch `json:"query,omitempty"`
+	// GRPC restricts the rule to requests with content-type application/grpc.
+	GRPC bool `json:"grpc,omitempty"`
+}
+
+// MatchType tells how a value is compared.
+type MatchType string
+
+// PathPrefix compares whole path elements (/a matches /a and /a/b, not /ab); Regex is RE2, anchored at both ends.
+const (
+	MatchExact  MatchType = "Exact"
+	MatchPrefix MatchType = "PathPrefix"
+	MatchRegex  MatchType = "RegularExpression"
+)
+
+// PathMatch compares the path without its query. The zero value matches every path.
+type PathMatch struct {
+	Type  MatchType `json:"type,omitempty"`
+	Value string    `json:"value,omitempty"`
+}
+
+// ValueMatch compares a header (name case-insensitive, lower case here) or a query parameter.
+type ValueMatch struct {
+	Name  string    `json:"name"`
+	Type  MatchType `json:"type"`
+	Value string    `json:"value"`
+}
+
+// HeaderChange is applied in the order Set, Add, Remove.
+type HeaderChange struct {
+	Set    []Header `json:"set,omitempty"`
+	Add    []Header `json:"add,omitempty"`
+	Remove []string `json:"remove,omitempty"`
+}
+
+// Header is a name and a literal value.
+type Header struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Redirect answers with a Location. Empty fields keep the request's value. Port 0 keeps the scheme's own port when
+// Scheme is set, and else the port that the request came in on.
+type Redirect struct {
+	Scheme string      `json:"scheme,omitempty"`
+	Host   string      `json:"host,omitempty"`
+	Port   uint16      `json:"port,omitempty"`
+	Path   *PathChange `json:"path,omitempty"`
+	Status int         `json:"status"`
+}
+
+// Rewrite changes what the backend sees.
+type Rewrite struct {
+	Host string      `json:"host,omitempty"`
+	Path *PathChange `json:"path,omitempty"`
+}
+
+// PathChange has one of its fields set. Prefix is only there when the rule's match is a PathPrefix, and replaces it.
+type PathChange struct {
+	Full   *string `json:"full,omitempty"`
+	Prefix *string `json:"prefix,omitempty"`
+}
+
+// Mirror sends a copy of Numerator/Denominator of the requests to a backend and ignores its answers.
+type Mirror struct {
+	Backend     Backend `json:"backend"`
+	Numerator   uint32  `json:"numerator"`
+	Denominator uint32  `json:"denominator"` // 100, 10000 or 1000000
+}
+
+// CORS as in GEP-1767.
+type CORS struct {
+	AllowOrigins     []string      `json:"allowOrigins,omitempty"`
+	AllowMethods     []string      `json:"allowMethods,omitempty"`
+	AllowHeaders     []string      `json:"allowHeaders,omitempty"`
+	ExposeHeaders    []string      `json:"exposeHeaders,omitempty"`
+	AllowCredentials bool          `json:"allowCredentials,omitempty"`
+	MaxAge           time.Duration `json:"maxAge,omitempty"`
+}
+
+// Retry as in GEP-1731. Connection errors are always retried when it is there.
+type Retry struct {
+	Codes    []int         `json:"codes,omitempty"`
+	Attempts int           `json:"attempts"`
+	Backoff  time.Duration `json:"backoff,omitempty"`
+}
+
+// Backend is a share of a rule's traffic.
+type Backend struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Port      uint16 `json:"port"`
+	Weight    uint32 `json:"weight"`
+	// Invalid backends (missing, refused by a missing ReferenceGrant, of an unknown kind) answer their share with 500.
+	Invalid         bool         `json:"invalid,omitempty"`
+	RequestHeaders  HeaderChange `json:"requestHeaders,omitzero"`
+	ResponseHeaders HeaderChange `json:"responseHeaders,omitzero"`
+}
+
+// Cluster is the name of the backend's Envoy cluster.
+func (b Backend) Cluster() string { return ServiceTable(b.Namespace, b.Name, b.Port) }

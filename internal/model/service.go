@@ -1,0 +1,78 @@
+package model
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+// Service is a Kubernetes Service with its ports.
+type Service struct {
+	Namespace string       `json:"namespace"`
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"` // ClusterIPs, external and load balancer addresses
+	// Affinity is the ClientIP session affinity's timeout; 0 is none.
+	Affinity time.Duration `json:"affinity,omitempty"`
+	Ports    []ServicePort `json:"ports"`
+}
+
+// Key is the service's key in its table.
+func (s *Service) Key() string { return Key(s.Namespace, s.Name) }
+
+// Port finds a TCP port by number.
+func (s *Service) Port(number uint16) (ServicePort, bool) {
+	for _, p := range s.Ports {
+		if p.Port == number && p.Protocol == TCP {
+			return p, true
+		}
+	}
+	return ServicePort{}, false
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Name     string   `json:"name,omitempty"`
+	Port     uint16   `json:"port"`
+	Protocol Protocol `json:"protocol"`
+	// AppProtocol as in the Service: "", "http", "kubernetes.io/h2c", "kubernetes.io/ws", ...
+	AppProtocol string `json:"appProtocol,omitempty"`
+	// L7 ports are handed to Envoy: a route or an L7 policy targets them, or the label weft.io/l7: enabled asks for it.
+	L7 bool `json:"l7,omitempty"`
+}
+
+// PortKey names a port of a service: the key of Endpoints, the name of its cluster ("service/" + PortKey) and of its
+// route table. UDP ports carry a suffix, so that one number can serve both.
+func PortKey(namespace, name string, port uint16, proto Protocol) string {
+	k := namespace + "/" + name + "/" + strconv.Itoa(int(port))
+	if proto == UDP {
+		k += "/udp"
+	}
+	return k
+}
+
+// Endpoints are the backends behind one service port.
+type Endpoints struct {
+	Service  string     `json:"service"` // namespace/name
+	Port     uint16     `json:"port"`
+	Protocol Protocol   `json:"protocol"`
+	Backends []Endpoint `json:"backends"` // sorted by address
+}
+
+// Key is the PortKey of its port.
+func (e *Endpoints) Key() string {
+	ns, name := SplitKey(e.Service)
+	return PortKey(ns, name, e.Port, e.Protocol)
+}
+
+// Endpoint is an address that serves a service port.
+type Endpoint struct {
+	Address netip.AddrPort `json:"address"`
+	// Workload is namespace/name of the pod behind it, "" if none is known. MTLS and Identity are the pod's.
+	Workload string   `json:"workload,omitempty"`
+	MTLS     MTLSMode `json:"mtls"`
+	Identity Identity `json:"identity,omitempty"`
+	Node     string   `json:"node,omitempty"`
+	// Terminating endpoints get new connections only when no other endpoint is left. Endpoints that are not
+	// ready do not appear at all.
+	Terminating bool `json:"terminating,omitempty"`
+}

@@ -1,0 +1,48 @@
+package model
+
+// Status is what the mesh thinks of one object. It maps onto the Gateway API's status fields.
+type Status struct {
+	Object     ObjectRef        `json:"object"`
+	Generation int64            `json:"generation,omitempty"`
+	Conditions []Condition      `json:"conditions,omitempty"` // of the object itself: Gateway, GatewayClass, policies
+	Parents    []ParentStatus   `json:"parents,omitempty"`    // of a route
+	Listeners  []ListenerStatus `json:"listeners,omitempty"`  // of a Gateway
+	Addresses  []string         `json:"addresses,omitempty"`  // of a Gateway
+}
+
+// Key is the object's reference as text.
+func (s *Status) Key() string { return s.Object.String() }
+
+// Condition has the types and reasons that the Gateway API defines. Times are added by who writes it to a cluster.
+type Condition struct {
+	Type    string `json:"type"`
+	Status  bool   `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message,omitempty"`
+}
+
+// ParentStatus is a route's status for one parentRef.
+type ParentStatus struct {
+	Parent      ObjectRef   `json:"parent"`
+	SectionName string      `json:"sectionName,omitempty"`
+	Port        uint16      `json:"port,omitempty"`
+	Conditions  []Condition `json:"conditions"`
+}
+
+// ListenerStatus is the status of a Gateway's listener.
+type ListenerStatus struct {
+	Name           string      `json:"name"`
+	SupportedKinds []string    `json:"supportedKinds"`
+	AttachedRoutes int         `json:"attachedRoutes"`
+	Conditions     []Condition `json:"conditions"`
+}
+
+// Rejection is an Envoy's refusal (NACK) of a resource.
+type Rejection struct {
+	Resource string      `json:"resource"` // type/name
+	Objects  []ObjectRef `json:"objects"`  // whose configuration it comes from
+	Message  string      `json:"message"`
+}
+
+// Key is the resource.
+func (r *Rejection) Key() string { return r.Resource }

@@ -1,0 +1,119 @@
+package model
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// MTLSMode says what a workload does about mutual authentication (label weft.io/mtls on a namespace or pod).
+type MTLSMode uint8
+
+const (
+	// MTLSDisabled: the workload has no identity; it speaks and is spoken to in the clear.
+	MTLSDisabled MTLSMode = iota
+	// MTLSPermissive: authenticated with every peer that has an identity, in the clear with others.
+	MTLSPermissive
+	// MTLSStrict: as permissive outbound; inbound TCP that is not authenticated is refused.
+	MTLSStrict
+)
+
+func (m MTLSMode) String() string { return [...]string{"disabled", "permissive", "strict"}[m] }
+
+// MarshalText gives the label's value.
+func (m MTLSMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// ParseMTLSMode reads a label's value; "" is MTLSDisabled.
+func ParseMTLSMode(s string) (MTLSMode, bool) {
+	switch s {
+	case "", "disabled":
+		return MTLSDisabled, true
+	case "permissive":
+		return MTLSPermissive, true
+	case "strict":
+		return MTLSStrict, true
+	}
+	return MTLSDisabled, false
+}
+
+// Identity is a SPIFFE ID (https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md), or "" for none.
+type Identity string
+
+// NewIdentity gives spiffe://<trust domain>/ns/<namespace>/sa/<service account>, the form that Istio's ambient mode uses.
+func NewIdentity(trustDomain, namespace, serviceAccount string) Identity {
+	return Identity("spiffe://" + trustDomain + "/ns/" + namespace + "/sa/" + serviceAccount)
+}
+
+// Namespace gives the namespace part of an identity made by NewIdentity, or "".
+func (i Identity) Namespace() string {
+	_, rest, ok := strings.Cut(string(i), "/ns/")
+	if !ok {
+		return ""
+	}
+	ns, _, _ := strings.Cut(rest, "/")
+	return ns
+}
+
+// Workload is a pod.
+type Workload struct {
+	Namespace      string            `json:"namespace"`
+	Name           string            `json:"name"`
+	ServiceAccount string            `json:"serviceAccount"`
+	Addresses      []netip.Addr      `json:"addresses"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Node           string            `json:"node,omitempty"`
+	MTLS           MTLSMode          `json:"mtls"`
+	// Identity is "" when MTLS is disabled.
+	Identity Identity `json:"identity,omitempty"`
+	// Local is true when the pod runs on this node and takes part in the mesh; NetNS is then its network
+	// namespace's path (/run/netns/NAME) and Cgroup its cgroup below the cgroup2 mount, if known.
+	Local  bool   `json:"local"`
+	NetNS  string `json:"netns,omitempty"`
+	Cgroup string `json:"cgroup,omitempty"`
+	// ProbePorts may be reached in the clear from the node's own addresses, in strict mode too.
+	ProbePorts []uint16 `json:"probePorts,omitempty"`
+	// Policy is what AuthorizationPolicies that select the pod allow; nil when none selects it.
+	Policy *Policy `json:"policy,omitempty"`
+}
+
+// Key is the workload's key in its table.
+func (w *Workload) Key() string { return Key(w.Namespace, w.Name) }
+
+// Policy is the union of the AuthorizationPolicies that select a workload. What no rule allows is refused.
+type Policy struct {
+	// Names of the policies it comes from, namespace/name, sorted.
+	Names []string     `json:"names"`
+	Rules []PolicyRule `json:"rules"`
+}
+
+// HTTP is true when a rule looks at requests, so that the traffic must be parsed.
+func (p *Policy) HTTP() bool {
+	if p == nil {
+		return false
+	}
+	for _, r := range p.Rules {
+		if len(r.HTTP) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// PolicyRule allows traffic that matches each of its non-empty fields.
+type PolicyRule struct {
+	// Sources match any; a rule that can match no source (nobody) has Sources non-nil and empty and is left out before.
+	Sources []PolicySource `json:"sources,omitempty"`
+	Ports   []uint16       `json:"ports,omitempty"`
+	HTTP    []HTTPRule     `json:"http,omitempty"`
+}
+
+// PolicySource has exactly one field set.
+type PolicySource struct {
+	Identity  Identity `json:"identity,omitempty"`
+	Namespace string   `json:"namespace,omitempty"`
+}
+
+// HTTPRule matches a request: any of Methods (all if empty) and any of Paths (all if empty).
+type HTTPRule struct {
+	Methods []string    `json:"methods,omitempty"`
+	Paths   []PathMatch `json:"paths,omitempty"`
+}

@@ -1,0 +1,75 @@
+package state
+
+import (
+	"sync"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// State is the model of the mesh as a node sees it.
+type State struct {
+	*DB
+	// Written by gateway.
+	Workloads    *Table[*model.Workload]
+	Services     *Table[*model.Service]
+	Endpoints    *Table[*model.Endpoints]
+	RouteTables  *Table[*model.RouteTable]
+	Gateways     *Table[*model.Gateway]
+	Certificates *Table[*model.Certificate]
+	Statuses     *Table[*model.Status]
+	// Written by mtls: an SVID for each identity of this node's workloads and gateways; the trust bundles.
+	SVIDs   *Table[*model.SVID]
+	Bundles *Table[*model.Bundle]
+	// Written by xds: what Envoy refused.
+	Rejections *Table[*model.Rejection]
+
+	synced chan struct{}
+	once   sync.Once
+}
+
+// Names of indexes.
+const (
+	ByAddress = "address" // Workloads, Services: netip.Addr as text
+	ByLocal   = "local"   // Workloads: "true" for those of this node
+)
+
+// New makes the tables in a database.
+func New(db *DB) *State {
+	return &State{
+		DB: db,
+		Workloads: NewTable(db, "workloads", (*model.Workload).Key,
+			Index[*model.Workload]{ByAddress, func(w *model.Workload) []string { return texts(w.Addresses) }},
+			Index[*model.Workload]{ByLocal, func(w *model.Workload) []string {
+				if w.Local {
+					return []string{"true"}
+				}
+				return nil
+			}}),
+		Services: NewTable(db, "services", (*model.Service).Key,
+			Index[*model.Service]{ByAddress, func(s *model.Service) []string { return texts(s.Addresses) }}),
+		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
+		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
+		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
+		Certificates: NewTable(db, "certificates", (*model.Certificate).Key),
+		Statuses:     NewTable(db, "statuses", (*model.Status).Key),
+		SVIDs:        NewTable(db, "svids", func(s *model.SVID) string { return string(s.Identity) }),
+		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
+		Rejections:   NewTable(db, "rejections", (*model.Rejection).Key),
+		synced:       make(chan struct{}),
+	}
+}
+
+// Synced is closed when the tables hold all that was there at the start. Before, nothing may be withdrawn from the
+// kernel or from Envoy because it is missing here.
+func (s *State) Synced() <-chan struct{} { return s.synced }
+
+// MarkSynced closes Synced. It may be called more than once.
+func (s *State) MarkSynced() { s.once.Do(func() { close(s.synced) }) }
+
+func texts[S interface{ String() string }](in []S) []string {
+	out := make([]string, len(in))
+	for i, s := range in {
+		out[i] = s.String()
+	}
+	return out
+}

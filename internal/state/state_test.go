@@ -1,0 +1,84 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+func TestReadersOfWhatChanged(t *testing.T) {
+	st := New(NewDB())
+	feed := st.Feed()
+	defer feed.Close()
+	put := func(name, addr string) {
+		w := st.Write(st.Workloads)
+		st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: name, Addresses: []netip.Addr{netip.MustParseAddr(addr)}})
+		w.Commit()
+	}
+	put("a", "10.0.0.1")
+	deps := NewDeps[string]()
+	read := func(reader string, f func(s *Snapshot)) {
+		s := st.Track()
+		f(s)
+		deps.Set(reader, s.Reads())
+	}
+	read("a", func(s *Snapshot) { st.Workloads.Get(s, "ns/a") })
+	read("missing", func(s *Snapshot) { st.Workloads.Get(s, "ns/b") })
+	read("address", func(s *Snapshot) { _ = slices.Collect(st.Workloads.By(s, ByAddress, "10.0.0.2")) })
+	read("all", func(s *Snapshot) { _ = slices.Collect(st.Workloads.All(s)) })
+	for _, step := range []struct {
+		what string
+		do   func()
+		want []string
+	}{
+		{"equal object", func() { put("a", "10.0.0.1") }, nil},
+		{"other object", func() { put("c", "10.0.0.3") }, []string{"all"}},
+		{"object appears", func() { put("b", "10.0.0.4") }, []string{"all", "missing"}},
+		{"moves into an index value", func() { put("a", "10.0.0.2") }, []string{"a", "address", "all"}},
+		{"moves out of it", func() { put("a", "10.0.0.1") }, []string{"a", "address", "all"}},
+		{"deleted", func() {
+			w := st.Write(st.Workloads)
+			st.Workloads.Delete(w, "ns/b")
+			st.Workloads.Delete(w, "ns/nothing")
+			w.Commit()
+		}, []string{"all", "missing"}},
+		{"aborted", func() {
+			w := st.Write(st.Workloads)
+			st.Workloads.Delete(w, "ns/a")
+			w.Abort()
+		}, nil},
+	} {
+		feed.Take()
+		step.do()
+		keys, _ := feed.Take()
+		var got []string
+		for r := range deps.Dirty(keys) {
+			got = append(got, r)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: dirty readers %v, want %v", step.what, got, step.want)
+		}
+	}
+}
+
+func TestIndexesDoNotMixPrefixes(t *testing.T) {
+	st := New(NewDB())
+	w := st.Write(st.Endpoints, st.Services)
+	for _, n := range []string{"a", "ab", "abc"} {
+		st.Services.Put(w, &model.Service{Namespace: "ns", Name: n, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
+	}
+	w.Commit()
+	s := st.Snapshot()
+	if _, ok := st.Services.Get(s, "ns/"); ok {
+		t.Error("a prefix of a key found an object")
+	}
+	if n := len(slices.Collect(st.Services.By(s, ByAddress, "10.0.0.1"))); n != 3 {
+		t.Errorf("index holds %d objects, want 3", n)
+	}
+	if n := len(slices.Collect(st.Services.By(s, ByAddress, "10.0.0."))); n != 0 {
+		t.Errorf("a prefix of an index value found %d objects", n)
+	}
+}

@@ -1,0 +1,137 @@
+package state
+
+import (
+	"iter"
+	"reflect"
+
+	"github.com/cilium/statedb"
+	"github.com/cilium/statedb/index"
+)
+
+// Index finds objects by other values than their key.
+type Index[T any] struct {
+	Name string
+	Of   func(T) []string
+}
+
+// Table holds objects of one type, usually pointers to immutable values.
+type Table[T any] struct {
+	name    string
+	key     func(T) string
+	table   statedb.RWTable[T]
+	primary statedb.Index[T, string]
+	indexes map[string]tableIndex[T]
+}
+
+type tableIndex[T any] struct {
+	of  func(T) []string
+	idx statedb.Index[T, string]
+}
+
+// NewTable registers a table. Names (lower case, dashes) are unique in a database; a second one panics, for it is a
+// mistake in the program.
+func NewTable[T any](db *DB, name string, key func(T) string, indexes ...Index[T]) *Table[T] {
+	t := &Table[T]{name: name, key: key, indexes: map[string]tableIndex[T]{}}
+	t.primary = statedb.Index[T, string]{
+		Name:       "id",
+		FromObject: func(o T) index.KeySet { return index.NewKeySet(index.String(key(o))) },
+		FromKey:    index.String,
+		Unique:     true,
+	}
+	var secondary []statedb.Indexer[T]
+	for _, i := range indexes {
+		idx := statedb.Index[T, string]{
+			Name:       i.Name,
+			FromObject: func(o T) index.KeySet { return index.StringSlice(i.Of(o)) },
+			FromKey:    index.String,
+		}
+		t.indexes[i.Name] = tableIndex[T]{of: i.Of, idx: idx}
+		secondary = append(secondary, idx)
+	}
+	table, err := statedb.NewTableAny(db.db, name,
+		func() []string { return []string{"Key"} },
+		func(o T) []string { return []string{key(o)} },
+		t.primary, secondary...)
+	if err != nil {
+		panic(err)
+	}
+	t.table = table
+	return t
+}
+
+func (t *Table[T]) meta() statedb.TableMeta { return t.table }
+
+// Name of the table.
+func (t *Table[T]) Name() string { return t.name }
+
+// Get finds an object by its key.
+func (t *Table[T]) Get(s *Snapshot, key string) (T, bool) {
+	s.read(Key{t.name, "", key})
+	o, _, ok := t.table.Get(s.txn, t.primary.Query(key))
+	return o, ok
+}
+
+// By lists the objects that an index holds for a value, in the order of their keys.
+func (t *Table[T]) By(s *Snapshot, indexName, value string) iter.Seq[T] {
+	s.read(Key{t.name, indexName, value})
+	return values(t.table.List(s.txn, t.indexes[indexName].idx.Query(value)))
+}
+
+// All lists the table in the order of keys.
+func (t *Table[T]) All(s *Snapshot) iter.Seq[T] {
+	s.read(Key{t.name, wholeTable, ""})
+	return values(t.table.All(s.txn))
+}
+
+// Len counts the objects.
+func (t *Table[T]) Len(s *Snapshot) int {
+	s.read(Key{t.name, wholeTable, ""})
+	return t.table.NumObjects(s.txn)
+}
+
+func values[T any](seq iter.Seq2[T, uint64]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for o := range seq {
+			if !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// Put inserts or replaces an object. An equal object is left as it is and changes nothing.
+func (t *Table[T]) Put(w *Write, o T) {
+	old, _, had := t.table.Get(w.txn, t.primary.Query(t.key(o)))
+	if had && reflect.DeepEqual(old, o) {
+		return
+	}
+	if _, _, err := t.table.Insert(w.txn, o); err != nil {
+		panic(err) // the transaction does not hold the table: a mistake in the program
+	}
+	t.touch(w, o)
+	if had {
+		t.touch(w, old)
+	}
+}
+
+// Delete removes an object by its key; a missing one changes nothing.
+func (t *Table[T]) Delete(w *Write, key string) {
+	old, _, had := t.table.Get(w.txn, t.primary.Query(key))
+	if !had {
+		return
+	}
+	if _, _, err := t.table.Delete(w.txn, old); err != nil {
+		panic(err)
+	}
+	t.touch(w, old)
+}
+
+func (t *Table[T]) touch(w *Write, o T) {
+	w.changed[Key{t.name, "", t.key(o)}] = struct{}{}
+	w.changed[Key{t.name, wholeTable, ""}] = struct{}{}
+	for name, i := range t.indexes {
+		for _, v := range i.of(o) {
+			w.changed[Key{t.name, name, v}] = struct{}{}
+		}
+	}
+}
