@@ -1,0 +1,199 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// Pod is a network namespace with addresses and a cgroup.
+type Pod struct {
+	Name      string
+	NetNSName string // what the annotation weft.io/netns takes
+	NetNS     string // /run/netns/NetNSName
+	Cgroup    string // below the cgroup2 mount, what the annotation weft.io/cgroup takes
+	Address   netip.Addr
+	Address6  netip.Addr
+	HostLink  string // the host's end of the pod's veth
+
+	lab *Lab
+}
+
+// AddPod makes a pod with the next free addresses.
+func (l *Lab) AddPod(name string) (*Pod, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.next
+	l.next++
+	p := &Pod{
+		Name: name, NetNSName: l.Prefix + "-" + name, NetNS: "/run/netns/" + l.Prefix + "-" + name,
+		Cgroup: l.Prefix + "/" + name, HostLink: fmt.Sprintf("%s.%d", l.Prefix, n),
+		Address: nth(l.subnet, n), Address6: nth(l.subnet6, n), lab: l,
+	}
+	if !l.subnet.Contains(p.Address) {
+		return nil, fmt.Errorf("pod %s: subnet %s is full", name, l.subnet)
+	}
+	if err := os.MkdirAll(filepath.Join(l.cgroupRoot, p.Cgroup), 0o755); err != nil {
+		return nil, fmt.Errorf("cgroup of pod %s: %w", name, err)
+	}
+	if err := newNamespace(p.NetNSName); err != nil {
+		return nil, fmt.Errorf("namespace of pod %s: %w", name, err)
+	}
+	if err := p.connect(); err != nil {
+		return nil, fmt.Errorf("pod %s: %w", name, err)
+	}
+	l.pods = append(l.pods, p)
+	return p, nil
+}
+
+func newNamespace(name string) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		h, err := netns.NewNamed(name)
+		if err == nil {
+			err = h.Close()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func (p *Pod) connect() error {
+	br, err := netlink.LinkByName(p.lab.Bridge())
+	if err != nil {
+		return err
+	}
+	ns, err := netns.GetFromPath(p.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: p.HostLink, MasterIndex: br.Attrs().Index},
+		PeerName:  "eth0", PeerNamespace: netlink.NsFd(int(ns)),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("veth: %w", err)
+	}
+	if err := netlink.LinkSetUp(veth); err != nil {
+		return fmt.Errorf("veth up: %w", err)
+	}
+	return p.Do(p.configure)
+}
+
+func (p *Pod) configure() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	eth, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for addr, bits := range map[netip.Addr]int{p.Address: p.lab.subnet.Bits(), p.Address6: 64} {
+		if err := addAddr(eth, addr, bits); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(eth)); err != nil {
+		return err
+	}
+	for _, gw := range []netip.Addr{p.lab.Gateway, p.lab.Gateway6} {
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.IP(gw.AsSlice())}); err != nil {
+			return fmt.Errorf("default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+// Do runs f on a thread that is in the pod's network namespace. Goroutines that f starts are not.
+func (p *Pod) Do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		own, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer own.Close()
+		ns, err := netns.GetFromPath(p.NetNS)
+		if err != nil {
+			done <- fmt.Errorf("namespace of pod %s: %w", p.Name, err)
+			return
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter the namespace of pod %s: %w", p.Name, err)
+			return
+		}
+		err = f()
+		if netns.Set(own) == nil {
+			runtime.UnlockOSThread() // else the thread ends with this goroutine
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// Start starts a process in the pod's network namespace and cgroup, from its first instruction on.
+func (p *Pod) Start(cmd *exec.Cmd) error {
+	cg, err := os.Open(filepath.Join(p.lab.cgroupRoot, p.Cgroup))
+	if err != nil {
+		return fmt.Errorf("cgroup of pod %s: %w", p.Name, err)
+	}
+	defer cg.Close()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cg.Fd())
+	return p.Do(cmd.Start)
+}
+
+// Dial connects from the pod's namespace by IP address; names are not resolved there.
+func (p *Pod) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var c net.Conn
+	err := p.Do(func() (err error) {
+		c, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
+}
+
+// Listen listens in the pod's namespace.
+func (p *Pod) Listen(network, address string) (net.Listener, error) {
+	var l net.Listener
+	err := p.Do(func() (err error) {
+		l, err = net.Listen(network, address)
+		return err
+	})
+	return l, err
+}
+
+// Remove takes the pod away: processes, namespace, links, cgroup.
+func (p *Pod) Remove() error {
+	p.lab.mu.Lock()
+	defer p.lab.mu.Unlock()
+	for i, q := range p.lab.pods {
+		if q == p {
+			p.lab.pods = append(p.lab.pods[:i], p.lab.pods[i+1:]...)
+			break
+		}
+	}
+	err := removeCgroup(filepath.Join(p.lab.cgroupRoot, p.Cgroup))
+	if link, lerr := netlink.LinkByName(p.HostLink); lerr == nil {
+		err = errors.Join(err, netlink.LinkDel(link))
+	}
+	return errors.Join(err, netns.DeleteNamed(p.NetNSName))
+}

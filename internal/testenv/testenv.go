@@ -1,0 +1,74 @@
+// Package testenv tells tests what this machine lets them do. Where CI is set, what is missing fails the test: there a
+// skip would hide a test that never runs.
+package testenv
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/lab"
+)
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// Root needs root.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "needs root")
+	}
+}
+
+// Envoy finds the real Envoy: $ENVOY, bin/envoy of the repository (make envoy), or PATH.
+func Envoy(t testing.TB) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	for _, p := range []string{os.Getenv("ENVOY"), filepath.Join(filepath.Dir(file), "../../bin/envoy")} {
+		if p != "" {
+			if _, err := os.Stat(p); err == nil {
+				return p
+			}
+		}
+	}
+	p, err := exec.LookPath("envoy")
+	if err != nil {
+		missing(t, "needs Envoy: make envoy")
+	}
+	return p
+}
+
+// Lab makes a lab that ends with the test. It needs root.
+func Lab(t testing.TB, prefix, subnet string) *lab.Lab {
+	t.Helper()
+	Root(t)
+	l, err := lab.New(prefix, netip.MustParsePrefix(subnet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// Pod adds a pod to a lab.
+func Pod(t testing.TB, l *lab.Lab, name string) *lab.Pod {
+	t.Helper()
+	p, err := l.AddPod(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
