@@ -1,0 +1,73 @@
+# Two commands do everything: make demo, make test. Both set up what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+GOLANGCI_LINT := v2.15.0
+export CGO_ENABLED ?= 1
+TOOLS := build/tools
+# Packages whose tests need root and share the kernel's cgroup root: one at a time.
+PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./test/...
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: build
+build: ## bin/weft
+	@CGO_ENABLED=0 $(BUILD) -o bin/weft ./cmd/weft
+
+.PHONY: envoy
+envoy: ## bin/envoy, pinned by version and hash, unless $ENVOY or PATH has that version
+	@install/envoy/get.sh bin/envoy
+
+.PHONY: setup
+setup: ## Debian or Ubuntu packages that the tests and the demo call
+	@install/setup.sh
+
+.PHONY: demo
+demo: build envoy ## a working node with figures; ARGS=--exit stops after them
+	@bin/weft demo $(ARGS)
+
+.PHONY: test
+test: lint unit privileged ## all that CI runs
+
+.PHONY: unit
+unit: envoy ## tests that need no privileges, with the race detector
+	@go test -race -timeout 15m $$(go list ./... | grep -vxFf <(go list $(PRIVILEGED)))
+
+.PHONY: privileged
+privileged: setup envoy build ## tests on the real kernel and the real Envoy, as root
+	@go test -race -p 1 -count 1 -timeout 25m $(PRIVILEGED)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	@install/fuzz.sh $${FUZZTIME:-10s}
+
+.PHONY: golden
+golden: envoy ## refresh golden files; read the diff
+	@go test ./gateway ./xds ./cmd/... ./internal/agent -update
+
+.PHONY: generate
+generate: ## eBPF objects and deep copies; needs clang 19
+	@go generate ./...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## formatting, vet, import rules
+	@$< run ./...
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	@echo "building golangci-lint $(GOLANGCI_LINT)"
+	@GOBIN=$(CURDIR)/$(TOOLS) GOFLAGS= CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	@mv $(TOOLS)/golangci-lint $@
+
+.PHONY: bench
+bench: setup build envoy ## one run, ratios side by side; writes build/bench.json
+	@go run ./test/bench $(ARGS)
+
+.PHONY: clean
+clean: ## removes what was built
+	@rm -rf bin build
