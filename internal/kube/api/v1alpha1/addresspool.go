@@ -1,0 +1,37 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// AddressPool holds addresses that Gateways without one of their own are given. It belongs to the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster
+type AddressPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   AddressPoolSpec   `json:"spec"`
+	Status AddressPoolStatus `json:"status,omitempty"`
+}
+
+// AddressPoolList is a list of AddressPools.
+//
+// +kubebuilder:object:root=true
+type AddressPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []AddressPool `json:"items"`
+}
+
+// AddressPoolSpec is what the user wants.
+type AddressPoolSpec struct {
+	// Addresses are CIDRs (192.0.2.0/28, all addresses of it) or ranges (192.0.2.1-192.0.2.9, both ends included).
+	Addresses []string `json:"addresses"`
+}
+
+// AddressPoolStatus is what the mesh thinks of the pool.
+type AddressPoolStatus struct {
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}

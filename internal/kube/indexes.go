@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Annotations of pods.
+const (
+	// AnnotationNetNS names the pod's network namespace, /run/netns/NAME.
+	AnnotationNetNS = "weft.io/netns"
+	// AnnotationCgroup is the path of the pod's cgroup below the cgroup2 mount.
+	AnnotationCgroup = "weft.io/cgroup"
+	// AnnotationIP lists the pod's addresses, separated by commas, where status.podIPs does not.
+	AnnotationIP = "weft.io/ip"
+)
+
+// LabelKey is the value of ByLabel and BySelector for one label.
+func LabelKey(namespace, label, value string) string { return namespace + "/" + label + "=" + value }
+
+// ParentKey is the value of ByParent: kind is Service or Gateway, of the groups that the Gateway API gives them.
+func ParentKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
+
+// PodAddresses gives the pod's addresses, sorted, without duplicates: of the annotation weft.io/ip, else of its status.
+// What is not an address is left out and reported in bad.
+func PodAddresses(p *corev1.Pod) (addrs []netip.Addr, bad []string) {
+	texts := strings.FieldsFunc(p.Annotations[AnnotationIP], func(r rune) bool { return r == ',' || r == ' ' })
+	if len(texts) == 0 {
+		texts = append(texts, p.Status.PodIP)
+		for _, ip := range p.Status.PodIPs {
+			texts = append(texts, ip.IP)
+		}
+	}
+	for _, t := range texts {
+		if t == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(t)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+			bad = append(bad, t)
+			continue
+		}
+		addrs = append(addrs, a.Unmap())
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs), bad
+}
+
+func podAddressTexts(p *corev1.Pod) []string {
+	addrs, _ := PodAddresses(p)
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
+}
+
+func labelKeys(namespace string, labels map[string]string) []string {
+	out := make([]string, 0, len(labels))
+	for k, v := range labels {
+		out = append(out, LabelKey(namespace, k, v))
+	}
+	return out
+}
+
+func sliceService(s *discoveryv1.EndpointSlice) []string {
+	name := s.Labels[discoveryv1.LabelServiceName]
+	if name == "" {
+		return nil
+	}
+	return []string{model.Key(s.Namespace, name)}
+}
+
+func parentKeys(namespace string, refs []gwv1.ParentReference) []string {
+	var out []string
+	for _, r := range refs {
+		kind := "Gateway"
+		if r.Kind != nil {
+			kind = string(*r.Kind)
+		}
+		group := gwv1.GroupName
+		if r.Group != nil {
+			group = string(*r.Group)
+		}
+		if (kind != "Gateway" || group != gwv1.GroupName) && (kind != "Service" || group != "") {
+			continue
+		}
+		ns := namespace
+		if r.Namespace != nil {
+			ns = string(*r.Namespace)
+		}
+		out = append(out, ParentKey(kind, ns, string(r.Name)))
+	}
+	return unique(out)
+}
+
+func httpBackends(r *gwv1.HTTPRoute) []string {
+	var out []string
+	add := func(b gwv1.BackendObjectReference) { out = append(out, backendKey(r.Namespace, b)) }
+	mirrors := func(filters []gwv1.HTTPRouteFilter) {
+		for _, f := range filters {
+			if f.RequestMirror != nil {
+				add(f.RequestMirror.BackendRef)
+			}
+		}
+	}
+	for _, rule := range r.Spec.Rules {
+		mirrors(rule.Filters)
+		for _, b := range rule.BackendRefs {
+			add(b.BackendObjectReference)
+			mirrors(b.Filters)
+		}
+	}
+	return unique(out)
+}
+
+func grpcBackends(r *gwv1.GRPCRoute) []string {
+	var out []string
+	add := func(b gwv1.BackendObjectReference) { out = append(out, backendKey(r.Namespace, b)) }
+	mirrors := func(filters []gwv1.GRPCRouteFilter) {
+		for _, f := range filters {
+			if f.RequestMirror != nil {
+				add(f.RequestMirror.BackendRef)
+			}
+		}
+	}
+	for _, rule := range r.Spec.Rules {
+		mirrors(rule.Filters)
+		for _, b := range rule.BackendRefs {
+			add(b.BackendObjectReference)
+			mirrors(b.Filters)
+		}
+	}
+	return unique(out)
+}
+
+func backendKey(namespace string, b gwv1.BackendObjectReference) string {
+	if b.Namespace != nil {
+		namespace = string(*b.Namespace)
+	}
+	return model.Key(namespace, string(b.Name))
+}
+
+func unique(in []string) []string {
+	slices.Sort(in)
+	return slices.Compact(in)
+}

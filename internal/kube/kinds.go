@@ -1,0 +1,157 @@
+package kube
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// kind ties a group and kind to its table.
+type kind struct {
+	gvk        schema.GroupVersionKind
+	namespaced bool
+	table      state.AnyTable
+	put        func(*state.Write, runtime.Object) bool
+	remove     func(*state.Write, string)
+	get        func(*state.Snapshot, string) (metav1.Object, bool)
+}
+
+func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) kind {
+	return kind{
+		gvk: gvk, namespaced: namespaced, table: t,
+		put: func(w *state.Write, o runtime.Object) bool {
+			v, ok := o.(T)
+			if ok {
+				t.Put(w, v)
+			}
+			return ok
+		},
+		remove: t.Delete,
+		get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
+			v, ok := t.Get(s, key)
+			return v, ok
+		},
+	}
+}
+
+func (o *Objects) allKinds() []kind {
+	core := corev1.SchemeGroupVersion.WithKind
+	gw := gwv1.SchemeGroupVersion.WithKind
+	weft := weftv1.GroupVersion.WithKind
+	return []kind{
+		kindOf(core("Namespace"), false, o.Namespaces),
+		kindOf(core("ServiceAccount"), true, o.ServiceAccounts),
+		kindOf(core("Pod"), true, o.Pods),
+		kindOf(core("Service"), true, o.Services),
+		kindOf(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), true, o.EndpointSlices),
+		kindOf(core("Secret"), true, o.Secrets),
+		kindOf(core("ConfigMap"), true, o.ConfigMaps),
+		kindOf(gw("Gateway"), true, o.Gateways),
+		kindOf(gw("GatewayClass"), false, o.GatewayClasses),
+		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
+		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
+		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
+		kindOf(weft("AuthorizationPolicy"), true, o.AuthorizationPolicies),
+		kindOf(weft("AddressPool"), false, o.AddressPools),
+	}
+}
+
+// Scheme knows all kinds that have a table, and the older versions of them that Put takes.
+func Scheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, gwv1.Install, gwv1beta1.Install, weftv1.AddToScheme,
+	} {
+		if err := add(s); err != nil {
+			panic(err) // two types under one name: a mistake in the program
+		}
+	}
+	return s
+}
+
+// Kinds lists the group, version and kind of every table.
+func (o *Objects) Kinds() []schema.GroupVersionKind {
+	out := make([]schema.GroupVersionKind, len(o.kinds))
+	for i, k := range o.kinds {
+		out[i] = k.gvk
+	}
+	return out
+}
+
+// Namespaced tells whether objects of a kind live in a namespace, and whether there is a table for the kind at all.
+func (o *Objects) Namespaced(gk schema.GroupKind) (namespaced, known bool) {
+	k, ok := o.kind(gk)
+	return k.namespaced, ok
+}
+
+// Write opens a transaction on all object tables.
+func (o *Objects) Write() *state.Write {
+	tables := make([]state.AnyTable, len(o.kinds))
+	for i, k := range o.kinds {
+		tables[i] = k.table
+	}
+	return o.DB.Write(tables...)
+}
+
+// Put inserts or replaces an object in the table of its type. The object must not be changed afterwards. Versions of
+// the Gateway API before v1 that have the same fields (v1beta1) are stored as v1.
+func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
+	obj = upgrade(obj)
+	for _, k := range o.kinds {
+		if k.put(w, obj) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%T: there is no table for this type", obj)
+}
+
+// Delete removes an object by its key; a missing one changes nothing.
+func (o *Objects) Delete(w *state.Write, gk schema.GroupKind, key string) error {
+	k, ok := o.kind(gk)
+	if !ok {
+		return fmt.Errorf("%s: there is no table for this kind", gk)
+	}
+	k.remove(w, key)
+	return nil
+}
+
+// Get finds an object by its kind and key.
+func (o *Objects) Get(s *state.Snapshot, gk schema.GroupKind, key string) (metav1.Object, bool) {
+	k, ok := o.kind(gk)
+	if !ok {
+		return nil, false
+	}
+	return k.get(s, key)
+}
+
+func (o *Objects) kind(gk schema.GroupKind) (kind, bool) {
+	for _, k := range o.kinds {
+		if k.gvk.GroupKind() == gk {
+			return k, true
+		}
+	}
+	return kind{}, false
+}
+
+func upgrade(obj runtime.Object) runtime.Object {
+	switch v := obj.(type) {
+	case *gwv1beta1.HTTPRoute:
+		return (*gwv1.HTTPRoute)(v)
+	case *gwv1beta1.Gateway:
+		return (*gwv1.Gateway)(v)
+	case *gwv1beta1.GatewayClass:
+		return (*gwv1.GatewayClass)(v)
+	case *gwv1beta1.ReferenceGrant:
+		return (*gwv1.ReferenceGrant)(v)
+	}
+	return obj
+}

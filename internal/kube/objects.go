@@ -1,0 +1,99 @@
+package kube
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Objects holds what users wrote, one table a kind. Keys are model.Key(namespace, name); the namespace of objects of
+// the cluster (Namespace, GatewayClass, AddressPool) is "". Objects in it are immutable.
+type Objects struct {
+	DB                    *state.DB
+	Namespaces            *state.Table[*corev1.Namespace]
+	ServiceAccounts       *state.Table[*corev1.ServiceAccount]
+	Pods                  *state.Table[*corev1.Pod]
+	Services              *state.Table[*corev1.Service]
+	EndpointSlices        *state.Table[*discoveryv1.EndpointSlice]
+	Secrets               *state.Table[*corev1.Secret]
+	ConfigMaps            *state.Table[*corev1.ConfigMap]
+	Gateways              *state.Table[*gwv1.Gateway]
+	GatewayClasses        *state.Table[*gwv1.GatewayClass]
+	HTTPRoutes            *state.Table[*gwv1.HTTPRoute]
+	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
+	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
+	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
+	AddressPools          *state.Table[*weftv1.AddressPool]
+
+	kinds []kind
+}
+
+// Names of indexes.
+const (
+	// ByNamespace finds the objects of a namespace: Pods, Services, ReferenceGrants, AuthorizationPolicies.
+	ByNamespace = "namespace"
+	// ByLabel finds Pods by LabelKey(namespace, label, value), so that a selector need not look at a whole namespace.
+	ByLabel = "label"
+	// ByAddress finds Pods by each of PodAddresses.
+	ByAddress = "address"
+	// ByService finds EndpointSlices by the namespace/name of their Service.
+	ByService = "service"
+	// ByParent finds routes by ParentKey.
+	ByParent = "parent"
+	// ByBackend finds routes by the namespace/name of each Service that they send traffic to, mirrors included.
+	ByBackend = "backend"
+	// ByClass finds Gateways by the name of their class.
+	ByClass = "class"
+	// BySelector finds Services by LabelKey of each pair of their selector.
+	BySelector = "selector"
+)
+
+// NewObjects makes the tables in a database.
+func NewObjects(db *state.DB) *Objects {
+	o := &Objects{
+		DB:              db,
+		Namespaces:      table[*corev1.Namespace](db, "kube-namespaces"),
+		ServiceAccounts: table[*corev1.ServiceAccount](db, "kube-service-accounts"),
+		Pods: table(db, "kube-pods", byNamespace[*corev1.Pod](),
+			state.Index[*corev1.Pod]{Name: ByLabel, Of: func(p *corev1.Pod) []string { return labelKeys(p.Namespace, p.Labels) }},
+			state.Index[*corev1.Pod]{Name: ByAddress, Of: podAddressTexts}),
+		Services: table(db, "kube-services", byNamespace[*corev1.Service](),
+			state.Index[*corev1.Service]{Name: BySelector, Of: func(s *corev1.Service) []string {
+				return labelKeys(s.Namespace, s.Spec.Selector)
+			}}),
+		EndpointSlices: table(db, "kube-endpoint-slices",
+			state.Index[*discoveryv1.EndpointSlice]{Name: ByService, Of: sliceService}),
+		Secrets:    table[*corev1.Secret](db, "kube-secrets"),
+		ConfigMaps: table[*corev1.ConfigMap](db, "kube-config-maps"),
+		Gateways: table(db, "kube-gateways",
+			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }}),
+		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
+		HTTPRoutes: table(db, "kube-http-routes",
+			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
+			state.Index[*gwv1.HTTPRoute]{Name: ByBackend, Of: httpBackends}),
+		GRPCRoutes: table(db, "kube-grpc-routes",
+			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
+			state.Index[*gwv1.GRPCRoute]{Name: ByBackend, Of: grpcBackends}),
+		ReferenceGrants:       table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
+		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy]()),
+		AddressPools:          table[*weftv1.AddressPool](db, "kube-address-pools"),
+	}
+	o.kinds = o.allKinds()
+	return o
+}
+
+// Key is an object's key in its table.
+func Key(o metav1.Object) string { return model.Key(o.GetNamespace(), o.GetName()) }
+
+func table[T metav1.Object](db *state.DB, name string, indexes ...state.Index[T]) *state.Table[T] {
+	return state.NewTable(db, name, func(o T) string { return Key(o) }, indexes...)
+}
+
+func byNamespace[T metav1.Object]() state.Index[T] {
+	return state.Index[T]{Name: ByNamespace, Of: func(o T) []string { return []string{o.GetNamespace()} }}
+}
