@@ -9,11 +9,11 @@ import (
 type MTLSMode uint8
 
 const (
-	// MTLSDisabled: the workload has no identity; it speaks and is spoken to in the clear.
+	// MTLSDisabled means that the workload has no identity; it speaks and is spoken to in the clear.
 	MTLSDisabled MTLSMode = iota
-	// MTLSPermissive: authenticated with every peer that has an identity, in the clear with others.
+	// MTLSPermissive means authenticated with every peer that has an identity, in the clear with others.
 	MTLSPermissive
-	// MTLSStrict: as permissive outbound; inbound TCP that is not authenticated is refused.
+	// MTLSStrict is as permissive outbound; inbound TCP that is not authenticated is refused.
 	MTLSStrict
 )
 
