@@ -1,0 +1,109 @@
+package datapath
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config says where the datapath hangs in the kernel. The zero value is fit for a node.
+type Config struct {
+	// CgroupRoot is the cgroup2 directory that the programs are attached to; "" is the cgroup2 mount of /proc/mounts.
+	CgroupRoot string
+	// PinDir holds maps and links, below a bpffs mount; "" is /sys/fs/bpf/weft. A bpffs is mounted there if there is none.
+	PinDir string
+	// ProxyCgroup is Envoy's cgroup below CgroupRoot; "" is weft-proxy. It is made if it is missing.
+	ProxyCgroup string
+	// NodeAddresses may reach probe ports in the clear, in strict mode too.
+	NodeAddresses []netip.Addr
+	// Log is slog.Default if nil.
+	Log *slog.Logger
+}
+
+const (
+	defaultPinDir      = "/sys/fs/bpf/weft"
+	defaultProxyCgroup = "weft-proxy"
+	bpfFSMagic         = 0xcafe4a11 // linux/magic.h, BPF_FS_MAGIC
+)
+
+// withDefaults fills what is empty. It changes nothing on the machine.
+func (c Config) withDefaults() (Config, error) {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.PinDir == "" {
+		c.PinDir = defaultPinDir
+	}
+	if c.ProxyCgroup == "" {
+		c.ProxyCgroup = defaultProxyCgroup
+	}
+	if c.CgroupRoot == "" {
+		root, err := cgroupMount()
+		if err != nil {
+			return c, err
+		}
+		c.CgroupRoot = root
+	}
+	return c, nil
+}
+
+func (c Config) proxyPath() string { return filepath.Join(c.CgroupRoot, c.ProxyCgroup) }
+
+// cgroupMount finds the first cgroup2 mount.
+func cgroupMount() (string, error) {
+	f, err := os.Open("/proc/mounts")
+	if err != nil {
+		return "", fmt.Errorf("look for the cgroup2 mount: %w", err)
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if p := strings.Fields(s.Text()); len(p) > 2 && p[2] == "cgroup2" {
+			return p[1], nil
+		}
+	}
+	if err := s.Err(); err != nil {
+		return "", fmt.Errorf("look for the cgroup2 mount: %w", err)
+	}
+	return "", errors.New("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")
+}
+
+// prepare makes the proxy's cgroup and the directory of pins.
+func (c Config) prepare() error {
+	if err := os.MkdirAll(c.proxyPath(), 0o755); err != nil {
+		return fmt.Errorf("cgroup of the proxy: %w", err)
+	}
+	if err := os.MkdirAll(c.PinDir, 0o700); err != nil {
+		return fmt.Errorf("directory of pins: %w", err)
+	}
+	ok, err := isBPFFS(c.PinDir)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := unix.Mount("bpf", c.PinDir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+			return fmt.Errorf("mount bpffs on %s: %w", c.PinDir, err)
+		}
+	}
+	for _, d := range []string{mapDir, linkDir, podDir} {
+		if err := os.MkdirAll(filepath.Join(c.PinDir, d), 0o700); err != nil {
+			return fmt.Errorf("directory of pins: %w", err)
+		}
+	}
+	return nil
+}
+
+func isBPFFS(path string) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false, fmt.Errorf("file system of %s: %w", path, err)
+	}
+	return uint32(st.Type) == bpfFSMagic, nil
+}

@@ -1,0 +1,2 @@
+// Package datapath is the node in the kernel.
+package datapath
