@@ -1,6 +1,9 @@
 package model
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // ObjectRef names an object that a user wrote. Group is "" for the core group.
 type ObjectRef struct {
@@ -45,3 +48,16 @@ func (p Protocol) String() string {
 
 // MarshalText gives "TCP" or "UDP".
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads "TCP" or "UDP".
+func (p *Protocol) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "TCP":
+		*p = TCP
+	case "UDP":
+		*p = UDP
+	default:
+		return fmt.Errorf("protocol %q is neither TCP nor UDP", text)
+	}
+	return nil
+}

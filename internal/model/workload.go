@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 )
@@ -21,6 +22,16 @@ func (m MTLSMode) String() string { return [...]string{"disabled", "permissive",
 
 // MarshalText gives the label's value.
 func (m MTLSMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads a label's value.
+func (m *MTLSMode) UnmarshalText(text []byte) error {
+	v, ok := ParseMTLSMode(string(text))
+	if !ok {
+		return fmt.Errorf("mTLS mode %q is neither disabled, permissive nor strict", text)
+	}
+	*m = v
+	return nil
+}
 
 // ParseMTLSMode reads a label's value; "" is MTLSDisabled.
 func ParseMTLSMode(s string) (MTLSMode, bool) {
