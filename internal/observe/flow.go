@@ -1,0 +1,123 @@
+// Package observe keeps what happened on the wire: flows, one for each connection or request that ended.
+//
+// Whoever sees an event (the kernel's ring buffer, Envoy's access log) turns it into a Flow and adds it to a Store.
+// A Resolver says which workload or service an address is. The package knows no plane; it reads package state only.
+package observe
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Verdict is what became of a connection or request.
+type Verdict string
+
+// The verdicts.
+const (
+	// Forwarded reached its destination.
+	Forwarded Verdict = "forwarded"
+	// Refused was not let through: a strict destination, a policy, a missing identity. Flow.Reason says which.
+	Refused Verdict = "refused"
+	// Failed was let through but broke: nobody listens, a timeout, a reset.
+	Failed Verdict = "failed"
+)
+
+// ParseVerdict reads a verdict's name.
+func ParseVerdict(s string) (Verdict, bool) {
+	switch v := Verdict(s); v {
+	case Forwarded, Refused, Failed:
+		return v, true
+	}
+	return "", false
+}
+
+// Layer is how far up the mesh looked.
+type Layer string
+
+// The layers.
+const (
+	// L4 stayed in the kernel.
+	L4 Layer = "L4"
+	// L7 went through Envoy as requests.
+	L7 Layer = "L7"
+	// MTLS went through Envoy as bytes, authenticated on both ends.
+	MTLS Layer = "mTLS"
+)
+
+// ParseLayer reads a layer's name.
+func ParseLayer(s string) (Layer, bool) {
+	switch l := Layer(s); l {
+	case L4, L7, MTLS:
+		return l, true
+	}
+	return "", false
+}
+
+// Peer is one end of a flow. Fields that are not known are empty.
+type Peer struct {
+	Address  netip.AddrPort `json:"address,omitzero"`
+	Workload string         `json:"workload,omitempty"` // namespace/name of the pod
+	// Service is the namespace/name of the service that was asked for.
+	Service string `json:"service,omitempty"`
+	// Identity is the one that was proven, "" where nothing was.
+	Identity model.Identity `json:"identity,omitempty"`
+}
+
+// Namespace is the workload's, else the service's, else the identity's, else "".
+func (p Peer) Namespace() string {
+	for _, key := range []string{p.Workload, p.Service} {
+		if key != "" {
+			ns, _ := model.SplitKey(key)
+			return ns
+		}
+	}
+	return p.Identity.Namespace()
+}
+
+// String names the peer as exactly as is known: workload, service or address, with the port.
+func (p Peer) String() string {
+	name := p.Workload
+	if name == "" {
+		name = p.Service
+	}
+	if name == "" {
+		if !p.Address.IsValid() {
+			return "unknown"
+		}
+		return p.Address.String()
+	}
+	if p.Address.Port() == 0 {
+		return name
+	}
+	return name + ":" + portText(p.Address.Port())
+}
+
+// Request is what is known of an HTTP request.
+type Request struct {
+	Method string `json:"method"`
+	Host   string `json:"host"`
+	Path   string `json:"path"` // without the query, which may hold secrets
+	Status int    `json:"status"`
+}
+
+// Flow is a connection or a request that ended, or that was refused.
+type Flow struct {
+	// Seq counts the flows of a Store from 1 without gaps; Add sets it.
+	Seq         uint64         `json:"seq"`
+	Time        time.Time      `json:"time"` // of its end
+	Protocol    model.Protocol `json:"protocol"`
+	Source      Peer           `json:"source"`
+	Destination Peer           `json:"destination"`
+	Verdict     Verdict        `json:"verdict"`
+	Layer       Layer          `json:"layer"`
+	// Reason says why it was refused or failed, in words.
+	Reason      string        `json:"reason,omitempty"`
+	Sent        uint64        `json:"sent"`     // bytes from source to destination
+	Received    uint64        `json:"received"` // bytes from destination to source
+	Duration    time.Duration `json:"duration,omitempty"`
+	RTT         time.Duration `json:"rtt,omitempty"` // smoothed, as the kernel keeps it
+	Retransmits uint32        `json:"retransmits,omitempty"`
+	HTTP        *Request      `json:"http,omitempty"` // L7 only
+}

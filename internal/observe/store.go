@@ -1,0 +1,150 @@
+package observe
+
+import (
+	"context"
+	"iter"
+	"sync"
+)
+
+// Event is a flow, or word that flows were lost.
+type Event struct {
+	Flow *Flow `json:"flow,omitempty"`
+	// Lost counts flows that happened before the next one and that the reader does not get.
+	Lost uint64 `json:"lost,omitempty"`
+}
+
+// Store keeps the last flows in a ring. It is safe for concurrent use; Add never waits for readers.
+type Store struct {
+	mu   sync.Mutex
+	ring []Flow
+	next uint64 // Seq of the next flow
+	lost uint64 // flows that never came in; Follow tells each reader the difference since its last look
+	// grown is closed and replaced when something is added and someone waits.
+	grown chan struct{}
+	waits int
+}
+
+// NewStore makes a store for capacity flows, at least 1.
+func NewStore(capacity int) *Store {
+	return &Store{ring: make([]Flow, max(capacity, 1)), next: 1, grown: make(chan struct{})}
+}
+
+// Add keeps a flow and drops the oldest if the store is full. It sets Seq.
+func (s *Store) Add(f Flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.Seq = s.next
+	s.ring[s.next%uint64(len(s.ring))] = f
+	s.next++
+	s.wake()
+}
+
+// AddLost counts flows that were lost before they came here: a full ring buffer in the kernel, a full queue.
+func (s *Store) AddLost(n uint64) {
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost += n
+	s.wake()
+}
+
+func (s *Store) wake() {
+	if s.waits > 0 {
+		close(s.grown)
+		s.grown, s.waits = make(chan struct{}), 0
+	}
+}
+
+// Counts gives how many flows came in and how many were lost before, since the start.
+func (s *Store) Counts() (added, lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next - 1, s.lost
+}
+
+// List gives the last flows that the filter takes, oldest first, at most limit (0: all that are kept).
+func (s *Store) List(filter Filter, limit int) []Flow {
+	flows := s.since(1)
+	var out []Flow
+	for i := len(flows) - 1; i >= 0 && (limit <= 0 || len(out) < limit); i-- {
+		if filter.Match(&flows[i]) {
+			out = append(out, flows[i])
+		}
+	}
+	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+		out[i], out[j] = out[j], out[i]
+	}
+	return out
+}
+
+// since copies the flows from a Seq on that are still kept.
+func (s *Store) since(seq uint64) []Flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.copyFrom(max(seq, s.oldest()))
+}
+
+func (s *Store) oldest() uint64 {
+	if n := uint64(len(s.ring)); s.next > n {
+		return s.next - n
+	}
+	return 1
+}
+
+func (s *Store) copyFrom(seq uint64) []Flow {
+	out := make([]Flow, 0, s.next-seq)
+	for ; seq < s.next; seq++ {
+		out = append(out, s.ring[seq%uint64(len(s.ring))])
+	}
+	return out
+}
+
+// Follow gives the flows that come in from the call on and that the filter takes, until the context ends or the
+// caller stops. A reader that is slower than the ring is long is told how many flows it missed (of all, for what is
+// gone cannot be filtered), and so is every reader when flows were lost before they came in.
+func (s *Store) Follow(ctx context.Context, filter Filter) iter.Seq[Event] {
+	s.mu.Lock()
+	cursor, lost := s.next, s.lost
+	s.mu.Unlock()
+	return func(yield func(Event) bool) {
+		for ctx.Err() == nil {
+			flows, missed, wait := s.advance(&cursor, &lost)
+			if missed > 0 && !yield(Event{Lost: missed}) {
+				return
+			}
+			for i := range flows {
+				if filter.Match(&flows[i]) && !yield(Event{Flow: &flows[i]}) {
+					return
+				}
+			}
+			if wait == nil {
+				continue
+			}
+			select {
+			case <-wait:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// advance takes what came since the cursor. With nothing there it gives a channel to wait on.
+func (s *Store) advance(cursor, lost *uint64) (flows []Flow, missed uint64, wait <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	missed = s.lost - *lost
+	*lost = s.lost
+	if oldest := s.oldest(); *cursor < oldest {
+		missed += oldest - *cursor
+		*cursor = oldest
+	}
+	flows = s.copyFrom(*cursor)
+	*cursor = s.next
+	if len(flows) == 0 && missed == 0 {
+		s.waits++
+		wait = s.grown
+	}
+	return flows, missed, wait
+}
