@@ -1,0 +1,161 @@
+// Package api is what the agent answers on its socket, <run>/agent.sock: the types, the server's handler and the
+// client that the weft commands use. It is HTTP with JSON; private keys never pass it.
+//
+//	GET /v1/status                                  Status
+//	GET /v1/config/<what>?namespace=NS&name=NAME    a list; what is one of the constants below
+//	GET /v1/flows?follow=true&limit=N&...           observe.Event, one a line (see FlowQuery)
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// SocketName is the socket's name in the run directory.
+const SocketName = "agent.sock"
+
+// What /v1/config/<what> knows, with the type of the list's items.
+const (
+	Services     = "services"     // model.Service
+	Routes       = "routes"       // model.RouteTable
+	AllEndpoints = "endpoints"    // model.Endpoints
+	Identities   = "identities"   // Identity
+	Certificates = "certificates" // Certificate
+	Policies     = "policies"     // WorkloadPolicy
+	Gateways     = "gateways"     // model.Gateway
+	Statuses     = "status"       // model.Status
+)
+
+// Source is the node that the handler tells about. Its methods are called at any time, from several goroutines, and
+// must not wait for anything slow.
+type Source interface {
+	State() *state.State
+	// Agent tells about the agent itself.
+	Agent() Agent
+	// Folder tells about the manifests; nil where the objects come from elsewhere.
+	Folder() *Folder
+	Datapath() Datapath
+	Proxy() Proxy
+	// Flows is nil where flows are not kept.
+	Flows() *observe.Store
+}
+
+// Agent is the process that answers.
+type Agent struct {
+	Version     string    `json:"version"`
+	Envoy       string    `json:"envoy"` // the version of Envoy that it is made for
+	Node        string    `json:"node"`
+	PID         int       `json:"pid"`
+	Started     time.Time `json:"started"`
+	TrustDomain string    `json:"trustDomain"`
+}
+
+// Folder is the folder of manifests.
+type Folder struct {
+	Dir      string    `json:"dir"`
+	Loaded   bool      `json:"loaded"`
+	Objects  int       `json:"objects"`
+	Problems []Problem `json:"problems"`
+}
+
+// Problem is something in a manifest that was not taken. Its fields are those of kube.Problem.
+type Problem struct {
+	File   string          `json:"file"` // below Folder.Dir
+	Line   int             `json:"line,omitempty"`
+	Object model.ObjectRef `json:"object"` // empty where the text does not tell
+	Reason string          `json:"reason"`
+}
+
+// Datapath is what is in the kernel.
+type Datapath struct {
+	// Attached and Missing name hooks, as "cgroup/connect4".
+	Attached []string `json:"attached"`
+	Missing  []string `json:"missing,omitempty"`
+	Maps     []Map    `json:"maps"`
+	// LostEvents counts events that the ring buffer had no room for.
+	LostEvents uint64 `json:"lostEvents"`
+	// Error is why the kernel does not hold what the tables say; "" when it does.
+	Error string `json:"error,omitempty"`
+}
+
+// Map is a BPF map.
+type Map struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+	Max     int    `json:"max"`
+}
+
+// Proxy is the node's Envoy.
+type Proxy struct {
+	Version  string    `json:"version,omitempty"`
+	State    string    `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" when it does not answer
+	PID      int       `json:"pid,omitempty"`
+	Epoch    int       `json:"epoch"` // hot restarts of this line of Envoys
+	Restarts int       `json:"restarts"`
+	Started  time.Time `json:"started,omitzero"`
+	// Connected is true when Envoy holds a stream to the agent's xDS server.
+	Connected bool   `json:"connected"`
+	Error     string `json:"error,omitempty"` // the last one, of weft proxy or of the way to it
+}
+
+// Status is a node's health.
+type Status struct {
+	Healthy    bool               `json:"healthy"`
+	Faults     []string           `json:"faults,omitempty"` // why it is not healthy, in words
+	Synced     bool               `json:"synced"`
+	Agent      Agent              `json:"agent"`
+	Folder     *Folder            `json:"folder,omitempty"`
+	Datapath   Datapath           `json:"datapath"`
+	Proxy      Proxy              `json:"proxy"`
+	Workloads  []Workload         `json:"workloads"` // of this node
+	Identities []Identity         `json:"identities"`
+	Gateways   []*model.Gateway   `json:"gateways"`
+	Rejections []*model.Rejection `json:"rejections"`
+	LostFlows  uint64             `json:"lostFlows"`
+}
+
+// Workload is a pod of this node.
+type Workload struct {
+	Namespace string         `json:"namespace"`
+	Name      string         `json:"name"`
+	Addresses []netip.Addr   `json:"addresses"`
+	MTLS      model.MTLSMode `json:"mtls"`
+	Identity  model.Identity `json:"identity,omitempty"`
+	Policies  []string       `json:"policies,omitempty"`
+}
+
+// Identity is an identity that workloads or Gateways have.
+type Identity struct {
+	Identity model.Identity `json:"identity"`
+	// Workloads are namespace/name of the pods; Gateways likewise.
+	Workloads []string `json:"workloads,omitempty"`
+	Gateways  []string `json:"gateways,omitempty"`
+	// Local is true when a pod or Gateway of this node has it, so that this node must hold an SVID for it.
+	Local bool `json:"local"`
+	// SVID is nil where this node holds none.
+	SVID *Certificate `json:"svid,omitempty"`
+}
+
+// Certificate is a certificate without its key.
+type Certificate struct {
+	// Kind is SVID, Bundle or Secret; Name is the SPIFFE ID, the trust domain or the Secret's namespace/name.
+	Kind      string    `json:"kind"`
+	Name      string    `json:"name"`
+	Names     []string  `json:"names,omitempty"` // subject alternative names
+	Serial    string    `json:"serial,omitempty"`
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	NotAfter  time.Time `json:"notAfter,omitzero"`
+	Error     string    `json:"error,omitempty"` // why it cannot be read
+}
+
+// WorkloadPolicy is what the AuthorizationPolicies that select a workload allow together.
+type WorkloadPolicy struct {
+	Workload string             `json:"workload"` // namespace/name
+	Local    bool               `json:"local"`
+	Policies []string           `json:"policies"`
+	Rules    []model.PolicyRule `json:"rules"`
+}

@@ -1,0 +1,125 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// Client asks a node's agent.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client for the agent whose run directory is run. Nothing is dialled yet.
+func NewClient(run string) *Client {
+	c := &Client{socket: filepath.Join(run, SocketName)}
+	c.http = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.socket)
+		},
+	}}
+	return c
+}
+
+// Errors of the way to the agent.
+var (
+	ErrNotRunning = errors.New("the agent is not running")
+	ErrPermission = errors.New("permission denied")
+)
+
+// Status asks for the node's health.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.get(ctx, "/v1/status", nil, &s)
+}
+
+// List asks for /v1/config/<what>, restricted to a namespace and a name where they are not "". T is the type of the
+// items, as the constants say.
+func List[T any](ctx context.Context, c *Client, what, namespace, name string) ([]T, error) {
+	q := url.Values{}
+	if namespace != "" {
+		q.Set("namespace", namespace)
+	}
+	if name != "" {
+		q.Set("name", name)
+	}
+	var out []T
+	return out, c.get(ctx, "/v1/config/"+what, q, &out)
+}
+
+// Flows calls each for every event until the answer ends, the context is done (no error) or each gives an error.
+func (c *Client) Flows(ctx context.Context, q FlowQuery, each func(observe.Event) error) error {
+	body, err := c.open(ctx, "/v1/flows", q.values())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	dec := json.NewDecoder(body)
+	for {
+		var e observe.Event
+		switch err := dec.Decode(&e); {
+		case ctx.Err() != nil, errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading flows: the agent ended the answer: %w", err)
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) get(ctx context.Context, path string, q url.Values, into any) error {
+	body, err := c.open(ctx, path, q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(into); err != nil {
+		return fmt.Errorf("%s%s: the answer cannot be read (is the agent of another version?): %w", c.socket, path, err)
+	}
+	return nil
+}
+
+func (c *Client) open(ctx context.Context, path string, q url.Values) (io.ReadCloser, error) {
+	u := url.URL{Scheme: "http", Host: "agent", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, fmt.Errorf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	return resp.Body, nil
+}
+
+// explain says what an operator can do about a socket that does not answer.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: nothing answers on %s. Start it with \"weft agent --manifests DIR --proxy\", or name its run directory with --run",
+			ErrNotRunning, c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %s may be opened by root only. Run the command as root, for example with sudo", ErrPermission, c.socket)
+	}
+	return fmt.Errorf("asking the agent on %s: %w", c.socket, err)
+}

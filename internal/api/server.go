@@ -1,0 +1,145 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// Handler answers for a node. Serve it on a socket of mode 0600 only: it says all that the node knows, but for keys.
+func Handler(src Source) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, NewStatus(src, time.Now()))
+	})
+	mux.HandleFunc("GET /v1/config/{what}", func(w http.ResponseWriter, r *http.Request) {
+		list, ok := listers[r.PathValue("what")]
+		if !ok {
+			known := strings.Join(slices.Sorted(maps.Keys(listers)), ", ")
+			http.Error(w, fmt.Sprintf("no list is called %q; there are %s", r.PathValue("what"), known), http.StatusNotFound)
+			return
+		}
+		answer(w, list(src.State(), r.URL.Query().Get("namespace"), r.URL.Query().Get("name")))
+	})
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(w, r, src.Flows()) })
+	return mux
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	// An error is a client that went away, and is no one's to handle.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// FlowQuery asks for flows. Its text form is that of /v1/flows' query.
+type FlowQuery struct {
+	// Follow waits for what comes; without it the answer ends with what is there.
+	Follow bool
+	// Limit is how many of the last flows to begin with; 0 is all that are kept, or none with Follow.
+	Limit int
+	// Filters, see observe.Filter and observe.ParsePeerFilter.
+	Namespace, From, To, Verdict, Layer string
+}
+
+func (q FlowQuery) values() url.Values {
+	v := url.Values{}
+	set := func(key, value string) {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	if q.Follow {
+		set("follow", "true")
+	}
+	if q.Limit > 0 {
+		set("limit", strconv.Itoa(q.Limit))
+	}
+	set("namespace", q.Namespace)
+	set("from", q.From)
+	set("to", q.To)
+	set("verdict", q.Verdict)
+	set("layer", q.Layer)
+	return v
+}
+
+// parseFlowQuery is the inverse of values.
+func parseFlowQuery(v url.Values) (q FlowQuery, f observe.Filter, err error) {
+	q = FlowQuery{
+		Follow: v.Get("follow") == "true", Namespace: v.Get("namespace"), From: v.Get("from"), To: v.Get("to"),
+		Verdict: v.Get("verdict"), Layer: v.Get("layer"),
+	}
+	if l := v.Get("limit"); l != "" {
+		if q.Limit, err = strconv.Atoi(l); err != nil || q.Limit < 0 {
+			return q, f, fmt.Errorf("limit %q is not a number", l)
+		}
+	}
+	f, err = q.Filter()
+	return q, f, err
+}
+
+// Filter reads the filters.
+func (q FlowQuery) Filter() (f observe.Filter, err error) {
+	f.Namespace = q.Namespace
+	if f.From, err = observe.ParsePeerFilter(q.From); err != nil {
+		return f, fmt.Errorf("from: %w", err)
+	}
+	if f.To, err = observe.ParsePeerFilter(q.To); err != nil {
+		return f, fmt.Errorf("to: %w", err)
+	}
+	var ok bool
+	if f.Verdict, ok = observe.ParseVerdict(q.Verdict); !ok && q.Verdict != "" {
+		return f, fmt.Errorf("verdict %q is neither forwarded, refused nor failed", q.Verdict)
+	}
+	if f.Layer, ok = observe.ParseLayer(q.Layer); !ok && q.Layer != "" {
+		return f, fmt.Errorf("layer %q is neither L4, L7 nor mTLS", q.Layer)
+	}
+	return f, nil
+}
+
+func flows(w http.ResponseWriter, r *http.Request, store *observe.Store) {
+	q, filter, err := parseFlowQuery(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if store == nil {
+		http.Error(w, "this agent keeps no flows", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	control := http.NewResponseController(w)
+	// Follow starts before List so that no flow falls between them; what both give is sent once.
+	events := store.Follow(r.Context(), filter)
+	var last uint64
+	if !q.Follow || q.Limit > 0 {
+		for _, f := range store.List(filter, q.Limit) {
+			last = f.Seq
+			if enc.Encode(observe.Event{Flow: &f}) != nil {
+				return
+			}
+		}
+	}
+	if !q.Follow {
+		return
+	}
+	if control.Flush() != nil {
+		return
+	}
+	for e := range events {
+		if e.Flow != nil && e.Flow.Seq <= last {
+			continue
+		}
+		if enc.Encode(e) != nil || control.Flush() != nil {
+			return
+		}
+	}
+}

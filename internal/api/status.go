@@ -1,0 +1,94 @@
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// NewStatus looks at every part of a node and says what is wrong.
+func NewStatus(src Source, now time.Time) Status {
+	st := src.State()
+	snap := st.Snapshot()
+	s := Status{
+		Agent: src.Agent(), Folder: src.Folder(), Datapath: src.Datapath(), Proxy: src.Proxy(),
+		Workloads: []Workload{}, Identities: identities(st, snap),
+		Gateways: collect(st.Gateways.All(snap)), Rejections: collect(st.Rejections.All(snap)),
+	}
+	for w := range st.Workloads.All(snap) {
+		if w.Local {
+			l := Workload{Namespace: w.Namespace, Name: w.Name, Addresses: w.Addresses, MTLS: w.MTLS, Identity: w.Identity}
+			if w.Policy != nil {
+				l.Policies = w.Policy.Names
+			}
+			s.Workloads = append(s.Workloads, l)
+		}
+	}
+	select {
+	case <-st.Synced():
+		s.Synced = true
+	default:
+	}
+	if f := src.Flows(); f != nil {
+		_, s.LostFlows = f.Counts()
+	}
+	s.Faults = s.faults(now)
+	s.Healthy = len(s.Faults) == 0
+	return s
+}
+
+// faults says what an operator must look at. Lost events and flows are shown but are no fault: nothing but the view
+// of the traffic suffers.
+func (s *Status) faults(now time.Time) []string {
+	var out []string
+	fault := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !s.Synced {
+		fault("agent: not everything is read yet; nothing is withdrawn until then")
+	}
+	if f := s.Folder; f != nil && len(f.Problems) > 0 {
+		fault("manifests: %d not taken as written; where an object was good before, that version stays in force", len(f.Problems))
+	}
+	for _, hook := range s.Datapath.Missing {
+		fault("datapath: %s is not attached", hook)
+	}
+	if e := s.Datapath.Error; e != "" {
+		fault("datapath: %s", e)
+	}
+	for _, m := range s.Datapath.Maps {
+		if m.Max > 0 && m.Entries >= m.Max {
+			fault("datapath: map %s is full (%d entries)", m.Name, m.Max)
+		}
+	}
+	if s.Proxy.State != "LIVE" {
+		fault("proxy: Envoy %s; is weft proxy running?", proxyState(s.Proxy))
+	} else if !s.Proxy.Connected {
+		fault("proxy: Envoy holds no stream to the agent; it keeps what it has and learns nothing new")
+	}
+	for _, i := range s.Identities {
+		switch {
+		case !i.Local:
+		case i.SVID == nil:
+			fault("identity %s: no certificate; its workloads cannot be authenticated", i.Identity)
+		case !now.Before(i.SVID.NotAfter):
+			fault("identity %s: the certificate ended at %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339))
+		}
+	}
+	for _, g := range s.Gateways {
+		if len(g.Addresses) == 0 {
+			fault("Gateway %s: no address; give it one in spec.addresses or an AddressPool", g.Key())
+		}
+	}
+	for _, r := range s.Rejections {
+		fault("Envoy refused %s: %s", r.Resource, r.Message)
+	}
+	return out
+}
+
+func proxyState(p Proxy) string {
+	switch {
+	case p.State != "":
+		return "is " + p.State
+	case p.Error != "":
+		return "does not answer (" + p.Error + ")"
+	}
+	return "does not answer"
+}
