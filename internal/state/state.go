@@ -31,6 +31,7 @@ type State struct {
 const (
 	ByAddress = "address" // Workloads, Services: netip.Addr as text
 	ByLocal   = "local"   // Workloads: "true" for those of this node
+	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
 // New makes the tables in a database.
@@ -54,7 +55,8 @@ func New(db *DB) *State {
 		Statuses:     NewTable(db, "statuses", (*model.Status).Key),
 		SVIDs:        NewTable(db, "svids", func(s *model.SVID) string { return string(s.Identity) }),
 		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
-		Rejections:   NewTable(db, "rejections", (*model.Rejection).Key),
+		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
+			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
 		synced:       make(chan struct{}),
 	}
 }
