@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -55,11 +56,66 @@ func PodAddresses(p *corev1.Pod) (addrs []netip.Addr, bad []string) {
 
 func podAddressTexts(p *corev1.Pod) []string {
 	addrs, _ := PodAddresses(p)
+	return texts(addrs)
+}
+
+// ServiceAddresses gives the addresses that clients reach a Service by, without duplicates: cluster, external and load
+// balancer addresses, in this order. What is not an address is left out and reported in bad.
+func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
+	in := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
+	in = append(in, s.Spec.ExternalIPs...)
+	for _, i := range s.Status.LoadBalancer.Ingress {
+		in = append(in, i.IP)
+	}
+	for _, t := range in {
+		if t == "" || t == corev1.ClusterIPNone {
+			continue
+		}
+		a, err := netip.ParseAddr(t)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+			bad = append(bad, t)
+			continue
+		}
+		if a = a.Unmap(); !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, bad
+}
+
+func texts(addrs []netip.Addr) []string {
 	out := make([]string, len(addrs))
 	for i, a := range addrs {
 		out[i] = a.String()
 	}
 	return out
+}
+
+func gatewaySecrets(g *gwv1.Gateway) []string {
+	var out []string
+	for _, l := range g.Spec.Listeners {
+		if l.TLS == nil {
+			continue
+		}
+		for _, r := range l.TLS.CertificateRefs {
+			ns := g.Namespace
+			if r.Namespace != nil {
+				ns = string(*r.Namespace)
+			}
+			out = append(out, model.Key(ns, string(r.Name)))
+		}
+	}
+	return unique(out)
+}
+
+func policyServices(p *weftv1.AuthorizationPolicy) []string {
+	var out []string
+	for _, t := range p.Spec.TargetRefs {
+		if t.Kind == "Service" && t.Group == "" {
+			out = append(out, model.Key(p.Namespace, t.Name))
+		}
+	}
+	return unique(out)
 }
 
 func labelKeys(namespace string, labels map[string]string) []string {

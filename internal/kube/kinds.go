@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,7 +21,8 @@ type kind struct {
 	gvk        schema.GroupVersionKind
 	namespaced bool
 	table      state.AnyTable
-	put        func(*state.Write, runtime.Object) bool
+	holds      func(runtime.Object) bool
+	put        func(*state.Write, runtime.Object)
 	remove     func(*state.Write, string)
 	get        func(*state.Snapshot, string) (metav1.Object, bool)
 }
@@ -28,13 +30,11 @@ type kind struct {
 func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) kind {
 	return kind{
 		gvk: gvk, namespaced: namespaced, table: t,
-		put: func(w *state.Write, o runtime.Object) bool {
-			v, ok := o.(T)
-			if ok {
-				t.Put(w, v)
-			}
+		holds: func(o runtime.Object) bool {
+			_, ok := o.(T)
 			return ok
 		},
+		put:    func(w *state.Write, o runtime.Object) { t.Put(w, o.(T)) },
 		remove: t.Delete,
 		get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
 			v, ok := t.Get(s, key)
@@ -103,15 +103,45 @@ func (o *Objects) Write() *state.Write {
 }
 
 // Put inserts or replaces an object in the table of its type. The object must not be changed afterwards. Versions of
-// the Gateway API before v1 that have the same fields (v1beta1) are stored as v1.
+// the Gateway API before v1 that have the same fields (v1beta1) are stored as v1. An object whose name or namespace
+// Kubernetes would not take, or that lacks a namespace where it needs one, is refused: names become keys, identities
+// and names of Envoy's resources.
 func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
 	obj = upgrade(obj)
 	for _, k := range o.kinds {
-		if k.put(w, obj) {
-			return nil
+		if !k.holds(obj) {
+			continue
 		}
+		if err := validName(obj.(metav1.Object), k); err != nil {
+			return err
+		}
+		k.put(w, obj)
+		return nil
 	}
 	return fmt.Errorf("%T: there is no table for this type", obj)
+}
+
+func validName(obj metav1.Object, k kind) error {
+	valid := validation.NameIsDNSSubdomain
+	switch k.gvk.Kind {
+	case "Namespace":
+		valid = validation.ValidateNamespaceName
+	case "Service":
+		valid = validation.NameIsDNSLabel
+	}
+	if errs := valid(obj.GetName(), false); len(errs) > 0 {
+		return fmt.Errorf("%s: metadata.name %q: %s", k.gvk.Kind, obj.GetName(), errs[0])
+	}
+	if !k.namespaced {
+		if obj.GetNamespace() != "" {
+			return fmt.Errorf("%s %s: metadata.namespace %q: objects of this kind have none", k.gvk.Kind, obj.GetName(), obj.GetNamespace())
+		}
+		return nil
+	}
+	if errs := validation.ValidateNamespaceName(obj.GetNamespace(), false); len(errs) > 0 {
+		return fmt.Errorf("%s %s: metadata.namespace %q: %s", k.gvk.Kind, obj.GetName(), obj.GetNamespace(), errs[0])
+	}
+	return nil
 }
 
 // Delete removes an object by its key; a missing one changes nothing.

@@ -39,9 +39,10 @@ const (
 	ByNamespace = "namespace"
 	// ByLabel finds Pods by LabelKey(namespace, label, value), so that a selector need not look at a whole namespace.
 	ByLabel = "label"
-	// ByAddress finds Pods by each of PodAddresses.
+	// ByAddress finds Pods by each of PodAddresses, and Services by each of ServiceAddresses.
 	ByAddress = "address"
-	// ByService finds EndpointSlices by the namespace/name of their Service.
+	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies by that of each
+	// Service that they target.
 	ByService = "service"
 	// ByParent finds routes by ParentKey.
 	ByParent = "parent"
@@ -49,6 +50,8 @@ const (
 	ByBackend = "backend"
 	// ByClass finds Gateways by the name of their class.
 	ByClass = "class"
+	// BySecret finds Gateways by the namespace/name of each Secret that a listener refers to.
+	BySecret = "secret"
 	// BySelector finds Services by LabelKey of each pair of their selector.
 	BySelector = "selector"
 )
@@ -65,13 +68,18 @@ func NewObjects(db *state.DB) *Objects {
 		Services: table(db, "kube-services", byNamespace[*corev1.Service](),
 			state.Index[*corev1.Service]{Name: BySelector, Of: func(s *corev1.Service) []string {
 				return labelKeys(s.Namespace, s.Spec.Selector)
+			}},
+			state.Index[*corev1.Service]{Name: ByAddress, Of: func(s *corev1.Service) []string {
+				addrs, _ := ServiceAddresses(s)
+				return texts(addrs)
 			}}),
 		EndpointSlices: table(db, "kube-endpoint-slices",
 			state.Index[*discoveryv1.EndpointSlice]{Name: ByService, Of: sliceService}),
 		Secrets:    table[*corev1.Secret](db, "kube-secrets"),
 		ConfigMaps: table[*corev1.ConfigMap](db, "kube-config-maps"),
 		Gateways: table(db, "kube-gateways",
-			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }}),
+			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }},
+			state.Index[*gwv1.Gateway]{Name: BySecret, Of: gatewaySecrets}),
 		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
 		HTTPRoutes: table(db, "kube-http-routes",
 			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
@@ -79,9 +87,10 @@ func NewObjects(db *state.DB) *Objects {
 		GRPCRoutes: table(db, "kube-grpc-routes",
 			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
 			state.Index[*gwv1.GRPCRoute]{Name: ByBackend, Of: grpcBackends}),
-		ReferenceGrants:       table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
-		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy]()),
-		AddressPools:          table[*weftv1.AddressPool](db, "kube-address-pools"),
+		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
+		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy](),
+			state.Index[*weftv1.AuthorizationPolicy]{Name: ByService, Of: policyServices}),
+		AddressPools: table[*weftv1.AddressPool](db, "kube-address-pools"),
 	}
 	o.kinds = o.allKinds()
 	return o

@@ -104,3 +104,23 @@ func TestIndexes(t *testing.T) {
 		t.Errorf("%d routes with the backend, want 1", n)
 	}
 }
+
+func TestNamesThatKubernetesRefuses(t *testing.T) {
+	objs := NewObjects(state.NewDB())
+	w := objs.Write()
+	defer w.Abort()
+	for _, o := range []runtime.Object{
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a/b", Namespace: "ns"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "", Namespace: "ns"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "n/s"}},
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "a.b", Namespace: "ns"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "ns"}},
+		&gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "a\n"}},
+	} {
+		if err := objs.Put(w, o); err == nil {
+			m := o.(metav1.Object)
+			t.Errorf("%T %q/%q was taken", o, m.GetNamespace(), m.GetName())
+		}
+	}
+}
