@@ -57,7 +57,7 @@ func New(db *DB) *State {
 		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
 		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
-		synced:       make(chan struct{}),
+		synced: make(chan struct{}),
 	}
 }
 
