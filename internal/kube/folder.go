@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Problem is something in a manifest that was not taken.
+type Problem struct {
+	File string // below the folder
+	Line int    // from 1; 0 is the whole file
+	// Object is empty where the text does not tell.
+	Object model.ObjectRef
+	Reason string
+}
+
+// String gives file:line: object: reason.
+func (p Problem) String() string {
+	s := p.File
+	if p.Line > 0 {
+		s += fmt.Sprintf(":%d", p.Line)
+	}
+	if p.Object.Kind != "" {
+		s += ": " + p.Object.String()
+	}
+	return s + ": " + p.Reason
+}
+
+// FolderOptions are the choices of NewFolder; the zero value is good.
+type FolderOptions struct {
+	// Log defaults to slog.Default.
+	Log *slog.Logger
+	// OnProblems is called with all problems, sorted by file and line, when they changed. It must not block.
+	OnProblems func([]Problem)
+	// MaxFile is how many bytes a file may have; 0 is 16 MiB.
+	MaxFile int64
+}
+
+// defaultMaxFile is ten times what an API server takes for one object.
+const defaultMaxFile = 16 << 20
+
+// Folder keeps the object tables equal to the manifests below a folder: *.yaml, *.yml and *.json, in sub-folders too,
+// without those whose name begins with a dot.
+//
+// What is read:
+//   - Each document counts for itself. A bad one is a Problem, and the last good version of its object stays. While a
+//     file holds a document that cannot be told apart from a missing one (broken syntax, no name), nothing of it is
+//     withdrawn.
+//   - Of an object that several files hold, the first file by path counts; the others are Problems until it goes.
+//   - New and changed objects are taken at once when their file was closed by who wrote it or moved into place;
+//     objects that went are withdrawn graceTime later, so that an editor that moves a file away and writes it anew, or
+//     an object that moves from file to file, is never gone in between.
+//   - A folder that vanishes withdraws nothing; its files are looked at again when it is back.
+//
+// generation counts the changes of an object's spec since the start, uid is made from its name, and creationTimestamp
+// stays empty, so that precedence never depends on when a file was read.
+type Folder struct {
+	dir     string
+	log     *slog.Logger
+	opts    FolderOptions
+	objs    *Objects
+	decoder *decoder
+	loaded  chan struct{}
+	once    sync.Once
+
+	mu    sync.Mutex
+	files map[string]*file // by path below dir
+	// claims lists the files that hold an object, sorted; contested are the objects that more than one file holds.
+	claims    map[objectKey][]string
+	contested map[objectKey]struct{}
+	installed map[objectKey]installed
+	// leaving are the files with objects that leave at a time; troubled are those with problems.
+	leaving  map[string]time.Time
+	troubled map[string]struct{}
+	// outside is the problem of the folder itself; blocked are those of its sub-folders.
+	outside  *Problem
+	blocked  map[string]string
+	reported map[Problem]struct{}
+}
+
+// objectKey names an object of any kind.
+type objectKey struct {
+	gk  schema.GroupKind
+	key string
+}
+
+func keyOf(d *document) objectKey {
+	return objectKey{d.gk, model.Key(d.ref.Namespace, d.ref.Name)}
+}
+
+// installed is what stands in a table for an object.
+type installed struct {
+	doc        *document
+	obj        runtime.Object
+	generation int64
+}
+
+// NewFolder makes a reader of a folder. Nothing is read yet.
+func NewFolder(dir string, objs *Objects, opts FolderOptions) *Folder {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.MaxFile == 0 {
+		opts.MaxFile = defaultMaxFile
+	}
+	return &Folder{
+		dir: filepath.Clean(dir), log: opts.Log, opts: opts, objs: objs, decoder: newDecoder(objs),
+		loaded: make(chan struct{}), files: map[string]*file{}, claims: map[objectKey][]string{},
+		contested: map[objectKey]struct{}{}, installed: map[objectKey]installed{},
+		leaving: map[string]time.Time{}, troubled: map[string]struct{}{}, reported: map[Problem]struct{}{},
+	}
+}
+
+// Load reads the folder once. It fails when there is no such folder; bad files are Problems.
+func (f *Folder) Load() error {
+	info, err := os.Stat(f.dir)
+	if err != nil {
+		return fmt.Errorf("folder of manifests: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("folder of manifests: %s is not a folder", f.dir)
+	}
+	if _, err := f.rescan(); err != nil {
+		return fmt.Errorf("folder of manifests: %w", err)
+	}
+	return nil
+}
+
+// Loaded is closed when the folder was read for the first time.
+func (f *Folder) Loaded() <-chan struct{} { return f.loaded }
+
+// Count gives the number of objects in force.
+func (f *Folder) Count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.installed)
+}
+
+// Run follows changes until the context ends, and then gives nil. It reads the folder first if Load did not.
+func (f *Folder) Run(ctx context.Context) error {
+	w := newWatch(f.log)
+	defer w.close()
+	return newRunner(f, w).run(ctx)
+}

@@ -1,0 +1,246 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// graceTime is how long an object stays after it went from its file. Editors move files away and write them anew.
+const graceTime = 100 * time.Millisecond
+
+// signature changes when a file does.
+type signature struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime syscall.Timespec
+}
+
+// file is what the folder knows of one file.
+type file struct {
+	sig  signature
+	link bool
+	// target is where a link leads, "" for others.
+	target string
+	chunks []parsedChunk
+	good   map[objectKey]*document
+	// kept are last good versions: of bad documents, or of all that is missing while the file cannot be understood.
+	kept map[objectKey]*document
+	// leaving are gone from the file and stay until the grace time is over.
+	leaving map[objectKey]*document
+	// repeated are documents of objects that the file already has further up.
+	repeated []*document
+	trouble  string // why the file as a whole was not taken
+}
+
+// parsedChunk is a document's text and what came of it.
+type parsedChunk struct {
+	line int
+	hash uint64
+	docs []*document
+}
+
+// content is a file as it was just read.
+type content struct {
+	path    string
+	gone    bool
+	sig     signature
+	link    bool
+	target  string
+	trouble string
+	chunks  []parsedChunk
+}
+
+func fileSignature(info fs.FileInfo) signature {
+	s := signature{size: info.Size()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.dev, s.ino, s.mtime, s.ctime = st.Dev, st.Ino, st.Mtim, st.Ctim
+	}
+	return s
+}
+
+// read reads and parses a file. Chunks that the last version had are not parsed again.
+func (f *Folder) read(path string, old []parsedChunk) content {
+	c := content{path: path}
+	full := filepath.Join(f.dir, path)
+	if info, err := os.Lstat(full); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		c.link = true
+		c.target, _ = filepath.EvalSymlinks(full) // a dangling link fails to open below, which says it better
+	}
+	data, sig, err := readRegular(full, f.opts.MaxFile)
+	c.sig = sig
+	switch {
+	case err != nil && errors.Is(err, fs.ErrNotExist) && !c.link:
+		c.gone = true
+		return c
+	case err != nil:
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		c.trouble = "cannot be read: " + err.Error()
+		return c
+	}
+	known := make(map[uint64][]*document, len(old))
+	for _, p := range old {
+		known[p.hash] = p.docs
+	}
+	for _, ch := range splitFile(path, data) {
+		p := parsedChunk{line: ch.line, hash: ch.hash()}
+		docs, ok := known[p.hash]
+		if !ok {
+			docs = f.decoder.chunk(ch)
+			known[p.hash] = docs
+		}
+		p.docs = docs
+		c.chunks = append(c.chunks, p)
+	}
+	return c
+}
+
+// readRegular reads a file that is neither a pipe nor a device (opening one could wait for ever) nor too large.
+func readRegular(path string, limit int64) ([]byte, signature, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, signature{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, signature{}, err
+	}
+	sig := fileSignature(info)
+	if !info.Mode().IsRegular() {
+		return nil, sig, errors.New("is not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, sig, err
+	}
+	if int64(len(data)) > limit {
+		return nil, sig, fmt.Errorf("is larger than %d bytes", limit)
+	}
+	return data, sig, nil
+}
+
+// provided are all objects that the file stands for now.
+func (x *file) provided() map[objectKey]*document {
+	out := make(map[objectKey]*document, len(x.good)+len(x.kept)+len(x.leaving))
+	for _, m := range []map[objectKey]*document{x.leaving, x.kept, x.good} {
+		for k, d := range m {
+			out[k] = d
+		}
+	}
+	return out
+}
+
+// live gives the file's version of an object, unless it is about to leave.
+func (x *file) live(k objectKey) *document {
+	if d := x.good[k]; d != nil {
+		return d
+	}
+	return x.kept[k]
+}
+
+// update takes a new content in. What was there before and is not now is kept where the file cannot be understood,
+// and begins to leave elsewhere.
+func (x *file) update(c content) {
+	before := x.provided()
+	x.sig, x.link, x.target, x.trouble, x.chunks = c.sig, c.link, c.target, c.trouble, c.chunks
+	x.good, x.kept, x.leaving, x.repeated = map[objectKey]*document{}, nil, nil, nil
+	unclear := c.trouble != ""
+	badOnes := map[objectKey]bool{}
+	for _, p := range c.chunks {
+		for _, d := range p.docs {
+			switch k := keyOf(d); {
+			case d.obj != nil && x.good[k] != nil:
+				x.repeated = append(x.repeated, d)
+			case d.obj != nil:
+				x.good[k] = d
+			case d.unclear():
+				unclear = true
+			default:
+				badOnes[k] = true
+			}
+		}
+	}
+	for k, d := range before {
+		switch {
+		case x.good[k] != nil:
+		case unclear || badOnes[k]:
+			put(&x.kept, k, d)
+		default:
+			put(&x.leaving, k, d)
+		}
+	}
+}
+
+// unclear is true for a bad document that does not say for sure which object it is.
+func (d *document) unclear() bool {
+	if d.obj != nil {
+		return false
+	}
+	for _, f := range d.faults {
+		if f.syntax {
+			return true
+		}
+	}
+	return !d.known()
+}
+
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[k] = v
+}
+
+// problems lists what the file's documents have, but for objects that other files hold.
+func (x *file) problems(path string) []Problem {
+	if x.trouble != "" {
+		return []Problem{{File: path, Reason: x.trouble + keptNote(len(x.kept) > 0)}}
+	}
+	var out []Problem
+	repeated := map[*document]bool{}
+	for _, d := range x.repeated {
+		repeated[d] = true
+	}
+	seen := map[*document]int{}
+	for _, p := range x.chunks {
+		for _, d := range p.docs {
+			seen[d]++
+			if repeated[d] && (seen[d] > 1 || x.good[keyOf(d)] != d) {
+				out = append(out, Problem{File: path, Line: p.line + d.line, Object: d.ref, Reason: "the file has this object already, further up"})
+			}
+			for _, f := range d.faults {
+				kept := x.kept[keyOf(d)] != nil || (d.unclear() && len(x.kept) > 0)
+				out = append(out, Problem{File: path, Line: p.line + f.line, Object: d.ref, Reason: f.reason + keptNote(kept)})
+			}
+		}
+	}
+	return out
+}
+
+func keptNote(kept bool) string {
+	if kept {
+		return "; the last good version stays in force"
+	}
+	return ""
+}
+
+// lineOf gives the line of an object in the file.
+func (x *file) lineOf(k objectKey) int {
+	for _, p := range x.chunks {
+		for _, d := range p.docs {
+			if keyOf(d) == k {
+				return p.line + d.line
+			}
+		}
+	}
+	return 0
+}

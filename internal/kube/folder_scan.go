@@ -1,0 +1,194 @@
+package kube
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// scan is what a walk through the folder found.
+type scan struct {
+	files map[string]found
+	// blocked are sub-folders that could not be listed, with the reason; what was below them stays.
+	blocked map[string]string
+}
+
+type found struct {
+	sig  signature
+	link bool
+}
+
+// walk lists the manifests below the folder. enter is called with every folder before it is listed.
+func (f *Folder) walk(enter func(dir string)) (scan, error) {
+	s := scan{files: map[string]found{}, blocked: map[string]string{}}
+	return s, f.walkDir(&s, "", enter, 0)
+}
+
+// maxDepth bounds a folder tree.
+const maxDepth = 64
+
+func (f *Folder) walkDir(s *scan, rel string, enter func(string), depth int) error {
+	full := filepath.Join(f.dir, rel)
+	enter(full)
+	entries, err := os.ReadDir(full)
+	if err != nil {
+		if rel == "" {
+			return err
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			s.blocked[rel] = "the folder cannot be read: " + reasonOf(err)
+		}
+		return nil
+	}
+	if depth > maxDepth {
+		s.blocked[rel] = "the folder is nested too deeply"
+		return nil
+	}
+	for _, e := range entries {
+		path := filepath.Join(rel, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), "."):
+		case e.IsDir():
+			if err := f.walkDir(s, path, enter, depth+1); err != nil {
+				return err
+			}
+		case e.Type()&fs.ModeSymlink != 0:
+			f.walkLink(s, path)
+		case manifestName(e.Name()):
+			if info, err := e.Info(); err == nil {
+				s.files[path] = found{sig: fileSignature(info)}
+			}
+		}
+	}
+	return nil
+}
+
+func (f *Folder) walkLink(s *scan, path string) {
+	info, err := os.Stat(filepath.Join(f.dir, path))
+	switch {
+	case err == nil && info.IsDir():
+		s.blocked[path] = "is a link to a folder; links to folders are not followed"
+	case !manifestName(path):
+	case err == nil:
+		s.files[path] = found{sig: fileSignature(info), link: true}
+	default:
+		s.files[path] = found{link: true} // dangling: the read reports it
+	}
+}
+
+func reasonOf(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// rescan compares the folder with what is known and takes what differs. Files that were changed so lately that their
+// writer may not be done are given back in fresh instead, unless nothing of them was known.
+func (f *Folder) rescan() (next time.Time, err error) {
+	next, _, err = f.rescanWith(func(string) {})
+	return next, err
+}
+
+func (f *Folder) rescanWith(enter func(string)) (leave time.Time, fresh []string, err error) {
+	s, err := f.walk(enter)
+	if err != nil {
+		f.setOutside(&Problem{File: ".", Reason: "the folder cannot be read: " + reasonOf(err) + "; all that was there stays in force"}, nil)
+		return time.Time{}, nil, err
+	}
+	f.setOutside(nil, s.blocked)
+	var paths, gone []string
+	first := f.firstScan()
+	f.mu.Lock()
+	for path, now := range s.files {
+		x := f.files[path]
+		switch {
+		case x != nil && x.sig == now.sig && x.link == now.link && (now.sig != signature{}):
+		case !first && !now.link && time.Since(time.Unix(now.sig.mtime.Unix())) < graceTime:
+			fresh = append(fresh, path)
+		default:
+			paths = append(paths, path)
+		}
+	}
+	for path, x := range f.files {
+		if _, ok := s.files[path]; !ok && !s.isBlocked(path) && (x.sig != signature{} || x.trouble != "") {
+			gone = append(gone, path)
+		}
+	}
+	f.mu.Unlock()
+	leave = f.take(f.readAll(append(paths, gone...)))
+	f.once.Do(func() { close(f.loaded) })
+	return leave, fresh, nil
+}
+
+func (f *Folder) firstScan() bool {
+	select {
+	case <-f.loaded:
+		return false
+	default:
+		return true
+	}
+}
+
+func (s *scan) isBlocked(path string) bool {
+	for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
+		if _, ok := s.blocked[dir]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// setOutside remembers problems that belong to no file.
+func (f *Folder) setOutside(p *Problem, blocked map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	had := f.outside != nil || len(f.blocked) > 0
+	f.outside = p
+	if p == nil {
+		f.blocked = blocked
+	}
+	if had || p != nil || len(blocked) > 0 {
+		f.report()
+	}
+}
+
+// readAll reads files on all processors.
+func (f *Folder) readAll(paths []string) []content {
+	out := make([]content, len(paths))
+	old := make([][]parsedChunk, len(paths))
+	f.mu.Lock()
+	for i, p := range paths {
+		if x := f.files[p]; x != nil {
+			old[i] = x.chunks
+		}
+	}
+	f.mu.Unlock()
+	if len(paths) < 8 {
+		for i, p := range paths {
+			out[i] = f.read(p, old[i])
+		}
+		return out
+	}
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := range next {
+				out[i] = f.read(paths[i], old[i])
+			}
+		})
+	}
+	for i := range paths {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return out
+}
