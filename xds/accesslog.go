@@ -1,0 +1,250 @@
+package xds
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	data "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	grpclog "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/grpc/v3"
+	als "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
+	tracing "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Flow is what one Envoy saw of a connection in the mesh, or with Config.RequestLog of a request.
+type Flow struct {
+	Time     time.Time     `json:"time"` // of its start
+	Duration time.Duration `json:"duration,omitempty"`
+	// Open is true for the report at the start of an authenticated connection; a second one comes at its end.
+	Open bool `json:"open,omitempty"`
+	// Outbound is true if this Envoy is the client's.
+	Outbound bool `json:"outbound"`
+	// Owner is whom the connection belongs to at this end: <ns>/<pod>, or gateway/<ns>/<name>.
+	Owner string `json:"owner"`
+	// Source and Destination are the pods' addresses as the applications know them: never those of a tunnel.
+	Source      netip.AddrPort `json:"source"`
+	Destination netip.AddrPort `json:"destination"`
+	// Local and Peer are the SPIFFE IDs in the certificates of this connection, "" where there was none.
+	Local model.Identity `json:"local,omitempty"`
+	Peer  model.Identity `json:"peer,omitempty"`
+	// Sent and Received are payload bytes, from the client's point of view.
+	Sent     uint64 `json:"sent"`
+	Received uint64 `json:"received"`
+	// Failure tells in Envoy's words why the connection or request failed, "" if it did not.
+	Failure string   `json:"failure,omitempty"`
+	Request *Request `json:"request,omitempty"`
+}
+
+// Request is the HTTP part of a Flow.
+type Request struct {
+	Method    string `json:"method"`
+	Authority string `json:"authority"`
+	Path      string `json:"path"`
+	Status    int    `json:"status"`
+	Cluster   string `json:"cluster,omitempty"`
+}
+
+// Log names tell where an entry was written.
+const (
+	logOut     = "out"
+	logIn      = "in"
+	logRequest = "request"
+)
+
+// Custom tags of entries.
+const (
+	tagOwner  = "owner"
+	tagLocal  = "local"
+	tagPeer   = "peer"
+	tagTarget = "target" // the authority of a CONNECT
+	tagSource = "source"
+)
+
+// tunnelLog reports authenticated connections. Entries of one kind share one stream, whichever pod they belong to.
+func (cfg *Config) tunnelLog(name string) []*accesslog.AccessLog {
+	if cfg.AccessLog == nil {
+		return nil
+	}
+	tags := map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"}
+	if name == logOut {
+		tags[tagLocal], tags[tagPeer] = "%UPSTREAM_LOCAL_URI_SAN%", "%UPSTREAM_PEER_URI_SAN%"
+		tags[tagSource] = "%UPSTREAM_LOCAL_ADDRESS%"
+		return []*accesslog.AccessLog{{
+			Name: "envoy.access_loggers.tcp_grpc",
+			ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&grpclog.TcpGrpcAccessLogConfig{
+				CommonConfig: commonLog(name, tags),
+			})},
+		}}
+	}
+	tags[tagTarget] = "%REQ(:AUTHORITY)%"
+	return []*accesslog.AccessLog{httpLog(name, tags)}
+}
+
+// requestLog reports each request.
+func (cfg *Config) requestLog() []*accesslog.AccessLog {
+	if cfg.AccessLog == nil || !cfg.RequestLog {
+		return nil
+	}
+	return []*accesslog.AccessLog{httpLog(logRequest, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
+}
+
+func httpLog(name string, tags map[string]string) *accesslog.AccessLog {
+	return &accesslog.AccessLog{
+		Name: "envoy.access_loggers.http_grpc",
+		ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&grpclog.HttpGrpcAccessLogConfig{
+			CommonConfig: commonLog(name, tags),
+		})},
+	}
+}
+
+func commonLog(name string, tags map[string]string) *grpclog.CommonGrpcAccessLogConfig {
+	c := &grpclog.CommonGrpcAccessLogConfig{
+		LogName:             name,
+		TransportApiVersion: core.ApiVersion_V3,
+		BufferFlushInterval: duration(time.Second),
+		GrpcService: &core.GrpcService{TargetSpecifier: &core.GrpcService_EnvoyGrpc_{
+			EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: ClusterXDS},
+		}},
+	}
+	for _, tag := range []string{tagLocal, tagOwner, tagPeer, tagSource, tagTarget} {
+		if format, ok := tags[tag]; ok {
+			c.CustomTags = append(c.CustomTags, &tracing.CustomTag{Tag: tag, Type: &tracing.CustomTag_Value{Value: format}})
+		}
+	}
+	return c
+}
+
+// accessLogs is the gRPC service that Envoys report to.
+type accessLogs struct {
+	als.UnimplementedAccessLogServiceServer
+	server *Server
+}
+
+// StreamAccessLogs takes in one stream: its first message tells its log.
+func (a *accessLogs) StreamAccessLogs(stream als.AccessLogService_StreamAccessLogsServer) error {
+	sink, name := a.server.cfg.AccessLog, ""
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return stream.SendAndClose(&als.StreamAccessLogsResponse{})
+		}
+		if err != nil {
+			return err
+		}
+		if id := m.GetIdentifier(); id != nil {
+			name = id.GetLogName()
+		}
+		if sink == nil {
+			continue
+		}
+		for _, e := range m.GetTcpLogs().GetLogEntry() {
+			sink(tcpFlow(e, name))
+		}
+		for _, e := range m.GetHttpLogs().GetLogEntry() {
+			sink(httpFlow(e, name))
+		}
+	}
+}
+
+// tcpFlow reads the entry of a connection that went into a tunnel, or came in the clear.
+func tcpFlow(e *data.TCPAccessLogEntry, log string) *Flow {
+	c := e.GetCommonProperties()
+	f := commonFlow(c, log == logOut)
+	f.Sent, f.Received = e.GetConnectionProperties().GetReceivedBytes(), e.GetConnectionProperties().GetSentBytes()
+	f.Local, f.Peer = spiffeID(c.GetCustomTags()[tagLocal]), spiffeID(c.GetCustomTags()[tagPeer])
+	f.Open = c.GetAccessLogType() == data.AccessLogType_TcpUpstreamConnected
+	// An app's connection to a loopback listener has a loopback source: the tunnel's own end is the pod's address.
+	if s, err := netip.ParseAddrPort(c.GetCustomTags()[tagSource]); err == nil && (!f.Source.IsValid() || f.Source.Addr().IsLoopback()) {
+		f.Source = netip.AddrPortFrom(s.Addr().Unmap(), f.Source.Port())
+	}
+	return f
+}
+
+// httpFlow reads the entry of a CONNECT that came in, or of a request.
+func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
+	c := e.GetCommonProperties()
+	f := commonFlow(c, false)
+	f.Sent, f.Received = e.GetRequest().GetRequestBodyBytes(), e.GetResponse().GetResponseBodyBytes()
+	f.Open = c.GetAccessLogType() == data.AccessLogType_DownstreamTunnelSuccessfullyEstablished
+	if p := c.GetTlsProperties(); p != nil {
+		f.Local, f.Peer = certificateID(p.GetLocalCertificateProperties()), certificateID(p.GetPeerCertificateProperties())
+	}
+	status := int(e.GetResponse().GetResponseCode().GetValue())
+	if status >= 400 || f.Failure != "" {
+		f.Failure = joinWords(f.Failure, e.GetResponse().GetResponseCodeDetails())
+	}
+	if log == logRequest {
+		f.Request = &Request{
+			Method: e.GetRequest().GetRequestMethod().String(), Authority: e.GetRequest().GetAuthority(),
+			Path: e.GetRequest().GetPath(), Status: status, Cluster: c.GetUpstreamCluster(),
+		}
+		return f
+	}
+	if at, err := netip.ParseAddrPort(c.GetCustomTags()[tagTarget]); err == nil {
+		f.Destination = at
+	}
+	return f
+}
+
+func commonFlow(c *data.AccessLogCommon, outbound bool) *Flow {
+	f := &Flow{
+		Time: c.GetStartTime().AsTime(), Duration: c.GetDuration().AsDuration(), Outbound: outbound,
+		Owner:       c.GetCustomTags()[tagOwner],
+		Source:      socketAddr(c.GetDownstreamRemoteAddress()),
+		Destination: socketAddr(c.GetDownstreamLocalAddress()),
+	}
+	f.Failure = joinWords(flagWords(c.GetResponseFlags()), c.GetUpstreamTransportFailureReason(),
+		c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails())
+	return f
+}
+
+func certificateID(p *data.TLSProperties_CertificateProperties) model.Identity {
+	for _, san := range p.GetSubjectAltName() {
+		if id := spiffeID(san.GetUri()); id != "" {
+			return id
+		}
+	}
+	return ""
+}
+
+func spiffeID(s string) model.Identity {
+	if strings.HasPrefix(s, spiffePrefix) {
+		return model.Identity(s)
+	}
+	return ""
+}
+
+func socketAddr(a *core.Address) netip.AddrPort {
+	s := a.GetSocketAddress()
+	ip, err := netip.ParseAddr(s.GetAddress())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
+}
+
+// flagWords names the flags that are set, but for those that say that the client went away.
+func flagWords(f *data.ResponseFlags) string {
+	var words []string
+	f.ProtoReflect().Range(func(d protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if n := string(d.Name()); n != "downstream_connection_termination" && n != "downstream_remote_reset" {
+			words = append(words, n)
+		}
+		return true
+	})
+	slices.Sort(words)
+	return strings.Join(words, ", ")
+}
+
+func joinWords(words ...string) string {
+	words = slices.DeleteFunc(words, func(s string) bool { return s == "" || s == "-" })
+	return strings.Join(words, ": ")
+}

@@ -1,0 +1,105 @@
+package xds
+
+import (
+	"slices"
+	"strings"
+
+	gcp "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// answered takes in what Envoy said of an earlier response.
+//
+// Envoy refuses a response as a whole, and may have taken parts of it. So a refused response is sent again in halves,
+// until each refused resource stands alone: that one is reported against the objects that it comes from, all others
+// are in place.
+func (sub *subscription) answered(req *gcp.DeltaRequest) {
+	if req.GetResponseNonce() == "" {
+		return
+	}
+	i := slices.IndexFunc(sub.inflight, func(r *response) bool { return r.message.Nonce == req.GetResponseNonce() })
+	if i < 0 {
+		return
+	}
+	r := sub.inflight[i]
+	sub.inflight = slices.Delete(sub.inflight, i, i+1)
+	if e := req.GetErrorDetail(); e != nil {
+		sub.nack(r, e.GetMessage())
+		return
+	}
+	for _, res := range r.message.Resources {
+		if _, was := sub.refused[res.Name]; was {
+			delete(sub.refused, res.Name)
+		}
+		sub.session.server.clearRejection(sub.store.typeURL, res.Name)
+	}
+}
+
+func (sub *subscription) nack(r *response, message string) {
+	s := sub.session.server
+	var names []string
+	for _, res := range r.message.Resources {
+		names = append(names, res.Name)
+	}
+	names = append(names, r.message.RemovedResources...)
+	if len(names) == 1 && len(r.message.Resources) == 1 {
+		res := r.message.Resources[0]
+		sub.refused[res.Name] = res.Version
+		s.reject(sub.store, res.Name, message, sub.req.GetNode().GetId())
+		return
+	}
+	if len(names) <= 1 {
+		s.log.Error("Envoy refused a removal", "type", sub.store.typeURL, "names", names, "message", message)
+		return
+	}
+	for _, n := range names {
+		sub.known[n] = "refused" // unlike every version, so that it is sent again
+	}
+	half := len(names) / 2
+	sub.apart = append([][]string{names[:half], names[half:]}, sub.apart...)
+}
+
+// accepted tells whether Envoy has the newest version of a resource and has said so.
+func (sub *subscription) accepted(name string) bool {
+	res := sub.store.resources[name]
+	if res == nil || res.version == "" || sub.known[name] != res.version || sub.refused[name] == res.version {
+		return false
+	}
+	for _, r := range sub.inflight {
+		for _, sent := range r.message.Resources {
+			if sent.Name == name {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// reject reports a refused resource.
+func (s *Server) reject(st *store, name, message, node string) {
+	r := &model.Rejection{Resource: rejectionKey(st.typeURL, name), Message: message}
+	if res := st.resources[name]; res != nil {
+		r.Objects = res.objects
+	}
+	s.log.Error("Envoy refused a resource; it keeps the last version that it accepted",
+		"resource", r.Resource, "objects", r.Objects, "message", message, "envoy", node)
+	w := s.st.Write(s.st.Rejections)
+	s.st.Rejections.Put(w, r)
+	w.Commit()
+}
+
+func (s *Server) clearRejection(typeURL, name string) {
+	key := rejectionKey(typeURL, name)
+	if _, ok := s.st.Rejections.Get(s.st.Snapshot(), key); !ok {
+		return
+	}
+	w := s.st.Write(s.st.Rejections)
+	s.st.Rejections.Delete(w, key)
+	w.Commit()
+}
+
+// rejectionKey is Listener/<name>, Cluster/<name>, ...
+func rejectionKey(typeURL, name string) string {
+	return typeURL[strings.LastIndexByte(typeURL, '.')+1:] + "/" + name
+}

@@ -1,0 +1,286 @@
+package xds
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	metrics "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
+	nsoverride "github.com/envoyproxy/go-control-plane/envoy/extensions/local_address_selectors/filter_state_override/v3"
+	internalup "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/internal_upstream/v3"
+	rawbuffer "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
+	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	metadata "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
+	idleTunnel = time.Minute
+)
+
+// Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones and
+// those that lead to the internal listeners of workloads whose policy looks at requests.
+var clusterKind = &kind{
+	build: buildCluster,
+	units: func(b *builder) []string {
+		units := []string{""}
+		for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
+			units = append(units, w.Key())
+		}
+		return units
+	},
+	names: func(b *builder, unit string) []string {
+		if unit == "" {
+			return []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP}
+		}
+		if w, ok := b.st.Workloads.Get(b.snap, unit); ok && terminates(w) {
+			return []string{workloadName(w, inHTTP)}
+		}
+		return nil
+	},
+	unitOf: func(k state.Key) (string, bool) { return k.Value, k.Table == "workloads" && k.Index == "" },
+}
+
+func buildCluster(b *builder, name string) *built {
+	switch name {
+	case clusterOriginate:
+		return &built{message: originateCluster(b.cfg.TrustDomain)}
+	case clusterConnect:
+		// The authority was checked by the route: it is one of the workload's own addresses.
+		c := originalDestination(name, &cluster.Cluster_OriginalDstLbConfig{UseHttpHeader: true, HttpHeaderName: ":authority"})
+		return &built{message: c}
+	case clusterInbound:
+		return &built{message: originalDestination(name, nil)}
+	case clusterInboundHTTP:
+		c := originalDestination(name, nil)
+		c.TypedExtensionProtocolOptions = protocol(serviceProtocol(false, false))
+		return &built{message: c}
+	}
+	if n, ok := parseServiceName(name); ok {
+		return serviceCluster(b, name, n)
+	}
+	if at, ok := parseTCPCluster(name); ok {
+		return podCluster(b, name, at)
+	}
+	if key, suffix, ok := cutWorkloadName(name); ok && suffix == inHTTP {
+		return inHTTPCluster(b, name, key)
+	}
+	return nil
+}
+
+// newCluster has what all clusters have in common: no hidden limits, no statistics of its own, dead peers noticed.
+func newCluster(name string) *cluster.Cluster {
+	unlimited := func(p core.RoutingPriority) *cluster.CircuitBreakers_Thresholds {
+		most := number(math.MaxUint32)
+		return &cluster.CircuitBreakers_Thresholds{
+			Priority: p, MaxConnections: most, MaxPendingRequests: most, MaxRequests: most, MaxRetries: most,
+		}
+	}
+	return &cluster.Cluster{
+		Name:           name,
+		AltStatName:    "mesh",
+		StatsMatcher:   &metrics.StatsMatcher{StatsMatcher: &metrics.StatsMatcher_RejectAll{RejectAll: true}},
+		ConnectTimeout: duration(connectTimeout),
+		CircuitBreakers: &cluster.CircuitBreakers{Thresholds: []*cluster.CircuitBreakers_Thresholds{
+			unlimited(core.RoutingPriority_DEFAULT), unlimited(core.RoutingPriority_HIGH),
+		}},
+		UpstreamConnectionOptions: &cluster.UpstreamConnectionOptions{TcpKeepalive: &core.TcpKeepalive{
+			KeepaliveProbes: number(3), KeepaliveTime: number(60), KeepaliveInterval: number(10),
+		}},
+		UpstreamBindConfig: inNamespace(),
+	}
+}
+
+// inNamespace makes upstream connections in the network namespace that the filter state names, from any address.
+func inNamespace() *core.BindConfig {
+	return &core.BindConfig{
+		SourceAddress: &core.SocketAddress{Address: "0.0.0.0", PortSpecifier: &core.SocketAddress_PortValue{}},
+		ExtraSourceAddresses: []*core.ExtraSourceAddress{{
+			Address: &core.SocketAddress{Address: "::", PortSpecifier: &core.SocketAddress_PortValue{}},
+		}},
+		LocalAddressSelector: extension("envoy.upstream.local_address_selector.filter_state_override", &nsoverride.Config{}),
+	}
+}
+
+func originalDestination(name string, lb *cluster.Cluster_OriginalDstLbConfig) *cluster.Cluster {
+	c := newCluster(name)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}
+	c.LbPolicy = cluster.Cluster_CLUSTER_PROVIDED
+	if lb != nil {
+		c.LbConfig = &cluster.Cluster_OriginalDstLbConfig_{OriginalDstLbConfig: lb}
+	}
+	return c
+}
+
+// originateCluster is the way out of the internal listener: HBONE to the address that the endpoint's metadata gave
+// the connection. Whom to expect there is in filter state; the trust domain is asked for besides.
+func originateCluster(trustDomain string) *cluster.Cluster {
+	c := originalDestination(clusterOriginate, &cluster.Cluster_OriginalDstLbConfig{UpstreamPortOverride: number(PortHBONE)})
+	return overHBONE(c, upstreamTLS(startsWith(spiffePrefix+trustDomain+"/")))
+}
+
+func overHBONE(c *cluster.Cluster, tls *core.TransportSocket) *cluster.Cluster {
+	c.TransportSocket = tls
+	c.TypedExtensionProtocolOptions = protocol(&upstreams.HttpProtocolOptions{
+		CommonHttpProtocolOptions: &core.HttpProtocolOptions{IdleTimeout: duration(idleTunnel)},
+		UpstreamProtocolOptions: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+					Http2ProtocolOptions: tunnelHTTP2(),
+				},
+			},
+		},
+	})
+	return c
+}
+
+// podCluster is the way to a bare pod address: it has the one SPIFFE ID that the pod with this address must show.
+func podCluster(b *builder, name string, at netip.AddrPort) *built {
+	for w := range b.st.Workloads.By(b.snap, state.ByAddress, at.Addr().String()) {
+		if w.Identity == "" {
+			continue
+		}
+		c := newCluster(name)
+		c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+		c.LoadAssignment = &endpoint.ClusterLoadAssignment{
+			ClusterName: name,
+			Endpoints:   localities(plainEndpoint(netip.AddrPortFrom(at.Addr(), PortHBONE))),
+		}
+		return &built{message: overHBONE(c, upstreamTLS(exactly(string(w.Identity)))), objects: []model.ObjectRef{podRef(w.Key())}}
+	}
+	return nil
+}
+
+// serviceCluster is the way to a service's endpoints. It is there for every name, with no endpoints if need be: Envoy
+// must never wait for a cluster that a route names.
+func serviceCluster(b *builder, name string, n serviceName) *built {
+	c := newCluster(name)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
+	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
+	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
+	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{LocalityConfigSpecifier: nil}
+	c.TransportSocketMatches = socketsByEndpoint()
+	h2c := n.protocol == grpcSuffix
+	svc, ok := b.st.Services.Get(b.snap, n.key())
+	if ok {
+		if p, ok := svc.Port(n.port); ok && isHTTP2(p.AppProtocol) {
+			h2c = true
+		}
+		if svc.Affinity > 0 {
+			c.LbPolicy = cluster.Cluster_MAGLEV
+		}
+	}
+	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
+	return &built{message: c, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
+}
+
+// isHTTP2 tells whether an appProtocol means HTTP/2 without TLS.
+func isHTTP2(appProtocol string) bool {
+	switch appProtocol {
+	case "kubernetes.io/h2c", "h2c", "http2", "grpc":
+		return true
+	}
+	return false
+}
+
+// serviceProtocol: HTTP/2 where the service says so; else what the client speaks, as it would without a mesh; but
+// HTTP/1.1 behind a Gateway, whose clients choose HTTP/2 by TLS and know nothing of the backend.
+func serviceProtocol(h2c, http1 bool) *upstreams.HttpProtocolOptions {
+	o := &upstreams.HttpProtocolOptions{}
+	h1 := &core.Http1ProtocolOptions{EnableTrailers: true}
+	h2 := &core.Http2ProtocolOptions{AllowConnect: true}
+	explicit := func(c *upstreams.HttpProtocolOptions_ExplicitHttpConfig) {
+		o.UpstreamProtocolOptions = &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: c}
+	}
+	switch {
+	case h2c:
+		explicit(&upstreams.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2},
+		})
+	case http1:
+		explicit(&upstreams.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: h1},
+		})
+	default:
+		o.UpstreamProtocolOptions = &upstreams.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &upstreams.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions: h1, Http2ProtocolOptions: h2,
+			},
+		}
+	}
+	return o
+}
+
+func protocol(o *upstreams.HttpProtocolOptions) map[string]*anypb.Any {
+	return map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(o)}
+}
+
+// tunnelHTTP2 notices dead tunnels by PING.
+func tunnelHTTP2() *core.Http2ProtocolOptions {
+	return &core.Http2ProtocolOptions{
+		AllowConnect:        true,
+		ConnectionKeepalive: &core.KeepaliveSettings{Interval: duration(30 * time.Second), Timeout: duration(10 * time.Second)},
+	}
+}
+
+// inHTTPCluster leads from a terminated CONNECT to the workload's internal listener, filter state in hand.
+func inHTTPCluster(b *builder, name, key string) *built {
+	w, ok := b.st.Workloads.Get(b.snap, key)
+	if !ok || !terminates(w) {
+		return nil
+	}
+	c := newCluster(name)
+	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+	c.LoadAssignment = &endpoint.ClusterLoadAssignment{
+		ClusterName: name,
+		Endpoints: localities(&endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+			Endpoint: &endpoint.Endpoint{Address: internalAddress(name, "")},
+		}}),
+	}
+	c.TransportSocket = throughInternal()
+	return &built{message: c, objects: []model.ObjectRef{podRef(key)}}
+}
+
+const matchHBONE = "hbone" // key in endpoints' envoy.transport_socket_match metadata
+
+// socketsByEndpoint hands endpoints with an identity to the internal listener with their metadata, others to the wire.
+func socketsByEndpoint() []*cluster.Cluster_TransportSocketMatch {
+	return []*cluster.Cluster_TransportSocketMatch{{
+		Name:            "hbone",
+		Match:           &structpb.Struct{Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
+		TransportSocket: throughInternal(metaOriginalDst, metaWeft),
+	}, {
+		Name: "plain", Match: &structpb.Struct{}, TransportSocket: rawSocket(),
+	}}
+}
+
+// throughInternal passes filter state, and the metadata of the endpoint that is named, to an internal listener.
+func throughInternal(names ...string) *core.TransportSocket {
+	t := &internalup.InternalUpstreamTransport{TransportSocket: rawSocket()}
+	for _, n := range names {
+		t.PassthroughMetadata = append(t.PassthroughMetadata, &internalup.InternalUpstreamTransport_MetadataValueSource{
+			Kind: &metadata.MetadataKind{Kind: &metadata.MetadataKind_Host_{Host: &metadata.MetadataKind_Host{}}},
+			Name: n,
+		})
+	}
+	return transportSocket("envoy.transport_sockets.internal_upstream", t)
+}
+
+func rawSocket() *core.TransportSocket {
+	return transportSocket("envoy.transport_sockets.raw_buffer", &rawbuffer.RawBuffer{})
+}
+
+func transportSocket(name string, m proto.Message) *core.TransportSocket {
+	return &core.TransportSocket{Name: name, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: typed(m)}}
+}

@@ -1,0 +1,32 @@
+// Package xds turns the model into Envoy resources and serves them by delta ADS on a unix socket.
+//
+// A resource is built when an Envoy asks for it, remembers what it read from the tables, is built again alone when
+// that changes, is sent only if its content changed, and is forgotten when nobody is subscribed to it. Versions are
+// hashes of the content, so an agent that restarts sends an Envoy only what differs from what that Envoy has.
+//
+//	names.go                      names that resources, routes and the bootstrap share
+//	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
+//	ondemand.go                   the cache: build, remember, build again, forget; wildcards and pinned clusters
+//	listener.go inbound.go gateway.go policy.go   listeners of pods and Gateways, authorization
+//	scope.go route.go match.go action.go redirect.go   original destination -> route table -> cluster
+//	cluster.go endpoint.go secret.go   where requests go, and with which certificate
+//	accesslog.go                  Envoy's access log service -> Flow
+//
+// # What the bootstrap must hold
+//
+// The bootstrap is written elsewhere. The resources of this package need there:
+//   - node.id: any; it names the Envoy in logs. node.cluster: "weft".
+//   - a static cluster [ClusterXDS] of type STATIC whose only endpoint is the pipe <run>/xds.sock, with
+//     typed_extension_protocol_options envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+//     {explicit_http_config: {http2_protocol_options: {}}}. It carries ADS and the access logs.
+//   - dynamic_resources: ads_config {api_type: DELTA_GRPC, transport_api_version: V3, grpc_services:
+//     [{envoy_grpc: {cluster_name: "xds"}}]}, lds_config and cds_config {ads: {}, resource_api_version: V3}.
+//   - bootstrap_extensions: envoy.bootstrap.internal_listener with
+//     envoy.extensions.bootstrap.internal_listener.v3.InternalListener.
+//   - admin.address: the pipe <run>/envoy-admin.sock, mode 0600.
+//   - no other cluster: the constant ones come by CDS. (A static cluster that takes its certificate on demand over
+//     ADS crashes Envoy 1.40 at its start.)
+//
+// Clusters carry a stats_matcher of their own that keeps nothing per cluster, listeners a stat_prefix that all pods
+// share, so the statistics do not grow with the mesh.
+package xds

@@ -1,0 +1,85 @@
+package xds
+
+import (
+	"net/netip"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Metadata of endpoints that the internal listener reads.
+const (
+	metaOriginalDst = "envoy.filters.listener.original_dst" // "local": where the bytes are to go
+	metaWeft        = "weft"                                // "peer": the SPIFFE ID that must be there
+	metaMatch       = "envoy.transport_socket_match"
+)
+
+// The endpoints of a service's cluster have its name. They are there for every name, like the cluster.
+var endpointKind = &kind{build: buildEndpoints}
+
+func buildEndpoints(b *builder, name string) *built {
+	n, ok := parseServiceName(name)
+	if !ok {
+		return nil
+	}
+	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
+	if e, ok := b.st.Endpoints.Get(b.snap, n.portKey()); ok {
+		var list []*endpoint.LbEndpoint
+		for _, be := range serving(e.Backends) {
+			if be.Identity != "" && !n.plain {
+				list = append(list, tunnelEndpoint(be))
+			} else {
+				list = append(list, plainEndpoint(be.Address))
+			}
+		}
+		if len(list) > 0 {
+			out.Endpoints = localities(list...)
+		}
+	}
+	return &built{message: out, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
+}
+
+// serving leaves endpoints that are terminating out, unless there is no other.
+func serving(all []model.Endpoint) []model.Endpoint {
+	var live []model.Endpoint
+	for _, e := range all {
+		if !e.Terminating {
+			live = append(live, e)
+		}
+	}
+	if len(live) == 0 {
+		return all
+	}
+	return live
+}
+
+func localities(e ...*endpoint.LbEndpoint) []*endpoint.LocalityLbEndpoints {
+	return []*endpoint.LocalityLbEndpoints{{LbEndpoints: e}}
+}
+
+func plainEndpoint(at netip.AddrPort) *endpoint.LbEndpoint {
+	return &endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+		Endpoint: &endpoint.Endpoint{Address: tcpAddress(at, "")},
+	}}
+}
+
+// tunnelEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
+func tunnelEndpoint(e model.Endpoint) *endpoint.LbEndpoint {
+	at := e.Address.String()
+	text := func(key, value string) *structpb.Struct {
+		return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
+	}
+	return &endpoint.LbEndpoint{
+		HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+			Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerOriginate, at)},
+		},
+		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
+			metaOriginalDst: text("local", at),
+			metaWeft:        text("peer", string(e.Identity)),
+			metaMatch:       {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
+		}},
+	}
+}

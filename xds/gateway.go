@@ -1,0 +1,123 @@
+package xds
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// gatewayListenerNames gives one name a port: gateway/<ns>/<name>/<port>.
+func gatewayListenerNames(g *model.Gateway) []string {
+	if len(g.Addresses) == 0 {
+		return nil
+	}
+	var names []string
+	for _, p := range g.Ports {
+		if n := model.GatewayTable(g.Namespace, g.Name, p.Port, ""); len(p.Listeners) > 0 && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+func buildGatewayListener(b *builder, name string, n gatewayName) *built {
+	g, ok := b.st.Gateways.Get(b.snap, n.key())
+	if !ok || len(g.Addresses) == 0 || n.listener != "" || n.plain {
+		return nil
+	}
+	for _, p := range g.Ports {
+		if p.Port == n.port && len(p.Listeners) > 0 {
+			return &built{
+				message: gatewayListener(b.cfg, g, p, name),
+				objects: []model.ObjectRef{gatewayRef(g.Namespace, g.Name)},
+			}
+		}
+	}
+	return nil
+}
+
+// gatewayListener listens on a Gateway's addresses in Envoy's own namespace. The addresses may come to the host later
+// than the listener (freebind).
+func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name string) *listener.Listener {
+	l := &listener.Listener{
+		Name:             name,
+		StatPrefix:       "gateway",
+		TrafficDirection: core.TrafficDirection_INBOUND,
+		Freebind:         yes(),
+		Address:          tcpAddress(netip.AddrPortFrom(g.Addresses[0], p.Port), ""),
+	}
+	for _, a := range g.Addresses[1:] {
+		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{
+			Address: tcpAddress(netip.AddrPortFrom(a, p.Port), ""),
+		})
+	}
+	state := stateFilter(identityState(gatewayPrefix+g.Key(), g.Identity, ""))
+	if !p.HTTPS {
+		l.FilterChains = []*listener.FilterChain{{
+			Filters: []*listener.Filter{state, gatewayHTTP(cfg, g, p.Listeners[0].RouteTable)},
+		}}
+		return l
+	}
+	l.ListenerFilters = []*listener.ListenerFilter{listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})}
+	seen := map[string]bool{}
+	for _, gl := range p.Listeners {
+		if seen[gl.Hostname] || len(gl.Certificates) == 0 {
+			continue // a second chain for one SNI would make Envoy refuse all of them
+		}
+		seen[gl.Hostname] = true
+		chain := &listener.FilterChain{
+			Name:            gl.Name,
+			TransportSocket: gatewayTLS(gl.Certificates),
+			Filters:         []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
+		}
+		chain.FilterChainMatch = &listener.FilterChainMatch{TransportProtocol: "tls"}
+		if gl.Hostname != "" {
+			chain.FilterChainMatch.ServerNames = []string{gl.Hostname}
+		}
+		l.FilterChains = append(l.FilterChains, chain)
+	}
+	return l
+}
+
+func gatewayTLS(certificates []string) *core.TransportSocket {
+	c := &tls.CommonTlsContext{
+		TlsParams:     &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2},
+		AlpnProtocols: []string{"h2", "http/1.1"},
+	}
+	for _, key := range certificates {
+		c.TlsCertificateSdsSecretConfigs = append(c.TlsCertificateSdsSecretConfigs,
+			&tls.SdsSecretConfig{Name: certPrefix + key, SdsConfig: fromADS()})
+	}
+	return transportSocket("envoy.transport_sockets.tls", &tls.DownstreamTlsContext{CommonTlsContext: c})
+}
+
+// gatewayHTTP faces the world: it appends to X-Forwarded-For, gives requests an ID and does not wait for slow headers.
+func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
+	if g.Identity == "" {
+		table += plainSuffix
+	}
+	m := newHTTP("gateway")
+	m.UseRemoteAddress = yes()
+	m.GenerateRequestId = yes()
+	m.RequestHeadersTimeout = duration(30 * time.Second)
+	m.StreamIdleTimeout = duration(time.Hour)
+	m.CommonHttpProtocolOptions = &core.HttpProtocolOptions{IdleTimeout: duration(10 * time.Minute)}
+	m.Http2ProtocolOptions = &core.Http2ProtocolOptions{
+		AllowConnect:                true,
+		MaxConcurrentStreams:        number(1000),
+		InitialStreamWindowSize:     number(64 << 10),
+		InitialConnectionWindowSize: number(1 << 20),
+	}
+	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
+	m.AccessLog = cfg.requestLog()
+	m.HttpFilters = routingFilters()
+	return managed(m)
+}

@@ -1,0 +1,105 @@
+package xds
+
+import (
+	"time"
+
+	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	ondemand "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
+	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	early "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+const filterCORS = "envoy.filters.http.cors"
+
+// newHTTP has what all HTTP listeners have in common: nothing about a request changes that nobody asked to change, and
+// there is no limit on how long a request or an idle stream takes.
+func newHTTP(statPrefix string) *hcm.HttpConnectionManager {
+	return &hcm.HttpConnectionManager{
+		StatPrefix:                 statPrefix,
+		ServerHeaderTransformation: hcm.HttpConnectionManager_PASS_THROUGH,
+		GenerateRequestId:          no(),
+		Proxy_100Continue:          true,
+		StreamIdleTimeout:          duration(0),
+		NormalizePath:              yes(), // paths are compared by routes and policies: /a/../b is /b
+		CommonHttpProtocolOptions:  &core.HttpProtocolOptions{MaxHeadersCount: number(1000)},
+		HttpProtocolOptions:        &core.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		Http2ProtocolOptions:       &core.Http2ProtocolOptions{AllowConnect: true},
+		UpgradeConfigs:             []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+	}
+}
+
+// scopedHTTP finds the route table by original destination. The header that carries it is written by us over whatever
+// the client sent, and every route table strips it.
+func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
+	m := newHTTP(outHTTP)
+	key := "%DOWNSTREAM_LOCAL_ADDRESS%"
+	if plain {
+		key += plainSuffix
+	}
+	m.EarlyHeaderMutationExtensions = []*core.TypedExtensionConfig{extension("envoy.http.early_header_mutation.header_mutation",
+		&early.HeaderMutation{Mutations: []*mutation.HeaderMutation{{
+			Action: &mutation.HeaderMutation_Append{Append: setHeader(scopeHeader, key)},
+		}}})}
+	m.RouteSpecifier = &hcm.HttpConnectionManager_ScopedRoutes{ScopedRoutes: &hcm.ScopedRoutes{
+		Name:            scopesName,
+		RdsConfigSource: fromADS(),
+		ScopeKeyBuilder: &hcm.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcm.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
+			Type: &hcm.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
+				HeaderValueExtractor: &hcm.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
+					Name: scopeHeader,
+					ExtractType: &hcm.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{
+						Index: 0,
+					},
+				},
+			},
+		}}},
+		ConfigSpecifier: &hcm.ScopedRoutes_ScopedRds{ScopedRds: &hcm.ScopedRds{ScopedRdsConfigSource: fromADS()}},
+	}}
+	m.SkipXffAppend = true
+	m.AccessLog = cfg.requestLog()
+	m.HttpFilters = routingFilters()
+	return managed(m)
+}
+
+// routingFilters fetch route table and cluster, answer CORS preflights, and route.
+func routingFilters() []*hcm.HttpFilter {
+	return []*hcm.HttpFilter{
+		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
+			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(5 * time.Second)},
+		}),
+		httpFilter(filterCORS, &cors.Cors{}),
+		routerFilter(),
+	}
+}
+
+func routerFilter() *hcm.HttpFilter {
+	return httpFilter("envoy.filters.http.router", &router.Router{SuppressEnvoyHeaders: true})
+}
+
+func httpFilter(name string, m proto.Message) *hcm.HttpFilter {
+	return &hcm.HttpFilter{Name: name, ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: typed(m)}}
+}
+
+func managed(m *hcm.HttpConnectionManager) *listener.Filter {
+	return networkFilter("envoy.filters.network.http_connection_manager", m)
+}
+
+// setHeader overwrites, addHeader appends. Values may hold Envoy's command operators: escape foreign ones.
+func setHeader(name, value string) *core.HeaderValueOption {
+	return &core.HeaderValueOption{
+		Header:         &core.HeaderValue{Key: name, Value: value},
+		AppendAction:   core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		KeepEmptyValue: true,
+	}
+}
+
+func addHeader(name, value string) *core.HeaderValueOption {
+	h := setHeader(name, value)
+	h.AppendAction = core.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
+	return h
+}

@@ -1,0 +1,228 @@
+package xds
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	rbac "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	sfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
+	origsrc "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+type sfsValue = sfs.FilterStateValue
+
+// originalSrc keeps the client's address on Envoy's connection to the app.
+func originalSrc() *listener.ListenerFilter {
+	return listenerFilter("envoy.filters.listener.original_src", &origsrc.OriginalSrc{Mark: OriginalSourceMark})
+}
+
+// hboneListener takes authenticated connections: CONNECT to the workload's own addresses and nothing else, as far as
+// its policy allows. Ports whose requests the policy looks at are opened in the workload's internal listener.
+func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
+	l := podListener(w, inHBONE, ownAddresses(w, PortHBONE), core.TrafficDirection_INBOUND)
+	l.ListenerFilters = []*listener.ListenerFilter{originalSrc()}
+	m := newHTTP(inHBONE)
+	m.CodecType = hcm.HttpConnectionManager_HTTP2
+	m.NormalizePath, m.HttpProtocolOptions = nil, nil
+	m.Http2ProtocolOptions = tunnelHTTP2()
+	m.Http2ProtocolOptions.ConnectionKeepalive = nil // the client's side pings
+	m.UpgradeConfigs = []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "CONNECT"}}
+	m.SkipXffAppend = true
+	m.AccessLog = cfg.tunnelLog(logIn)
+	m.AccessLogOptions = &hcm.HttpConnectionManager_HcmAccessLogOptions{FlushLogOnTunnelSuccessfullyEstablished: true}
+	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: connectRoutes(w)}
+	if w.Policy != nil {
+		m.HttpFilters = append(m.HttpFilters, requestRBAC(atConnect(cfg.TrustDomain).allow(w.Policy)))
+	}
+	if terminates(w) {
+		m.HttpFilters = append(m.HttpFilters, httpFilter("envoy.filters.http.set_filter_state", &httpsfs.Config{
+			OnRequestHeaders: []*sfsValue{
+				setState(statePeer, factoryString, "%DOWNSTREAM_PEER_URI_SAN%", once),
+				setState(stateLocal, "", "%REQ(:AUTHORITY)%", once),
+				setState(stateRemote, "", "%DOWNSTREAM_REMOTE_ADDRESS%", once),
+			},
+		}))
+	}
+	m.HttpFilters = append(m.HttpFilters, routerFilter())
+	l.FilterChains = []*listener.FilterChain{{
+		TransportSocket: downstreamTLS(w.Identity, cfg.TrustDomain),
+		Filters:         []*listener.Filter{stateFilter(identityState(w.Key(), w.Identity, w.NetNS)), managed(m)},
+	}}
+	return l
+}
+
+// connectRoutes: no other address, no port of Envoy's own (it would call itself), no other method. What has no route
+// is answered with 404.
+func connectRoutes(w *model.Workload) *routev3.RouteConfiguration {
+	quoted := make([]string, len(w.Addresses))
+	for i, a := range w.Addresses {
+		quoted[i] = regexp.QuoteMeta(a.String())
+		if a.Is6() {
+			quoted[i] = `\[` + quoted[i] + `\]`
+		}
+	}
+	own := "(" + strings.Join(quoted, "|") + "):"
+	route := func(ports string, action *routev3.Route) {
+		action.Match = &routev3.RouteMatch{
+			PathSpecifier: &routev3.RouteMatch_ConnectMatcher_{ConnectMatcher: &routev3.RouteMatch_ConnectMatcher{}},
+			Headers: []*routev3.HeaderMatcher{{
+				Name:                 ":authority",
+				HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: matching(own + ports)},
+			}},
+		}
+	}
+	var routes []*routev3.Route
+	add := func(ports string, r *routev3.Route) { route(ports, r); routes = append(routes, r) }
+	add("("+envoyPorts()+")", &routev3.Route{Action: directResponse(403)})
+	ports, all := requestPorts(w.Policy)
+	const anyPort = "[1-9][0-9]{0,4}"
+	if terminates(w) {
+		open := anyPort
+		if !all {
+			open = "(" + joinPorts(ports) + ")"
+		}
+		add(open, connectTo(workloadName(w, inHTTP)))
+	}
+	if !all || !terminates(w) {
+		add(anyPort, connectTo(clusterConnect))
+	}
+	return &routev3.RouteConfiguration{
+		Name:             inHBONE,
+		ValidateClusters: no(),
+		VirtualHosts:     []*routev3.VirtualHost{{Name: inHBONE, Domains: []string{"*"}, Routes: routes}},
+	}
+}
+
+func connectTo(clusterName string) *routev3.Route {
+	return &routev3.Route{Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName},
+		Timeout:          duration(0),
+		UpgradeConfigs: []*routev3.RouteAction_UpgradeConfig{{
+			UpgradeType: "CONNECT", ConnectConfig: &routev3.RouteAction_UpgradeConfig_ConnectConfig{},
+		}},
+	}}}
+}
+
+func envoyPorts() string { return joinPorts([]uint16{PortHTTP, PortTCP, PortInbound, PortHBONE}) }
+
+func joinPorts(ports []uint16) string {
+	text := make([]string, len(ports))
+	for i, p := range ports {
+		text[i] = strconv.Itoa(int(p))
+	}
+	return strings.Join(text, "|")
+}
+
+// inHTTPListener takes what CONNECTs carried and decides on each request. The connection's addresses are those of the
+// client and of the port that the CONNECT named.
+func inHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
+	return &listener.Listener{
+		Name:              workloadName(w, inHTTP),
+		StatPrefix:        inHTTP,
+		TrafficDirection:  core.TrafficDirection_INBOUND,
+		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerFilters:   []*listener.ListenerFilter{originalDst(), originalSrc()},
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
+			inboundHTTP(cfg, w, atRequest(cfg.TrustDomain)),
+		}}},
+	}
+}
+
+// plainListener takes connections in the clear to a workload with a policy. Nobody has an identity here.
+func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
+	l := podListener(w, inPlain, ownAddresses(w, PortInbound), core.TrafficDirection_INBOUND)
+	l.ListenerFilters = []*listener.ListenerFilter{originalDst(), originalSrc()}
+	state := stateFilter(identityState(w.Key(), "", w.NetNS))
+	ports, all := requestPorts(w.Policy)
+	http := func() []*listener.Filter {
+		return []*listener.Filter{state, notEnvoyPorts(), inboundHTTP(cfg, w, atPlain(cfg.TrustDomain, true))}
+	}
+	if all {
+		l.FilterChains = []*listener.FilterChain{{Name: "http", Filters: http()}}
+		return l
+	}
+	for _, p := range ports {
+		l.FilterChains = append(l.FilterChains, &listener.FilterChain{
+			Name:             "http-" + strconv.Itoa(int(p)),
+			FilterChainMatch: &listener.FilterChainMatch{DestinationPort: number(uint32(p))},
+			Filters:          http(),
+		})
+	}
+	l.FilterChains = append(l.FilterChains, &listener.FilterChain{Name: "bytes", Filters: []*listener.Filter{
+		state, notEnvoyPorts(), connectionRBAC(atPlain(cfg.TrustDomain, false).allow(w.Policy)),
+		networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
+			StatPrefix:       inPlain,
+			ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{Cluster: clusterInbound},
+			IdleTimeout:      duration(0),
+			AccessLog:        cfg.tunnelLog(logIn),
+		}),
+	}})
+	return l
+}
+
+// notEnvoyPorts keeps Envoy from calling itself when somebody connects to its own ports.
+func notEnvoyPorts() *listener.Filter {
+	var ports []*rbac.Permission
+	for _, p := range []uint16{PortHTTP, PortTCP, PortInbound, PortHBONE} {
+		ports = append(ports, destinationPort(p))
+	}
+	return connectionRBAC(&rbac.RBAC{Action: rbac.RBAC_DENY, Policies: map[string]*rbac.Policy{"envoy": {
+		Permissions: []*rbac.Permission{anyOf(ports)},
+		Principals:  []*rbac.Principal{{Identifier: &rbac.Principal_Any{Any: true}}},
+	}}})
+}
+
+// inboundHTTP decides on each request and sends it on to the app.
+func inboundHTTP(cfg *Config, w *model.Workload, at place) *listener.Filter {
+	m := newHTTP(inHTTP)
+	m.SkipXffAppend = true
+	m.AccessLog = cfg.requestLog()
+	if comparesPaths(w.Policy) {
+		// An app may take %2F for a slash, and so see another path than the one that was allowed.
+		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_REJECT_REQUEST
+		m.MergeSlashes = true
+	}
+	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
+		Name:             inHTTP,
+		ValidateClusters: no(),
+		VirtualHosts: []*routev3.VirtualHost{{Name: inHTTP, Domains: []string{"*"}, Routes: []*routev3.Route{{
+			Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+				ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterInboundHTTP},
+				Timeout:          duration(0),
+			}},
+		}}}},
+	}}
+	m.HttpFilters = []*hcm.HttpFilter{requestRBAC(at.allow(w.Policy)), routerFilter()}
+	return managed(m)
+}
+
+func comparesPaths(p *model.Policy) bool {
+	for _, r := range p.Rules {
+		for _, h := range r.HTTP {
+			if len(h.Paths) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func requestRBAC(r *rbac.RBAC) *hcm.HttpFilter {
+	return httpFilter("envoy.filters.http.rbac", &httprbac.RBAC{Rules: r})
+}
+
+func connectionRBAC(r *rbac.RBAC) *listener.Filter {
+	return networkFilter("envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: inPlain, Rules: r})
+}

@@ -1,0 +1,221 @@
+package xds
+
+import (
+	"net/netip"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	origdst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Listeners: those of local workloads, of Gateways, and the internal one that wraps L7 connections in HBONE. All go to
+// Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the constant one.
+var listenerKind = &kind{
+	build: buildListener,
+	units: func(b *builder) []string {
+		units := []string{""}
+		for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
+			units = append(units, unitWorkload+w.Key())
+		}
+		for g := range b.st.Gateways.All(b.snap) {
+			units = append(units, unitGateway+g.Key())
+		}
+		return units
+	},
+	names: listenerNames,
+	unitOf: func(k state.Key) (string, bool) {
+		switch {
+		case k.Table == "workloads" && k.Index == "":
+			return unitWorkload + k.Value, true
+		case k.Table == "gateways" && k.Index == "":
+			return unitGateway + k.Value, true
+		}
+		return "", false
+	},
+}
+
+const (
+	unitWorkload = "w:"
+	unitGateway  = "g:"
+)
+
+func listenerNames(b *builder, unit string) []string {
+	switch {
+	case unit == "":
+		return []string{listenerOriginate}
+	case unit[:2] == unitGateway:
+		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
+		if !ok {
+			return nil
+		}
+		return gatewayListenerNames(g)
+	}
+	w, ok := b.st.Workloads.Get(b.snap, unit[2:])
+	if !ok {
+		return nil
+	}
+	return workloadListenerNames(w)
+}
+
+func workloadListenerNames(w *model.Workload) []string {
+	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
+		return nil
+	}
+	names := []string{workloadName(w, outHTTP), workloadName(w, outTCP)}
+	if w.Identity != "" {
+		names = append(names, workloadName(w, inHBONE))
+	}
+	if w.Policy != nil {
+		names = append(names, workloadName(w, inPlain))
+	}
+	if terminates(w) {
+		names = append(names, workloadName(w, inHTTP))
+	}
+	return names
+}
+
+func buildListener(b *builder, name string) *built {
+	if name == listenerOriginate {
+		return &built{message: originateListener(b.cfg)}
+	}
+	if n, ok := parseGatewayName(name); ok {
+		return buildGatewayListener(b, name, n)
+	}
+	key, suffix, ok := cutWorkloadName(name)
+	if !ok {
+		return nil
+	}
+	w, ok := b.st.Workloads.Get(b.snap, key)
+	if !ok {
+		return nil
+	}
+	objects := []model.ObjectRef{podRef(key)}
+	if suffix != outHTTP && suffix != outTCP {
+		objects = append(objects, policyRefs(w)...)
+	}
+	for _, n := range workloadListenerNames(w) {
+		if n != name {
+			continue
+		}
+		switch suffix {
+		case outHTTP:
+			return &built{message: outHTTPListener(b.cfg, w), objects: objects}
+		case outTCP:
+			return &built{message: outTCPListener(b.cfg, w), objects: objects}
+		case inHBONE:
+			return &built{message: hboneListener(b.cfg, w), objects: objects}
+		case inPlain:
+			return &built{message: plainListener(b.cfg, w), objects: objects}
+		case inHTTP:
+			return &built{message: inHTTPListener(b.cfg, w), objects: objects}
+		}
+	}
+	return nil
+}
+
+// podListener listens at addresses in a workload's network namespace. All pods share statistics by statPrefix.
+func podListener(w *model.Workload, suffix string, at []netip.AddrPort, direction core.TrafficDirection) *listener.Listener {
+	l := &listener.Listener{
+		Name:             workloadName(w, suffix),
+		StatPrefix:       suffix,
+		Address:          tcpAddress(at[0], w.NetNS),
+		TrafficDirection: direction,
+		// No listener filter waits for bytes, so a protocol in which the server speaks first works.
+		ListenerFiltersTimeout: duration(0),
+	}
+	for _, a := range at[1:] {
+		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{Address: tcpAddress(a, w.NetNS)})
+	}
+	return l
+}
+
+// loopbacks gives the loopback addresses of the families that the workload has.
+func loopbacks(w *model.Workload, port uint16) []netip.AddrPort {
+	at := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
+	for _, a := range w.Addresses {
+		if a.Is6() {
+			return append(at, netip.AddrPortFrom(netip.IPv6Loopback(), port))
+		}
+	}
+	return at
+}
+
+func ownAddresses(w *model.Workload, port uint16) []netip.AddrPort {
+	at := make([]netip.AddrPort, len(w.Addresses))
+	for i, a := range w.Addresses {
+		at[i] = netip.AddrPortFrom(a, port)
+	}
+	return at
+}
+
+func originalDst() *listener.ListenerFilter {
+	return listenerFilter("envoy.filters.listener.original_dst", &origdst.OriginalDst{})
+}
+
+// outHTTPListener takes L7 connections of a workload: the original destination is the scope key, which leads to the
+// route table, on demand.
+func outHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
+	l := podListener(w, outHTTP, loopbacks(w, PortHTTP), core.TrafficDirection_OUTBOUND)
+	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
+	values := append(identityState(w.Key(), w.Identity, w.NetNS),
+		setState(stateNamespace, factoryString, literal(w.Namespace), notShared))
+	l.FilterChains = []*listener.FilterChain{{
+		Filters: []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w.Identity == "")},
+	}}
+	return l
+}
+
+// outTCPListener takes connections to workloads with an identity: their bytes go over HBONE to the very address.
+func outTCPListener(cfg *Config, w *model.Workload) *listener.Listener {
+	l := podListener(w, outTCP, loopbacks(w, PortTCP), core.TrafficDirection_OUTBOUND)
+	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
+	values := append(identityState(w.Key(), w.Identity, w.NetNS),
+		setState(stateCluster, "", tcpPrefix+"%DOWNSTREAM_LOCAL_ADDRESS%", notShared))
+	l.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{
+		stateFilter(values),
+		tunnel(cfg, outTCP, clusterNone, "%DOWNSTREAM_LOCAL_ADDRESS%", true),
+	}}}
+	return l
+}
+
+// originateListener wraps what L7 clusters send to endpoints with an identity in HBONE. The endpoint's metadata say
+// where to and whom to expect.
+func originateListener(cfg *Config) *listener.Listener {
+	return &listener.Listener{
+		Name:              listenerOriginate,
+		StatPrefix:        listenerOriginate,
+		TrafficDirection:  core.TrafficDirection_OUTBOUND,
+		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerFilters:   []*listener.ListenerFilter{originalDst()},
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
+			networkStateOnce(stateSANs, "%DYNAMIC_METADATA("+metaWeft+":peer)%"),
+			tunnel(cfg, listenerOriginate, clusterOriginate, "%DYNAMIC_METADATA("+metaOriginalDst+":local)%", false),
+		}}},
+	}
+}
+
+func networkStateOnce(key, format string) *listener.Filter {
+	return stateFilter([]*sfsValue{setState(key, "", format, once)})
+}
+
+// tunnel sends a connection's bytes through a CONNECT.
+func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand bool) *listener.Filter {
+	p := &tcpproxy.TcpProxy{
+		StatPrefix:         statPrefix,
+		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: clusterName},
+		IdleTimeout:        duration(0),
+		MaxConnectAttempts: number(3), // a pooled tunnel may have gone away
+		TunnelingConfig:    &tcpproxy.TcpProxy_TunnelingConfig{Hostname: authority},
+		AccessLog:          cfg.tunnelLog(logOut),
+		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
+	}
+	if onDemand {
+		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(5 * time.Second)}
+	}
+	return networkFilter("envoy.filters.network.tcp_proxy", p)
+}

@@ -1,0 +1,218 @@
+package xds
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Names that the bootstrap and other packages use.
+const (
+	// ClusterXDS is the static cluster of the bootstrap that leads to the agent's socket.
+	ClusterXDS = "xds"
+	// SecretRootCA is the secret with the trust bundle.
+	SecretRootCA = "ROOTCA"
+	// PortHTTP, PortTCP, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
+	PortHTTP    = 15001
+	PortTCP     = 15002
+	PortInbound = 15006
+	PortHBONE   = 15008
+	// OriginalSourceMark is the mark (SO_MARK) of Envoy's connections to the app that carry the client's address.
+	OriginalSourceMark = 1337
+)
+
+// Names of the type URLs that the server answers.
+const (
+	TypeListener = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	TypeScope    = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
+	TypeRoute    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	TypeCluster  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	TypeEndpoint = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	TypeSecret   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+)
+
+const (
+	listenerOriginate = "hbone-originate" // internal listener that wraps L7 upstream connections in HBONE
+
+	clusterOriginate   = "hbone-originate" // its way out: original destination, port 15008
+	clusterConnect     = "inbound-connect" // a CONNECT's authority -> the app
+	clusterInbound     = "inbound"         // a connection's original destination -> the app
+	clusterInboundHTTP = "inbound-http"    // the same for requests
+	clusterNone        = "none"            // never served: tcp_proxy needs a name, filter state overrides it
+
+	scopeHeader = "x-weft-scope" // the scope key: always overwritten by us, stripped before the upstream sees it
+	scopesName  = "mesh"
+
+	certPrefix    = "cert|"
+	tcpPrefix     = "tcp|"
+	servicePrefix = "service/"
+	gatewayPrefix = "gateway/"
+	spiffePrefix  = "spiffe://"
+
+	plainSuffix = "|plain" // for callers without an identity: no HBONE
+	httpSuffix  = "|http1" // for Gateways: HTTP/1.1 unless the service says otherwise
+	grpcSuffix  = "|grpc"  // for Gateways: HTTP/2
+)
+
+// Listener names of a local workload.
+const (
+	outHTTP = "out-http"
+	outTCP  = "out-tcp"
+	inHBONE = "hbone"
+	inPlain = "in"
+	inHTTP  = "in-http" // internal; also the name of the cluster that leads to it
+)
+
+func workloadName(w *model.Workload, suffix string) string { return w.Key() + "/" + suffix }
+
+// cutWorkloadName splits <ns>/<pod>/<suffix>.
+func cutWorkloadName(name string) (key, suffix string, ok bool) {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 || strings.Count(name, "/") != 2 {
+		return "", "", false
+	}
+	return name[:i], name[i+1:], true
+}
+
+// serviceName is a parsed name service/<ns>/<name>/<port>[|plain][|http1] of a cluster or route table.
+type serviceName struct {
+	namespace, name string
+	port            uint16
+	plain           bool
+	protocol        string // "", httpSuffix or grpcSuffix
+}
+
+func (n serviceName) key() string { return model.Key(n.namespace, n.name) }
+
+func (n serviceName) portKey() string { return model.PortKey(n.namespace, n.name, n.port, model.TCP) }
+
+func (n serviceName) table() string { return model.ServiceTable(n.namespace, n.name, n.port) }
+
+// String is the inverse of parseServiceName.
+func (n serviceName) String() string {
+	s := n.table()
+	if n.plain {
+		s += plainSuffix
+	}
+	return s + n.protocol
+}
+
+// parseServiceName accepts exactly what String gives.
+func parseServiceName(s string) (serviceName, bool) {
+	rest, ok := strings.CutPrefix(s, servicePrefix)
+	if !ok {
+		return serviceName{}, false
+	}
+	var n serviceName
+	for _, p := range []string{httpSuffix, grpcSuffix} {
+		if cut, ok := strings.CutSuffix(rest, p); ok {
+			rest, n.protocol = cut, p
+			break
+		}
+	}
+	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
+	parts := strings.Split(rest, "/")
+	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
+		return serviceName{}, false
+	}
+	port, ok := parsePort(parts[2])
+	if !ok || strings.Contains(rest, "|") {
+		return serviceName{}, false
+	}
+	n.namespace, n.name, n.port = parts[0], parts[1], port
+	return n, true
+}
+
+// gatewayName is a parsed name gateway/<ns>/<name>/<port>[/<listener>][|plain] of a route table, or without
+// listener and suffix of a Gateway's port (its Envoy listeners are named gateway/<ns>/<name>/<port>).
+type gatewayName struct {
+	namespace, name string
+	port            uint16
+	listener        string
+	plain           bool
+}
+
+func (n gatewayName) key() string { return model.Key(n.namespace, n.name) }
+
+func (n gatewayName) table() string {
+	return model.GatewayTable(n.namespace, n.name, n.port, n.listener)
+}
+
+// String is the inverse of parseGatewayName.
+func (n gatewayName) String() string {
+	if n.plain {
+		return n.table() + plainSuffix
+	}
+	return n.table()
+}
+
+func parseGatewayName(s string) (gatewayName, bool) {
+	rest, ok := strings.CutPrefix(s, gatewayPrefix)
+	if !ok {
+		return gatewayName{}, false
+	}
+	var n gatewayName
+	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
+	parts := strings.Split(rest, "/")
+	if len(parts) < 3 || len(parts) > 4 || strings.Contains(rest, "|") {
+		return gatewayName{}, false
+	}
+	for _, p := range parts {
+		if p == "" {
+			return gatewayName{}, false
+		}
+	}
+	if n.port, ok = parsePort(parts[2]); !ok {
+		return gatewayName{}, false
+	}
+	n.namespace, n.name = parts[0], parts[1]
+	if len(parts) == 4 {
+		n.listener = parts[3]
+	}
+	return n, true
+}
+
+// tcpCluster names the cluster of a bare pod address.
+func tcpCluster(a netip.AddrPort) string { return tcpPrefix + a.String() }
+
+// parseTCPCluster accepts exactly what tcpCluster gives.
+func parseTCPCluster(s string) (netip.AddrPort, bool) {
+	rest, ok := strings.CutPrefix(s, tcpPrefix)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return parseAddrPort(rest)
+}
+
+// scopeKey is what a listener writes into scopeHeader: the original destination as Envoy prints it.
+func scopeKey(a netip.AddrPort, plain bool) string {
+	if plain {
+		return a.String() + plainSuffix
+	}
+	return a.String()
+}
+
+func parseScopeKey(s string) (a netip.AddrPort, plain, ok bool) {
+	s, plain = strings.CutSuffix(s, plainSuffix)
+	a, ok = parseAddrPort(s)
+	return a, plain, ok
+}
+
+// parseAddrPort accepts the canonical form only: no zone, no IPv4-mapped address, no leading zero.
+func parseAddrPort(s string) (netip.AddrPort, bool) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 || a.Addr().Zone() != "" || a.Addr().Is4In6() || a.String() != s {
+		return netip.AddrPort{}, false
+	}
+	return a, true
+}
+
+func parsePort(s string) (uint16, bool) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 || strconv.FormatUint(n, 10) != s {
+		return 0, false
+	}
+	return uint16(n), true
+}

@@ -1,0 +1,286 @@
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// kind says how resources of one type come about.
+type kind struct {
+	// build makes a resource from its name alone; nil if there is none of that name.
+	build func(b *builder, name string) *built
+	// A wildcard subscription holds the names of all units: parts of the model that change as one. nil: the wildcard
+	// holds nothing but pinned resources.
+	units  func(b *builder) []string
+	names  func(b *builder, unit string) []string
+	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
+}
+
+// built is a resource and what the cache must know about it.
+type built struct {
+	message proto.Message
+	objects []model.ObjectRef // whose configuration it comes from
+	pins    []string          // clusters that Envoy does not fetch by itself: mirrors
+	uses    []string          // all clusters that it names
+}
+
+// builder is what build functions read from. Reads are remembered.
+type builder struct {
+	st   *state.State
+	snap *state.Snapshot
+	cfg  *Config
+}
+
+// resource is what the cache holds of a name that somebody is subscribed to.
+type resource struct {
+	any        *anypb.Any
+	version    string // hash of the content; "" if there is no resource of this name
+	objects    []model.ObjectRef
+	pins, uses []string
+	refs       int // subscriptions by name, and one if a wildcard subscription holds it
+}
+
+// ref names a resource across types.
+type ref struct{ typeURL, name string }
+
+// store is the cache of one type.
+type store struct {
+	typeURL   string
+	kind      *kind
+	resources map[string]*resource
+	subs      map[*subscription]struct{}
+	wildSubs  int
+	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
+	wild      map[string]int      // the same by name, with pins: how often it is held
+}
+
+// cache builds resources when they are asked for. It is guarded by the server's lock.
+type cache struct {
+	server *Server
+	stores map[string]*store
+	deps   *state.Deps[ref]
+	pins   pins
+}
+
+func newCache(s *Server) *cache {
+	c := &cache{server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), pins: newPins()}
+	for url, k := range kinds {
+		c.stores[url] = &store{
+			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
+		}
+	}
+	return c
+}
+
+func (c *cache) builder(snap *state.Snapshot) *builder {
+	return &builder{st: c.server.st, snap: snap, cfg: &c.server.cfg}
+}
+
+// update takes in the keys that commits changed: membership of wildcards first, then what read them.
+func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
+	for _, s := range c.stores {
+		if s.units == nil || s.kind.unitOf == nil {
+			continue
+		}
+		seen := map[string]struct{}{}
+		for k := range keys {
+			unit, ok := s.kind.unitOf(k)
+			if _, done := seen[unit]; !ok || done {
+				continue
+			}
+			seen[unit] = struct{}{}
+			c.setUnit(s, unit, s.kind.names(c.builder(snap), unit), snap)
+		}
+	}
+	for r := range c.deps.Dirty(keys) {
+		if s := c.stores[r.typeURL]; s.resources[r.name] != nil {
+			c.rebuild(s, r.name, snap)
+		}
+	}
+	c.flush()
+}
+
+// setUnit replaces the names that a unit gives to the wildcard.
+func (c *cache) setUnit(s *store, unit string, names []string, snap *state.Snapshot) {
+	old := s.units[unit]
+	if len(names) == 0 {
+		delete(s.units, unit)
+	} else {
+		s.units[unit] = names
+	}
+	for _, n := range names {
+		if !slices.Contains(old, n) {
+			c.addWild(s, n, snap)
+		}
+	}
+	for _, n := range old {
+		if !slices.Contains(names, n) {
+			c.dropWild(s, n)
+		}
+	}
+}
+
+func (c *cache) addWild(s *store, name string, snap *state.Snapshot) {
+	s.wild[name]++
+	if s.wild[name] == 1 {
+		c.hold(s, name, snap)
+		s.changed(name)
+	}
+}
+
+func (c *cache) dropWild(s *store, name string) {
+	s.wild[name]--
+	if s.wild[name] <= 0 {
+		delete(s.wild, name)
+		s.changed(name)
+		c.release(s, name)
+	}
+}
+
+// openWild fills the wildcard for its first subscriber, closeWild empties it after its last.
+func (c *cache) openWild(s *store, snap *state.Snapshot) {
+	s.wildSubs++
+	if s.wildSubs > 1 {
+		return
+	}
+	s.units = map[string][]string{}
+	if s.kind.units != nil {
+		b := c.builder(snap.Track()) // not remembered: unitOf finds what is new
+		for _, u := range s.kind.units(b) {
+			if s.units[u] == nil {
+				c.setUnit(s, u, s.kind.names(b, u), snap)
+			}
+		}
+	}
+	if s.typeURL == TypeCluster {
+		for n := range c.pins.pinned {
+			c.addWild(s, n, snap)
+		}
+	}
+}
+
+func (c *cache) closeWild(s *store) {
+	s.wildSubs--
+	if s.wildSubs > 0 {
+		return
+	}
+	s.units = nil
+	for n := range s.wild {
+		c.release(s, n)
+	}
+	s.wild = map[string]int{}
+}
+
+// hold builds a resource for one more subscriber.
+func (c *cache) hold(s *store, name string, snap *state.Snapshot) {
+	r := s.resources[name]
+	if r == nil {
+		r = &resource{}
+		s.resources[name] = r
+		c.rebuild(s, name, snap)
+	}
+	r.refs++
+}
+
+// release forgets a resource when its last subscriber is gone.
+func (c *cache) release(s *store, name string) {
+	r := s.resources[name]
+	if r == nil {
+		return
+	}
+	if r.refs--; r.refs > 0 {
+		return
+	}
+	delete(s.resources, name)
+	c.deps.Remove(ref{s.typeURL, name})
+	c.pin(s, r, nil, nil, nil)
+	c.server.clearRejection(s.typeURL, name)
+}
+
+// rebuild makes a resource again; subscribers hear of it if its content changed.
+func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
+	r := s.resources[name]
+	b := c.builder(snap.Track())
+	result := s.kind.build(b, name)
+	c.deps.Set(ref{s.typeURL, name}, b.snap.Reads())
+	old := r.version
+	if result == nil {
+		r.any, r.version, r.objects = nil, "", nil
+		c.pin(s, r, nil, nil, snap)
+	} else {
+		a, err := marshal(s.typeURL, result.message)
+		if err != nil {
+			// Only text that is not UTF-8 gets here. The last good version stays.
+			c.server.log.Error("cannot encode a resource; the last version stays", "type", s.typeURL, "name", name, "err", err)
+			return
+		}
+		r.any, r.version, r.objects = a, version(a), result.objects
+		c.pin(s, r, result.pins, result.uses, snap)
+	}
+	if r.version != old {
+		s.changed(name)
+	}
+}
+
+// pin takes in the clusters that a route table names.
+func (c *cache) pin(s *store, r *resource, mirrors, uses []string, snap *state.Snapshot) {
+	if s.typeURL != TypeRoute {
+		return
+	}
+	add, drop := c.pins.replace(r.pins, r.uses, mirrors, uses)
+	r.pins, r.uses = mirrors, uses
+	clusters := c.stores[TypeCluster]
+	if clusters.wildSubs == 0 {
+		return
+	}
+	if snap == nil {
+		snap = c.server.st.Snapshot()
+	}
+	for _, n := range add {
+		c.addWild(clusters, n, snap)
+	}
+	for _, n := range drop {
+		c.dropWild(clusters, n)
+	}
+}
+
+// changed marks a name for the next response of everybody who wants it.
+func (s *store) changed(name string) {
+	for sub := range s.subs {
+		if _, known := sub.known[name]; known || sub.wants(name) {
+			sub.pending[name] = struct{}{}
+		}
+	}
+}
+
+// flush sends what is pending to whoever waits, clusters and endpoints before what names them.
+func (c *cache) flush() {
+	for _, url := range pushOrder {
+		for sub := range c.stores[url].subs {
+			sub.flush()
+		}
+	}
+}
+
+// pushOrder makes before it breaks: what is named goes out before what names it.
+var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeListener, TypeRoute, TypeScope}
+
+func marshal(typeURL string, m proto.Message) (*anypb.Any, error) {
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return &anypb.Any{TypeUrl: typeURL, Value: value}, nil
+}
+
+func version(a *anypb.Any) string {
+	h := sha256.Sum256(a.Value)
+	return hex.EncodeToString(h[:8])
+}

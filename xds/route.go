@@ -1,0 +1,161 @@
+package xds
+
+import (
+	"slices"
+	"strconv"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Route tables. One that is removed is served empty, for Envoy ignores a removal; one that nobody wrote for an L7
+// service port sends everything to the service.
+var routeKind = &kind{build: buildRoutes}
+
+// table is what a route table is built in.
+type table struct {
+	b       *builder
+	plain   bool // the callers have no identity
+	gateway bool
+	scheme  string // that requests come in with
+	port    uint16 // that requests come in on
+	objects []model.ObjectRef
+	pins    []string
+	uses    []string
+}
+
+func buildRoutes(b *builder, name string) *built {
+	t := &table{b: b, scheme: "http"}
+	var source *model.RouteTable
+	if n, ok := parseServiceName(name); ok && n.protocol == "" {
+		t.plain, t.port = n.plain, n.port
+		t.objects = append(t.objects, serviceRef(n.namespace, n.name))
+		source = serviceTable(b, n)
+	} else if n, ok := parseGatewayName(name); ok {
+		t.plain, t.port, t.gateway = n.plain, n.port, true
+		if n.listener != "" {
+			t.scheme = "https"
+		}
+		t.objects = append(t.objects, gatewayRef(n.namespace, n.name))
+		source, _ = b.st.RouteTables.Get(b.snap, n.table())
+	} else {
+		return nil
+	}
+	out := &routev3.RouteConfiguration{
+		Name:                     name,
+		ValidateClusters:         no(), // they come on demand
+		IgnorePortInHostMatching: true,
+		RequestHeadersToRemove:   []string{scopeHeader},
+	}
+	if source != nil {
+		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
+	}
+	return &built{message: out, objects: t.objects, pins: unique(t.pins), uses: unique(t.uses)}
+}
+
+// serviceTable gives the table of a service port, or nil if there is no such port.
+func serviceTable(b *builder, n serviceName) *model.RouteTable {
+	if t, ok := b.st.RouteTables.Get(b.snap, n.table()); ok {
+		return t
+	}
+	s, ok := b.st.Services.Get(b.snap, n.key())
+	if !ok {
+		return nil
+	}
+	if p, ok := s.Port(n.port); !ok || !p.L7 {
+		return nil
+	}
+	return &model.RouteTable{Name: n.table(), VirtualHosts: []model.VirtualHost{{
+		Hosts: []string{"*"},
+		Rules: []model.Rule{{
+			Route:    serviceRef(n.namespace, n.name),
+			Backends: []model.Backend{{Namespace: n.namespace, Name: n.name, Port: n.port, Weight: 1}},
+		}},
+	}}}
+}
+
+func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
+	var out []*routev3.VirtualHost
+	seen := map[string]bool{}
+	for _, h := range hosts {
+		var domains []string
+		for _, d := range h.Hosts {
+			if d != "" && !seen[d] { // a second one would make Envoy refuse the whole table
+				seen[d] = true
+				domains = append(domains, d)
+			}
+		}
+		if len(domains) == 0 {
+			continue
+		}
+		vh := &routev3.VirtualHost{Name: domains[0], Domains: domains}
+		for i := range h.Rules {
+			vh.Routes = append(vh.Routes, t.routes(&h.Rules[i])...)
+			if r := h.Rules[i].Route; r != (model.ObjectRef{}) && !slices.Contains(t.objects, r) {
+				t.objects = append(t.objects, r)
+			}
+		}
+		out = append(out, vh)
+	}
+	return out
+}
+
+// routes gives the routes of a rule, in order. Most rules are one or two; those that Envoy cannot say are more.
+func (t *table) routes(r *model.Rule) []*routev3.Route {
+	if !validChanges(r) {
+		// A filter that cannot be applied must not be skipped.
+		return t.finish(r, &routev3.Route{Action: directResponse(500)})
+	}
+	switch {
+	case r.Status != 0:
+		return t.finish(r, &routev3.Route{Action: directResponse(uint32(r.Status))})
+	case r.Redirect != nil:
+		return t.finish(r, t.redirects(r)...)
+	}
+	return t.finish(r, t.forwards(r)...)
+}
+
+// finish adds the rule's match and what all its routes share.
+func (t *table) finish(r *model.Rule, routes ...*routev3.Route) []*routev3.Route {
+	var out []*routev3.Route
+	for _, route := range routes {
+		m, ok := routeMatch(r)
+		if !ok {
+			return nil // no request can match
+		}
+		if own := route.Match; own != nil { // what tells the rule's routes apart
+			m.Headers = append(m.Headers, own.Headers...)
+			m.RuntimeFraction = own.RuntimeFraction
+		}
+		route.Match = m
+		route.Name = routeName(r)
+		route.RequestHeadersToAdd, route.RequestHeadersToRemove = headerChanges(r.RequestHeaders)
+		route.ResponseHeadersToAdd, route.ResponseHeadersToRemove = headerChanges(r.ResponseHeaders)
+		if r.CORS != nil {
+			route.TypedPerFilterConfig = corsConfig(r.CORS)
+		}
+		out = append(out, route)
+	}
+	return out
+}
+
+func routeName(r *model.Rule) string {
+	if r.Route == (model.ObjectRef{}) {
+		return ""
+	}
+	name := r.Route.String() + "/" + strconv.Itoa(r.Index)
+	if r.Name != "" {
+		name += "/" + r.Name
+	}
+	return name
+}
+
+func directResponse(status uint32) *routev3.Route_DirectResponse {
+	return &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: status}}
+}
+
+func unique(s []string) []string {
+	slices.Sort(s)
+	return slices.Compact(s)
+}

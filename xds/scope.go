@@ -1,0 +1,75 @@
+package xds
+
+import (
+	"net/netip"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// A scope leads from an original destination to a route table. All of them go to Envoy by wildcard, the tables only
+// when a connection needs them. The name of a scope is its key; the unit of the wildcard is a service address.
+var scopeKind = &kind{
+	build: buildScope,
+	units: func(b *builder) []string {
+		var units []string
+		for s := range b.st.Services.All(b.snap) {
+			for _, a := range s.Addresses {
+				units = append(units, a.String())
+			}
+		}
+		return units
+	},
+	names: scopeNames,
+	unitOf: func(k state.Key) (string, bool) {
+		return k.Value, k.Table == "services" && k.Index == state.ByAddress
+	},
+}
+
+// scopeNames gives the keys of all L7 ports at an address, with an identity and without.
+func scopeNames(b *builder, unit string) []string {
+	addr, err := netip.ParseAddr(unit)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	seen := map[uint16]bool{}
+	for s := range b.st.Services.By(b.snap, state.ByAddress, unit) {
+		for _, p := range s.Ports {
+			if p.Protocol != model.TCP || !p.L7 || seen[p.Port] {
+				continue
+			}
+			seen[p.Port] = true
+			at := netip.AddrPortFrom(addr, p.Port)
+			names = append(names, scopeKey(at, false), scopeKey(at, true))
+		}
+	}
+	return names
+}
+
+func buildScope(b *builder, name string) *built {
+	at, plain, ok := parseScopeKey(name)
+	if !ok {
+		return nil
+	}
+	for s := range b.st.Services.By(b.snap, state.ByAddress, at.Addr().String()) {
+		if p, ok := s.Port(at.Port()); !ok || !p.L7 {
+			continue
+		}
+		table := serviceName{namespace: s.Namespace, name: s.Name, port: at.Port(), plain: plain}
+		return &built{
+			message: &routev3.ScopedRouteConfiguration{
+				Name:                   name,
+				OnDemand:               true,
+				RouteConfigurationName: table.String(),
+				Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
+					Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: name},
+				}}},
+			},
+			objects: []model.ObjectRef{serviceRef(s.Namespace, s.Name)},
+		}
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package xds
+
+import (
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Secrets: the trust bundle, SVIDs by their SPIFFE ID, TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
+// is not served, and what needs it fails: no identity, no connection.
+var secretKind = &kind{build: buildSecret}
+
+func buildSecret(b *builder, name string) *built {
+	if name == SecretRootCA {
+		return rootCA(b)
+	}
+	if strings.HasPrefix(name, spiffePrefix) {
+		svid, ok := b.st.SVIDs.Get(b.snap, name)
+		if !ok || len(svid.ChainPEM) == 0 || len(svid.KeyPEM) == 0 {
+			return nil
+		}
+		return &built{
+			message: certificate(name, svid.ChainPEM, svid.KeyPEM),
+			objects: []model.ObjectRef{serviceAccountRef(svid.Identity)},
+		}
+	}
+	if key, ok := strings.CutPrefix(name, certPrefix); ok {
+		c, ok := b.st.Certificates.Get(b.snap, key)
+		if !ok {
+			return nil
+		}
+		return &built{
+			message: certificate(name, c.ChainPEM, c.KeyPEM),
+			objects: []model.ObjectRef{{Kind: "Secret", Namespace: c.Namespace, Name: c.Name}},
+		}
+	}
+	return nil
+}
+
+func rootCA(b *builder) *built {
+	bundle, ok := b.st.Bundles.Get(b.snap, b.cfg.TrustDomain)
+	if !ok || len(bundle.PEM) == 0 {
+		return nil
+	}
+	return &built{message: &tls.Secret{
+		Name: SecretRootCA,
+		Type: &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{
+			TrustedCa: inline(bundle.PEM),
+		}},
+	}}
+}
+
+func certificate(name string, chain, key []byte) *tls.Secret {
+	return &tls.Secret{
+		Name: name,
+		Type: &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{
+			CertificateChain: inline(chain),
+			PrivateKey:       inline(key),
+		}},
+	}
+}
+
+func inline(b []byte) *core.DataSource {
+	return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: b}}
+}
+
+func serviceAccountRef(id model.Identity) model.ObjectRef {
+	return model.ObjectRef{
+		Kind: "ServiceAccount", Namespace: id.Namespace(), Name: string(id)[strings.LastIndexByte(string(id), '/')+1:],
+	}
+}

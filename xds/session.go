@@ -1,0 +1,258 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	gcp "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+)
+
+// session is one Envoy's stream. It is the cache that go-control-plane's delta server watches for that stream.
+type session struct {
+	server *Server
+	subs   map[string]*subscription // by type
+}
+
+// subscription is what one Envoy wants and has of one type. Everything is guarded by the server's lock.
+type subscription struct {
+	session  *session
+	store    *store
+	named    map[string]struct{}
+	wildcard bool
+	known    map[string]string   // what Envoy has: name -> version, "" if it was told that there is none
+	pending  map[string]struct{} // names to look at for the next response
+	apart    [][]string          // parts of a refused response, to be sent each alone
+	refused  map[string]string   // name -> version that Envoy refused
+	inflight []*response         // sent, not answered
+
+	out chan gcp.DeltaResponse // where the next response goes; nil while Envoy has not asked for one
+	req *gcp.DeltaRequest
+}
+
+func newSession(s *Server) *session { return &session{server: s, subs: map[string]*subscription{}} }
+
+// close forgets the Envoy and what only it was subscribed to.
+func (ss *session) close() {
+	ss.server.mu.Lock()
+	defer ss.server.mu.Unlock()
+	for _, sub := range ss.subs {
+		delete(sub.store.subs, sub)
+		sub.out = nil
+	}
+	c := ss.server.cache
+	for _, sub := range ss.subs {
+		for n := range sub.named {
+			c.release(sub.store, n)
+		}
+		if sub.wildcard {
+			c.closeWild(sub.store)
+		}
+	}
+	c.flush()
+}
+
+// CreateDeltaWatch takes in a request (names, an answer to an earlier response, or both) and answers it at once or
+// when there is something to send.
+func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscription, out chan gcp.DeltaResponse) (func(), error) {
+	s := ss.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.cache.stores[req.GetTypeUrl()]
+	if st == nil {
+		s.log.Warn("Envoy asked for a type that is not served", "type", req.GetTypeUrl(), "node", req.GetNode().GetId())
+		return func() {}, nil
+	}
+	sub, first := ss.subs[st.typeURL], false
+	if sub == nil {
+		first = true
+		sub = &subscription{
+			session: ss, store: st, named: map[string]struct{}{}, known: map[string]string{},
+			pending: map[string]struct{}{}, refused: map[string]string{},
+		}
+		ss.subs[st.typeURL] = sub
+		st.subs[sub] = struct{}{}
+	}
+	sub.answered(req)
+	sub.subscribe(req, state, first)
+	sub.out, sub.req = out, req
+	if first && sub.wildcard {
+		sub.send(true) // Envoy waits for the first answer to a wildcard, though it be empty
+	}
+	s.cache.flush()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		sub.out = nil
+	}, nil
+}
+
+// subscribe takes in the names of a request.
+func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription, first bool) {
+	c, snap := sub.session.server.cache, sub.session.server.st.Snapshot()
+	names := req.GetResourceNamesSubscribe()
+	if first {
+		// What it knows from an earlier stream: same versions are not sent again.
+		maps.Copy(sub.known, req.GetInitialResourceVersions())
+		for n := range sub.known {
+			sub.pending[n] = struct{}{}
+		}
+	}
+	if wild := state.IsWildcard(); wild != sub.wildcard {
+		sub.wildcard = wild
+		if wild {
+			c.openWild(sub.store, snap)
+		} else {
+			c.closeWild(sub.store)
+		}
+		for n := range sub.store.wild {
+			sub.pending[n] = struct{}{}
+		}
+	}
+	for _, n := range names {
+		if n == "*" {
+			continue
+		}
+		if _, ok := sub.named[n]; !ok {
+			sub.named[n] = struct{}{}
+			c.hold(sub.store, n, snap)
+		}
+		if !first {
+			delete(sub.known, n) // asked for, so it wants an answer
+		}
+		sub.pending[n] = struct{}{}
+	}
+	for _, n := range req.GetResourceNamesUnsubscribe() {
+		if _, ok := sub.named[n]; !ok {
+			continue
+		}
+		delete(sub.named, n)
+		if sub.wildcard && sub.store.wild[n] > 0 {
+			delete(sub.known, n) // the protocol wants it sent again
+			sub.pending[n] = struct{}{}
+		} else if !sub.wildcard {
+			delete(sub.known, n)
+		}
+		c.release(sub.store, n)
+	}
+}
+
+func (sub *subscription) wants(name string) bool {
+	if _, ok := sub.named[name]; ok {
+		return true
+	}
+	return sub.wildcard && sub.store.wild[name] > 0
+}
+
+// flush answers if Envoy waits and there is something to send.
+func (sub *subscription) flush() {
+	if sub.out != nil && (len(sub.pending) > 0 || len(sub.apart) > 0) {
+		sub.send(false)
+	}
+}
+
+// send hands a response to the stream. Empty ones are sent only if always is set.
+func (sub *subscription) send(always bool) {
+	r := &response{req: sub.req, message: &discovery.DeltaDiscoveryResponse{TypeUrl: sub.store.typeURL}}
+	for len(sub.apart) > 0 && r.empty() {
+		part := sub.apart[0]
+		sub.apart = sub.apart[1:]
+		for _, n := range part {
+			sub.add(r, n)
+		}
+	}
+	if r.empty() {
+		for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
+			sub.add(r, n)
+		}
+		clear(sub.pending)
+	}
+	if r.empty() && !always {
+		return
+	}
+	out := sub.out
+	sub.out = nil
+	sub.inflight = append(sub.inflight, r)
+	out <- r // has room: there is at most one response a type that the stream has not taken yet
+	sub.endpointsAgain(r)
+}
+
+// add puts what Envoy lacks of a name into a response.
+func (sub *subscription) add(r *response, name string) {
+	res, had := sub.store.resources[name], sub.known[name]
+	_, knew := sub.known[name]
+	switch {
+	case !sub.wants(name):
+		if had != "" {
+			r.message.RemovedResources = append(r.message.RemovedResources, name)
+		}
+		delete(sub.known, name)
+	case res == nil || res.version == "":
+		if _, named := sub.named[name]; had != "" || named && !knew {
+			r.message.RemovedResources = append(r.message.RemovedResources, name)
+		}
+		sub.known[name] = ""
+	case res.version != had:
+		r.message.Resources = append(r.message.Resources, &discovery.Resource{Name: name, Version: res.version, Resource: res.any})
+		if had != "" {
+			r.replaced = append(r.replaced, name)
+		}
+		sub.known[name] = res.version
+	}
+}
+
+// endpointsAgain sends the endpoints of clusters that were replaced once more: Envoy's new cluster waits for them, but
+// does not ask, for the stream is subscribed to them already.
+func (sub *subscription) endpointsAgain(r *response) {
+	endpoints := sub.session.subs[TypeEndpoint]
+	if sub.store.typeURL != TypeCluster || endpoints == nil {
+		return
+	}
+	for _, n := range r.replaced {
+		if _, ok := endpoints.named[n]; ok {
+			delete(endpoints.known, n)
+			endpoints.pending[n] = struct{}{}
+		}
+	}
+}
+
+// CreateWatch is not served: delta only.
+func (ss *session) CreateWatch(*gcp.Request, gcp.Subscription, chan gcp.Response) (func(), error) {
+	return nil, errors.New("only delta xDS is served")
+}
+
+// Fetch is not served: delta only.
+func (ss *session) Fetch(context.Context, *gcp.Request) (gcp.Response, error) {
+	return nil, fmt.Errorf("only delta xDS is served")
+}
+
+// response is a DeltaDiscoveryResponse on its way. The server writes the nonce into message when it sends it.
+type response struct {
+	req      *gcp.DeltaRequest
+	message  *discovery.DeltaDiscoveryResponse
+	replaced []string // names that Envoy had in another version
+}
+
+func (r *response) empty() bool {
+	return len(r.message.Resources) == 0 && len(r.message.RemovedResources) == 0
+}
+
+func (r *response) GetDeltaRequest() *discovery.DeltaDiscoveryRequest { return r.req }
+
+func (r *response) GetDeltaDiscoveryResponse() (*discovery.DeltaDiscoveryResponse, error) {
+	return r.message, nil
+}
+
+func (r *response) GetSystemVersion() (string, error) { return "", nil }
+
+func (r *response) GetResponseVersion() string { return "" }
+
+// GetNextVersionMap is empty: the subscription itself remembers what Envoy has.
+func (r *response) GetNextVersionMap() map[string]string { return map[string]string{} }
+
+func (r *response) GetReturnedResources() map[string]string { return map[string]string{} }
+
+func (r *response) GetContext() context.Context { return context.Background() }
