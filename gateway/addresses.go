@@ -1,0 +1,292 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// assignment is which addresses a Gateway has.
+type assignment struct {
+	gateway   string
+	addresses []netip.Addr
+	// taken are ports of these addresses that belong to older Gateways.
+	taken []uint16
+	// accepted and programmed hold what is wrong, for the conditions of these names.
+	accepted, programmed trouble
+}
+
+// allocator remembers which addresses of pools Gateways were given, by Gateway: an address does not move while its
+// Gateway lives and a pool holds it.
+type allocator map[string][]netip.Addr
+
+// assigner is one run of assignAddresses.
+type assigner struct {
+	v     *view
+	pools []addressRange
+	used  map[netip.Addr]bool
+	done  map[string]*assignment
+}
+
+// assignAddresses gives every Gateway of ours its addresses, the older first: those of its spec, else one of each
+// family of the pools, else the node's.
+func assignAddresses(v *view) []output {
+	a := &assigner{v: v, used: map[netip.Addr]bool{}, done: map[string]*assignment{}}
+	for p := range v.objs.AddressPools.All(v.Snapshot) {
+		ranges, _ := poolRanges(p)
+		a.pools = append(a.pools, ranges...)
+	}
+	var gateways []*gwv1.Gateway
+	for c := range v.objs.GatewayClasses.All(v.Snapshot) {
+		if string(c.Spec.ControllerName) != v.cfg.ControllerName {
+			continue
+		}
+		gateways = slices.AppendSeq(gateways, v.objs.Gateways.By(v.Snapshot, kube.ByClass, c.Name))
+	}
+	slices.SortFunc(gateways, func(x, y *gwv1.Gateway) int { return compareAge(x, y) })
+	a.keep(gateways)
+	for _, gw := range gateways {
+		a.static(gw)
+	}
+	for _, gw := range gateways {
+		a.fromPools(gw)
+	}
+	a.claimPorts(gateways)
+	var outs []output
+	for _, gw := range gateways {
+		outs = append(outs, out(v.assignments, kube.Key(gw), a.done[kube.Key(gw)]))
+	}
+	return outs
+}
+
+// keep drops the memory of Gateways that are gone or need no address from a pool, and reserves what others hold.
+func (a *assigner) keep(gateways []*gwv1.Gateway) {
+	need := map[string]bool{}
+	for _, gw := range gateways {
+		need[kube.Key(gw)] = wantsPool(gw)
+	}
+	for key, addrs := range a.v.pools {
+		addrs = slices.DeleteFunc(slices.Clone(addrs), func(x netip.Addr) bool { return !a.pooled(x) })
+		if !need[key] || len(addrs) == 0 {
+			delete(a.v.pools, key)
+			continue
+		}
+		a.v.pools[key] = addrs
+		for _, x := range addrs {
+			a.used[x] = true
+		}
+	}
+}
+
+// wantsPool: a Gateway without an address, or with one of type IPAddress and no value.
+func wantsPool(gw *gwv1.Gateway) bool {
+	return len(gw.Spec.Addresses) == 0 || slices.ContainsFunc(gw.Spec.Addresses, func(s gwv1.GatewaySpecAddress) bool {
+		return s.Value == "" && addressType(s) == gwv1.IPAddressType
+	})
+}
+
+func addressType(s gwv1.GatewaySpecAddress) gwv1.AddressType {
+	if s.Type == nil {
+		return gwv1.IPAddressType
+	}
+	return *s.Type
+}
+
+// static takes the addresses of the spec.
+func (a *assigner) static(gw *gwv1.Gateway) {
+	as := &assignment{gateway: kube.Key(gw)}
+	a.done[as.gateway] = as
+	for _, s := range gw.Spec.Addresses {
+		if addressType(s) != gwv1.IPAddressType {
+			as.accepted.add(string(gwv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("address type %q is not supported; IPAddress is", short(string(addressType(s)))))
+			continue
+		}
+		if s.Value == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(s.Value)
+		if err != nil || addr.Zone() != "" {
+			as.accepted.add(string(gwv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("%q is not an address", short(s.Value)))
+			continue
+		}
+		addr = addr.Unmap()
+		if err := a.unusable(addr); err != "" {
+			as.programmed.add(string(gwv1.GatewayReasonAddressNotUsable), err)
+			continue
+		}
+		a.used[addr] = true
+		if !slices.Contains(as.addresses, addr) {
+			as.addresses = append(as.addresses, addr)
+		}
+	}
+}
+
+// unusable says why a Gateway cannot have an address; "" is good.
+func (a *assigner) unusable(addr netip.Addr) string {
+	switch {
+	case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast():
+		return fmt.Sprintf("%s is not an address that a Gateway can have", addr)
+	case slices.Contains(a.v.cfg.NodeAddresses, addr):
+		return ""
+	case len(a.pools) > 0 && !a.pooled(addr):
+		return fmt.Sprintf("%s is in no AddressPool", addr)
+	}
+	if pod := a.v.podAt(addr); pod != nil {
+		return fmt.Sprintf("%s belongs to pod %s", addr, kube.Key(pod))
+	}
+	for s := range a.v.objs.Services.By(a.v.Snapshot, kube.ByAddress, addr.String()) {
+		return fmt.Sprintf("%s belongs to Service %s", addr, kube.Key(s))
+	}
+	return ""
+}
+
+// fromPools gives an address of each family that the pools have, or where there is no pool, the node's.
+func (a *assigner) fromPools(gw *gwv1.Gateway) {
+	as := a.done[kube.Key(gw)]
+	if !wantsPool(gw) || !as.accepted.ok() {
+		return
+	}
+	if len(a.pools) == 0 {
+		as.addresses = append(as.addresses, a.v.cfg.NodeAddresses...)
+		if len(as.addresses) == 0 {
+			as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned), "there is no AddressPool, and the node's address is not known")
+		}
+		return
+	}
+	own := a.v.pools[as.gateway]
+	for _, is4 := range []bool{true, false} {
+		if slices.ContainsFunc(own, func(x netip.Addr) bool { return x.Is4() == is4 }) {
+			continue
+		}
+		if addr, ok := a.free(gw, is4); ok {
+			a.used[addr] = true
+			own = append(own, addr)
+		}
+	}
+	if len(own) == 0 {
+		as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned), "no AddressPool has a free address left")
+		return
+	}
+	a.v.pools[as.gateway] = own
+	as.addresses = append(as.addresses, own...)
+}
+
+// maxScan bounds how many addresses of a pool are tried: no more can be in use than there are Gateways, pods and Services.
+const maxScan = 1 << 16
+
+// free finds an address that nobody has: the one that the Gateway's status tells of (an earlier run gave it), else the
+// lowest.
+func (a *assigner) free(gw *gwv1.Gateway, is4 bool) (netip.Addr, bool) {
+	for _, s := range gw.Status.Addresses {
+		addr, err := netip.ParseAddr(s.Value)
+		if err == nil && addr.Is4() == is4 && a.pooled(addr) && !a.used[addr] && a.unusable(addr) == "" {
+			return addr, true
+		}
+	}
+	scanned := 0
+	for _, r := range a.pools {
+		if r.first.Is4() != is4 {
+			continue
+		}
+		for addr := r.first; addr.IsValid() && addr.Compare(r.last) <= 0 && scanned < maxScan; addr = addr.Next() {
+			scanned++
+			if !a.used[addr] && a.unusable(addr) == "" {
+				return addr, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (a *assigner) pooled(addr netip.Addr) bool {
+	for _, r := range a.pools {
+		if r.first.Compare(addr) <= 0 && addr.Compare(r.last) <= 0 && r.first.Is4() == addr.Is4() {
+			return true
+		}
+	}
+	return false
+}
+
+// claimPorts lets the oldest Gateway have a port of an address that several have.
+func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
+	owner := map[netip.AddrPort]string{}
+	for _, gw := range gateways {
+		as := a.done[kube.Key(gw)]
+		for _, l := range gw.Spec.Listeners {
+			if !validPort(l.Port) || (l.Protocol != gwv1.HTTPProtocolType && l.Protocol != gwv1.HTTPSProtocolType) {
+				continue
+			}
+			for _, addr := range as.addresses {
+				at := netip.AddrPortFrom(addr, uint16(l.Port))
+				if owner[at] == "" {
+					owner[at] = as.gateway
+				} else if owner[at] != as.gateway && !slices.Contains(as.taken, at.Port()) {
+					as.taken = append(as.taken, at.Port())
+				}
+			}
+		}
+		slices.Sort(as.taken)
+	}
+}
+
+// addressRange holds both ends.
+type addressRange struct{ first, last netip.Addr }
+
+// poolRanges reads a pool's CIDRs and ranges.
+func poolRanges(p *weftv1.AddressPool) ([]addressRange, *trouble) {
+	var out []addressRange
+	var t trouble
+	for _, text := range p.Spec.Addresses {
+		if first, last, ok := strings.Cut(text, "-"); ok {
+			a, errA := netip.ParseAddr(strings.TrimSpace(first))
+			b, errB := netip.ParseAddr(strings.TrimSpace(last))
+			if errA != nil || errB != nil || a.Is4() != b.Is4() || b.Less(a) || a.Zone()+b.Zone() != "" {
+				t.add("Invalid", fmt.Sprintf("%q is not a range of addresses", short(text)))
+				continue
+			}
+			out = append(out, addressRange{a, b})
+			continue
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			t.add("Invalid", fmt.Sprintf("%q is neither a CIDR nor a range a-b", short(text)))
+			continue
+		}
+		out = append(out, addressRange{prefix.Masked().Addr(), lastOf(prefix)})
+	}
+	return out, &t
+}
+
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// poolStatus is the status of an AddressPool.
+func poolStatus(v *view, key string) ([]output, bool) {
+	p, ok := v.objs.AddressPools.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	ranges, t := poolRanges(p)
+	if len(ranges) == 0 {
+		t.add("Invalid", "the pool has no addresses")
+	}
+	return []output{v.status(&model.Status{
+		Object:     model.ObjectRef{Group: weftv1.Group, Kind: "AddressPool", Name: p.Name},
+		Generation: p.Generation,
+		Conditions: []model.Condition{t.condition(condAccepted, "Accepted")},
+	})}, true
+}

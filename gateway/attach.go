@@ -1,0 +1,261 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// route is what HTTPRoute and GRPCRoute (later: TLSRoute, TCPRoute, UDPRoute) have in common.
+type route struct {
+	ref        model.ObjectRef
+	generation int64
+	created    time.Time
+	parents    []gwv1.ParentReference
+	hostnames  []gwv1.Hostname
+	compile    func(*resolver) *compiled
+}
+
+func (r *route) key() string { return model.Key(r.ref.Namespace, r.ref.Name) }
+
+// olderThan is the Gateway API's order of routes that are otherwise equal.
+func (r *route) compareAge(o *route) int {
+	if c := r.created.Compare(o.created); c != 0 {
+		return c
+	}
+	return strings.Compare(r.key(), o.key())
+}
+
+// attachment is a route with the places where its rules apply.
+type attachment struct {
+	route   model.ObjectRef
+	created time.Time
+	spots   []spot
+}
+
+// spot is one place: a route table, and for a Gateway the listener and the hosts there.
+type spot struct {
+	table    string
+	listener string
+	hosts    []string
+	caller   string // namespace of the callers that a consumer route is for
+	rules    []rankedRule
+}
+
+const byTable = "table"
+
+func newAttachments(db *state.DB) *state.Table[*attachment] {
+	return state.NewTable(db, "gateway-attachments", func(a *attachment) string { return a.route.String() },
+		state.Index[*attachment]{Name: byTable, Of: func(a *attachment) []string {
+			var tables []string
+			for _, s := range a.spots {
+				if !slices.Contains(tables, s.table) {
+					tables = append(tables, s.table)
+				}
+			}
+			return tables
+		}})
+}
+
+// attacher attaches one route.
+type attacher struct {
+	v     *view
+	route route
+	// The rules differ by the kind of parent in what they may refer to; each is compiled when first needed.
+	mesh, gateway *compiled
+	spots         []spot
+}
+
+// attachRoute ties a route to its parents.
+func (v *view) attachRoute(r route) []output {
+	a := &attacher{v: v, route: r}
+	s := &model.Status{Object: r.ref, Generation: r.generation}
+	rejected := v.rejected(r.ref)
+	for i, p := range r.parents {
+		if i == maxParents {
+			break
+		}
+		if ps, ours := a.parent(p, rejected); ours {
+			s.Parents = append(s.Parents, ps)
+		}
+	}
+	var outs []output
+	if len(a.spots) > 0 {
+		at := &attachment{route: r.ref, created: r.created, spots: a.spots}
+		outs = append(outs, out(v.attachments, r.ref.String(), at))
+	}
+	if len(s.Parents) > 0 {
+		outs = append(outs, v.status(s))
+	}
+	return outs
+}
+
+func (a *attacher) rules(grants bool) *compiled {
+	c := &a.mesh
+	if grants {
+		c = &a.gateway
+	}
+	if *c == nil {
+		*c = a.route.compile(&resolver{v: a.v, route: a.route.ref, grants: grants})
+	}
+	return *c
+}
+
+// parent attaches the route to one parent. ours is false for parents that are another controller's.
+func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.ParentStatus, ours bool) {
+	ref := model.ObjectRef{
+		Group: orDefault(p.Group, gwv1.GroupName), Kind: orDefault(p.Kind, "Gateway"),
+		Namespace: orDefault(p.Namespace, a.route.ref.Namespace), Name: string(p.Name),
+	}
+	ps = model.ParentStatus{Parent: ref, SectionName: orDefault(p.SectionName, "")}
+	if p.Port != nil && validPort(*p.Port) {
+		ps.Port = uint16(*p.Port)
+	}
+	var f *fault
+	var c *compiled
+	switch {
+	case ref.Kind == "Service" && ref.Group == "":
+		c = a.rules(false)
+		f = a.service(ref, p, c)
+	case ref.Kind == "Gateway" && ref.Group == gwv1.GroupName:
+		gw, ok := a.v.objs.Gateways.Get(a.v.Snapshot, model.Key(ref.Namespace, ref.Name))
+		if ok && !a.v.ours(gw) {
+			return ps, false
+		}
+		c = a.rules(true)
+		if f = noParent("there is no Gateway %s", short(model.Key(ref.Namespace, ref.Name))); ok {
+			f = a.gatewayParent(gw, p, c)
+		}
+	default:
+		c = a.rules(true)
+		f = noParent("kind %q of group %q is not supported as a parent", short(ref.Kind), short(ref.Group))
+	}
+	ps.Conditions = parentConditions(c, f, rejected)
+	return ps, true
+}
+
+func noParent(format string, args ...any) *fault {
+	return &fault{string(gwv1.RouteReasonNoMatchingParent), fmt.Sprintf(format, args...)}
+}
+
+// invalid is the fault of a route none of whose rules is valid.
+func (c *compiled) invalid() *fault {
+	if len(c.rules) > 0 {
+		return nil
+	}
+	return &fault{c.dropped.reason, strings.Join(c.dropped.messages, "; ")}
+}
+
+func parentConditions(c *compiled, f *fault, rejected string) []model.Condition {
+	accepted := yes(condAccepted, string(gwv1.RouteReasonAccepted))
+	switch {
+	case f != nil:
+		accepted = no(condAccepted, f.reason, f.message)
+	case rejected != "":
+		accepted = no(condAccepted, string(gwv1.RouteReasonUnsupportedValue), rejected)
+	}
+	conds := []model.Condition{accepted, c.refs.condition(condResolvedRefs, string(gwv1.RouteReasonResolvedRefs))}
+	if accepted.Status && !c.dropped.ok() {
+		conds = append(conds, model.Condition{
+			Type: condPartiallyInvalid, Status: true, Reason: string(gwv1.RouteReasonUnsupportedValue),
+			Message: "Dropped Rule: " + strings.Join(c.dropped.messages, "; "),
+		})
+	}
+	return conds
+}
+
+// service attaches to the ports of a Service (GEP-1294). A route of another namespace is for callers of its own only.
+func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compiled) *fault {
+	svc, ok := a.v.objs.Services.Get(a.v.Snapshot, model.Key(ref.Namespace, ref.Name))
+	switch {
+	case !ok:
+		return noParent("there is no Service %s", short(model.Key(ref.Namespace, ref.Name)))
+	case svc.Spec.Type == corev1.ServiceTypeExternalName:
+		return unsupported("Service %s is an ExternalName, whose traffic cannot be told apart", kube.Key(svc))
+	case headless(svc):
+		return unsupported("Service %s is headless, so traffic to it cannot be told apart", kube.Key(svc))
+	}
+	if f := c.invalid(); f != nil {
+		return f
+	}
+	caller := ""
+	if a.route.ref.Namespace != ref.Namespace {
+		caller = a.route.ref.Namespace
+	}
+	found := false
+	var ignored trouble
+	for _, port := range servicePorts(svc, &ignored) {
+		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) ||
+			(p.SectionName != nil && *p.SectionName != "" && string(*p.SectionName) != port.Name) {
+			continue
+		}
+		found = true
+		a.add(spot{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, rules: c.rules})
+	}
+	if !found {
+		return noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
+	}
+	return nil
+}
+
+// add leaves out a place that another parentRef of the route named already.
+func (a *attacher) add(s spot) {
+	for _, o := range a.spots {
+		if o.table == s.table && o.listener == s.listener && o.caller == s.caller {
+			return
+		}
+	}
+	a.spots = append(a.spots, s)
+}
+
+// gatewayParent attaches to the listeners of a Gateway that the parentRef selects and that allow the route.
+func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *compiled) *fault {
+	if f := c.invalid(); f != nil {
+		return f
+	}
+	hosts, f := routeHosts(a.route.hostnames)
+	if f != nil {
+		return f
+	}
+	var selected, allowed, matched, attached bool
+	for _, l := range a.v.listeners(gw) {
+		if !l.selectedBy(p) || !l.accepted.ok() {
+			continue
+		}
+		selected = true
+		if !slices.Contains(l.kinds, a.route.ref.Kind) || !a.v.allows(gw, l, a.route.ref.Namespace) {
+			continue
+		}
+		allowed = true
+		on := intersect(l.hostname, hosts)
+		if len(on) == 0 {
+			continue
+		}
+		matched = true
+		if a.v.kindConflict(gw, l, &a.route, on) {
+			continue
+		}
+		attached = true
+		a.add(spot{table: l.table, listener: l.key, hosts: on, rules: c.rules})
+	}
+	switch {
+	case !selected:
+		return noParent("Gateway %s has no accepted listener that port and sectionName of the parentRef select", kube.Key(gw))
+	case !allowed:
+		return &fault{string(gwv1.RouteReasonNotAllowedByListeners), fmt.Sprintf(
+			"no listener of Gateway %s allows %ss of namespace %s", kube.Key(gw), a.route.ref.Kind, a.route.ref.Namespace)}
+	case !matched:
+		return &fault{string(gwv1.RouteReasonNoMatchingListenerHostname), "no hostname of the route matches one of a listener"}
+	case !attached:
+		return unsupported("an older route of the other kind (HTTPRoute, GRPCRoute) has a hostname in common on every listener")
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// resolver finds what a route refers to and collects what is wrong with it, for the condition ResolvedRefs.
+type resolver struct {
+	v     *view
+	route model.ObjectRef
+	// grants is false for Services as parents: their routes may send traffic to any namespace (GEP-1294), for pods
+	// can reach every Service anyway. A Gateway would expose it to others.
+	grants bool
+	refs   trouble
+}
+
+// backend resolves a reference to a Service port. It is Invalid where that cannot be.
+func (r *resolver) backend(at string, b gwv1.BackendObjectReference) model.Backend {
+	m := model.Backend{Namespace: r.route.Namespace, Name: string(b.Name)}
+	if b.Namespace != nil {
+		m.Namespace = string(*b.Namespace)
+	}
+	reason, message := r.check(&m, b)
+	if reason != "" {
+		r.refs.add(reason, at+": "+message)
+		// Names of what is not there are foreign text: they must not become names of clusters.
+		return model.Backend{Namespace: r.route.Namespace, Name: "invalid", Invalid: true}
+	}
+	return m
+}
+
+func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reason, message string) {
+	if kind, group := orDefault(b.Kind, "Service"), orDefault(b.Group, ""); kind != "Service" || group != "" {
+		return string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("kind %q of group %q is not supported as a backend", short(kind), short(group))
+	}
+	if r.grants && m.Namespace != r.route.Namespace &&
+		!r.v.granted(r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
+		return string(gwv1.RouteReasonRefNotPermitted), fmt.Sprintf(
+			"Service %s is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
+			short(m.Namespace+"/"+m.Name), r.route.Kind, r.route.Namespace)
+	}
+	const notFound = string(gwv1.RouteReasonBackendNotFound)
+	svc, ok := r.v.objs.Services.Get(r.v.Snapshot, model.Key(m.Namespace, m.Name))
+	switch {
+	case !ok:
+		return notFound, fmt.Sprintf("there is no Service %s", short(m.Namespace+"/"+m.Name))
+	case svc.Spec.Type == corev1.ServiceTypeExternalName:
+		return notFound, fmt.Sprintf("Service %s is an ExternalName, which has no endpoints", short(kube.Key(svc)))
+	case b.Port == nil:
+		return notFound, fmt.Sprintf("port of Service %s is missing", short(kube.Key(svc)))
+	}
+	for _, p := range svc.Spec.Ports {
+		if proto, ok := protocol(p.Protocol); !ok || proto != model.TCP || p.Port != *b.Port || !validPort(p.Port) {
+			continue
+		}
+		if !appProtocolServed(p.AppProtocol) {
+			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf("port %d of Service %s speaks %s", p.Port, kube.Key(svc), short(*p.AppProtocol))
+		}
+		m.Port = uint16(p.Port)
+		return "", ""
+	}
+	return notFound, fmt.Sprintf("Service %s has no TCP port %d", kube.Key(svc), *b.Port)
+}
+
+// granted tells whether a ReferenceGrant in the target's namespace lets objects of a kind of the Gateway API and a
+// namespace refer to a target of the core group.
+func (v *view) granted(fromKind, fromNamespace, toKind, toNamespace, toName string) bool {
+	for g := range v.objs.ReferenceGrants.By(v.Snapshot, kube.ByNamespace, toNamespace) {
+		from, to := false, false
+		for _, f := range g.Spec.From {
+			from = from || f.Group == gwv1.GroupName && string(f.Kind) == fromKind && string(f.Namespace) == fromNamespace
+		}
+		for _, t := range g.Spec.To {
+			to = to || t.Group == "" && string(t.Kind) == toKind && (t.Name == nil || *t.Name == "" || string(*t.Name) == toName)
+		}
+		if from && to {
+			return true
+		}
+	}
+	return false
+}
+
+func orDefault[T ~string](p *T, def string) string {
+	if p == nil {
+		return def
+	}
+	return string(*p)
+}
+
+// backends fills a rule's backends. Where none of them can serve, the rule answers by itself: 500, or 503 for gRPC,
+// which clients read as UNAVAILABLE.
+func (r *resolver) backends(rule *model.Rule, at string, in []gwv1.HTTPBackendRef, grpc bool) *fault {
+	if len(in) > maxBackends {
+		return unsupported("%s: more than %d backendRefs", at, maxBackends)
+	}
+	serving := false
+	for i, ref := range in {
+		where := fmt.Sprintf("%s.backendRefs[%d]", at, i)
+		weight := int32(1)
+		if ref.Weight != nil {
+			weight = *ref.Weight
+		}
+		if weight < 0 || weight > maxWeight {
+			return unsupported("%s: weight %d is not between 0 and %d", where, weight, maxWeight)
+		}
+		b := r.backend(where, ref.BackendObjectReference)
+		b.Weight = uint32(weight)
+		for _, f := range ref.Filters {
+			if fl := backendFilter(&b, where, f); fl != nil {
+				return fl
+			}
+		}
+		if weight == 0 {
+			continue
+		}
+		rule.Backends = append(rule.Backends, b)
+		serving = serving || !b.Invalid
+	}
+	if !serving && rule.Redirect == nil {
+		rule.Backends = nil
+		rule.Status = 500
+		if grpc {
+			rule.Status = 503
+		}
+	}
+	return nil
+}

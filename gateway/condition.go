@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"strings"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Types of conditions, as the Gateway API names them.
+const (
+	condAccepted         = "Accepted"
+	condResolvedRefs     = "ResolvedRefs"
+	condProgrammed       = "Programmed"
+	condConflicted       = "Conflicted"
+	condPartiallyInvalid = "PartiallyInvalid"
+)
+
+func yes(kind, reason string) model.Condition {
+	return model.Condition{Type: kind, Status: true, Reason: reason}
+}
+
+func no(kind, reason, message string) model.Condition {
+	return model.Condition{Type: kind, Reason: reason, Message: message}
+}
+
+// trouble collects what is wrong with one object: the first reason, all messages.
+type trouble struct {
+	reason   string
+	messages []string
+}
+
+// maxMessages bounds a condition's message; who mends the first will see the rest.
+const maxMessages = 8
+
+func (t *trouble) add(reason, message string) {
+	if t.reason == "" {
+		t.reason = reason
+	}
+	for _, m := range t.messages {
+		if m == message {
+			return
+		}
+	}
+	if len(t.messages) < maxMessages {
+		t.messages = append(t.messages, message)
+	}
+}
+
+func (t *trouble) ok() bool { return t.reason == "" }
+
+// condition is true with the reason good, or false with what was collected.
+func (t *trouble) condition(kind, good string) model.Condition {
+	if t.ok() {
+		return yes(kind, good)
+	}
+	return no(kind, t.reason, strings.Join(t.messages, "; "))
+}
+
+// problem puts an object's failed conditions into one line; "" if there are none.
+func problem(s *model.Status) string {
+	if s == nil {
+		return ""
+	}
+	var out []string
+	collect := func(of string, conds []model.Condition) {
+		for _, c := range conds {
+			bad := !c.Status
+			if c.Type == condConflicted || c.Type == condPartiallyInvalid {
+				bad = c.Status
+			}
+			if bad && len(out) < maxMessages {
+				out = append(out, of+c.Type+": "+c.Reason+": "+c.Message)
+			}
+		}
+	}
+	collect("", s.Conditions)
+	for _, p := range s.Parents {
+		collect(p.Parent.String()+": ", p.Conditions)
+	}
+	for _, l := range s.Listeners {
+		collect("listener "+l.Name+": ", l.Conditions)
+	}
+	return strings.Join(out, "; ")
+}
+
+// rejected gives what Envoy said about resources that come from an object, or "".
+func (v *view) rejected(ref model.ObjectRef) string {
+	var out []string
+	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {
+		if len(out) < maxMessages {
+			out = append(out, "Envoy refused "+r.Resource+": "+r.Message)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// objectStatus is the status of an object that is only worth one when something is wrong with it.
+func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *trouble) []output {
+	if m := v.rejected(ref); m != "" {
+		t.add("Invalid", m)
+	}
+	if t.ok() {
+		return nil
+	}
+	return []output{v.status(&model.Status{
+		Object: ref, Generation: generation, Conditions: []model.Condition{t.condition(condAccepted, "Accepted")},
+	})}
+}

@@ -1,0 +1,201 @@
+package gateway
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// gatewayUnit translates a Gateway of ours: what Envoy listens on, its route tables, and its status.
+func gatewayUnit(v *view, key string) ([]output, bool) {
+	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
+	if !ok {
+		v.hostCache.forget(key)
+		return nil, false
+	}
+	if !v.ours(gw) {
+		v.hostCache.forget(key)
+		return nil, true
+	}
+	b := &gatewayBuilder{
+		v: v, gw: gw, listeners: v.listeners(gw), attached: map[string]int{}, certs: map[*listener][]string{},
+		model: &model.Gateway{
+			Namespace: gw.Namespace, Name: gw.Name, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
+		},
+	}
+	b.assigned, _ = v.assignments.Get(v.Snapshot, key)
+	if b.assigned == nil {
+		b.assigned = &assignment{gateway: key}
+	}
+	b.model.Addresses = b.assigned.addresses
+	for _, l := range b.listeners {
+		if l.https {
+			b.certs[l] = v.listenerCertificates(gw, l)
+		}
+	}
+	b.ports()
+	if b.assigned.accepted.ok() && len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {
+		b.outs = append(b.outs, out(v.st.Gateways, key, b.model))
+	}
+	return append(b.outs, v.status(b.status())), true
+}
+
+type gatewayBuilder struct {
+	v         *view
+	gw        *gwv1.Gateway
+	assigned  *assignment
+	listeners []*listener
+	certs     map[*listener][]string
+	attached  map[string]int // routes by listener
+	model     *model.Gateway
+	outs      []output
+}
+
+// ports makes the ports and the route tables of the accepted listeners.
+func (b *gatewayBuilder) ports() {
+	byPort := map[uint16][]*listener{}
+	for _, l := range b.listeners {
+		if l.accepted.ok() {
+			byPort[l.port] = append(byPort[l.port], l)
+		}
+	}
+	for port, list := range byPort {
+		gp := model.GatewayPort{Port: port, HTTPS: list[0].https}
+		if !gp.HTTPS {
+			b.table(list[0].table, list, list)
+			gp.Listeners = []model.GatewayListener{{Name: "http", RouteTable: list[0].table}}
+			b.model.Ports = append(b.model.Ports, gp)
+			continue
+		}
+		for _, l := range list {
+			b.table(l.table, []*listener{l}, list)
+			if len(b.certs[l]) == 0 {
+				continue // without a certificate there is nothing to show: connections for it are refused
+			}
+			gp.Listeners = append(gp.Listeners, model.GatewayListener{
+				Name: l.name, Hostname: l.hostname, RouteTable: l.table, Certificates: b.certs[l],
+			})
+		}
+		if len(gp.Listeners) > 0 {
+			b.model.Ports = append(b.model.Ports, gp)
+		}
+	}
+	slices.SortFunc(b.model.Ports, func(x, y model.GatewayPort) int { return cmp.Compare(x.Port, y.Port) })
+}
+
+func (b *gatewayBuilder) table(name string, listeners, all []*listener) {
+	t, attached := b.v.gatewayTable(name, listeners, all)
+	for l, n := range attached {
+		b.attached[l] += n
+	}
+	b.outs = append(b.outs, out(b.v.st.RouteTables, name, t))
+}
+
+// status of the Gateway and its listeners.
+func (b *gatewayBuilder) status() *model.Status {
+	ref := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: b.gw.Namespace, Name: b.gw.Name}
+	s := &model.Status{Object: ref, Generation: b.gw.Generation}
+	rejected := b.v.rejected(ref)
+	var bad []string
+	good := 0
+	for _, l := range b.listeners {
+		ls := b.listenerStatus(l, rejected)
+		s.Listeners = append(s.Listeners, ls)
+		if l.accepted.ok() && l.refs.ok() {
+			good++
+		} else {
+			bad = append(bad, l.name)
+		}
+	}
+	if extra := len(b.gw.Spec.Listeners) - len(b.listeners); extra > 0 {
+		bad = append(bad, fmt.Sprintf("%d more with a name that another has, or past the limit of %d", extra, maxListeners))
+	}
+	for _, a := range b.model.Addresses {
+		s.Addresses = append(s.Addresses, a.String())
+	}
+	s.Conditions = []model.Condition{b.accepted(good, bad), b.programmed(rejected)}
+	return s
+}
+
+func (b *gatewayBuilder) accepted(good int, bad []string) model.Condition {
+	invalid := "listeners that are not valid: " + strings.Join(bad, ", ")
+	anyAccepted := slices.ContainsFunc(b.listeners, func(l *listener) bool { return l.accepted.ok() })
+	switch {
+	case !b.assigned.accepted.ok():
+		return b.assigned.accepted.condition(condAccepted, "")
+	case !anyAccepted:
+		return no(condAccepted, string(gwv1.GatewayReasonListenersNotValid), invalid)
+	case good < len(b.listeners) || len(bad) > 0:
+		return model.Condition{Type: condAccepted, Status: true, Reason: string(gwv1.GatewayReasonListenersNotValid), Message: invalid}
+	}
+	return yes(condAccepted, string(gwv1.GatewayReasonAccepted))
+}
+
+func (b *gatewayBuilder) programmed(rejected string) model.Condition {
+	switch {
+	case !b.assigned.accepted.ok():
+		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), "the Gateway is not accepted")
+	case !b.assigned.programmed.ok():
+		return b.assigned.programmed.condition(condProgrammed, "")
+	case rejected != "":
+		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), rejected)
+	case len(b.model.Ports) == 0:
+		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), "no listener can be served")
+	}
+	return yes(condProgrammed, string(gwv1.GatewayReasonProgrammed))
+}
+
+func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.ListenerStatus {
+	ls := model.ListenerStatus{Name: l.name, SupportedKinds: l.kinds, AttachedRoutes: b.attached[l.name]}
+	if ls.SupportedKinds == nil {
+		ls.SupportedKinds = []string{}
+	}
+	conflicted := no(condConflicted, string(gwv1.ListenerReasonNoConflicts), "")
+	if !l.conflicted.ok() {
+		conflicted = l.conflicted.condition(condConflicted, "")
+		conflicted.Status = true
+	}
+	programmed := yes(condProgrammed, string(gwv1.ListenerReasonProgrammed))
+	switch {
+	case !l.accepted.ok():
+		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), "the listener is not accepted")
+	case l.https && len(b.certs[l]) == 0:
+		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
+	case rejected != "":
+		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), rejected)
+	case !b.assigned.accepted.ok() || len(b.model.Addresses) == 0:
+		programmed = no(condProgrammed, string(gwv1.ListenerReasonPending), "the Gateway has no address")
+	}
+	ls.Conditions = []model.Condition{
+		l.accepted.condition(condAccepted, string(gwv1.ListenerReasonAccepted)),
+		conflicted,
+		l.refs.condition(condResolvedRefs, string(gwv1.ListenerReasonResolvedRefs)),
+		programmed,
+	}
+	return ls
+}
+
+// gatewayClass is the status of a GatewayClass of ours.
+func gatewayClass(v *view, key string) ([]output, bool) {
+	c, ok := v.objs.GatewayClasses.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	if string(c.Spec.ControllerName) != v.cfg.ControllerName {
+		return nil, true
+	}
+	s := &model.Status{
+		Object:     model.ObjectRef{Group: gwv1.GroupName, Kind: "GatewayClass", Name: c.Name},
+		Generation: c.Generation,
+		Conditions: []model.Condition{yes(condAccepted, string(gwv1.GatewayClassReasonAccepted))},
+	}
+	if c.Spec.ParametersRef != nil {
+		s.Conditions[0] = no(condAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; the class is served without")
+	}
+	return []output{v.status(s)}, true
+}

@@ -1,0 +1,195 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// httpRoute is the unit of an HTTPRoute: where it attaches, and its status.
+func httpRoute(v *view, key string) ([]output, bool) {
+	r, ok := v.objs.HTTPRoutes.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	return v.attachRoute(httpRouteInput(r)), true
+}
+
+func httpRouteInput(r *gwv1.HTTPRoute) route {
+	return route{
+		ref:        httpRouteRef(r.Namespace, r.Name),
+		generation: r.Generation,
+		created:    r.CreationTimestamp.Time,
+		parents:    r.Spec.ParentRefs,
+		hostnames:  r.Spec.Hostnames,
+		compile: func(res *resolver) *compiled {
+			return compileRules(res, r.Spec.Rules, httpRule)
+		},
+	}
+}
+
+// compiled is a route's rules, one for each match, with what is wrong with the others.
+type compiled struct {
+	rules []rankedRule // in order of precedence
+	// dropped holds the rules that are not valid.
+	dropped trouble
+	refs    trouble
+}
+
+// rankedRule is a rule with its precedence.
+type rankedRule struct {
+	model.Rule
+	rank rank
+}
+
+// compileRules reads the rules of either route kind. A route without rules has one, which matches everything and has no
+// backends.
+func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]rankedRule, string, *fault)) *compiled {
+	c := &compiled{}
+	if len(in) > maxRules {
+		c.dropped.add(string(gwv1.RouteReasonUnsupportedValue), fmt.Sprintf("more than %d rules", maxRules))
+		return c
+	}
+	if len(in) == 0 {
+		in = make([]R, 1)
+	}
+	names := map[string]bool{}
+	for i, r := range in {
+		rules, name, f := read(res, i, r)
+		if name != "" && names[name] {
+			f = unsupported("rules[%d]: name %q is there twice", i, short(name))
+		}
+		if f != nil {
+			c.dropped.add(f.reason, f.message)
+			continue
+		}
+		names[name] = true
+		c.rules = append(c.rules, rules...)
+	}
+	if len(c.rules) > maxMatches {
+		c.rules = nil
+		c.dropped.add(string(gwv1.RouteReasonUnsupportedValue), fmt.Sprintf("more than %d matches", maxMatches))
+	}
+	slices.SortStableFunc(c.rules, func(a, b rankedRule) int { return a.rank.compare(b.rank) })
+	c.refs = res.refs
+	return c
+}
+
+func httpRule(res *resolver, i int, in gwv1.HTTPRouteRule) ([]rankedRule, string, *fault) {
+	at := fmt.Sprintf("rules[%d]", i)
+	rule := model.Rule{Route: res.route, Index: i, Name: orDefault(in.Name, "")}
+	if f := ruleName(at, in.Name); f != nil {
+		return nil, "", f
+	}
+	rules, prefixOnly, f := httpMatches(at, in.Matches)
+	if f != nil {
+		return nil, rule.Name, f
+	}
+	blocked, f := res.filters(&rule, at, in.Filters, prefixOnly)
+	if f != nil {
+		return nil, rule.Name, f
+	}
+	if rule.Redirect != nil && len(in.BackendRefs) > 0 {
+		return nil, rule.Name, &fault{string(gwv1.RouteReasonIncompatibleFilters), at + ": RequestRedirect cannot be used together with backendRefs"}
+	}
+	if f := res.backends(&rule, at, in.BackendRefs, false); f != nil {
+		return nil, rule.Name, f
+	}
+	if f := timeouts(&rule, at, in.Timeouts, in.Retry); f != nil {
+		return nil, rule.Name, f
+	}
+	if in.SessionPersistence != nil {
+		return nil, rule.Name, unsupported("%s: sessionPersistence is not supported", at)
+	}
+	if blocked {
+		rule = model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
+	}
+	for j := range rules {
+		m := rules[j].Match
+		rules[j].Rule = rule
+		rules[j].Match = m
+	}
+	return rules, rule.Name, nil
+}
+
+// httpMatches reads the matches of a rule; none means all requests. prefixOnly is true if each is of a path prefix.
+func httpMatches(at string, in []gwv1.HTTPRouteMatch) (rules []rankedRule, prefixOnly bool, f *fault) {
+	if len(in) == 0 {
+		in = make([]gwv1.HTTPRouteMatch, 1)
+	}
+	if len(in) > maxMatches {
+		return nil, false, unsupported("%s: more than %d matches", at, maxMatches)
+	}
+	prefixOnly = true
+	for j, m := range in {
+		match, rank, f := httpMatch(m)
+		if f != nil {
+			return nil, false, unsupported("%s.matches[%d]: %s", at, j, f.message)
+		}
+		prefixOnly = prefixOnly && match.Path.Type == model.MatchPrefix
+		rules = append(rules, rankedRule{Rule: model.Rule{Match: match}, rank: rank})
+	}
+	return rules, prefixOnly, nil
+}
+
+func ruleName(at string, name *gwv1.SectionName) *fault {
+	if name == nil || *name == "" {
+		return nil
+	}
+	if err := validHostname(string(*name), false); err != "" || strings.HasPrefix(string(*name), "*") {
+		return unsupported("%s: %q is not a name of a rule", at, short(string(*name)))
+	}
+	return nil
+}
+
+func timeouts(rule *model.Rule, at string, in *gwv1.HTTPRouteTimeouts, retry *gwv1.HTTPRouteRetry) *fault {
+	if in != nil {
+		if in.Request != nil {
+			d, err := parseDuration(*in.Request)
+			if err != "" {
+				return unsupported("%s.timeouts.request: %s", at, err)
+			}
+			rule.Timeout = &d
+		}
+		if in.BackendRequest != nil {
+			d, err := parseDuration(*in.BackendRequest)
+			if err != "" {
+				return unsupported("%s.timeouts.backendRequest: %s", at, err)
+			}
+			if rule.Timeout != nil && *rule.Timeout != 0 && d > *rule.Timeout {
+				return unsupported("%s: timeouts.backendRequest is longer than timeouts.request", at)
+			}
+			rule.BackendTimeout = &d
+		}
+	}
+	if retry == nil {
+		return nil
+	}
+	out := &model.Retry{Attempts: 1}
+	for _, c := range retry.Codes {
+		if c < 400 || c > 599 {
+			return unsupported("%s.retry: code %d is not between 400 and 599", at, c)
+		}
+		if !slices.Contains(out.Codes, int(c)) {
+			out.Codes = append(out.Codes, int(c))
+		}
+	}
+	if retry.Attempts != nil {
+		if out.Attempts = *retry.Attempts; out.Attempts < 1 || out.Attempts > maxAttempts {
+			return unsupported("%s.retry: attempts %d is not between 1 and %d", at, out.Attempts, maxAttempts)
+		}
+	}
+	if retry.Backoff != nil {
+		d, err := parseDuration(*retry.Backoff)
+		if err != "" {
+			return unsupported("%s.retry.backoff: %s", at, err)
+		}
+		out.Backoff = d
+	}
+	rule.Retry = out
+	return nil
+}

@@ -1,0 +1,304 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// maxListeners is the limit of the Gateway's schema.
+const maxListeners = 64
+
+// listener is a Gateway's listener as far as it can be judged without Secrets.
+type listener struct {
+	spec     *gwv1.Listener
+	key      string // namespace/gateway/name
+	name     string
+	port     uint16
+	https    bool
+	hostname string // "" for all
+	table    string
+	kinds    []string // of routes that it supports and allows
+	// accepted and conflicted hold what is wrong; refs only kinds that are not known.
+	accepted, conflicted, refs trouble
+}
+
+// ours tells whether a Gateway's class is this controller's.
+func (v *view) ours(gw *gwv1.Gateway) bool {
+	c, ok := v.objs.GatewayClasses.Get(v.Snapshot, model.Key("", string(gw.Spec.GatewayClassName)))
+	return ok && string(c.Spec.ControllerName) == v.cfg.ControllerName
+}
+
+// listeners judges the listeners of a Gateway. A second one of a name is left out.
+func (v *view) listeners(gw *gwv1.Gateway) []*listener {
+	assigned, ok := v.assignments.Get(v.Snapshot, kube.Key(gw))
+	var list []*listener
+	for i := range gw.Spec.Listeners {
+		spec := &gw.Spec.Listeners[i]
+		if i == maxListeners || slices.ContainsFunc(list, func(l *listener) bool { return l.name == string(spec.Name) }) {
+			continue
+		}
+		l := newListener(gw, spec)
+		if ok && slices.Contains(assigned.taken, l.port) {
+			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to an older Gateway", l.port))
+		}
+		list = append(list, l)
+	}
+	markConflicts(list)
+	return list
+}
+
+func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
+	l := &listener{spec: spec, name: string(spec.Name), key: kube.Key(gw) + "/" + string(spec.Name)}
+	if err := validHostname(l.name, false); err != "" {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("%q is not a name of a listener", short(l.name)))
+		l.name = short(l.name)
+	}
+	if !validPort(spec.Port) {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("port %d is not between 1 and 65535", spec.Port))
+	}
+	l.port = uint16(spec.Port)
+	switch spec.Protocol {
+	case gwv1.HTTPProtocolType:
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, "")
+		if spec.TLS != nil {
+			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "a listener of protocol HTTP cannot have tls")
+		}
+	case gwv1.HTTPSProtocolType:
+		l.https = true
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		if spec.TLS != nil && spec.TLS.Mode != nil && *spec.TLS.Mode != gwv1.TLSModeTerminate {
+			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("tls mode %q is not Terminate", short(string(*spec.TLS.Mode))))
+		}
+	default:
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is neither HTTP nor HTTPS", short(string(spec.Protocol))))
+	}
+	if spec.Hostname != nil && *spec.Hostname != "" {
+		l.hostname = string(*spec.Hostname)
+		if err := validHostname(l.hostname, true); err != "" {
+			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), err)
+		}
+	}
+	l.routeKinds()
+	if _, err := l.namespaces(); err != nil {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "allowedRoutes.namespaces.selector: "+err.Error())
+	}
+	return l
+}
+
+// routeKinds finds what kinds of routes may attach: those of the protocol, or which of them the listener lists.
+func (l *listener) routeKinds() {
+	if l.table == "" {
+		return
+	}
+	supported := []string{"HTTPRoute", "GRPCRoute"}
+	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
+		l.kinds = supported
+		return
+	}
+	for _, k := range l.spec.AllowedRoutes.Kinds {
+		if orDefault(k.Group, gwv1.GroupName) != gwv1.GroupName || !slices.Contains(supported, string(k.Kind)) {
+			l.refs.add(string(gwv1.ListenerReasonInvalidRouteKinds), fmt.Sprintf("route kind %q is not supported by protocol %s", short(string(k.Kind)), l.spec.Protocol))
+			continue
+		}
+		if !slices.Contains(l.kinds, string(k.Kind)) {
+			l.kinds = append(l.kinds, string(k.Kind))
+		}
+	}
+}
+
+// namespaces gives the selector for allowedRoutes.namespaces.from: Selector, else nil.
+func (l *listener) namespaces() (labels.Selector, error) {
+	a := l.spec.AllowedRoutes
+	if a == nil || a.Namespaces == nil || deref(a.Namespaces.From) != gwv1.NamespacesFromSelector {
+		return nil, nil
+	}
+	return metav1.LabelSelectorAsSelector(a.Namespaces.Selector)
+}
+
+// allows tells whether routes of a namespace may attach.
+func (v *view) allows(gw *gwv1.Gateway, l *listener, namespace string) bool {
+	from := gwv1.NamespacesFromSame
+	if a := l.spec.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
+		from = *a.Namespaces.From
+	}
+	switch from {
+	case gwv1.NamespacesFromAll:
+		return true
+	case gwv1.NamespacesFromSame:
+		return namespace == gw.Namespace
+	case gwv1.NamespacesFromSelector:
+		selector, err := l.namespaces()
+		ns, ok := v.objs.Namespaces.Get(v.Snapshot, model.Key("", namespace))
+		return err == nil && ok && selector != nil && selector.Matches(labels.Set(ns.Labels))
+	}
+	return false
+}
+
+// selectedBy tells whether a parentRef means this listener.
+func (l *listener) selectedBy(p gwv1.ParentReference) bool {
+	return (p.SectionName == nil || *p.SectionName == "" || string(*p.SectionName) == l.name) &&
+		(p.Port == nil || *p.Port == l.spec.Port)
+}
+
+// markConflicts finds listeners that traffic could not be told apart for. None of them is accepted (Gateway API,
+// "Handling indistinct Listeners").
+func markConflicts(list []*listener) {
+	for i, a := range list {
+		for _, b := range list[i+1:] {
+			if a.table == "" || b.table == "" || a.port != b.port {
+				continue
+			}
+			reason, message := string(gwv1.ListenerReasonHostnameConflict), "listeners %s and %s have one port and hostname"
+			if a.https != b.https {
+				reason, message = string(gwv1.ListenerReasonProtocolConflict), "listeners %s and %s have one port and different protocols"
+			} else if a.hostname != b.hostname {
+				continue
+			}
+			for _, l := range []*listener{a, b} {
+				l.conflicted.add(reason, fmt.Sprintf(message, a.name, b.name))
+				l.accepted.add(reason, fmt.Sprintf(message, a.name, b.name))
+			}
+		}
+	}
+}
+
+// routeHosts reads a route's hostnames; none means all ("*").
+func routeHosts(in []gwv1.Hostname) ([]string, *fault) {
+	if len(in) > maxHostnames {
+		return nil, unsupported("more than %d hostnames", maxHostnames)
+	}
+	var hosts []string
+	for _, h := range in {
+		if err := validHostname(string(h), true); err != "" {
+			return nil, asFault(err)
+		}
+		if !slices.Contains(hosts, string(h)) {
+			hosts = append(hosts, string(h))
+		}
+	}
+	if len(hosts) == 0 {
+		return []string{"*"}, nil
+	}
+	return hosts, nil
+}
+
+// intersect gives the hosts that both a listener ("" for all) and a route have.
+func intersect(hostname string, hosts []string) []string {
+	if hostname == "" {
+		hostname = "*"
+	}
+	var out []string
+	for _, h := range hosts {
+		switch {
+		case covers(hostname, h):
+		case covers(h, hostname):
+			h = hostname
+		default:
+			continue
+		}
+		if !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// covers tells whether pattern ("*", "*.suffix" or exact) matches every name that host does.
+func covers(pattern, host string) bool {
+	if pattern == "*" || pattern == host {
+		return true
+	}
+	suffix, wildcard := strings.CutPrefix(pattern, "*")
+	return wildcard && host != "*" && strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix) && len(strings.TrimPrefix(host, "*")) > len(suffix)
+}
+
+// overlap tells whether there is a name that both lists match.
+func overlap(a, b []string) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if covers(x, y) || covers(y, x) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// kindConflict applies the rule that HTTPRoutes and GRPCRoutes with a hostname in common cannot share a listener: the
+// older route stays. Only where an older route of the other kind is in the way is the whole line of routes looked at,
+// for that one may itself have lost to another.
+func (v *view) kindConflict(gw *gwv1.Gateway, l *listener, r *route, hosts []string) bool {
+	inTheWay := false
+	for _, o := range v.otherKind(gw, r.ref.Kind) {
+		inTheWay = inTheWay || o.compareAge(r) < 0 && overlap(v.hostsOn(gw, l, o), hosts)
+	}
+	if !inTheWay {
+		return false
+	}
+	all := append(v.otherKind(gw, "HTTPRoute"), v.otherKind(gw, "GRPCRoute")...)
+	slices.SortFunc(all, func(a, b *route) int {
+		if c := a.compareAge(b); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ref.Kind, b.ref.Kind)
+	})
+	taken := map[string][]string{} // by kind
+	for _, o := range all {
+		on := v.hostsOn(gw, l, o)
+		other := "HTTPRoute"
+		if o.ref.Kind == other {
+			other = "GRPCRoute"
+		}
+		lost := overlap(taken[other], on)
+		if o.ref == r.ref {
+			return lost
+		}
+		if !lost {
+			taken[o.ref.Kind] = append(taken[o.ref.Kind], on...)
+		}
+	}
+	return false
+}
+
+// otherKind lists the routes of a Gateway that are not of a kind.
+func (v *view) otherKind(gw *gwv1.Gateway, kind string) []*route {
+	var out []*route
+	parent := kube.ParentKey("Gateway", gw.Namespace, gw.Name)
+	if kind == "HTTPRoute" {
+		for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, parent) {
+			r := grpcRouteInput(o)
+			out = append(out, &r)
+		}
+		return out
+	}
+	for o := range v.objs.HTTPRoutes.By(v.Snapshot, kube.ByParent, parent) {
+		r := httpRouteInput(o)
+		out = append(out, &r)
+	}
+	return out
+}
+
+// hostsOn gives the hosts that a route would have on a listener, nil if it cannot attach there.
+func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
+	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {
+		return nil
+	}
+	for _, p := range r.parents {
+		if orDefault(p.Kind, "Gateway") != "Gateway" || string(p.Name) != gw.Name ||
+			orDefault(p.Namespace, r.ref.Namespace) != gw.Namespace || !l.selectedBy(p) {
+			continue
+		}
+		if hosts, f := routeHosts(r.hostnames); f == nil {
+			return intersect(l.hostname, hosts)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// policyFor joins the policies that select a pod; nil when none does. A policy that selects the pod restricts it even
+// if none of its rules is valid: then it allows nothing.
+func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
+	var p *model.Policy
+	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByNamespace, pod.Namespace) {
+		if !v.selects(ap, pod) {
+			continue
+		}
+		if p == nil {
+			p = &model.Policy{}
+		}
+		p.Names = append(p.Names, kube.Key(ap))
+		rules, _ := v.policyRules(ap)
+		p.Rules = append(p.Rules, rules...)
+	}
+	return p
+}
+
+func (v *view) selects(ap *weftv1.AuthorizationPolicy, pod *corev1.Pod) bool {
+	if len(ap.Spec.TargetRefs) == 0 {
+		return true
+	}
+	for _, t := range ap.Spec.TargetRefs {
+		switch {
+		case t.Group != "":
+		case t.Kind == "Pod":
+			if podTargeted(t, pod) {
+				return true
+			}
+		case t.Kind == "Service":
+			s, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, t.Name))
+			if ok && len(s.Spec.Selector) > 0 && labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod.Labels)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// podTargeted tells whether a target of kind Pod means this pod. A selector that cannot be read is taken to mean every
+// pod: else a typing error would open what the policy was to close.
+func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
+	if t.Name != "" && t.Name != pod.Name {
+		return false
+	}
+	if t.Selector == nil {
+		return true
+	}
+	s, err := metav1.LabelSelectorAsSelector(t.Selector)
+	return err != nil || s.Matches(labels.Set(pod.Labels))
+}
+
+// policyRules gives a policy's valid rules and what is wrong with the others.
+func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, *trouble) {
+	var t trouble
+	if ap.Spec.Action != weftv1.ActionAllow {
+		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW; the policy allows nothing", short(string(ap.Spec.Action))))
+		return nil, &t
+	}
+	var rules []model.PolicyRule
+	for i, r := range ap.Spec.Rules {
+		if rule, ok := v.policyRule(ap.Namespace, i, r, &t); ok {
+			rules = append(rules, rule)
+		}
+	}
+	return rules, &t
+}
+
+// policyRule reads a rule. A part that names something but holds nothing valid makes the whole rule invalid: an empty
+// list would match everything.
+func (v *view) policyRule(namespace string, i int, r weftv1.AuthorizationRule, t *trouble) (model.PolicyRule, bool) {
+	var rule model.PolicyRule
+	at := func(format string, args ...any) {
+		t.add("Invalid", fmt.Sprintf("rules[%d]: ", i)+fmt.Sprintf(format, args...))
+	}
+	for j, s := range r.Sources {
+		source, err := v.policySource(namespace, s)
+		if err != "" {
+			at("sources[%d]: %s", j, err)
+			continue
+		}
+		rule.Sources = append(rule.Sources, source)
+	}
+	if len(r.Sources) > 0 && len(rule.Sources) == 0 {
+		return rule, false
+	}
+	if r.NetworkAttributes != nil {
+		for _, p := range r.NetworkAttributes.Ports {
+			if !validPort(p) {
+				at("port %d is not between 1 and 65535", p)
+				continue
+			}
+			rule.Ports = append(rule.Ports, uint16(p))
+		}
+		if len(r.NetworkAttributes.Ports) > 0 && len(rule.Ports) == 0 {
+			return rule, false
+		}
+	}
+	for j, h := range r.HTTP {
+		attrs, err := httpAttributes(h)
+		if err != "" {
+			at("http[%d]: %s", j, err)
+			continue
+		}
+		rule.HTTP = append(rule.HTTP, attrs)
+	}
+	return rule, len(r.HTTP) == 0 || len(rule.HTTP) > 0
+}
+
+func (v *view) policySource(namespace string, s weftv1.AuthorizationSource) (model.PolicySource, string) {
+	var none model.PolicySource
+	set := 0
+	for _, is := range []bool{s.SPIFFE != "", s.ServiceAccount != nil, s.Namespace != ""} {
+		if is {
+			set++
+		}
+	}
+	if set != 1 {
+		return none, "exactly one of spiffe, serviceAccount and namespace is to be set"
+	}
+	switch {
+	case s.Type == weftv1.SourceSPIFFE && s.SPIFFE != "":
+		if err := validSPIFFE(s.SPIFFE, v.cfg.TrustDomain); err != "" {
+			return none, err
+		}
+		return model.PolicySource{Identity: model.Identity(s.SPIFFE)}, ""
+	case s.Type == weftv1.SourceServiceAccount && s.ServiceAccount != nil:
+		sa := *s.ServiceAccount
+		if sa.Namespace == "" {
+			sa.Namespace = namespace
+		}
+		if len(validation.ValidateServiceAccountName(sa.Name, false)) > 0 || len(validation.ValidateNamespaceName(sa.Namespace, false)) > 0 {
+			return none, fmt.Sprintf("%q/%q cannot be a service account", short(sa.Namespace), short(sa.Name))
+		}
+		return model.PolicySource{Identity: model.NewIdentity(v.cfg.TrustDomain, sa.Namespace, sa.Name)}, ""
+	case s.Type == weftv1.SourceNamespace && s.Namespace != "":
+		if len(validation.ValidateNamespaceName(s.Namespace, false)) > 0 {
+			return none, fmt.Sprintf("%q cannot be a namespace", short(s.Namespace))
+		}
+		return model.PolicySource{Namespace: s.Namespace}, ""
+	}
+	return none, fmt.Sprintf("type %q does not fit the field that is set", short(string(s.Type)))
+}
+
+// validSPIFFE checks an ID as the SPIFFE-ID specification has it; "" is good. Only IDs of the mesh's own trust domain
+// can be proven.
+func validSPIFFE(id, trustDomain string) string {
+	rest, ok := strings.CutPrefix(id, "spiffe://")
+	domain, p, hasPath := strings.Cut(rest, "/")
+	if !ok || domain == "" || !hasPath || len(id) > 2048 {
+		return fmt.Sprintf("%q is not a SPIFFE ID of the form spiffe://trust-domain/path", short(id))
+	}
+	for _, segment := range strings.Split(p, "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, spiffeChars) != "" {
+			return fmt.Sprintf("%q is not a SPIFFE ID: its path has a segment that is empty, relative or has other characters than letters, digits, dots, dashes and underscores", short(id))
+		}
+	}
+	if domain != trustDomain {
+		return fmt.Sprintf("%q is of a foreign trust domain; this mesh is %s", short(id), trustDomain)
+	}
+	return ""
+}
+
+const spiffeChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
+func httpAttributes(h weftv1.HTTPAttributes) (model.HTTPRule, string) {
+	var rule model.HTTPRule
+	for _, m := range h.Methods {
+		if !validToken(m) {
+			return rule, fmt.Sprintf("%q is not an HTTP method", short(m))
+		}
+		rule.Methods = append(rule.Methods, m)
+	}
+	for _, p := range h.Paths {
+		match := model.PathMatch{Type: model.MatchExact, Value: p.Value}
+		switch p.Type {
+		case weftv1.PathExact, "":
+		case weftv1.PathPrefix:
+			match = model.PathMatch{Type: model.MatchPrefix, Value: trimPrefixPath(p.Value)}
+		default:
+			return rule, fmt.Sprintf("path type %q is neither Exact nor PathPrefix", short(string(p.Type)))
+		}
+		if err := validPath(p.Value); err != "" {
+			return rule, err
+		}
+		rule.Paths = append(rule.Paths, match)
+	}
+	return rule, ""
+}
+
+// policyStatus is the status of an AuthorizationPolicy: Accepted as GEP-713 has it for policies.
+func policyStatus(v *view, key string) ([]output, bool) {
+	ap, ok := v.objs.AuthorizationPolicies.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	ref := model.ObjectRef{Group: weftv1.Group, Kind: "AuthorizationPolicy", Namespace: ap.Namespace, Name: ap.Name}
+	rules, t := v.policyRules(ap)
+	s := &model.Status{Object: ref, Generation: ap.Generation}
+	var accepted trouble
+	v.checkTargets(ap, &accepted)
+	if m := v.rejected(ref); m != "" {
+		accepted.add("Invalid", m)
+	}
+	switch {
+	case t.ok():
+	case len(rules) == 0:
+		accepted.add(t.reason, strings.Join(t.messages, "; ")+"; the policy allows nothing")
+	default:
+		s.Conditions = append(s.Conditions, model.Condition{
+			Type: condPartiallyInvalid, Status: true, Reason: t.reason, Message: strings.Join(t.messages, "; "),
+		})
+	}
+	s.Conditions = slices.Insert(s.Conditions, 0, accepted.condition(condAccepted, "Accepted"))
+	return []output{v.status(s)}, true
+}
+
+func (v *view) checkTargets(ap *weftv1.AuthorizationPolicy, t *trouble) {
+	for i, target := range ap.Spec.TargetRefs {
+		at := fmt.Sprintf("targetRefs[%d]: ", i)
+		switch {
+		case target.Group == "" && target.Kind == "Pod":
+			if _, err := metav1.LabelSelectorAsSelector(target.Selector); err != nil {
+				t.add("Invalid", at+"selector: "+err.Error()+"; taken to select every pod of the namespace")
+			}
+		case target.Group == "" && target.Kind == "Service":
+			s, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, target.Name))
+			if !ok {
+				t.add("TargetNotFound", at+fmt.Sprintf("there is no Service %q in namespace %s", short(target.Name), ap.Namespace))
+			} else if len(s.Spec.Selector) == 0 {
+				t.add("TargetNotFound", at+fmt.Sprintf("Service %s has no selector, so the policy selects no pod by it", target.Name))
+			}
+		default:
+			t.add("TargetNotFound", at+fmt.Sprintf("kind %q of group %q is neither Pod nor Service", short(target.Kind), short(target.Group)))
+		}
+	}
+}

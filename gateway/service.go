@@ -1,0 +1,178 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// labelL7 is the label, on Services and namespaces, that hands traffic to Envoy ("enabled") where nothing else asks for
+// it. "disabled" on a Service overrides its namespace's label; routes and policies count all the same.
+const labelL7 = "weft.io/l7"
+
+// service translates a Service: its addresses, which of its ports are L7, and the route tables of these.
+func service(v *view, key string) ([]output, bool) {
+	svc, ok := v.objs.Services.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	ref := model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}
+	var t trouble
+	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+		return v.objectStatus(ref, svc.Generation, &t), true
+	}
+	s := &model.Service{Namespace: svc.Namespace, Name: svc.Name, Affinity: affinity(svc)}
+	s.Ports = servicePorts(svc, &t)
+	s.Addresses = v.serviceAddresses(svc, &t)
+	var outs []output
+	all := v.l7Everywhere(svc, &t)
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		if p.Protocol != model.TCP {
+			continue
+		}
+		table := v.serviceTable(s, p.Port)
+		if p.L7 = all || table.routed; p.L7 {
+			outs = append(outs, out(v.st.RouteTables, table.Name, table.RouteTable))
+		}
+	}
+	outs = append(outs, out(v.st.Services, s.Key(), s))
+	return append(outs, v.objectStatus(ref, svc.Generation, &t)...), true
+}
+
+// l7Everywhere tells whether all TCP ports are L7 because a label or a policy with HTTP rules says so.
+func (v *view) l7Everywhere(svc *corev1.Service, t *trouble) bool {
+	switch value, ok := svc.Labels[labelL7]; {
+	case value == "enabled":
+		return true
+	case ok && value != "disabled":
+		t.add("Invalid", fmt.Sprintf("label %s: %q is neither enabled nor disabled", labelL7, short(value)))
+	case !ok:
+		ns, found := v.objs.Namespaces.Get(v.Snapshot, model.Key("", svc.Namespace))
+		if found && ns.Labels[labelL7] == "enabled" {
+			return true
+		}
+	}
+	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
+		for _, r := range ap.Spec.Rules {
+			if len(r.HTTP) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// servicePorts leaves out what cannot be served: numbers out of range, SCTP, and the second of two ports that are alike.
+func servicePorts(svc *corev1.Service, t *trouble) []model.ServicePort {
+	var ports []model.ServicePort
+	for _, p := range svc.Spec.Ports {
+		port := model.ServicePort{Name: p.Name, Port: uint16(p.Port)}
+		if p.AppProtocol != nil {
+			port.AppProtocol = *p.AppProtocol
+		}
+		proto, ok := protocol(p.Protocol)
+		port.Protocol = proto
+		switch {
+		case !ok:
+			t.add("Invalid", fmt.Sprintf("port %d: protocol %q is neither TCP nor UDP", p.Port, short(string(p.Protocol))))
+			continue
+		case !validPort(p.Port):
+			t.add("Invalid", fmt.Sprintf("port %d is not between 1 and 65535", p.Port))
+			continue
+		case slices.ContainsFunc(ports, func(o model.ServicePort) bool { return o.Port == port.Port && o.Protocol == port.Protocol }):
+			t.add("Invalid", fmt.Sprintf("port %d/%s is there twice; the first counts", p.Port, port.Protocol))
+			continue
+		}
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+func protocol(p corev1.Protocol) (model.Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return model.TCP, true
+	case corev1.ProtocolUDP:
+		return model.UDP, true
+	}
+	return model.TCP, false
+}
+
+// serviceAddresses leaves out addresses that belong to others: to a pod, or to an older Service with a port of the same
+// number. Else whoever may write a Service could take another's traffic.
+func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
+	addrs, bad := kube.ServiceAddresses(svc)
+	for _, b := range bad {
+		t.add("Invalid", fmt.Sprintf("%q is not an address that a Service can have", short(b)))
+	}
+	var own []netip.Addr
+	for _, a := range addrs {
+		if pod := v.podAt(a); pod != nil {
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to pod %s", a, kube.Key(pod)))
+			continue
+		}
+		var holder *corev1.Service
+		for other := range v.objs.Services.By(v.Snapshot, kube.ByAddress, a.String()) {
+			if older(other, svc) && other.Spec.Type != corev1.ServiceTypeExternalName && sharesPort(other, svc) {
+				holder = other
+				break
+			}
+		}
+		if holder != nil {
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to the older Service %s, which has a port of the same number", a, kube.Key(holder)))
+			continue
+		}
+		own = append(own, a)
+	}
+	return own
+}
+
+func sharesPort(a, b *corev1.Service) bool {
+	for _, p := range a.Spec.Ports {
+		for _, q := range b.Spec.Ports {
+			pp, _ := protocol(p.Protocol)
+			qp, _ := protocol(q.Protocol)
+			if p.Port == q.Port && pp == qp {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// affinity is the ClientIP session affinity's timeout, three hours if none is given, as in Kubernetes.
+func affinity(svc *corev1.Service) time.Duration {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	if c := svc.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil && *c.ClientIP.TimeoutSeconds > 0 {
+		seconds = *c.ClientIP.TimeoutSeconds
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// headless Services have no address of their own, so traffic to them cannot be told apart.
+func headless(svc *corev1.Service) bool {
+	return svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone)
+}
+
+// appProtocolServed tells whether Envoy can speak to a port of this application protocol without TLS.
+func appProtocolServed(p *string) bool {
+	if p == nil {
+		return true
+	}
+	switch strings.ToLower(*p) {
+	case "https", "tls", "kubernetes.io/wss":
+		return false
+	}
+	return true
+}

@@ -1,0 +1,243 @@
+package gateway
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// placed is a rule with all that its order depends on.
+type placed struct {
+	rankedRule
+	of   *attachment
+	host string // of the route, for Gateways
+}
+
+// order sorts rules as the Gateway API wants it: hostname, match, age of the route, its name, place in the route.
+func order(rules []placed) {
+	slices.SortStableFunc(rules, func(a, b placed) int {
+		if c := compareHosts(a.host, b.host); c != 0 {
+			return c
+		}
+		if c := a.rank.compare(b.rank); c != 0 {
+			return c
+		}
+		if a.of == b.of {
+			return 0 // the rules of a route are in order already
+		}
+		if c := a.of.created.Compare(b.of.created); c != 0 {
+			return c
+		}
+		return strings.Compare(model.Key(a.of.route.Namespace, a.of.route.Name), model.Key(b.of.route.Namespace, b.of.route.Name))
+	})
+}
+
+// compareHosts puts exact names before wildcards, and the longer wildcard first.
+func compareHosts(a, b string) int {
+	aw, bw := strings.HasPrefix(a, "*"), strings.HasPrefix(b, "*")
+	if aw != bw {
+		if aw {
+			return 1
+		}
+		return -1
+	}
+	if c := len(b) - len(a); c != 0 {
+		return c
+	}
+	return strings.Compare(a, b)
+}
+
+// serviceRoutes is the route table of a Service port; routed is false if no route attaches to it.
+type serviceRoutes struct {
+	*model.RouteTable
+	routed bool
+}
+
+// serviceTable joins the routes of a Service port. Callers of a namespace with consumer routes see these alone; others
+// see the producer routes, or where there are none, the Service itself.
+func (v *view) serviceTable(s *model.Service, port uint16) serviceRoutes {
+	t := serviceRoutes{RouteTable: &model.RouteTable{Name: model.ServiceTable(s.Namespace, s.Name, port)}}
+	byCaller := map[string][]placed{}
+	for a := range v.attachments.By(v.Snapshot, byTable, t.Name) {
+		for _, spot := range a.spots {
+			if spot.table != t.Name {
+				continue
+			}
+			t.routed = true
+			for _, r := range spot.rules {
+				byCaller[spot.caller] = append(byCaller[spot.caller], placed{rankedRule: r, of: a})
+			}
+		}
+	}
+	var callers []string
+	for c := range byCaller {
+		if c != "" {
+			callers = append(callers, c)
+		}
+	}
+	slices.Sort(callers)
+	var rules []model.Rule
+	for _, c := range append(callers, "") {
+		order(byCaller[c])
+		for _, p := range byCaller[c] {
+			p.CallerNamespace = c
+			rules = append(rules, p.Rule)
+		}
+		if c != "" {
+			rules = append(rules, model.Rule{Route: byCaller[c][0].Route, CallerNamespace: c, Status: 404})
+		}
+	}
+	if len(byCaller[""]) == 0 {
+		rules = append(rules, model.Rule{
+			Route:    model.ObjectRef{Kind: "Service", Namespace: s.Namespace, Name: s.Name},
+			Backends: []model.Backend{{Namespace: s.Namespace, Name: s.Name, Port: port, Weight: 1}},
+		})
+	}
+	t.VirtualHosts = []model.VirtualHost{{Hosts: []string{"*"}, Rules: rules}}
+	return t
+}
+
+// part is what one attachment contributes to a host of a Gateway's table.
+type part struct {
+	of   *attachment
+	spot *spot
+	host string // the route's, which may be wider than the virtual host's
+}
+
+// hostCache keeps the virtual hosts of large tables, by table and host, so that a change makes again only those that it
+// touches. It only saves work: what is in it follows from parts alone.
+type hostCache map[string]map[string]cachedHost
+
+// forget drops the tables of a Gateway.
+func (c hostCache) forget(gateway string) {
+	for table := range c {
+		if strings.HasPrefix(table, "gateway/"+gateway+"/") {
+			delete(c, table)
+		}
+	}
+}
+
+type cachedHost struct {
+	parts []part
+	vhost model.VirtualHost
+}
+
+// gatewayTable joins the routes of the listeners that share a table. all are the Gateway's accepted listeners of the
+// port: a host that a more specific one of them has is not served by the others. attached counts routes by listener.
+func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.RouteTable, attached map[string]int) {
+	attached = map[string]int{}
+	hosts := map[string][]part{}
+	wild := map[string][]string{} // wildcard hosts by listener
+	for _, l := range listeners {
+		own := l.hostname
+		if own == "" {
+			own = "*"
+		}
+		hosts[own] = nil // so that what no route matches gets its 404 here and not from a wider listener
+	}
+	for a := range v.attachments.By(v.Snapshot, byTable, table) {
+		for i := range a.spots {
+			s := &a.spots[i]
+			l := find(listeners, s.listener)
+			if s.table != table || l == nil {
+				continue
+			}
+			attached[l.name]++
+			for _, h := range s.hosts {
+				if isolated(h, l, all) {
+					continue
+				}
+				hosts[h] = append(hosts[h], part{a, s, h})
+				if strings.HasPrefix(h, "*") && !slices.Contains(wild[l.key], h) {
+					wild[l.key] = append(wild[l.key], h)
+				}
+			}
+		}
+	}
+	names := make([]string, 0, len(hosts))
+	for h := range hosts {
+		names = append(names, h)
+	}
+	slices.SortFunc(names, compareHosts)
+	t = &model.RouteTable{Name: table}
+	old, cache := v.hostCache[table], make(map[string]cachedHost, len(hosts))
+	for _, h := range names {
+		parts := withWider(h, hosts, wild, listeners, all)
+		c, ok := old[h]
+		if !ok || !slices.Equal(c.parts, parts) {
+			c = cachedHost{parts, virtualHost(h, parts)}
+		}
+		cache[h] = c
+		t.VirtualHosts = append(t.VirtualHosts, c.vhost)
+	}
+	v.hostCache[table] = cache
+	return t, attached
+}
+
+// withWider adds to a host's parts those of the wildcard hosts of its listener that cover it.
+func withWider(h string, hosts map[string][]part, wild map[string][]string, listeners, all []*listener) []part {
+	parts := slices.Clone(hosts[h])
+	for _, l := range listeners {
+		own := l.hostname
+		if own == "" {
+			own = "*"
+		}
+		if len(wild[l.key]) == 0 || !covers(own, h) || isolated(h, l, all) {
+			continue
+		}
+		for _, w := range wild[l.key] {
+			if w == h || !covers(w, h) {
+				continue
+			}
+			for _, p := range hosts[w] {
+				if p.spot.listener == l.key {
+					parts = append(parts, p)
+				}
+			}
+		}
+	}
+	return parts
+}
+
+// isolated tells whether a more specific listener than l has host h.
+func isolated(h string, l *listener, all []*listener) bool {
+	for _, o := range all {
+		if o != l && o.hostname != "" && o.hostname != l.hostname && covers(o.hostname, h) &&
+			(l.hostname == "" || covers(l.hostname, o.hostname)) {
+			return true
+		}
+	}
+	return false
+}
+
+func find(listeners []*listener, key string) *listener {
+	for _, l := range listeners {
+		if l.key == key {
+			return l
+		}
+	}
+	return nil
+}
+
+func virtualHost(h string, parts []part) model.VirtualHost {
+	var rules []placed
+	seen := map[*attachment]bool{}
+	// A route with several hostnames that match counts with the most specific.
+	slices.SortStableFunc(parts, func(a, b part) int { return compareHosts(a.host, b.host) })
+	for _, p := range parts {
+		if seen[p.of] {
+			continue
+		}
+		seen[p.of] = true
+		for _, r := range p.spot.rules {
+			rules = append(rules, placed{rankedRule: r, of: p.of, host: p.host})
+		}
+	}
+	order(rules)
+	vh := model.VirtualHost{Hosts: []string{h}}
+	for _, r := range rules {
+		vh.Rules = append(vh.Rules, r.Rule)
+	}
+	return vh
+}

@@ -1,0 +1,180 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// labelMTLS is the label, on pods and namespaces, whose value is a model.MTLSMode.
+const labelMTLS = "weft.io/mtls"
+
+// workload translates a Pod.
+func workload(v *view, key string) ([]output, bool) {
+	pod, ok := v.objs.Pods.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	var t trouble
+	w := v.member(pod, &t)
+	ref := model.ObjectRef{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name}
+	if w == nil {
+		return v.objectStatus(ref, pod.Generation, &t), true
+	}
+	w.Labels = pod.Labels
+	w.Node = pod.Spec.NodeName
+	w.NetNS = netnsPath(pod, &t)
+	w.Cgroup = cgroupPath(pod, &t)
+	w.Local = len(w.Addresses) > 0 && (w.NetNS != "" || (v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node))
+	w.ProbePorts = probePorts(pod)
+	w.Policy = v.policyFor(pod)
+	outs := []output{out(v.st.Workloads, w.Key(), w)}
+	return append(outs, v.objectStatus(ref, pod.Generation, &t)...), true
+}
+
+// member says what a pod is to the mesh: addresses, mode and identity. It is nil for pods that take no part: those in
+// the host's network and finished ones. It reads the pod's namespace and the pods that have the same addresses.
+func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
+	if pod.Spec.HostNetwork || finished(pod) {
+		return nil
+	}
+	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: pod.Spec.ServiceAccountName}
+	if w.ServiceAccount == "" {
+		w.ServiceAccount = "default"
+	}
+	if errs := validation.ValidateServiceAccountName(w.ServiceAccount, false); len(errs) > 0 {
+		// No identity can be made of it, and without one nothing would be enforced as the labels say.
+		t.add("Invalid", fmt.Sprintf("spec.serviceAccountName %q: %s; the pod is left out of the mesh", short(w.ServiceAccount), errs[0]))
+		return nil
+	}
+	w.MTLS = v.mtlsMode(pod, t)
+	if w.MTLS != model.MTLSDisabled {
+		w.Identity = model.NewIdentity(v.cfg.TrustDomain, pod.Namespace, w.ServiceAccount)
+	}
+	addrs, bad := kube.PodAddresses(pod)
+	for _, b := range bad {
+		t.add("Invalid", fmt.Sprintf("%q is not an address that a pod can have", short(b)))
+	}
+	for _, a := range addrs {
+		if owner := v.podAt(a); owner != nil && kube.Key(owner) != kube.Key(pod) {
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to the older pod %s; this pod is not in the mesh with it", a, kube.Key(owner)))
+			continue
+		}
+		w.Addresses = append(w.Addresses, a)
+	}
+	return w
+}
+
+// mtlsMode is the pod's label, else its namespace's. A value that is none is taken as strict: who wrote it wanted
+// something, and the most careful reading fails closed.
+func (v *view) mtlsMode(pod *corev1.Pod, t *trouble) model.MTLSMode {
+	value, ok := pod.Labels[labelMTLS]
+	where := "the pod"
+	if !ok {
+		if ns, found := v.objs.Namespaces.Get(v.Snapshot, model.Key("", pod.Namespace)); found {
+			value = ns.Labels[labelMTLS]
+		}
+		where = "namespace " + pod.Namespace
+	}
+	mode, ok := model.ParseMTLSMode(value)
+	if !ok {
+		t.add("Invalid", fmt.Sprintf("label %s: %q of %s is none of strict, permissive, disabled; taken as strict", labelMTLS, short(value), where))
+		return model.MTLSStrict
+	}
+	return mode
+}
+
+// podAt gives the pod that owns an address: of those that claim it, the oldest, then the first by name. Finished pods
+// and those in the host's network own none.
+func (v *view) podAt(a netip.Addr) *corev1.Pod {
+	var owner *corev1.Pod
+	for p := range v.objs.Pods.By(v.Snapshot, kube.ByAddress, a.String()) {
+		if p.Spec.HostNetwork || finished(p) {
+			continue
+		}
+		if owner == nil || older(p, owner) {
+			owner = p
+		}
+	}
+	return owner
+}
+
+// older orders objects by creation, then by namespace and name.
+func older(a, b metav1.Object) bool { return compareAge(a, b) < 0 }
+
+func compareAge(a, b metav1.Object) int {
+	if c := a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time); c != 0 {
+		return c
+	}
+	return strings.Compare(kube.Key(a), kube.Key(b))
+}
+
+func finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere.
+func netnsPath(pod *corev1.Pod, t *trouble) string {
+	name := pod.Annotations[kube.AnnotationNetNS]
+	if name == "" {
+		return ""
+	}
+	if strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 255 {
+		t.add("Invalid", fmt.Sprintf("annotation %s: %q is not the name of a network namespace", kube.AnnotationNetNS, short(name)))
+		return ""
+	}
+	return "/run/netns/" + name
+}
+
+// cgroupPath is the annotation's path below the cgroup2 mount, without a leading slash.
+func cgroupPath(pod *corev1.Pod, t *trouble) string {
+	p := strings.TrimPrefix(pod.Annotations[kube.AnnotationCgroup], "/")
+	if p == "" {
+		return ""
+	}
+	if path.Clean(p) != p || p == "." || strings.HasPrefix(p, "..") || strings.Contains(p, "\x00") || len(p) > 4095 {
+		t.add("Invalid", fmt.Sprintf("annotation %s: %q is not a path below the cgroup2 mount", kube.AnnotationCgroup, short(p)))
+		return ""
+	}
+	return p
+}
+
+// probePorts are the TCP ports that the kubelet probes, sorted.
+func probePorts(pod *corev1.Pod) []uint16 {
+	var ports []uint16
+	add := func(c *corev1.Container, probe *corev1.Probe) {
+		if probe == nil {
+			return
+		}
+		var number int32
+		switch {
+		case probe.HTTPGet != nil:
+			number = containerPort(c, probe.HTTPGet.Port)
+		case probe.TCPSocket != nil:
+			number = containerPort(c, probe.TCPSocket.Port)
+		case probe.GRPC != nil:
+			number = probe.GRPC.Port
+		}
+		if validPort(number) {
+			ports = append(ports, uint16(number))
+		}
+	}
+	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
+	for i := range containers {
+		c := &containers[i]
+		add(c, c.LivenessProbe)
+		add(c, c.ReadinessProbe)
+		add(c, c.StartupProbe)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
