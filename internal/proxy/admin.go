@@ -52,7 +52,7 @@ type serverInfo struct {
 	State              string `json:"state"`
 	CommandLineOptions struct {
 		RestartEpoch int    `json:"restart_epoch"`
-		BaseID       uint32 `json:"base_id"`
+		BaseID       uint32 `json:"base_id,string"`
 	} `json:"command_line_options"`
 }
 

@@ -3,15 +3,241 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
 )
 
+// supervisor keeps one Envoy serving. Its loop is the only one that changes it.
+type supervisor struct {
+	cfg      Config
+	cgroup   string
+	admin    *admin
+	requests chan request
+	wg       sync.WaitGroup // of goroutines that watch processes
+
+	stopServing func() // of the control socket
+
+	mu        sync.Mutex // guards what follows, for Status
+	current   *process   // nil while none runs
+	draining  []*process
+	restarts  int
+	crashes   int
+	lastError string
+	handing   bool // another supervisor is starting the next Envoy
+	handed    bool // it has
+}
+
+// request is work that the control socket asks the loop to do.
+type request struct {
+	do   func(context.Context) error
+	done chan error
+}
+
 // Run supervises an Envoy until ctx is done (Envoy is then drained and ended) or another supervisor took over (nil, when
-// the Envoy of this one has ended).
+// the Envoy of this one has ended). An Envoy that an earlier supervisor left behind is adopted by a hot restart.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return errors.New("proxy: not yet built")
+	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
+		return fmt.Errorf("proxy: make the run directory: %w", err)
+	}
+	s := &supervisor{cfg: cfg, admin: newAdmin(cfg.path(AdminSocket)), requests: make(chan request)}
+	if s.cgroup, err = prepareCgroup(cfg.Cgroup); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	defer s.wg.Wait()
+	lock, err := s.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	defer lock.Close()
+	listener, err := s.listen()
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.stopServing = sync.OnceFunc(s.serve(ctx, listener, lock))
+	defer s.stopServing()
+	if err := s.begin(ctx); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	return s.loop(ctx)
+}
+
+// acquire gets the lock: at once, or by taking over from who has it.
+func (s *supervisor) acquire(ctx context.Context) (*os.File, error) {
+	var last error
+	for range 50 { // 5 s: the other may be just starting, or just ending
+		lock, err := s.cfg.lock()
+		if !errors.Is(err, errLocked) {
+			return lock, err
+		}
+		lock, last = s.takeOver(ctx)
+		if !errors.Is(last, ErrNotRunning) {
+			return lock, last
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil, fmt.Errorf("%w, and it does not answer: %w", errLocked, last)
+}
+
+func (s *supervisor) listen() (net.Listener, error) {
+	path := s.cfg.path(ControlSocket)
+	// The lock is ours, so a socket that is there is nobody's.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on the control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false) // after a handover the path is the next supervisor's
+	return l, os.Chmod(path, 0o600)
+}
+
+// begin makes an Envoy run: the one taken over, an adopted one, or a new one.
+func (s *supervisor) begin(ctx context.Context) error {
+	if s.current != nil {
+		return nil
+	}
+	s.adopt(ctx, s.cfg.loadRecord())
+	if s.current == nil {
+		return s.coldStart(ctx, true)
+	}
+	s.cfg.Log.Info("an Envoy without a supervisor is adopted", "pid", s.current.PID, "epoch", s.current.Epoch)
+	if err := s.hotRestart(ctx); err != nil && ctx.Err() == nil {
+		s.fail("the adopted Envoy could not be hot-restarted; it goes on serving, without its log", err)
+	}
+	return nil
+}
+
+// loop acts on what happens, one thing at a time.
+func (s *supervisor) loop(ctx context.Context) error {
+	var failures int
+	var again <-chan time.Time
+	for !s.handed {
+		var exited <-chan struct{}
+		if s.current != nil && !s.handing {
+			exited = s.current.exited
+		}
+		if s.current == nil && again == nil && !s.handing {
+			again = time.After(pause(failures))
+		}
+		select {
+		case <-ctx.Done():
+			return s.stop()
+		case <-exited:
+			if time.Since(s.current.Since) > time.Minute {
+				failures = 0
+			}
+			s.crashed()
+		case <-again:
+			again = nil
+			failures++
+			if s.current != nil { // a request was faster
+				continue
+			}
+			if err := s.coldStart(ctx, false); err != nil {
+				s.fail("Envoy could not be started; it will be tried again", err)
+			}
+		case r := <-s.requests:
+			r.done <- r.do(ctx)
+		}
+	}
+	return s.leave(ctx)
+}
+
+// pause before a start: none before the first, then 200 ms, doubling up to 10 s.
+func pause(failures int) time.Duration {
+	if failures == 0 {
+		return 0
+	}
+	return min(100*time.Millisecond<<min(failures, 10), 10*time.Second)
+}
+
+// ask lets the loop do something.
+func (s *supervisor) ask(ctx context.Context, do func(context.Context) error) error {
+	r := request{do: do, done: make(chan error, 1)}
+	select {
+	case s.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// crashed takes note that the serving Envoy has ended by itself.
+func (s *supervisor) crashed() {
+	p := s.current
+	s.set(func() {
+		s.crashes++
+		s.current = nil
+	})
+	// The lines that it wrote last are on their way.
+	if p.log != nil {
+		<-p.log.done
+	}
+	err := fmt.Errorf("it had pid %d, epoch %d, and ran for %v", p.PID, p.Epoch, time.Since(p.Since).Round(time.Millisecond))
+	if words := p.log.lastWords(); words != "" {
+		err = fmt.Errorf("%w; its last words: %s", err, words)
+	}
+	s.fail("Envoy ended by itself", err)
+	s.forget(p.BaseID)
+	s.save()
+}
+
+// forget cleans up after a base ID that no process uses any more.
+func (s *supervisor) forget(baseID uint32) {
+	used := func(p *process) bool { return p != nil && !p.gone() && p.BaseID == baseID }
+	if !used(s.current) && !slices.ContainsFunc(s.draining, used) {
+		s.cfg.forget(baseID)
+	}
+}
+
+// fail logs an error and shows it in Status.
+func (s *supervisor) fail(what string, err error) {
+	s.cfg.Log.Error(what, "error", err)
+	s.set(func() { s.lastError = what + ": " + err.Error() })
+}
+
+func (s *supervisor) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// save remembers the Envoys. A disk that is full costs the adoption by the next supervisor, not the traffic.
+func (s *supervisor) save(starting ...*process) {
+	if err := s.cfg.saveRecord(s.record(starting...)); err != nil {
+		s.cfg.Log.Error("a supervisor after this one could not adopt Envoy", "error", err)
+	}
+}
+
+func (s *supervisor) record(starting ...*process) record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := record{Boot: bootID(), Restarts: s.restarts, Crashes: s.crashes}
+	all := append(slices.Clone(s.draining), s.current)
+	for _, p := range append(all, starting...) {
+		if p != nil && !p.gone() {
+			r.Envoys = append(r.Envoys, p.envoy)
+		}
+	}
+	return r
 }

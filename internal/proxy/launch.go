@@ -1,0 +1,157 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// The names by which this executable calls itself to start an Envoy that is not its child.
+const (
+	launcherName = "weft-envoy-launcher"
+	gateName     = "weft-envoy-gate"
+)
+
+// Envoy asks to get SIGTERM when its parent ends, so its parent may not be the supervisor. The supervisor starts a
+// launcher, in Envoy's cgroup; the launcher starts a gate, tells its pid, and ends; the gate waits for that end and
+// becomes Envoy. This is an init function because it must come before anything that the program itself does, in every
+// program that supervises.
+func init() {
+	switch os.Args[0] {
+	case launcherName:
+		exitOn(runLauncher())
+	case gateName:
+		exitOn(runGate())
+	}
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "critical\tlaunch\t"+err.Error())
+		os.Exit(127)
+	}
+	os.Exit(0)
+}
+
+// runLauncher gets "<open files> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
+func runLauncher() error {
+	hold, release, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	p, err := os.StartProcess("/proc/self/exe", append([]string{gateName}, os.Args[1:]...), &os.ProcAttr{
+		Files: []*os.File{null, null, os.Stderr, hold},
+		// Ctrl-C in the supervisor's terminal is the supervisor's to act on.
+		Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: os.Environ(),
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Println(p.Pid)
+	_ = release // held until this process ends
+	return err
+}
+
+// runGate waits until the launcher has ended, and becomes Envoy.
+func runGate() error {
+	hold := os.NewFile(3, "hold")
+	if _, err := io.Copy(io.Discard, hold); err != nil {
+		return fmt.Errorf("wait for the launcher: %w", err)
+	}
+	hold.Close()
+	files, err := strconv.ParseUint(os.Args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	// Without the right to raise it the limit stays at what is allowed.
+	_ = raiseOpenFiles(files)
+	binary := os.Args[2]
+	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[3:]...), os.Environ()))
+}
+
+func raiseOpenFiles(n uint64) error {
+	if data, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		if most, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); err == nil {
+			n = min(n, most)
+		}
+	}
+	var now syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
+		return err
+	}
+	err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: max(n, now.Max), Max: max(n, now.Max)})
+	if err != nil {
+		return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: now.Max, Max: now.Max})
+	}
+	return nil
+}
+
+// launch starts a binary in a cgroup (a directory) and gives its pid. Lines that it writes go to stderr, which launch
+// does not close.
+func launch(cgroup string, openFiles uint64, stderr *os.File, binary string, flags []string) (int, error) {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	var out bytes.Buffer
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe",
+		Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), binary}, flags...),
+		Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
+		SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
+	}
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("start %s in the cgroup %s: %w", binary, cgroup, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		return 0, fmt.Errorf("start %s: the launcher said %.100q", binary, out.String())
+	}
+	return pid, nil
+}
+
+// prepareCgroup makes the cgroup and gives its directory.
+func prepareCgroup(name string) (string, error) {
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			dir := filepath.Join(f[1], name)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return "", fmt.Errorf("make Envoy's cgroup: %w", err)
+			}
+			return dir, nil
+		}
+	}
+	return "", errors.New("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")
+}
+
+// cgroupPIDs lists the processes in a cgroup that this process can see.
+func cgroupPIDs(dir string) ([]int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for f := range strings.FieldsSeq(string(data)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
