@@ -3,87 +3,182 @@ package datapath
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-const (
-	mapDir  = "maps"
-	linkDir = "links"
-	podDir  = "pods"
-)
+// Datapath is the node's part in the kernel. One agent at a time may Run on a PinDir.
+type Datapath struct {
+	cfg  Config
+	spec *ebpf.CollectionSpec
+	maps map[string]*ebpf.Map
 
-var errTODO = errors.New("not there yet")
+	mu      sync.Mutex
+	pending *ebpf.Collection // programs that wait for their maps to be filled
+	rec     *reconciler      // while Run works
 
-// Datapath is the node's part in the kernel.
-type Datapath struct{ cfg Config }
+	names atomic.Pointer[map[uint64]string] // namespace cookie -> workload
+	lost  atomic.Uint64
+}
 
-// Open loads the programs, or takes over those that an earlier agent left pinned.
-func Open(cfg Config) (*Datapath, error) { return nil, errTODO }
+// Open loads the programs and puts them on their hooks. What an earlier agent left pinned is taken over: its maps keep
+// their entries, and its programs are replaced atomically, so that no connection meets a gap. If this version needs
+// other maps, the programs are replaced by Run, as soon as the new maps are filled.
+func Open(cfg Config) (*Datapath, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil { // accounting by memory cgroup came with Linux 5.11
+		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
+	}
+	if err := cfg.prepare(); err != nil {
+		return nil, err
+	}
+	spec, err := loadSpec()
+	if err != nil {
+		return nil, err
+	}
+	maps, fresh, err := openMaps(cfg.PinDir, spec)
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{cfg: cfg, spec: spec, maps: maps}
+	coll, err := loadHooks(spec, maps)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.pending = coll
+	before, err := filepath.Glob(filepath.Join(cfg.PinDir, linkDir, "*"))
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if fresh && len(before) > 0 {
+		cfg.Log.Info("maps have a new layout: programs are replaced when these are filled")
+		return d, nil
+	}
+	if err := d.replace(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
 
-// Run keeps the maps and the pods' namespaces as st says, until ctx ends.
-func (d *Datapath) Run(ctx context.Context, st *state.State) error { return errTODO }
+// replace puts the loaded programs on their hooks.
+func (d *Datapath) replace() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pending == nil {
+		return nil
+	}
+	if err := attachAll(d.cfg, d.pending); err != nil {
+		return err
+	}
+	d.pending.Close()
+	d.pending = nil
+	return removeStaleMaps(d.cfg.PinDir, d.spec)
+}
 
-// Events calls f for each event until ctx ends.
-func (d *Datapath) Events(ctx context.Context, f func(Event)) error { return errTODO }
+// Run keeps the maps and the pods' namespaces as st says, until ctx ends. What fails is tried again and does not hold
+// up the rest: see Status. Nothing is removed from the kernel because st lacks it before st.Synced.
+func (d *Datapath) Run(ctx context.Context, st *state.State) error {
+	node := map[netip.Addr]bool{}
+	for _, a := range d.cfg.NodeAddresses {
+		node[a.Unmap()] = true
+	}
+	ns := &kernelNamespaces{
+		dir: filepath.Join(d.cfg.PinDir, podDir), node: node,
+		load: func(cookie uint64) (*ebpf.Program, error) { return loadInbound(d.spec, d.maps, cookie) },
+	}
+	rec, err := newReconciler(d.cfg.Log, st, kernelTables(d.maps), ns)
+	if err != nil {
+		return err
+	}
+	defer rec.close()
+	rec.names = &d.names
+	if err := rec.setNodes(d.cfg.NodeAddresses); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.rec = rec
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.rec = nil
+		d.mu.Unlock()
+	}()
+	return rec.run(ctx, d.replace)
+}
 
-// Connections selects live TCP connections of a workload.
-type Connections uint8
+func (d *Datapath) running() *reconciler {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rec
+}
 
-const (
-	// Plaintext are inbound connections that strict mode would not let in.
-	Plaintext Connections = iota + 1
-	// Authenticated are inbound connections to port 15008.
-	Authenticated
-	// Inbound are both.
-	Inbound
-)
-
-// CloseConnections ends live connections of a local workload (namespace/name) and says how many.
+// CloseConnections ends live connections of a local workload (namespace/name) and says how many. Run closes those in
+// the clear itself when a workload becomes strict or gets its first policy; call this with Authenticated when a policy
+// allows less than before and Envoy has it.
 func (d *Datapath) CloseConnections(workload string, which Connections) (int, error) {
-	return 0, errTODO
+	rec := d.running()
+	if rec == nil {
+		return 0, errors.New("the datapath does not run")
+	}
+	return rec.closeConnections(workload, which)
 }
 
 // Status tells what is in the kernel.
 type Status struct {
-	Frontends  int         `json:"frontends"`
-	Backends   int         `json:"backends"`
-	Peers      int         `json:"peers"`
+	Frontends  int         `json:"frontends"` // addresses and ports of Services
+	Backends   int         `json:"backends"`  // slots that frontends pick from
+	Peers      int         `json:"peers"`     // addresses of workloads with an identity
 	Pods       []PodStatus `json:"pods"`
 	Errors     []string    `json:"errors,omitempty"` // each names its object
 	LostEvents uint64      `json:"lostEvents"`
+	// Pending is true while programs of an earlier version work on, because maps of this one are not filled yet.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // PodStatus is a local workload as the kernel knows it.
 type PodStatus struct {
-	Workload string `json:"workload"`
-	NetNS    string `json:"netns"`
-	Cookie   uint64 `json:"cookie"`
+	Workload string         `json:"workload"`
+	NetNS    string         `json:"netns"`
+	Cookie   uint64         `json:"cookie"`
+	MTLS     model.MTLSMode `json:"mtls"`
+	Policed  bool           `json:"policed"`
 }
 
-// Status gives the present state.
-func (d *Datapath) Status() Status { return Status{} }
-
-// Close lets go of the kernel's objects. What is pinned stays, and traffic goes on.
-func (d *Datapath) Close() error { return nil }
-
-// Detach removes everything that Open and Run left in the kernel.
-func Detach(cfg Config) error { return errTODO }
-
-// Addresses makes the Gateways' addresses local to the host.
-type Addresses struct{}
-
-// NewAddresses makes one.
-func NewAddresses(cfg Config) *Addresses { return &Addresses{} }
-
-// Run keeps the host's local addresses as st.Gateways says, until ctx ends.
-func (a *Addresses) Run(ctx context.Context, st *state.State) error { return errTODO }
-
-// Problem is something that the datapath needs and this machine lacks.
-type Problem struct {
-	What string `json:"what"`
-	How  string `json:"how"` // to get it
+// Status gives the present state; it is empty while Run does not work.
+func (d *Datapath) Status() Status {
+	rec := d.running()
+	if rec == nil {
+		return Status{LostEvents: d.lost.Load()}
+	}
+	s := rec.status()
+	s.LostEvents = d.lost.Load()
+	d.mu.Lock()
+	s.Pending = d.pending != nil
+	d.mu.Unlock()
+	return s
 }
 
-// Check looks for what is missing.
-func Check(cfg Config) []Problem { return nil }
+// Close lets go of the kernel's objects. What is pinned stays, and traffic goes on. Run and Events must have ended.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pending != nil {
+		d.pending.Close()
+		d.pending = nil
+	}
+	closeMaps(d.maps)
+	d.maps = nil
+	return nil
+}

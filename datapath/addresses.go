@@ -1,0 +1,164 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// routeProtocol marks our routes (ip route calls it proto 119). Numbers above 4 are for user space to choose
+// (linux/rtnetlink.h); this one no routing daemon uses.
+const routeProtocol = 119
+
+// Addresses makes the Gateways' addresses local to the host: a local route on lo for each that no interface has. Envoy
+// binds them with freebind, and who routes the address to this host reaches the Gateway.
+type Addresses struct{ log *slog.Logger }
+
+// NewAddresses makes one. Of the configuration it uses Log.
+func NewAddresses(cfg Config) *Addresses {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Addresses{log: cfg.Log}
+}
+
+// Run keeps the host's local routes as st.Gateways says, until ctx ends. Routes stay when it returns, so that traffic
+// goes on; Detach removes them.
+func (a *Addresses) Run(ctx context.Context, st *state.State) error {
+	feed := st.Feed()
+	defer feed.Close()
+	synced := st.Synced()
+	check := time.NewTicker(10 * retryLast) // somebody may flush the routes
+	defer check.Stop()
+	var last string
+	for {
+		_, snap := feed.Take()
+		err := a.reconcile(snap, st, synced == nil)
+		if text := fmt.Sprint(err); err != nil && text != last {
+			a.log.Error("addresses of Gateways", "error", err)
+			last = text
+		}
+		var retry <-chan time.Time
+		if err != nil {
+			retry = time.After(retryLast)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+		case <-check.C:
+		case <-retry:
+		case <-synced:
+			synced = nil
+		}
+	}
+}
+
+func (a *Addresses) reconcile(snap *state.Snapshot, st *state.State, prune bool) error {
+	own, err := hostAddresses()
+	if err != nil {
+		return err
+	}
+	have, err := localRoutes()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	want := map[netip.Addr]bool{}
+	for g := range st.Gateways.All(snap) {
+		for _, addr := range g.Addresses {
+			addr = addr.Unmap()
+			if !addr.IsValid() || addr.IsUnspecified() || own[addr] {
+				continue
+			}
+			want[addr] = true
+			if _, ok := have[addr]; ok {
+				continue
+			}
+			if err := netlink.RouteReplace(addressRoute(addr)); err != nil {
+				errs = append(errs, fmt.Errorf("gateway %s: make %s local: %w", g.Key(), addr, err))
+			}
+		}
+	}
+	for addr := range have {
+		if prune && !want[addr] {
+			errs = append(errs, removeRoute(addr))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func addressRoute(a netip.Addr) *netlink.Route {
+	family := unix.AF_INET
+	if a.Is6() {
+		family = unix.AF_INET6
+	}
+	return &netlink.Route{
+		LinkIndex: loopbackIndex, Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+		Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: routeProtocol, Family: family,
+	}
+}
+
+func removeRoute(a netip.Addr) error {
+	if err := netlink.RouteDel(addressRoute(a)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove the local route of %s: %w", a, err)
+	}
+	return nil
+}
+
+// hostAddresses are those that interfaces have.
+func hostAddresses() (map[netip.Addr]bool, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	out := map[netip.Addr]bool{}
+	for _, x := range list {
+		if a, ok := netip.AddrFromSlice(x.IP); ok {
+			out[a.Unmap()] = true
+		}
+	}
+	return out, nil
+}
+
+// localRoutes are ours.
+func localRoutes() (map[netip.Addr]struct{}, error) {
+	out := map[netip.Addr]struct{}{}
+	for _, family := range families() {
+		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
+		list, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, fmt.Errorf("list local routes: %w", err)
+		}
+		for _, r := range list {
+			if r.Dst == nil {
+				continue
+			}
+			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+				out[a.Unmap()] = struct{}{}
+			}
+		}
+	}
+	return out, nil
+}
+
+func removeAddresses() error {
+	have, err := localRoutes()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for a := range have {
+		errs = append(errs, removeRoute(a))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,147 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// hook is a program on a cgroup.
+type hook struct {
+	program string
+	attach  ebpf.AttachType
+	proxy   bool // on Envoy's cgroup, else on the root
+}
+
+// Envoy's come first: its sockets must be known before anything is redirected.
+var hooks = []hook{
+	{weftProgProxyConnect4, ebpf.AttachCGroupInet4Connect, true},
+	{weftProgProxyConnect6, ebpf.AttachCGroupInet6Connect, true},
+	{weftProgProxySockops, ebpf.AttachCGroupSockOps, true},
+	{weftProgProxyGetsockopt, ebpf.AttachCGroupGetsockopt, true},
+	{weftProgAppSockops, ebpf.AttachCGroupSockOps, false},
+	{weftProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, false},
+	{weftProgGetpeername6, ebpf.AttachCgroupInet6GetPeername, false},
+	{weftProgRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, false},
+	{weftProgRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, false},
+	{weftProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, false},
+	{weftProgSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, false},
+	{weftProgConnect4, ebpf.AttachCGroupInet4Connect, false},
+	{weftProgConnect6, ebpf.AttachCGroupInet6Connect, false},
+}
+
+// loadSpec reads the embedded object and fits it to this kernel.
+func loadSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadWeft()
+	if err != nil {
+		return nil, fmt.Errorf("embedded BPF object: %w", err)
+	}
+	if err := features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval); errors.Is(err, ebpf.ErrNotSupported) {
+		if err := spec.Variables[weftVarHaveSetRetval].Set(false); err != nil {
+			return nil, fmt.Errorf("embedded BPF object: %w", err)
+		}
+	}
+	return spec, nil
+}
+
+// loadHooks loads the cgroup programs.
+func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	spec = spec.Copy()
+	delete(spec.Programs, weftProgInbound)
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	if err != nil {
+		return nil, fmt.Errorf("load the BPF programs: %w", verifier(err))
+	}
+	return coll, nil
+}
+
+// loadInbound loads the sk_lookup program for one namespace.
+func loadInbound(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, cookie uint64) (*ebpf.Program, error) {
+	spec = spec.Copy()
+	spec.Programs = map[string]*ebpf.ProgramSpec{weftProgInbound: spec.Programs[weftProgInbound]}
+	if err := spec.Variables[weftVarOwnNetns].Set(cookie); err != nil {
+		return nil, fmt.Errorf("embedded BPF object: %w", err)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	if err != nil {
+		return nil, fmt.Errorf("load the BPF program for sk_lookup: %w", verifier(err))
+	}
+	defer coll.Close()
+	return coll.DetachProgram(weftProgInbound), nil
+}
+
+// verifier keeps the end of a verifier's log, which tells what was wrong.
+func verifier(err error) error {
+	var v *ebpf.VerifierError
+	if errors.As(err, &v) && len(v.Log) > 0 {
+		return fmt.Errorf("%w: %s", err, v.Log[len(v.Log)-1])
+	}
+	return err
+}
+
+// attachAll puts every program on its hook. Programs of an earlier agent are replaced one by one, each atomically.
+func attachAll(cfg Config, coll *ebpf.Collection) error {
+	names := map[string]bool{}
+	for _, h := range hooks {
+		names[h.program] = true
+		if err := attachHook(cfg, h, coll.Programs[h.program]); err != nil {
+			return fmt.Errorf("hook %s: %w", h.program, err)
+		}
+	}
+	pins, err := filepath.Glob(filepath.Join(cfg.PinDir, linkDir, "*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range pins {
+		if !names[filepath.Base(p)] { // a hook of another version
+			if err := unpinLink(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func attachHook(cfg Config, h hook, prog *ebpf.Program) error {
+	path := cfg.CgroupRoot
+	if h.proxy {
+		path = cfg.proxyPath()
+	}
+	pin := filepath.Join(cfg.PinDir, linkDir, h.program)
+	l, err := link.LoadPinnedLink(pin, nil)
+	switch {
+	case err == nil && hangsOn(l, path):
+		return errors.Join(l.Update(prog), l.Close())
+	case err == nil: // on another cgroup, or on one that was removed and made again
+		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+			return fmt.Errorf("remove the link %s: %w", pin, err)
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("open the link %s: %w", pin, err)
+	}
+	l, err = link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: prog})
+	if err != nil {
+		return fmt.Errorf("attach to cgroup %s: %w", path, err)
+	}
+	if err := l.Pin(pin); err != nil {
+		return errors.Join(fmt.Errorf("pin the link %s: %w", pin, err), l.Close())
+	}
+	return l.Close()
+}
+
+// hangsOn compares the link's cgroup with a path. A cgroup's number is the inode of its directory.
+func hangsOn(l link.Link, path string) bool {
+	info, err := l.Info()
+	if err != nil || info.Cgroup() == nil {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && info.Cgroup().CgroupId == st.Ino
+}

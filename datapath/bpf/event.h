@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What is told to user space. */
+#pragma once
+#include "address.h"
+
+enum { VERDICT_KERNEL = 1, VERDICT_L7 = 2, VERDICT_MTLS = 3, VERDICT_REFUSED = 4 };
+enum { REASON_NONE, REASON_NO_BACKEND, REASON_NO_PROXY, REASON_PLAINTEXT, REASON_NO_POLICY_PORT };
+enum { EVENT_OPENED = 1, EVENT_CLOSED = 2, EVENT_REFUSED = 3 };
+
+struct event {
+	__u64 netns;
+	__u64 time; /* ns of CLOCK_MONOTONIC */
+	__u64 duration;
+	__u64 sent;
+	__u64 received;
+	struct endpoint local;
+	struct endpoint remote;
+	struct endpoint original;
+	struct endpoint backend;
+	__u32 rtt; /* microseconds */
+	__u32 retransmits;
+	__u8 kind;
+	__u8 verdict;
+	__u8 reason;
+	__u8 inbound;
+	__u32 pad;
+};
+
+const volatile struct event *const event_type = 0; /* so that the layout is in the object */
+
+#define RING_SIZE (1 << 20)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RING_SIZE);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} lost SEC(".maps");
+
+static __always_inline struct event *new_event(void)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		__u32 zero = 0;
+		__u64 *n = bpf_map_lookup_elem(&lost, &zero);
+		if (n)
+			*n += 1;
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_ns();
+	return e;
+}
+
+/* The reader looks every now and then; it is woken only when the ring fills up. A wake-up for each connection would
+ * cost more than the event. */
+static __always_inline void submit(struct event *e)
+{
+	__u64 full = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	bpf_ringbuf_submit(e, full > RING_SIZE / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}

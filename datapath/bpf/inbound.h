@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* A peer connects to a local workload. The program is loaded once for each workload, because sk_lookup has no helper
+ * that tells the network namespace. */
+#pragma once
+#include "event.h"
+
+const volatile __u64 own_netns = 0;
+
+static __always_inline int drop(const struct flow *f, __u8 reason)
+{
+	if (bpf_ntohs(f->to.port) >= 32768)
+		return SK_DROP; /* may be a late packet of a connection that the workload made */
+	struct event *e = new_event();
+	if (e) {
+		e->netns = f->netns;
+		e->kind = EVENT_REFUSED;
+		e->verdict = VERDICT_REFUSED;
+		e->reason = reason;
+		e->inbound = 1;
+		e->local = f->to;
+		e->remote = f->from;
+		e->original = f->to;
+		submit(e);
+	}
+	return SK_DROP;
+}
+
+static __always_inline bool steer_to(struct bpf_sk_lookup *ctx, struct listener_key *key, int *result)
+{
+	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, key);
+	if (!sk) {
+		key->latest = 1;
+		sk = bpf_map_lookup_elem(&listeners, key);
+		if (!sk)
+			return false;
+	}
+	*result = bpf_sk_assign(ctx, sk, 0) ? SK_DROP : SK_PASS;
+	bpf_sk_release(sk);
+	return true;
+}
+
+static __always_inline int steer(struct bpf_sk_lookup *ctx, const struct flow *f)
+{
+	int result = SK_DROP;
+	struct listener_key key = { .netns = f->netns, .addr = f->to.addr };
+	if (steer_to(ctx, &key, &result))
+		return result;
+	return drop(f, REASON_NO_POLICY_PORT);
+}
+
+SEC("sk_lookup")
+int inbound(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	__u64 netns = own_netns;
+	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
+	if (!pod || !(*pod & (WORKLOAD_STRICT | WORKLOAD_POLICED)))
+		return SK_PASS;
+	struct flow f = { .netns = netns };
+	f.from.port = (__be16)ctx->remote_port;
+	f.to.port = bpf_htons((__u16)ctx->local_port);
+	bool v4 = ctx->family == AF_INET;
+	__be32 r4 = LOAD(ctx->remote_ip4), r0 = LOAD(ctx->remote_ip6[0]), r1 = LOAD(ctx->remote_ip6[1]);
+	__be32 r2 = LOAD(ctx->remote_ip6[2]), r3 = LOAD(ctx->remote_ip6[3]);
+	__be32 l4 = LOAD(ctx->local_ip4), l0 = LOAD(ctx->local_ip6[0]), l1 = LOAD(ctx->local_ip6[1]);
+	__be32 l2 = LOAD(ctx->local_ip6[2]), l3 = LOAD(ctx->local_ip6[3]);
+	choose(&f.from.addr, v4, r4, r0, r1, r2, r3);
+	choose(&f.to.addr, v4, l4, l0, l1, l2, l3);
+	if (is_loopback(&f.to.addr) || same(&f.to.addr, &f.from.addr))
+		return SK_PASS;
+	struct own_key self = { .netns = netns, .addr = f.from.addr };
+	if (bpf_map_lookup_elem(&own, &self))
+		return SK_PASS;
+	if (bpf_map_lookup_elem(&from_proxy, &f))
+		return SK_PASS;
+	if (ctx->local_port == PORT_HBONE)
+		return SK_PASS;
+	struct probe_key probe = { .netns = netns, .port = ctx->local_port };
+	if (bpf_map_lookup_elem(&probes, &probe) && bpf_map_lookup_elem(&nodes, &f.from.addr))
+		return SK_PASS;
+	if (*pod & WORKLOAD_STRICT)
+		return drop(&f, REASON_PLAINTEXT);
+	if (ctx->local_port == PORT_IN)
+		return SK_DROP; /* Envoy's own port: its filter would take that for the workload's and meet itself */
+	return steer(ctx, &f);
+}

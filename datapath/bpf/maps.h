@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The maps. Their layouts are mirrored by bpf2go in Go; names are at most 15 characters (BPF_OBJ_NAME_LEN).
+ *
+ * Addresses have 16 bytes; IPv4 is written as ::ffff:a.b.c.d, which is also what an IPv6 socket uses to reach IPv4.
+ * Ports are in network byte order where they sit beside an address, so that no program has to turn them.
+ */
+#pragma once
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+struct address {
+	__be32 ip[4];
+};
+
+struct endpoint {
+	struct address addr;
+	__be16 port;
+	__u16 pad;
+};
+
+/* A Service's address and port. */
+struct frontend_key {
+	struct address addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+enum { FRONTEND_L7 = 1 };
+
+struct frontend {
+	__u32 service;
+	__u32 count; /* slots 0..count-1 of the service are filled */
+	__u32 flags;
+	__u32 affinity; /* seconds; 0: none */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct frontend_key);
+	__type(value, struct frontend);
+} frontends SEC(".maps");
+
+struct slot_key {
+	__u32 service;
+	__u32 slot;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct slot_key);
+	__type(value, struct endpoint);
+} slots SEC(".maps");
+
+/* The backends of services that have affinity or speak UDP, so that a remembered one can be checked. */
+struct member_key {
+	__u32 service;
+	struct endpoint backend;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct member_key);
+	__type(value, __u32);
+} members SEC(".maps");
+
+enum { CLIENT_NETNS = 0, CLIENT_SOCKET = 1 };
+
+struct affinity_key {
+	__u64 client; /* cookie of a network namespace or of a socket */
+	__u32 service;
+	__u32 kind;
+};
+
+struct affinity {
+	struct endpoint backend;
+	__u32 pad;
+	__u64 used; /* ns of CLOCK_MONOTONIC */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
+
+/* Where datagrams that come from a backend were sent to: the Service's address. */
+struct reverse_key {
+	__u64 socket;
+	struct endpoint backend;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct reverse_key);
+	__type(value, struct endpoint);
+} reverse SEC(".maps");
+
+enum { WORKLOAD_IDENTITY = 1, WORKLOAD_STRICT = 2, WORKLOAD_POLICED = 4 };
+
+/* Workloads with an identity, on any node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} peers SEC(".maps");
+
+/* Local workloads, by the cookie of their network namespace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} pods SEC(".maps");
+
+/* Paths of the local workloads' namespaces: not read here, but by who cleans up after a restart. */
+struct path {
+	char name[256];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct path);
+} namespaces SEC(".maps");
+
+struct own_key {
+	__u64 netns;
+	struct address addr;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct own_key);
+	__type(value, __u32);
+} own SEC(".maps");
+
+struct probe_key {
+	__u64 netns;
+	__u32 port; /* host byte order */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct probe_key);
+	__type(value, __u32);
+} probes SEC(".maps");
+
+/* The node's own addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} nodes SEC(".maps");
+
+enum { CONN_PROXY = 1, CONN_COUNTED = 2, CONN_INBOUND = 4 };
+
+/* What is remembered with a socket. */
+struct conn {
+	struct endpoint original; /* where the application wanted to go; port 0: nothing was changed */
+	struct endpoint dest;     /* where it goes in truth: a backend; for L7 the Service. Of Envoy's: what to tell it */
+	__u64 opened;
+	__u8 verdict;
+	__u8 flags;
+	__u8 pad[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+/* Destinations of redirected connections, from connect() until Envoy's end is established. */
+struct tuple {
+	__u64 netns;
+	struct endpoint addr;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tuple);
+	__type(value, struct endpoint);
+} by_tuple SEC(".maps");
+
+/* Envoy's connections to the workload whose namespace they are in. */
+struct flow {
+	__u64 netns;
+	struct endpoint from;
+	struct endpoint to;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow);
+	__type(value, __u32);
+} from_proxy SEC(".maps");
+
+/* Envoy's sockets that listen on 15006. Two for each address, the oldest and the latest: of several workers' sockets
+ * any will do, for the kernel spreads over the whole SO_REUSEPORT group, and one is left when others are closed. */
+struct listener_key {
+	__u64 netns;
+	struct address addr;
+	__u32 latest;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 16384);
+	__type(key, struct listener_key);
+	__type(value, __u64);
+} listeners SEC(".maps");

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* An application connects, sends datagrams, asks who its peer is. */
+#pragma once
+#include "event.h"
+#include "service.h"
+
+enum { PASS, CHANGED, REFUSED };
+
+/* False on kernels before 6.1, which cannot say which error connect() is to return: there it is EPERM. The verifier
+ * drops the branch. */
+const volatile bool have_set_retval = true;
+
+static __always_inline int refuse(struct bpf_sock_addr *ctx, __u64 netns, const __u32 *pod, const struct endpoint *to,
+				  const struct endpoint *backend, __u8 reason)
+{
+	struct event *e = pod ? new_event() : 0;
+	if (e) {
+		e->netns = netns;
+		e->kind = EVENT_REFUSED;
+		e->verdict = VERDICT_REFUSED;
+		e->reason = reason;
+		e->original = *to;
+		e->remote = *backend;
+		submit(e);
+	}
+	if (have_set_retval)
+		bpf_set_retval(-ECONNREFUSED);
+	return REFUSED;
+}
+
+/* Does Envoy listen on this loopback port in the caller's namespace? */
+static __always_inline bool listening(struct bpf_sock_addr *ctx, const struct endpoint *to, __u16 port)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	if (is_mapped(&to->addr)) {
+		t.ipv4.daddr = bpf_htonl(0x7f000001);
+		t.ipv4.dport = bpf_htons(port);
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		t.ipv6.daddr[3] = bpf_htonl(1);
+		t.ipv6.dport = bpf_htons(port);
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	bool ok = sk->state == BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return ok;
+}
+
+/* Remembers with the socket where it was going. */
+static __always_inline bool remember(struct bpf_sock_addr *ctx, struct conn *old, const struct endpoint *original,
+				     const struct endpoint *dest, __u8 verdict)
+{
+	struct conn *c = old;
+	if (!c)
+		c = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c)
+		return false;
+	c->original = *original;
+	c->dest = *dest;
+	c->verdict = verdict;
+	c->flags = 0;
+	c->opened = 0;
+	return true;
+}
+
+/* A TCP connection from a local workload to dest: in the clear, by Envoy, or not at all. dest is a backend if the
+ * application asked for a Service, else equal to original. */
+static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *old, __u64 netns, const __u32 *pod,
+					const struct endpoint *original, struct endpoint *dest)
+{
+	if (!(*pod & WORKLOAD_IDENTITY))
+		return PASS;
+	__u32 *peer = bpf_map_lookup_elem(&peers, &dest->addr);
+	if (!peer || !(*peer & WORKLOAD_IDENTITY))
+		return PASS;
+	struct own_key self = { .netns = netns, .addr = dest->addr };
+	if (bpf_map_lookup_elem(&own, &self))
+		return PASS;
+	if (!listening(ctx, dest, PORT_TCP)) {
+		if ((*pod | *peer) & WORKLOAD_STRICT)
+			return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);
+		return PASS;
+	}
+	/* Without a memory of the destination Envoy could not tell where to go. */
+	if (!remember(ctx, old, original, dest, VERDICT_MTLS))
+		return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);
+	loopback(dest, PORT_TCP);
+	return CHANGED;
+}
+
+static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoint *to)
+{
+	struct conn *old = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (old) {
+		if (old->flags & CONN_PROXY)
+			return PASS;
+		old->original.port = 0; /* from an earlier connect() of this socket */
+		old->verdict = VERDICT_KERNEL;
+	}
+	struct endpoint original = *to;
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
+	struct frontend *f = find_service(to, IPPROTO_TCP);
+	if (f) {
+		if (pod && f->flags & FRONTEND_L7 && listening(ctx, to, PORT_HTTP) &&
+		    remember(ctx, old, &original, &original, VERDICT_L7)) {
+			loopback(to, PORT_HTTP);
+			return CHANGED;
+		}
+		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, f, netns, CLIENT_NETNS, f->affinity, to)
+					 : pick_any(&original, IPPROTO_TCP, f, to);
+		if (!found)
+			return refuse(ctx, netns, pod, &original, to, REASON_NO_BACKEND);
+	}
+	if (pod) {
+		int r = authenticate(ctx, old, netns, pod, &original, to);
+		if (r != PASS)
+			return r;
+	}
+	if (!f)
+		return PASS;
+	remember(ctx, old, &original, to, VERDICT_KERNEL); /* else getpeername() tells the backend: no harm */
+	return CHANGED;
+}
+
+/* Datagrams. A connected socket picks once; others keep to a backend for each Service they send to, for a protocol
+ * such as QUIC must meet the same server again. */
+static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *to, bool connected)
+{
+	struct frontend *f = find_service(to, IPPROTO_UDP);
+	if (!f) {
+		if (connected) {
+			struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+			if (c)
+				c->original.port = 0;
+		}
+		return PASS;
+	}
+	struct endpoint original = *to;
+	__u64 socket = bpf_get_socket_cookie(ctx);
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	bool found;
+	if (f->affinity)
+		found = pick_same(&original, IPPROTO_UDP, f, netns, CLIENT_NETNS, f->affinity, to);
+	else if (connected)
+		found = pick_any(&original, IPPROTO_UDP, f, to);
+	else
+		found = pick_same(&original, IPPROTO_UDP, f, socket, CLIENT_SOCKET, UDP_STICKY_SECONDS, to);
+	if (!found) {
+		if (have_set_retval)
+			bpf_set_retval(-ECONNREFUSED);
+		return REFUSED;
+	}
+	if (connected)
+		remember(ctx, bpf_sk_storage_get(&conns, ctx->sk, 0, 0), &original, to, VERDICT_KERNEL);
+	struct reverse_key key = { .socket = socket, .backend = *to };
+	struct endpoint *known = bpf_map_lookup_elem(&reverse, &key);
+	if (!known || !same(&known->addr, &original.addr) || known->port != original.port)
+		bpf_map_update_elem(&reverse, &key, &original, BPF_ANY);
+	return CHANGED;
+}
+
+static __always_inline int connect_any(struct bpf_sock_addr *ctx, struct endpoint *to)
+{
+	switch (ctx->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_MPTCP:
+		return connect_tcp(ctx, to);
+	case IPPROTO_UDP:
+		return datagram(ctx, to, true);
+	}
+	return PASS;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint to;
+	load4(&to, ctx);
+	int r = connect_any(ctx, &to);
+	if (r == CHANGED)
+		store4(ctx, &to);
+	return r != REFUSED;
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint to;
+	load6(&to, ctx);
+	int r = connect_any(ctx, &to);
+	if (r == CHANGED)
+		store6(ctx, &to);
+	return r != REFUSED;
+}
+
+SEC("cgroup/sendmsg4")
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint to;
+	load4(&to, ctx);
+	int r = datagram(ctx, &to, false);
+	if (r == CHANGED)
+		store4(ctx, &to);
+	return r != REFUSED;
+}
+
+SEC("cgroup/sendmsg6")
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint to;
+	load6(&to, ctx);
+	int r = datagram(ctx, &to, false);
+	if (r == CHANGED)
+		store6(ctx, &to);
+	return r != REFUSED;
+}
+
+static __always_inline bool received_from(struct bpf_sock_addr *ctx, struct endpoint *from)
+{
+	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *from };
+	struct endpoint *e = bpf_map_lookup_elem(&reverse, &key);
+	if (e)
+		*from = *e;
+	return e;
+}
+
+SEC("cgroup/recvmsg4")
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint from;
+	load4(&from, ctx);
+	if (received_from(ctx, &from))
+		store4(ctx, &from);
+	return 1;
+}
+
+SEC("cgroup/recvmsg6")
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint from;
+	load6(&from, ctx);
+	if (received_from(ctx, &from))
+		store6(ctx, &from);
+	return 1;
+}
+
+SEC("cgroup/getpeername4")
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (c && c->original.port)
+		store4(ctx, &c->original);
+	return 1;
+}
+
+SEC("cgroup/getpeername6")
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (c && c->original.port)
+		store6(ctx, &c->original);
+	return 1;
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Envoy's own sockets. These programs hang on Envoy's cgroup, and the kernel runs a cgroup's programs before those of
+ * its parents: so the others find Envoy's sockets marked. */
+#pragma once
+#include "sockops.h"
+
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SO_ORIGINAL_DST 80 /* also IP6T_SO_ORIGINAL_DST */
+
+struct sockaddr_in {
+	__u16 sin_family;
+	__be16 sin_port;
+	__be32 sin_addr;
+	__u8 pad[8];
+};
+
+struct sockaddr_in6 {
+	__u16 sin6_family;
+	__be16 sin6_port;
+	__be32 sin6_flowinfo;
+	__be32 sin6_addr[4];
+	__u32 sin6_scope_id;
+};
+
+static __always_inline int mark(struct bpf_sock_addr *ctx)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (c)
+		c->flags = CONN_PROXY;
+	return c ? 1 : 0; /* unmarked it would be led back to itself */
+}
+
+SEC("cgroup/connect4")
+int proxy_connect4(struct bpf_sock_addr *ctx)
+{
+	return mark(ctx);
+}
+
+SEC("cgroup/connect6")
+int proxy_connect6(struct bpf_sock_addr *ctx)
+{
+	return mark(ctx);
+}
+
+/* Envoy's connection to the workload whose namespace it is in, so that inbound lets it pass. */
+static __always_inline void proxy_connecting(struct bpf_sock_ops *ops)
+{
+	__u32 one = 1;
+	struct flow f = { .netns = bpf_get_netns_cookie(ops) };
+	ends(ops, &f.from, &f.to);
+	struct own_key key = { .netns = f.netns, .addr = f.to.addr };
+	if (!bpf_map_lookup_elem(&own, &key))
+		return;
+	bpf_map_update_elem(&from_proxy, &f, &one, BPF_ANY);
+	watch(ops);
+}
+
+static __always_inline void proxy_closed(struct bpf_sock_ops *ops)
+{
+	struct flow f = { .netns = bpf_get_netns_cookie(ops) };
+	ends(ops, &f.from, &f.to);
+	bpf_map_delete_elem(&from_proxy, &f);
+}
+
+/* The destination moves to Envoy's socket as soon as there is one: then nothing has to be kept by address, which
+ * another connection may use again. */
+static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c)
+		return;
+	c->flags = CONN_PROXY;
+	struct endpoint local;
+	struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
+	ends(ops, &local, &key.addr);
+	if (!is_loopback(&local.addr))
+		return;
+	struct endpoint *dest = bpf_map_lookup_elem(&by_tuple, &key);
+	if (!dest)
+		return;
+	c->dest = *dest;
+	bpf_map_delete_elem(&by_tuple, &key);
+}
+
+static __always_inline void proxy_listens(struct bpf_sock_ops *ops)
+{
+	if (ops->local_port != PORT_IN)
+		return;
+	struct endpoint local;
+	local_end(ops, &local, LOAD(ops->family) == AF_INET);
+	struct listener_key key = { .netns = bpf_get_netns_cookie(ops), .addr = local.addr };
+	bpf_sock_hash_update(ops, &listeners, &key, BPF_NOEXIST);
+	key.latest = 1;
+	bpf_sock_hash_update(ops, &listeners, &key, BPF_ANY);
+}
+
+SEC("sockops")
+int proxy_sockops(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	if (!sk)
+		return 1;
+	switch (ops->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		proxy_connecting(ops);
+		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		proxy_listens(ops);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		proxy_accepted(ops, sk);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ops->args[1] == BPF_TCP_CLOSE)
+			proxy_closed(ops);
+		break;
+	}
+	return 1;
+}
+
+/* What Envoy's original_dst filter asks for. A connection that was not redirected by connect() went to its own local
+ * address: that is so for what inbound steered. */
+SEC("cgroup/getsockopt")
+int proxy_getsockopt(struct bpf_sockopt *ctx)
+{
+	if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6))
+		return 1;
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk)
+		return 1;
+	struct endpoint e = {};
+	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (c && c->dest.port) {
+		e = c->dest;
+	} else {
+		__be32 ip4 = LOAD(sk->src_ip4), a0 = LOAD(sk->src_ip6[0]), a1 = LOAD(sk->src_ip6[1]);
+		__be32 a2 = LOAD(sk->src_ip6[2]), a3 = LOAD(sk->src_ip6[3]);
+		bool v4 = LOAD(sk->family) == AF_INET || (a0 == 0 && a1 == 0 && a2 == MAPPED);
+		choose(&e.addr, v4, ip4, a0, a1, a2, a3);
+		e.port = bpf_htons(LOAD(sk->src_port));
+	}
+	__s32 len;
+	if (ctx->level == SOL_IP) {
+		struct sockaddr_in *v = ctx->optval;
+		if (!is_mapped(&e.addr) || (void *)(v + 1) > ctx->optval_end)
+			return 1;
+		v->sin_family = AF_INET;
+		v->sin_port = e.port;
+		v->sin_addr = e.addr.ip[3];
+		__builtin_memset(v->pad, 0, sizeof(v->pad));
+		len = sizeof(*v);
+	} else {
+		struct sockaddr_in6 *v = ctx->optval;
+		if ((void *)(v + 1) > ctx->optval_end)
+			return 1;
+		v->sin6_family = AF_INET6;
+		v->sin6_port = e.port;
+		v->sin6_flowinfo = 0;
+		v->sin6_addr[0] = e.addr.ip[0];
+		v->sin6_addr[1] = e.addr.ip[1];
+		v->sin6_addr[2] = e.addr.ip[2];
+		v->sin6_addr[3] = e.addr.ip[3];
+		v->sin6_scope_id = 0;
+		len = sizeof(*v);
+	}
+	/* Two stores of 32 bits: the verifier refuses the one of 64 that the compiler would make of them. */
+	*(volatile __s32 *)&ctx->optlen = len;
+	*(volatile __s32 *)&ctx->retval = 0;
+	return 1;
+}

@@ -1,0 +1,168 @@
+package datapath
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Flags of bpf/maps.h.
+const (
+	frontendL7       = 1
+	workloadIdentity = 1
+	workloadStrict   = 2
+	workloadPoliced  = 4
+)
+
+// portEntries is what the kernel is to know about one service port in one address family.
+type portEntries struct {
+	Name      string // PortKey, with "|6" for IPv6
+	Frontends []weftFrontendKey
+	Backends  []weftEndpoint
+	L7        bool
+	Affinity  uint32 // seconds
+	Sticky    bool   // backends are to be found by address too
+}
+
+// serviceEntries translates a Service. A port in a family in which the Service has no address gives nothing; one
+// without backends refuses connections. endpoints finds the Endpoints of a PortKey.
+func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool)) []portEntries {
+	var out []portEntries
+	for _, p := range s.Ports {
+		key := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
+		e, _ := endpoints(key)
+		for _, v6 := range []bool{false, true} {
+			pe := portEntries{
+				Name: key, L7: p.L7 && p.Protocol == model.TCP, Affinity: seconds(s.Affinity),
+				Frontends: frontendsOf(s, p, v6),
+			}
+			if len(pe.Frontends) == 0 {
+				continue
+			}
+			if v6 {
+				pe.Name += "|6"
+			}
+			pe.Sticky = pe.Affinity > 0 || p.Protocol == model.UDP
+			pe.Backends = backendsOf(e, v6)
+			out = append(out, pe)
+		}
+	}
+	return out
+}
+
+func frontendsOf(s *model.Service, p model.ServicePort, v6 bool) []weftFrontendKey {
+	var out []weftFrontendKey
+	for _, a := range s.Addresses {
+		a = a.Unmap()
+		if a.IsValid() && !a.IsUnspecified() && a.Is6() == v6 {
+			out = append(out, encodeFrontend(netip.AddrPortFrom(a, p.Port), p.Protocol))
+		}
+	}
+	return out
+}
+
+// backendsOf leaves out those that terminate, unless there are no others.
+func backendsOf(e *model.Endpoints, v6 bool) []weftEndpoint {
+	if e == nil {
+		return nil
+	}
+	var ready, terminating []weftEndpoint
+	seen := map[weftEndpoint]bool{}
+	for _, b := range e.Backends {
+		a := netip.AddrPortFrom(b.Address.Addr().Unmap(), b.Address.Port())
+		if !a.Addr().IsValid() || a.Addr().Is6() != v6 || seen[encode(a)] {
+			continue
+		}
+		seen[encode(a)] = true
+		if b.Terminating {
+			terminating = append(terminating, encode(a))
+		} else {
+			ready = append(ready, encode(a))
+		}
+	}
+	if len(ready) == 0 {
+		return terminating
+	}
+	return ready
+}
+
+func seconds(d time.Duration) uint32 {
+	if d <= 0 {
+		return 0
+	}
+	return uint32(min(max(d/time.Second, 1), 1<<31))
+}
+
+// workloadFlags are what programs know of a workload.
+func workloadFlags(w *model.Workload) uint32 {
+	var f uint32
+	if w.Identity != "" {
+		f |= workloadIdentity
+	}
+	if w.MTLS == model.MTLSStrict {
+		f |= workloadStrict
+	}
+	if w.Policy != nil {
+		f |= workloadPoliced
+	}
+	return f
+}
+
+// peerEntries are a workload's addresses as others see them: only those with an identity are there.
+func peerEntries(w *model.Workload) map[weftAddress]uint32 {
+	out := map[weftAddress]uint32{}
+	if w.Identity == "" {
+		return out
+	}
+	for _, a := range w.Addresses {
+		out[encodeAddr(a)] = workloadFlags(w) &^ workloadPoliced
+	}
+	return out
+}
+
+// localEntries are those of a workload of this node.
+type localEntries struct {
+	Own    map[weftOwnKey]uint32
+	Probes map[weftProbeKey]uint32
+	Flags  uint32
+}
+
+func entriesOf(w *model.Workload, cookie uint64) localEntries {
+	e := localEntries{Own: map[weftOwnKey]uint32{}, Probes: map[weftProbeKey]uint32{}, Flags: workloadFlags(w)}
+	for _, a := range w.Addresses {
+		e.Own[weftOwnKey{Netns: cookie, Addr: encodeAddr(a)}] = 1
+	}
+	for _, p := range w.ProbePorts {
+		e.Probes[weftProbeKey{Netns: cookie, Port: uint32(p)}] = 1
+	}
+	return e
+}
+
+// arrange puts the wanted backends into slots so that as few as possible change: those that stay keep their slots, new
+// ones fill the holes, and the last ones move into the holes that are left. The result has len(want) slots.
+func arrange(have, want []weftEndpoint) []weftEndpoint {
+	wanted := make(map[weftEndpoint]bool, len(want))
+	for _, b := range want {
+		wanted[b] = true
+	}
+	out := make([]weftEndpoint, len(want))
+	for i, b := range have {
+		if i < len(out) && wanted[b] {
+			out[i] = b
+			delete(wanted, b)
+		}
+	}
+	next := 0
+	for _, b := range want {
+		if !wanted[b] {
+			continue
+		}
+		delete(wanted, b)
+		for out[next] != (weftEndpoint{}) {
+			next++
+		}
+		out[next] = b
+	}
+	return out
+}

@@ -1,0 +1,94 @@
+package datapath
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeTable is a table in memory. With a limit it can be full; fail may refuse single writes.
+type fakeTable[K, V comparable] struct {
+	mu      sync.Mutex
+	entries map[K]V
+	limit   int
+	fail    func(K) error
+	writes  int
+	// seen is called under the lock after each change.
+	seen func(map[K]V)
+}
+
+func newFakeTable[K, V comparable]() *fakeTable[K, V] { return &fakeTable[K, V]{entries: map[K]V{}} }
+
+func (t *fakeTable[K, V]) Put(k K, v V) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fail != nil {
+		if err := t.fail(k); err != nil {
+			return err
+		}
+	}
+	if _, ok := t.entries[k]; !ok && t.limit > 0 && len(t.entries) >= t.limit {
+		return fmt.Errorf("map is full at %d entries: %w", t.limit, unix.E2BIG)
+	}
+	t.entries[k] = v
+	t.changed()
+	return nil
+}
+
+func (t *fakeTable[K, V]) Delete(k K) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fail != nil {
+		if err := t.fail(k); err != nil {
+			return err
+		}
+	}
+	delete(t.entries, k)
+	t.changed()
+	return nil
+}
+
+func (t *fakeTable[K, V]) changed() {
+	t.writes++
+	if t.seen != nil {
+		t.seen(t.entries)
+	}
+}
+
+func (t *fakeTable[K, V]) All() (map[K]V, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.entries), nil
+}
+
+// fakeTables are all tables in memory.
+type fakeTables struct {
+	frontends  *fakeTable[weftFrontendKey, weftFrontend]
+	slots      *fakeTable[weftSlotKey, weftEndpoint]
+	members    *fakeTable[weftMemberKey, uint32]
+	peers      *fakeTable[weftAddress, uint32]
+	pods       *fakeTable[uint64, uint32]
+	namespaces *fakeTable[uint64, weftPath]
+	own        *fakeTable[weftOwnKey, uint32]
+	probes     *fakeTable[weftProbeKey, uint32]
+	nodes      *fakeTable[weftAddress, uint32]
+}
+
+func newFakeTables() *fakeTables {
+	return &fakeTables{
+		frontends: newFakeTable[weftFrontendKey, weftFrontend](), slots: newFakeTable[weftSlotKey, weftEndpoint](),
+		members: newFakeTable[weftMemberKey, uint32](), peers: newFakeTable[weftAddress, uint32](),
+		pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
+		own: newFakeTable[weftOwnKey, uint32](), probes: newFakeTable[weftProbeKey, uint32](),
+		nodes: newFakeTable[weftAddress, uint32](),
+	}
+}
+
+func (f *fakeTables) tables() tables {
+	return tables{
+		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, pods: f.pods,
+		namespaces: f.namespaces, own: f.own, probes: f.probes, nodes: f.nodes,
+	}
+}

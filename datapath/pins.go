@@ -1,0 +1,122 @@
+package datapath
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// Pins, below Config.PinDir:
+//
+//	maps/<name>-<layout>   each map by a digest of its layout, so that a version with another layout has its own
+//	links/<program>        the cgroup hooks
+//	pods/<cookie>          sk_lookup of each local workload's namespace, cookie in hex
+const (
+	mapDir  = "maps"
+	linkDir = "links"
+	podDir  = "pods"
+)
+
+// meaning is raised when entries change their meaning and not their layout.
+const meaning = "1"
+
+// layout is a digest of what two versions must agree on to share a map.
+func layout(spec *ebpf.MapSpec) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %d %d %d %d %d", meaning, spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+	for _, t := range []btf.Type{spec.Key, spec.Value} {
+		if t == nil {
+			continue
+		}
+		text, err := (&btf.GoFormatter{}).TypeDeclaration("t", t)
+		if err != nil {
+			return "", fmt.Errorf("layout of map %s: %w", spec.Name, err)
+		}
+		fmt.Fprintln(h, text)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:4]), nil
+}
+
+func mapPin(dir string, spec *ebpf.MapSpec) (string, error) {
+	l, err := layout(spec)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, mapDir, spec.Name+"-"+l), nil
+}
+
+// openMaps opens the pinned maps and makes and pins those that are missing. fresh tells that one was missing, that is,
+// that the maps may not hold what older programs work with.
+func openMaps(dir string, spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, fresh bool, err error) {
+	maps = map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			closeMaps(maps)
+		}
+	}()
+	for name, ms := range spec.Maps {
+		if name == rodata {
+			continue
+		}
+		pin, err := mapPin(dir, ms)
+		if err != nil {
+			return maps, false, err
+		}
+		m, err := ebpf.LoadPinnedMap(pin, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			fresh = true
+			if m, err = ebpf.NewMap(ms); err != nil {
+				return maps, false, fmt.Errorf("make map %s: %w", name, err)
+			}
+			if err = m.Pin(pin); err != nil {
+				m.Close()
+			}
+		}
+		if err != nil {
+			return maps, false, fmt.Errorf("map %s at %s: %w", name, pin, err)
+		}
+		maps[name] = m
+	}
+	return maps, fresh, nil
+}
+
+const rodata = ".rodata"
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		m.Close()
+	}
+}
+
+// removeStaleMaps removes pins of maps that this version does not use. Programs that use them keep them.
+func removeStaleMaps(dir string, spec *ebpf.CollectionSpec) error {
+	keep := map[string]bool{}
+	for name, ms := range spec.Maps {
+		if name == rodata {
+			continue
+		}
+		pin, err := mapPin(dir, ms)
+		if err != nil {
+			return err
+		}
+		keep[pin] = true
+	}
+	pins, err := filepath.Glob(filepath.Join(dir, mapDir, "*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range pins {
+		if !keep[p] {
+			if err := os.Remove(p); err != nil {
+				return fmt.Errorf("remove the old map: %w", err)
+			}
+		}
+	}
+	return nil
+}

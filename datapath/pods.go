@@ -1,0 +1,174 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// kernelNamespaces are the real ones. Each has the inbound program by a link that is pinned under its cookie, so that
+// it outlives the agent.
+type kernelNamespaces struct {
+	dir  string // of pins
+	load func(cookie uint64) (*ebpf.Program, error)
+	node map[netip.Addr]bool
+}
+
+func (k *kernelNamespaces) pin(cookie uint64) string {
+	return filepath.Join(k.dir, strconv.FormatUint(cookie, 16))
+}
+
+func (k *kernelNamespaces) Open(path string) (namespace, error) {
+	f, err := openNamespace(path)
+	if err != nil {
+		return nil, err
+	}
+	cookie, err := netnsCookie(int(f.Fd()))
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &kernelNamespace{k: k, path: path, file: f, cookie: cookie}, nil
+}
+
+func (k *kernelNamespaces) Left(cookie uint64, path string) error {
+	ns, err := k.Open(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err != nil || ns.Cookie() != cookie {
+		if err == nil {
+			err = ns.Close()
+		} else {
+			err = nil
+		}
+		return errors.Join(err, unpinLink(k.pin(cookie)))
+	}
+	return errors.Join(ns.Detach(false), ns.Close())
+}
+
+type kernelNamespace struct {
+	k        *kernelNamespaces
+	path     string
+	file     *os.File // keeps the namespace, so that its sockets can be reached when its name is gone
+	cookie   uint64
+	attached bool
+}
+
+func (n *kernelNamespace) Cookie() uint64 { return n.cookie }
+
+func (n *kernelNamespace) Same() bool {
+	a, err := n.file.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(n.path)
+	return err == nil && os.SameFile(a, b)
+}
+
+func (n *kernelNamespace) fd() int { return int(n.file.Fd()) }
+
+func (n *kernelNamespace) Attach() error {
+	if n.attached {
+		return nil
+	}
+	if err := enter(n.fd(), routeMarked); err != nil {
+		return err
+	}
+	prog, err := n.k.load(n.cookie)
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	if err := n.attach(prog); err != nil {
+		return err
+	}
+	n.attached = true
+	return nil
+}
+
+// attach replaces the program of an earlier agent's link, or makes a new link.
+func (n *kernelNamespace) attach(prog *ebpf.Program) error {
+	pin := n.k.pin(n.cookie)
+	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
+		err = l.Update(prog)
+		if err == nil {
+			return l.Close()
+		}
+		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+			return fmt.Errorf("remove the link %s: %w", pin, err)
+		}
+	}
+	l, err := link.AttachNetNs(n.fd(), prog)
+	if err != nil {
+		return fmt.Errorf("attach sk_lookup to the network namespace %s: %w", n.path, err)
+	}
+	if err := l.Pin(pin); err != nil {
+		return errors.Join(fmt.Errorf("pin the sk_lookup link of %s: %w", n.path, err), l.Close())
+	}
+	return l.Close()
+}
+
+func (n *kernelNamespace) Detach(dead bool) error {
+	err := unpinLink(n.k.pin(n.cookie))
+	n.attached = false
+	return errors.Join(err, enter(n.fd(), func() error {
+		all, err := listSockets()
+		if err != nil {
+			return err
+		}
+		var end []socket
+		for _, s := range all {
+			if live(s) && (dead || proxied(s)) {
+				end = append(end, s)
+			}
+		}
+		_, err = destroy(end)
+		return errors.Join(err, unrouteMarked())
+	}))
+}
+
+func (n *kernelNamespace) CloseConnections(which Connections, w *model.Workload) (int, error) {
+	count := 0
+	err := enter(n.fd(), func() error {
+		all, err := listSockets()
+		if err != nil {
+			return err
+		}
+		var end []socket
+		for _, s := range inbound(all) {
+			if selected(s, which, w, n.k.node) {
+				end = append(end, s)
+			}
+		}
+		count, err = destroy(end)
+		return err
+	})
+	return count, err
+}
+
+func (n *kernelNamespace) Close() error { return n.file.Close() }
+
+// unpinLink detaches a pinned link now: the kernel would do it some time after the last reference went. A link whose
+// target is gone is detached already.
+func unpinLink(pin string) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the link %s: %w", pin, err)
+	}
+	_ = l.Detach()
+	if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+		return fmt.Errorf("remove the link %s: %w", pin, err)
+	}
+	return nil
+}

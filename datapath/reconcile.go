@@ -1,0 +1,284 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+const (
+	retryFirst = 100 * time.Millisecond
+	retryLast  = 5 * time.Second
+	// How often the namespaces of local workloads are looked at: one may go, or come back as another, without a word.
+	checkEvery = 2 * time.Second
+)
+
+// reconciler makes the tables and the pods' namespaces equal to the model. One goroutine writes (run); mu guards what
+// others read.
+type reconciler struct {
+	log   *slog.Logger
+	st    *state.State
+	space namespaces
+
+	mu        sync.Mutex
+	services  *services
+	workloads *workloads
+	nodes     *mirror[weftAddress, uint32]
+	errs      map[object]error
+	names     *atomic.Pointer[map[uint64]string] // told about local workloads, if not nil
+}
+
+// object is something that is reconciled as a whole.
+type object struct{ kind, key string }
+
+const (
+	kindService  = "Service"
+	kindWorkload = "workload"
+	kindPrune    = "prune"
+)
+
+func (o object) String() string { return strings.TrimSpace(o.kind + " " + o.key) }
+
+func newReconciler(log *slog.Logger, st *state.State, t tables, ns namespaces) (*reconciler, error) {
+	svc, err := newServices(t)
+	if err != nil {
+		return nil, err
+	}
+	wl, err := newWorkloads(log, t, ns)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := newMirror("nodes", t.nodes)
+	if err != nil {
+		return nil, err
+	}
+	return &reconciler{
+		log: log, st: st, space: ns, services: svc, workloads: wl, nodes: nodes, errs: map[object]error{},
+	}, nil
+}
+
+// run works until ctx ends. ready is called once, when the tables hold everything and nothing else.
+func (r *reconciler) run(ctx context.Context, ready func() error) error {
+	feed := r.st.Feed()
+	defer feed.Close()
+	_, snap := feed.Take()
+	r.reconcile(snap, r.everything(snap))
+	synced := r.st.Synced()
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	delay := retryFirst
+	for {
+		var retry <-chan time.Time
+		if r.failing() {
+			retry = time.After(delay)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+			keys, snap := feed.Take()
+			r.reconcile(snap, r.dirty(keys))
+		case <-synced:
+			synced = nil
+			r.finishStart(feed, ready)
+		case <-check.C:
+			if gone := r.workloads.moved(); len(gone) > 0 {
+				r.reconcile(r.st.Snapshot(), gone)
+			}
+		case <-retry:
+			r.reconcile(r.st.Snapshot(), r.failed())
+			delay = min(2*delay, retryLast)
+		}
+		if !r.failing() {
+			delay = retryFirst
+		}
+	}
+}
+
+// finishStart runs when the model is complete: what is left over from an earlier agent goes.
+func (r *reconciler) finishStart(feed *state.Feed, ready func() error) {
+	_, snap := feed.Take()
+	todo := r.everything(snap)
+	todo[object{kind: kindPrune}] = struct{}{}
+	r.reconcile(snap, todo)
+	if ready == nil {
+		return
+	}
+	if err := ready(); err != nil {
+		r.log.Error("switch to the new programs", "error", err)
+	}
+}
+
+func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
+	out := map[object]struct{}{}
+	for s := range r.st.Services.All(snap) {
+		out[object{kindService, s.Key()}] = struct{}{}
+	}
+	for w := range r.st.Workloads.All(snap) {
+		out[object{kindWorkload, w.Key()}] = struct{}{}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.services.ports { // those that went while nobody looked
+		out[object{kindService, key}] = struct{}{}
+	}
+	for key := range r.workloads.local {
+		out[object{kindWorkload, key}] = struct{}{}
+	}
+	for key := range r.workloads.peers.owned {
+		out[object{kindWorkload, key}] = struct{}{}
+	}
+	return out
+}
+
+// dirty finds the objects that changed keys belong to.
+func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
+	out := map[object]struct{}{}
+	for k := range keys {
+		if k.Index != "" {
+			continue
+		}
+		switch k.Table {
+		case r.st.Services.Name():
+			out[object{kindService, k.Value}] = struct{}{}
+		case r.st.Endpoints.Name():
+			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
+				out[object{kindService, model.Key(p[0], p[1])}] = struct{}{}
+			}
+		case r.st.Workloads.Name():
+			out[object{kindWorkload, k.Value}] = struct{}{}
+		}
+	}
+	return out
+}
+
+// reconcile brings objects in line. Workloads go first: a backend must not be picked before it is known to have an
+// identity. What fails is tried again later, and holds up nothing else.
+func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, kind := range []string{kindWorkload, kindService, kindPrune} {
+		for o := range objects {
+			if o.kind == kind {
+				r.record(o, r.apply(snap, o))
+			}
+		}
+	}
+	if r.names != nil {
+		names := maps.Clone(r.workloads.owner)
+		r.names.Store(&names)
+	}
+}
+
+func (r *reconciler) apply(snap *state.Snapshot, o object) error {
+	switch o.kind {
+	case kindWorkload:
+		w, _ := r.st.Workloads.Get(snap, o.key)
+		return r.workloads.apply(o.key, w)
+	case kindService:
+		var want []portEntries
+		if s, ok := r.st.Services.Get(snap, o.key); ok {
+			want = serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
+		}
+		return r.services.apply(o.key, want)
+	default:
+		return errors.Join(r.services.prune(), r.workloads.prune())
+	}
+}
+
+func (r *reconciler) record(o object, err error) {
+	old := r.errs[o]
+	if err == nil {
+		if old != nil {
+			r.log.Info("kernel follows again", "object", o.String())
+		}
+		delete(r.errs, o)
+		return
+	}
+	err = fmt.Errorf("%s: %w", o, err)
+	if old == nil || old.Error() != err.Error() {
+		r.log.Error("kernel does not follow", "error", err)
+	}
+	r.errs[o] = err
+}
+
+func (r *reconciler) failing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.errs) > 0
+}
+
+func (r *reconciler) failed() map[object]struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[object]struct{}{}
+	for o := range r.errs {
+		out[o] = struct{}{}
+	}
+	return out
+}
+
+// setNodes writes the node's own addresses.
+func (r *reconciler) setNodes(addrs []netip.Addr) error {
+	want := map[weftAddress]bool{}
+	var errs []error
+	for _, a := range addrs {
+		want[encodeAddr(a)] = true
+		if err := r.nodes.put(encodeAddr(a), 1); err != nil {
+			errs = append(errs, fmt.Errorf("node address %s: %w", a, err))
+		}
+	}
+	errs = append(errs, r.nodes.prune(func(a weftAddress, _ uint32) bool { return want[a] }))
+	return errors.Join(errs...)
+}
+
+func (r *reconciler) closeConnections(workload string, which Connections) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.workloads.local[workload]
+	if l == nil {
+		return 0, fmt.Errorf("workload %s is not on this node", workload)
+	}
+	n, err := l.ns.CloseConnections(which, l.workload)
+	if err != nil {
+		return n, fmt.Errorf("workload %s: %w", workload, err)
+	}
+	return n, nil
+}
+
+func (r *reconciler) status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Status{Frontends: len(r.services.frontends.have), Backends: len(r.services.slots.have), Peers: len(r.workloads.peers.have)}
+	for _, key := range slices.Sorted(maps.Keys(r.workloads.local)) {
+		l := r.workloads.local[key]
+		s.Pods = append(s.Pods, PodStatus{
+			Workload: key, NetNS: l.workload.NetNS, Cookie: l.ns.Cookie(), MTLS: l.workload.MTLS, Policed: l.workload.Policy != nil,
+		})
+	}
+	for _, err := range r.errs {
+		s.Errors = append(s.Errors, err.Error())
+	}
+	slices.Sort(s.Errors)
+	return s
+}
+
+// close lets go of the namespaces; what was done in them stays.
+func (r *reconciler) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.workloads.local {
+		_ = l.ns.Close() // an open directory entry: nothing to lose
+	}
+}

@@ -1,0 +1,210 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// services writes frontends, slots and members.
+//
+// No connection may meet a hole: slots are written before a frontend counts them, and are deleted after it does not
+// count them any more.
+type services struct {
+	frontends *claims[weftFrontendKey, weftFrontend]
+	slots     *mirror[weftSlotKey, weftEndpoint]
+	members   *mirror[weftMemberKey, uint32]
+	ports     map[string]map[string]*portState // Service -> portEntries.Name
+	used      map[uint32]bool
+	last      uint32
+}
+
+type portState struct {
+	id      uint32
+	slots   []weftEndpoint
+	members map[weftEndpoint]bool
+}
+
+func newServices(t tables) (*services, error) {
+	f, err := newClaims("frontends", t.frontends, func(k weftFrontendKey) string {
+		return fmt.Sprintf("%s:%d/%s", decodeAddr(k.Addr), encodePort(k.Port), model.Protocol(k.Proto))
+	})
+	if err != nil {
+		return nil, err
+	}
+	slots, err := newMirror("slots", t.slots)
+	if err != nil {
+		return nil, err
+	}
+	members, err := newMirror("members", t.members)
+	if err != nil {
+		return nil, err
+	}
+	s := &services{
+		frontends: f, slots: slots, members: members,
+		ports: map[string]map[string]*portState{}, used: map[uint32]bool{},
+	}
+	for _, v := range f.have {
+		s.last = max(s.last, v.Service)
+	}
+	for k := range slots.have {
+		s.last = max(s.last, k.Service)
+	}
+	return s, nil
+}
+
+// apply makes a Service's entries; none removes it.
+func (s *services) apply(service string, want []portEntries) error {
+	var errs []error
+	ports := s.ports[service]
+	if ports == nil {
+		ports = map[string]*portState{}
+		s.ports[service] = ports
+	}
+	names := map[string]bool{}
+	for _, pe := range want {
+		if names[pe.Name] {
+			continue
+		}
+		names[pe.Name] = true
+		if err := s.applyPort(ports, pe); err != nil {
+			errs = append(errs, fmt.Errorf("port %s: %w", pe.Name, err))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ports)) {
+		if names[name] {
+			continue
+		}
+		if err := s.removePort(name, ports[name]); err != nil {
+			errs = append(errs, fmt.Errorf("port %s: %w", name, err))
+			continue
+		}
+		delete(ports, name)
+	}
+	if len(ports) == 0 {
+		delete(s.ports, service)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *services) applyPort(ports map[string]*portState, pe portEntries) error {
+	p := ports[pe.Name]
+	if p == nil {
+		p = s.adopt(pe)
+		ports[pe.Name] = p
+	}
+	var errs []error
+	members := map[weftEndpoint]bool{}
+	if pe.Sticky {
+		for _, b := range pe.Backends {
+			members[b] = true
+			if err := s.members.put(weftMemberKey{Service: p.id, Backend: b}, 1); err != nil {
+				errs = append(errs, fmt.Errorf("backend %s: %w", decode(b), err))
+			}
+		}
+	}
+	arranged := arrange(p.slots, pe.Backends)
+	count := len(arranged)
+	for i, b := range arranged {
+		if err := s.slots.put(weftSlotKey{Service: p.id, Slot: uint32(i)}, b); err != nil {
+			errs = append(errs, fmt.Errorf("backend %s: %w", decode(b), err))
+			count = i // what is written serves
+			break
+		}
+	}
+	f := weftFrontend{Service: p.id, Count: uint32(count), Affinity: pe.Affinity}
+	if pe.L7 {
+		f.Flags = frontendL7
+	}
+	keys := map[weftFrontendKey]weftFrontend{}
+	for _, k := range pe.Frontends {
+		keys[k] = f
+	}
+	if err := s.frontends.set(pe.Name, keys); err != nil {
+		// Old frontends may still count the old slots: these stay.
+		return errors.Join(append(errs, err)...)
+	}
+	errs = append(errs, s.trim(p, count, members))
+	p.slots = arranged[:count]
+	return errors.Join(errs...)
+}
+
+// adopt finds the number that an earlier agent gave the port, or gives a new one.
+func (s *services) adopt(pe portEntries) *portState {
+	for _, k := range pe.Frontends {
+		f, ok := s.frontends.have[k]
+		if !ok || s.used[f.Service] {
+			continue
+		}
+		p := &portState{id: f.Service, members: map[weftEndpoint]bool{}}
+		for i := range f.Count {
+			b, ok := s.slots.have[weftSlotKey{Service: f.Service, Slot: i}]
+			if !ok {
+				break
+			}
+			p.slots = append(p.slots, b)
+		}
+		for m := range s.members.have {
+			if m.Service == f.Service {
+				p.members[m.Backend] = true
+			}
+		}
+		s.used[p.id] = true
+		return p
+	}
+	s.last++
+	for s.used[s.last] || s.last == 0 {
+		s.last++
+	}
+	s.used[s.last] = true
+	return &portState{id: s.last, members: map[weftEndpoint]bool{}}
+}
+
+// trim deletes the slots from count on and the members that are not wanted.
+func (s *services) trim(p *portState, count int, members map[weftEndpoint]bool) error {
+	var errs []error
+	for i := count; i < len(p.slots); i++ {
+		errs = append(errs, s.slots.delete(weftSlotKey{Service: p.id, Slot: uint32(i)}))
+	}
+	for b := range p.members {
+		if !members[b] {
+			errs = append(errs, s.members.delete(weftMemberKey{Service: p.id, Backend: b}))
+		}
+	}
+	p.members = members
+	return errors.Join(errs...)
+}
+
+func (s *services) removePort(name string, p *portState) error {
+	if err := s.frontends.set(name, nil); err != nil {
+		return err
+	}
+	if err := s.trim(p, 0, nil); err != nil {
+		return err
+	}
+	p.slots = nil
+	delete(s.used, p.id)
+	return nil
+}
+
+// prune removes what no Service of the model has.
+func (s *services) prune() error {
+	counts := map[uint32]uint32{}
+	members := map[weftMemberKey]bool{}
+	for _, ports := range s.ports {
+		for _, p := range ports {
+			counts[p.id] = uint32(len(p.slots))
+			for b := range p.members {
+				members[weftMemberKey{Service: p.id, Backend: b}] = true
+			}
+		}
+	}
+	return errors.Join(
+		s.frontends.prune(s.frontends.wanted),
+		s.slots.prune(func(k weftSlotKey, _ weftEndpoint) bool { return k.Slot < counts[k.Service] }),
+		s.members.prune(func(k weftMemberKey, _ uint32) bool { return members[k] }),
+	)
+}
