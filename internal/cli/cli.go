@@ -1,0 +1,69 @@
+// Package cli holds the commands with which a user looks at a node: status, config, observe, version. They ask the
+// agent on its socket (package internal/api). The commands that run something are in cmd/weft.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+)
+
+// Options say what is built.
+type Options struct {
+	// Version is that of the build; "" takes what the Go tool recorded.
+	Version string
+	// Envoy is the version that the build is made for.
+	Envoy string
+}
+
+// DefaultRun is the run directory where --run says nothing else.
+const DefaultRun = "/run/weft"
+
+// Root is the weft command with the user's commands below it.
+type Root struct {
+	*cobra.Command
+	// Run is the value of --run, once the flags are parsed.
+	Run *string
+}
+
+// ErrUnhealthy makes the exit status 1; what is wrong has been printed already.
+var ErrUnhealthy = errors.New("the node is not healthy")
+
+// New makes the root command. Add further commands to it before it is executed.
+func New(o Options) *Root { return newRoot(o, time.Now) }
+
+func newRoot(o Options, now func() time.Time) *Root {
+	cmd := &cobra.Command{
+		Use:           "weft",
+		Short:         "A service mesh without sidecars",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	r := &Root{Command: cmd, Run: new(string)}
+	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
+	client := func() *api.Client { return api.NewClient(*r.Run) }
+	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newVersionCmd(o))
+	return r
+}
+
+// Main runs the command until it ends or the process is told to stop, and gives the exit status.
+func (r *Root) Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := r.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, ErrUnhealthy) {
+		fmt.Fprintln(os.Stderr, "weft:", err)
+	}
+	return 1
+}

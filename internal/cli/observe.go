@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+func newObserveCmd(client func() *api.Client) *cobra.Command {
+	var out output
+	q := api.FlowQuery{}
+	cmd := &cobra.Command{
+		Use:   "observe",
+		Short: "Show connections and requests as they end",
+		Long: `Show connections and requests as they end: the last ones, or with -f those that come.
+
+--from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
+these but a CIDR with :PORT, or a SPIFFE ID.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if _, err := q.Filter(); err != nil {
+				return fmt.Errorf("--%w", err)
+			}
+			if q.Follow && !cmd.Flags().Changed("last") {
+				q.Limit = 0
+			}
+			w := cmd.OutOrStdout()
+			each := func(e observe.Event) error { return printEvent(w, e) }
+			if out.format == "json" {
+				enc := json.NewEncoder(w)
+				each = func(e observe.Event) error { return enc.Encode(e) }
+			}
+			return client().Flows(cmd.Context(), q, each)
+		},
+	}
+	out.flag(cmd, "table", "json")
+	f := cmd.Flags()
+	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
+	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none unless given")
+	f.StringVarP(&q.Namespace, "namespace", "n", "", "only where either end is in this namespace")
+	f.StringVar(&q.From, "from", "", "only from here")
+	f.StringVar(&q.To, "to", "", "only to there")
+	f.StringVar(&q.Verdict, "verdict", "", "only forwarded, refused or failed")
+	f.StringVar(&q.Layer, "layer", "", "only L4, L7 or mTLS")
+	return cmd
+}
+
+// printEvent prints one line. Lines come one by one, so columns are as wide as most need and not aligned over all.
+func printEvent(w io.Writer, e observe.Event) error {
+	if e.Lost > 0 {
+		_, err := fmt.Fprintf(w, "-- %d flows were lost here --\n", e.Lost)
+		return err
+	}
+	f := e.Flow
+	if f == nil {
+		return nil
+	}
+	to := f.Destination.String()
+	if s := f.Destination.Service; s != "" && f.Destination.Workload != "" {
+		to += " (" + s + ")"
+	}
+	line := fmt.Sprintf("%s  %-9s  %-4s  %s -> %s  %s", f.Time.UTC().Format("15:04:05.000"), f.Verdict, f.Layer, f.Source, to, details(f))
+	_, err := fmt.Fprintln(w, strings.TrimRight(printable(line), " "))
+	return err
+}
+
+func details(f *observe.Flow) string {
+	var out []string
+	if h := f.HTTP; h != nil {
+		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
+	}
+	if f.Reason != "" {
+		out = append(out, f.Reason)
+	}
+	if f.Verdict == observe.Forwarded {
+		out = append(out, fmt.Sprintf("%s out, %s in", size(f.Sent), size(f.Received)))
+	}
+	if f.Duration > 0 {
+		out = append(out, "took "+round(f.Duration))
+	}
+	if f.RTT > 0 {
+		out = append(out, "rtt "+round(f.RTT))
+	}
+	if f.Retransmits > 0 {
+		out = append(out, fmt.Sprintf("%d retransmits", f.Retransmits))
+	}
+	return strings.Join(out, ", ")
+}
+
+func round(d time.Duration) string {
+	switch {
+	case d > time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d > time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(time.Microsecond).String()
+}
+
+func size(n uint64) string {
+	switch {
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 10<<10:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d B", n)
+}

@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+func newStatusCmd(client func() *api.Client, now func() time.Time) *cobra.Command {
+	var out output
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the health of this node",
+		Long:  "Show the health of this node: the agent, Envoy, the kernel, the manifests, workloads and certificates.\nThe exit status is 1 if something is wrong.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			s, err := client().Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if done, err := out.structured(w, s); err != nil {
+				return err
+			} else if !done {
+				if err := printStatus(w, &s, now()); err != nil {
+					return err
+				}
+			}
+			if !s.Healthy {
+				return ErrUnhealthy
+			}
+			return nil
+		},
+	}
+	out.flag(cmd, "table", "json", "yaml")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *api.Status, now time.Time) error {
+	tw := newTabWriter(w)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	health := "healthy"
+	if !s.Healthy {
+		health = fmt.Sprintf("NOT HEALTHY: %d faults, listed below", len(s.Faults))
+	}
+	line("Node", "%s, %s", s.Agent.Node, health)
+	line("Agent", "pid %d, up %s, version %s, trust domain %s", s.Agent.PID, age(now.Sub(s.Agent.Started)), s.Agent.Version, s.Agent.TrustDomain)
+	line("Proxy", "%s", proxyLine(s.Proxy, now))
+	line("Datapath", "%s", datapathLine(s.Datapath))
+	if s.Folder != nil {
+		line("Manifests", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))
+	}
+	line("Flows", "%d lost", s.LostFlows)
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	sections := []func() error{
+		func() error { return section(w, "Workloads of this node", s.Workloads, workloadColumns) },
+		func() error { return section(w, "Identities of this node", localOnly(s.Identities), svidColumns(now)) },
+		func() error { return section(w, "Gateways", s.Gateways, gatewaySummary) },
+		func() error { return section(w, "BPF maps", s.Datapath.Maps, mapColumns) },
+		func() error {
+			if s.Folder == nil {
+				return nil
+			}
+			return section(w, "Problems in manifests", s.Folder.Problems, problemColumns)
+		},
+		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
+	}
+	for _, print := range sections {
+		if err := print(); err != nil {
+			return err
+		}
+	}
+	if len(s.Faults) > 0 {
+		fmt.Fprintln(w, "\nFaults")
+		for _, f := range s.Faults {
+			fmt.Fprintln(w, "  -", printable(f))
+		}
+	}
+	return nil
+}
+
+// section prints a heading and a table, or nothing where there are no rows.
+func section[T any](w io.Writer, title string, rows []T, columns []column[T]) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\n"+title)
+	return printTable(w, rows, columns, false)
+}
+
+func proxyLine(p api.Proxy, now time.Time) string {
+	if p.State == "" {
+		if p.Error != "" {
+			return "does not answer: " + p.Error
+		}
+		return "does not answer"
+	}
+	s := fmt.Sprintf("%s, Envoy %s, pid %d, epoch %d, restarts %d", p.State, p.Version, p.PID, p.Epoch, p.Restarts)
+	if !p.Started.IsZero() {
+		s += ", up " + age(now.Sub(p.Started))
+	}
+	if !p.Connected {
+		s += ", NOT CONNECTED to the agent"
+	}
+	if p.Error != "" {
+		s += ", last error: " + p.Error
+	}
+	return s
+}
+
+func datapathLine(d api.Datapath) string {
+	s := fmt.Sprintf("%d hooks attached", len(d.Attached))
+	if len(d.Missing) > 0 {
+		s += ", MISSING " + strings.Join(d.Missing, ", ")
+	}
+	entries := 0
+	for _, m := range d.Maps {
+		entries += m.Entries
+	}
+	s += fmt.Sprintf(", %d map entries, %d events lost", entries, d.LostEvents)
+	if d.Error != "" {
+		s += ", error: " + d.Error
+	}
+	return s
+}
+
+func localOnly(all []api.Identity) []api.Identity {
+	var out []api.Identity
+	for _, i := range all {
+		if i.Local {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+var workloadColumns = []column[api.Workload]{
+	{head: "NAMESPACE", of: func(w api.Workload) string { return w.Namespace }},
+	{head: "NAME", of: func(w api.Workload) string { return w.Name }},
+	{head: "ADDRESSES", of: func(w api.Workload) string { return join(w.Addresses, 0, stringer) }},
+	{head: "MTLS", of: func(w api.Workload) string { return w.MTLS.String() }},
+	{head: "POLICIES", of: func(w api.Workload) string { return join(w.Policies, 3, same) }},
+}
+
+func svidColumns(now time.Time) []column[api.Identity] {
+	return []column[api.Identity]{
+		{head: "IDENTITY", of: func(i api.Identity) string { return string(i.Identity) }},
+		{head: "CERTIFICATE", of: func(i api.Identity) string { return validity(i.SVID, now) }},
+	}
+}
+
+// validity says how a certificate stands.
+func validity(c *api.Certificate, now time.Time) string {
+	switch {
+	case c == nil:
+		return "none"
+	case c.Error != "":
+		return "unreadable: " + c.Error
+	case !now.Before(c.NotAfter):
+		return "ENDED " + age(now.Sub(c.NotAfter)) + " ago"
+	case now.Before(c.NotBefore):
+		return "begins in " + age(c.NotBefore.Sub(now))
+	}
+	return "ends in " + age(c.NotAfter.Sub(now))
+}
+
+var gatewaySummary = []column[*model.Gateway]{
+	{head: "NAMESPACE", of: func(g *model.Gateway) string { return g.Namespace }},
+	{head: "NAME", of: func(g *model.Gateway) string { return g.Name }},
+	{head: "ADDRESSES", of: func(g *model.Gateway) string { return join(g.Addresses, 0, stringer) }},
+	{head: "PORTS", of: func(g *model.Gateway) string {
+		return join(g.Ports, 0, func(p model.GatewayPort) string { return fmt.Sprintf("%d/%s", p.Port, gatewayProtocol(p)) })
+	}},
+}
+
+var mapColumns = []column[api.Map]{
+	{head: "MAP", of: func(m api.Map) string { return m.Name }},
+	{head: "ENTRIES", of: func(m api.Map) string { return fmt.Sprint(m.Entries) }},
+	{head: "OF", of: func(m api.Map) string {
+		if m.Max == 0 {
+			return "no limit"
+		}
+		return fmt.Sprint(m.Max)
+	}},
+}
+
+var problemColumns = []column[api.Problem]{
+	{head: "WHERE", of: func(p api.Problem) string {
+		if p.Line == 0 {
+			return p.File
+		}
+		return fmt.Sprintf("%s:%d", p.File, p.Line)
+	}},
+	{head: "OBJECT", of: func(p api.Problem) string {
+		if p.Object.Kind == "" {
+			return ""
+		}
+		return p.Object.String()
+	}},
+	{head: "REASON", of: func(p api.Problem) string { return p.Reason }},
+}
+
+var rejectionColumns = []column[*model.Rejection]{
+	{head: "RESOURCE", of: func(r *model.Rejection) string { return r.Resource }},
+	{head: "FROM", of: func(r *model.Rejection) string { return join(r.Objects, 3, model.ObjectRef.String) }},
+	{head: "REASON", of: func(r *model.Rejection) string { return r.Message }},
+}
