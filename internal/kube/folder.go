@@ -139,8 +139,8 @@ func (f *Folder) Load() error {
 // Loaded is closed when the folder was read for the first time.
 func (f *Folder) Loaded() <-chan struct{} { return f.loaded }
 
-// Objects gives the number of objects in force.
-func (f *Folder) Objects() int {
+// Count gives the number of objects in force.
+func (f *Folder) Count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.installed)
