@@ -29,7 +29,7 @@ func stream(l Load) (Result, error) {
 			return r, err
 		}
 		if first && string(buf[:min(n, 12)]) != "HTTP/1.1 200" {
-			return r, fmt.Errorf("unexpected answer %q", buf[:min(n, 60)])
+			return r, fmt.Errorf("unexpected answer %q", buf[:min(n, 300)])
 		}
 		r.Bytes += int64(n)
 	}

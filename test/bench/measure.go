@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/test/bench/wire"
+)
+
+// runAs is what this binary does in pods: as-client LOAD (JSON; prints a wire.Result), or as-server ADDRESS.
+func runAs(role string, args []string) error {
+	if len(args) != 1 {
+		return errors.New("want one argument")
+	}
+	if role == "as-server" {
+		at, err := netip.ParseAddrPort(args[0])
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return wire.Serve(ctx, at)
+	}
+	var l wire.Load
+	if err := json.Unmarshal([]byte(args[0]), &l); err != nil {
+		return err
+	}
+	r, err := wire.Run(l)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// self starts this binary in a pod.
+func self(p *lab.Pod, args ...string) (*exec.Cmd, *bytes.Buffer, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(exe, args...)
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=off")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.Start(cmd); err != nil {
+		return nil, nil, err
+	}
+	return cmd, &out, nil
+}
+
+// sample is one measurement.
+type sample struct {
+	wire.Result
+	// Proxies and Server are the CPU time of the other processes that were involved.
+	Proxies, Server time.Duration
+}
+
+// call makes a load in a pod and measures what the other processes spent.
+func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server int) (sample, error) {
+	spec, err := json.Marshal(l)
+	if err != nil {
+		return sample{}, err
+	}
+	p0, err := cpuTime(proxies...)
+	if err != nil {
+		return sample{}, err
+	}
+	s0, err := cpuTime(server)
+	if err != nil {
+		return sample{}, err
+	}
+	cmd, out, err := self(from, "as-client", string(spec))
+	if err != nil {
+		return sample{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	defer stop()
+	if err := cmd.Wait(); err != nil {
+		return sample{}, errors.Join(ctx.Err(), fmt.Errorf("client: %w", err))
+	}
+	var s sample
+	if err := json.Unmarshal(out.Bytes(), &s.Result); err != nil {
+		return sample{}, fmt.Errorf("client: %w: %q", err, out)
+	}
+	p1, err := cpuTime(proxies...)
+	if err != nil {
+		return sample{}, err
+	}
+	s1, err := cpuTime(server)
+	s.Proxies, s.Server = p1-p0, s1-s0
+	return s, err
+}

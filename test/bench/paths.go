@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/weft-mesh/weft/test/bench/wire"
+)
+
+// connections at which requests are measured.
+var connections = []int{1, 32, 256}
+
+// openers are the connections that are opened anew at the same time.
+const openers = 32
+
+// figures of one way at one number of connections: medians of the rounds.
+type figures struct {
+	Way         string        `json:"way"`
+	Connections int           `json:"connections"`
+	Rate        float64       `json:"requestsPerSecond"`
+	P50         time.Duration `json:"p50ns"`
+	P99         time.Duration `json:"p99ns"`
+	// CPU of all processes involved, and of the proxies (and the agent) among them, a request.
+	CPU      time.Duration `json:"cpuPerRequestns"`
+	ProxyCPU time.Duration `json:"proxyCPUPerRequestns"`
+	Failed   int           `json:"failed"`
+	// Rounds are the rates of each round, in order: rounds of all ways have the same index.
+	Rounds []float64 `json:"rounds"`
+}
+
+// paths measures requests, connections opened and throughput.
+func paths(ctx context.Context, c config, r *report) (err error) {
+	all, closeAll, err := ways(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	for _, w := range all { // routes, certificates and pools are learned here
+		if _, err := w.measure(ctx, wire.Load{Connections: 32, Duration: 300 * time.Millisecond}); err != nil {
+			return err
+		}
+	}
+	for _, n := range connections {
+		f, err := turns(ctx, c, all, wire.Load{Connections: n, Duration: c.span})
+		if err != nil {
+			return err
+		}
+		r.Requests = append(r.Requests, f...)
+	}
+	if r.Opened, err = turns(ctx, c, all, wire.Load{Connections: openers, Duration: c.span, Reopen: true}); err != nil {
+		return err
+	}
+	r.Throughput, err = turns(ctx, c, all, wire.Load{Duration: c.span, Stream: true})
+	return err
+}
+
+// measure makes one measurement and fails if a request did.
+func (w way) measure(ctx context.Context, l wire.Load) (sample, error) {
+	l.Target = w.target
+	s, err := call(ctx, w.from, l, w.proxies, w.server)
+	if err == nil && s.Failed > 0 {
+		err = fmt.Errorf("%d requests failed, %d did not: %s", s.Failed, s.Requests, s.Error)
+	}
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", w.name, err)
+	}
+	return s, nil
+}
+
+// turns measures every way once a round, in turns: forwards, then backwards.
+func turns(ctx context.Context, c config, all []way, l wire.Load) ([]figures, error) {
+	samples := map[string][]sample{}
+	order := slices.Clone(all)
+	for i := range c.rounds {
+		for _, w := range order {
+			s, err := w.measure(ctx, l)
+			if err != nil {
+				return nil, err
+			}
+			samples[w.name] = append(samples[w.name], s)
+		}
+		slices.Reverse(order)
+		fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s: round %d of %d", describe(l), i+1, c.rounds))
+	}
+	fmt.Fprint(os.Stderr, "\r\x1b[K")
+	var out []figures
+	for _, w := range all {
+		out = append(out, summarize(w.name, l, samples[w.name]))
+	}
+	return out, nil
+}
+
+func describe(l wire.Load) string {
+	switch {
+	case l.Stream:
+		return "one stream"
+	case l.Reopen:
+		return "connections opened"
+	}
+	return fmt.Sprintf("%d connections", l.Connections)
+}
+
+func summarize(name string, l wire.Load, in []sample) figures {
+	f := figures{Way: name, Connections: max(l.Connections, 1)}
+	var p50, p99, cpu, proxyCPU []time.Duration
+	for _, s := range in {
+		units := float64(s.Requests)
+		if l.Stream {
+			units = float64(s.Bytes)
+		}
+		f.Rounds = append(f.Rounds, units/s.Took.Seconds())
+		f.Failed += s.Failed
+		p50, p99 = append(p50, s.P50), append(p99, s.P99)
+		if s.Requests > 0 {
+			n := time.Duration(s.Requests)
+			cpu, proxyCPU = append(cpu, (s.CPU+s.Server+s.Proxies)/n), append(proxyCPU, s.Proxies/n)
+		}
+	}
+	f.Rate, f.P50, f.P99, f.CPU, f.ProxyCPU = median(f.Rounds), median(p50), median(p99), median(cpu), median(proxyCPU)
+	return f
+}
+
+func median[T float64 | time.Duration | int64](v []T) T {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// ratio is the median of the ratios of rounds that were measured together.
+func ratio(all []figures, way, to string, connections int) (float64, bool) {
+	find := func(name string) []float64 {
+		for _, f := range all {
+			if f.Way == name && f.Connections == connections {
+				return f.Rounds
+			}
+		}
+		return nil
+	}
+	a, b := find(way), find(to)
+	var out []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] > 0 {
+			out = append(out, a[i]/b[i])
+		}
+	}
+	return median(out), len(out) > 0
+}

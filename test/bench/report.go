@@ -1,0 +1,170 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// report is build/bench.json.
+type report struct {
+	Began      time.Time       `json:"began"`
+	Took       string          `json:"took"`
+	Machine    machine         `json:"machine"`
+	Rounds     int             `json:"rounds"`
+	Span       string          `json:"span"`
+	Requests   []figures       `json:"requests,omitempty"`
+	Opened     []figures       `json:"opened,omitempty"`     // rates are connections a second
+	Throughput []figures       `json:"throughput,omitempty"` // rates are bytes a second
+	Memory     *memoryFigures  `json:"memory,omitempty"`
+	Change     []changeFigures `json:"change,omitempty"`
+	Marks      []mark          `json:"marks"`
+}
+
+type machine struct {
+	CPU    string `json:"cpu"`
+	Cores  int    `json:"cores"`
+	Kernel string `json:"kernel"`
+}
+
+// mark is a figure that was promised.
+type mark struct {
+	Name string  `json:"name"`
+	Want string  `json:"want"`
+	Got  float64 `json:"got"`
+	Pass bool    `json:"pass"`
+}
+
+func newReport(c config) *report {
+	return &report{Began: time.Now(), Rounds: c.rounds, Span: c.span.String(), Machine: thisMachine()}
+}
+
+func thisMachine() machine {
+	m := machine{Cores: runtime.NumCPU()}
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(text))
+	}
+	return m
+}
+
+// mark compares what was measured with what was promised.
+func (r *report) mark() {
+	atLeast := func(name string, all []figures, way, to string, connections int, want float64) {
+		if got, ok := ratio(all, way, to, connections); ok {
+			r.Marks = append(r.Marks, mark{name, fmt.Sprintf("at least %g", want), got, got >= want})
+		}
+	}
+	below := func(name, unit string, got, want float64) {
+		r.Marks = append(r.Marks, mark{name, fmt.Sprintf("under %g %s", want, unit), got, got < want})
+	}
+	for _, n := range connections {
+		atLeast(fmt.Sprintf("kernel path / direct, requests at %d", n), r.Requests, kernel, direct, n, 0.98)
+	}
+	atLeast("kernel path / direct, throughput", r.Throughput, kernel, direct, 1, 0.98)
+	atLeast("kernel path / direct, connections opened", r.Opened, kernel, direct, openers, 0.95)
+	for _, n := range connections {
+		atLeast(fmt.Sprintf("L7 route / static Envoy hop at %d", n), r.Requests, weftL7, static, n, 0.97)
+	}
+	for _, n := range connections {
+		atLeast(fmt.Sprintf("L7 route / sidecar pair at %d", n), r.Requests, weftL7, sidecars, n, 1.8)
+	}
+	if m := r.Memory; m != nil {
+		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
+		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 150)
+	}
+	for _, c := range r.Change {
+		if c.Routes >= 10_000 {
+			below(fmt.Sprintf("changed route answers, median at %d routes", c.Routes), "ms", float64(c.Median)/1e6, 20)
+			below("CPU of the agent for it", "ms", float64(c.AgentCPU)/1e6, 1)
+		}
+	}
+}
+
+func (r *report) write(file string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+func (r *report) print(w io.Writer) {
+	fmt.Fprintf(w, "%s, %d cores, Linux %s; medians of %d rounds of %s, all ways in turns; took %s\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Rounds, r.Span, r.Took)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, n := range connections {
+		r.requests(t, n)
+	}
+	if len(r.Opened) > 0 {
+		fmt.Fprintf(t, "\nconnections opened, %d at once\ta second\t/ direct\tCPU each\tproxies\t\n", openers)
+		for _, f := range r.Opened {
+			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(r.Opened, f, direct), micros(f.CPU), micros(f.ProxyCPU))
+		}
+	}
+	if len(r.Throughput) > 0 {
+		fmt.Fprintf(t, "\none stream\tGbit/s\t/ direct\t\n")
+		for _, f := range r.Throughput {
+			fmt.Fprintf(t, "%s\t%.1f\t%s\t\n", f.Way, f.Rate*8/1e9, against(r.Throughput, f, direct))
+		}
+	}
+	if m := r.Memory; m != nil {
+		fmt.Fprintf(t, "\n%d pods, %d L7 Services\tagent\tEnvoy\t\n", m.Pods, m.Services)
+		fmt.Fprintf(t, "ready after %s\t%d MB\t%d MB\t\n", m.ReadyIn, m.Ready.Agent/1e6, m.Ready.Envoy/1e6)
+		fmt.Fprintf(t, "after calls to %d of them\t%d MB\t%d MB\t\n", m.Called, m.After.Agent/1e6, m.After.Envoy/1e6)
+	}
+	if len(r.Change) > 0 {
+		fmt.Fprintf(t, "\na route's change answers after\tmedian\tp90\tCPU of the agent\tnode ready after\t\n")
+		for _, c := range r.Change {
+			fmt.Fprintf(t, "%d routes\t%.1f ms\t%.1f ms\t%.2f ms\t%s\t\n", c.Routes, float64(c.Median)/1e6, float64(c.P90)/1e6, float64(c.AgentCPU)/1e6, c.ReadyIn)
+		}
+	}
+	fmt.Fprintf(t, "\nmark\twant\tgot\t\t\n")
+	for _, m := range r.Marks {
+		verdict := "pass"
+		if !m.Pass {
+			verdict = "MISS"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%.3g\t%s\t\n", m.Name, m.Want, m.Got, verdict)
+	}
+	_ = t.Flush()
+}
+
+func (r *report) requests(t io.Writer, n int) {
+	if !slices.ContainsFunc(r.Requests, func(f figures) bool { return f.Connections == n }) {
+		return
+	}
+	fmt.Fprintf(t, "\n%d connections\trequests/s\t/ direct\t/ static hop\tp50\tp99\tCPU a request\tproxies\t\n", n)
+	for _, f := range r.Requests {
+		if f.Connections == n {
+			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(r.Requests, f, direct), against(r.Requests, f, static),
+				micros(f.P50), micros(f.P99), micros(f.CPU), micros(f.ProxyCPU))
+		}
+	}
+}
+
+func against(all []figures, f figures, to string) string {
+	v, ok := ratio(all, f.Way, to, f.Connections)
+	if !ok {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func micros(d time.Duration) string { return fmt.Sprintf("%.0f µs", float64(d)/1e3) }
