@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -22,13 +23,35 @@ type bench struct {
 	st    *state.State
 	m     *Manager
 	ca    *CA
-	log   bytes.Buffer
+	log   logs
 	fails atomic.Bool
+
+	mu    sync.Mutex
 	asked []model.Identity
 }
 
+// logs is a buffer that the manager writes while the test reads.
+type logs struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 func (b *bench) Issue(ctx context.Context, id model.Identity) (*model.SVID, error) {
+	b.mu.Lock()
 	b.asked = append(b.asked, id)
+	b.mu.Unlock()
 	if b.fails.Load() {
 		return nil, errors.New("no signature today")
 	}
