@@ -66,7 +66,7 @@ type Folder struct {
 type Problem struct {
 	File   string          `json:"file"` // below Folder.Dir
 	Line   int             `json:"line,omitempty"`
-	Object model.ObjectRef `json:"object"` // empty where the text does not tell
+	Object model.ObjectRef `json:"object,omitzero"` // empty where the text does not tell
 	Reason string          `json:"reason"`
 }
 

@@ -105,8 +105,10 @@ type Request struct {
 // Flow is a connection or a request that ended, or that was refused.
 type Flow struct {
 	// Seq counts the flows of a Store from 1 without gaps; Add sets it.
-	Seq         uint64         `json:"seq"`
-	Time        time.Time      `json:"time"` // of its end
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"` // of its end, or of its start if Open
+	// Open is the report of an authenticated connection at its start; another comes at its end.
+	Open        bool           `json:"open,omitempty"`
 	Protocol    model.Protocol `json:"protocol"`
 	Source      Peer           `json:"source"`
 	Destination Peer           `json:"destination"`

@@ -1,0 +1,119 @@
+package api
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestWaysToTheAgent(t *testing.T) {
+	c := NewClient("/run/weft")
+	for _, x := range []struct {
+		name string
+		err  error
+		is   error
+		says string
+	}{
+		{"no socket", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.ENOENT)}}, ErrNotRunning, "weft agent --manifests"},
+		{"nobody behind it", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}, ErrNotRunning, "/run/weft/agent.sock"},
+		{"not root", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.EACCES)}}, ErrPermission, "sudo"},
+		{"else", &url.Error{Err: syscall.EIO}, syscall.EIO, "/run/weft/agent.sock"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			if err := c.explain(x.err); !errors.Is(err, x.is) || !strings.Contains(err.Error(), x.says) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestOtherAnswers talks to servers that do not say what an agent of this version would.
+func TestOtherAnswers(t *testing.T) {
+	for _, x := range []struct {
+		name    string
+		handler http.HandlerFunc
+		says    string
+	}{
+		{"no JSON", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) }, "another version"},
+		{"error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "tables are gone", 500) }, "tables are gone"},
+		{"cut off", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = w.Write([]byte(`{"healthy":`))
+		}, "unexpected EOF"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "weft")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			l, err := net.Listen("unix", filepath.Join(dir, SocketName))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &http.Server{Handler: x.handler}
+			done := make(chan struct{})
+			go func() { defer close(done); _ = s.Serve(l) }()
+			defer func() { s.Close(); <-done }()
+			if _, err := NewClient(dir).Status(t.Context()); err == nil || !strings.Contains(err.Error(), x.says) {
+				t.Errorf("error %v does not hold %q", err, x.says)
+			}
+		})
+	}
+}
+
+func TestFlowQueryIsItsText(t *testing.T) {
+	for _, q := range []FlowQuery{
+		{},
+		{Follow: true, Limit: 3, Namespace: "shop", From: "shop/app:80", To: "10.0.0.0/8", Verdict: "refused", Layer: "mTLS"},
+	} {
+		got, _, err := parseFlowQuery(q.values())
+		if err != nil {
+			t.Error(err)
+		}
+		if d := cmp.Diff(q, got); d != "" {
+			t.Error(d)
+		}
+	}
+	for _, bad := range []url.Values{
+		{"limit": {"-1"}}, {"limit": {"x"}}, {"from": {"a/b/c"}}, {"to": {"a:0"}}, {"verdict": {"?"}}, {"layer": {"L5"}},
+	} {
+		if _, _, err := parseFlowQuery(bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+}
+
+// TestKindsRoundTrip reads back what the handler writes of the types that have a text form of their own.
+func TestKindsRoundTrip(t *testing.T) {
+	if err := new(model.MTLSMode).UnmarshalText([]byte("strikt")); err == nil {
+		t.Error("an unknown mode was taken")
+	}
+	if err := new(model.Protocol).UnmarshalText([]byte("SCTP")); err == nil {
+		t.Error("an unknown protocol was taken")
+	}
+	for _, m := range []model.MTLSMode{model.MTLSDisabled, model.MTLSPermissive, model.MTLSStrict} {
+		text, _ := m.MarshalText()
+		var got model.MTLSMode
+		if err := got.UnmarshalText(text); err != nil || got != m {
+			t.Errorf("%s became %s: %v", m, got, err)
+		}
+	}
+	if _, ok := observe.ParseVerdict(""); ok {
+		t.Error("no verdict is a verdict")
+	}
+}

@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func run(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
+	var buf bytes.Buffer
+	root := newRoot(Options{Version: "v1.2.3", Envoy: "1.40.0"}, func() time.Time { return fixedNow })
+	root.SetOut(&buf)
+	root.SetErr(&buf)
+	root.SetArgs(args)
+	err = root.ExecuteContext(t.Context())
+	return buf.String(), err
+}
+
+func TestGolden(t *testing.T) {
+	healthy, sick := serve(t, healthyNode()), serve(t, sickNode())
+	for _, c := range []struct {
+		name string
+		run  string
+		args string
+		err  error
+	}{
+		{"status", healthy, "status", nil},
+		{"status-sick", sick, "status", ErrUnhealthy},
+		{"status-sick-json", sick, "status -o json", ErrUnhealthy},
+		{"services", healthy, "config services", nil},
+		{"services-wide", healthy, "config services -o wide", nil},
+		{"services-yaml", healthy, "config services -n shop -o yaml", nil},
+		{"routes", healthy, "config routes", nil},
+		{"routes-wide", healthy, "config routes -o wide", nil},
+		{"routes-json", healthy, "config routes -o json", nil},
+		{"endpoints", healthy, "config endpoints", nil},
+		{"endpoints-wide", healthy, "config endpoints -A -o wide", nil},
+		{"identities", healthy, "config identities -o wide", nil},
+		{"certificates", healthy, "config certificates -o wide", nil},
+		{"certificates-name", healthy, "config certificates -n edge tls -o json", nil},
+		{"policies", healthy, "config policies -o wide", nil},
+		{"gateways", healthy, "config gateways -o wide", nil},
+		{"conditions", healthy, "config status", nil},
+		{"conditions-namespace", healthy, "config status -n edge", nil},
+		{"nothing", healthy, "config services -n nowhere", nil},
+		{"observe", healthy, "observe", nil},
+		{"observe-filter", healthy, "observe --to shop/web --verdict refused -o json", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := run(t, append(strings.Fields(c.args), "--run", c.run)...)
+			if !errors.Is(err, c.err) {
+				t.Fatalf("error %v, want %v", err, c.err)
+			}
+			if strings.Contains(out, "SECRET") || strings.Contains(out, "PRIVATE KEY") {
+				t.Error("a private key was printed")
+			}
+			if strings.ContainsRune(out, 0x1b) {
+				t.Error("foreign text reached the terminal's controls")
+			}
+			golden(t, filepath.Join("testdata", c.name+".txt"), "$ weft "+c.args+"\n"+out)
+		})
+	}
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it)\n%s", path, diff)
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	healthy := serve(t, healthyNode())
+	stale := t.TempDir()
+	if err := os.WriteFile(filepath.Join(stale, api.SocketName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no agent", []string{"status", "--run", t.TempDir()}, "Start it with"},
+		{"socket of an agent that died", []string{"status", "--run", stale}, "Start it with"},
+		{"format", []string{"config", "services", "-o", "xml", "--run", healthy}, "there are table, wide, json, yaml"},
+		{"verdict", []string{"observe", "--verdict", "lost", "--run", healthy}, "neither forwarded"},
+		{"peer", []string{"observe", "--from", "a/b/c", "--run", healthy}, "NAMESPACE/NAME"},
+		{"namespaces", []string{"config", "routes", "-n", "a", "-A", "--run", healthy}, "exclude each other"},
+		{"command", []string{"statsu"}, "unknown command"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := run(t, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %q does not hold %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, err := run(t, "version")
+	if err != nil || !strings.Contains(out, "weft v1.2.3 (go1.") || !strings.Contains(out, "made for Envoy 1.40.0") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if v := Version(""); v == "" {
+		t.Error("no version without a linked one")
+	}
+}
+
+// TestFollow sees a flow that comes after the command began, and hears of those that were lost.
+func TestFollow(t *testing.T) {
+	n := healthyNode()
+	dir := serve(t, n)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	root := newRoot(Options{}, time.Now)
+	out := newLineWriter()
+	root.SetOut(out)
+	root.SetArgs([]string{"observe", "-f", "--last", "1", "--to", "shop/web", "--run", dir})
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	if l := <-out.lines; !strings.Contains(l, "refused") {
+		t.Errorf("the last flow before: %q", l)
+	}
+	n.flows.AddLost(4)
+	if l := <-out.lines; !strings.Contains(l, "4 flows were lost") {
+		t.Errorf("lost: %q", l)
+	}
+	n.flows.Add(observe.Flow{Destination: observe.Peer{Service: "plain/db"}, Verdict: observe.Failed})
+	n.flows.Add(observe.Flow{Destination: observe.Peer{Service: "shop/web"}, Verdict: observe.Failed, Reason: "nobody listens"})
+	if l := <-out.lines; !strings.Contains(l, "nobody listens") {
+		t.Errorf("what came: %q", l)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("ended by Ctrl-C: %v", err)
+	}
+}
+
+// lineWriter hands on each write, which is a line.
+type lineWriter struct{ lines chan string }
+
+func newLineWriter() *lineWriter { return &lineWriter{lines: make(chan string, 100)} }
+
+func (l *lineWriter) Write(p []byte) (int, error) {
+	l.lines <- string(p)
+	return len(p), nil
+}

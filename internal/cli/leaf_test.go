@@ -1,0 +1,12 @@
+package cli
+
+// leaf is a certificate for *.example.com, serial abcdef, 2025 to 2099. Its key was thrown away.
+const leaf = `-----BEGIN CERTIFICATE-----
+MIIBMjCB2qADAgECAgQAq83vMAoGCCqGSM49BAMCMBIxEDAOBgNVBAMTB2V4YW1w
+bGUwIBcNMjUwMTAxMDAwMDAwWhgPMjA5OTAxMDEwMDAwMDBaMBIxEDAOBgNVBAMT
+B2V4YW1wbGUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQcnxHSFau1ECNDlyeg
+j029XqMcIFq0Mdn06GMoF/hobEstUCr9YeTvOte4xEkXKry7couVzwzV8qdFmgY2
+oVJ0oxwwGjAYBgNVHREEETAPgg0qLmV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0cA
+MEQCIDj9YyeoPPghiqzmxTyF/AVUWvWr90doydp5tMdNFTfEAiAb9gyYs27Xpw8W
+p9NTTSd4wzUKhHAib2Fx2LAKbiuWpw==
+-----END CERTIFICATE-----`

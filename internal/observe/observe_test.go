@@ -1,0 +1,211 @@
+package observe
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func flow(dst string) Flow {
+	return Flow{Destination: Peer{Workload: dst}, Verdict: Forwarded, Layer: L4}
+}
+
+func TestListGivesTheLast(t *testing.T) {
+	s := NewStore(3)
+	if got := s.List(Filter{}, 0); len(got) != 0 {
+		t.Fatalf("an empty store has %d flows", len(got))
+	}
+	for i := range 5 {
+		s.Add(flow(fmt.Sprintf("ns/%d", i)))
+	}
+	for _, c := range []struct {
+		limit int
+		want  []uint64
+	}{{0, []uint64{3, 4, 5}}, {2, []uint64{4, 5}}, {9, []uint64{3, 4, 5}}} {
+		var got []uint64
+		for _, f := range s.List(Filter{}, c.limit) {
+			got = append(got, f.Seq)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(c.want) {
+			t.Errorf("limit %d: flows %v, want %v", c.limit, got, c.want)
+		}
+	}
+	if added, lost := s.Counts(); added != 5 || lost != 0 {
+		t.Errorf("added %d, lost %d", added, lost)
+	}
+}
+
+// TestNothingIsLostSilently lets a reader fall behind: what it got and what it was told of make up all.
+func TestNothingIsLostSilently(t *testing.T) {
+	s := NewStore(4)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := s.Follow(ctx, Filter{})
+	for range 10 {
+		s.Add(flow("ns/a"))
+	}
+	s.AddLost(7)
+	s.AddLost(0)
+	var got, lost uint64
+	for e := range events {
+		lost += e.Lost
+		if e.Flow != nil {
+			got++
+		}
+		if got+lost == 17 {
+			break
+		}
+	}
+	if got != 4 || lost != 13 {
+		t.Errorf("got %d and heard of %d lost, want 4 and 13", got, lost)
+	}
+}
+
+func TestReadersAndWriters(t *testing.T) {
+	s := NewStore(16)
+	const writers, each = 4, 2000
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var readers, adding sync.WaitGroup
+	for range 3 {
+		events := s.Follow(ctx, Filter{Verdict: Forwarded})
+		readers.Go(func() {
+			var sum, last uint64
+			for e := range events {
+				if e.Flow != nil {
+					if e.Flow.Seq <= last {
+						t.Errorf("flow %d after %d", e.Flow.Seq, last)
+					}
+					last = e.Flow.Seq
+					sum++
+				}
+				if sum += e.Lost; sum == writers*each {
+					return
+				}
+			}
+		})
+	}
+	for range writers {
+		adding.Go(func() {
+			for range each {
+				s.Add(flow("ns/a"))
+			}
+		})
+	}
+	adding.Wait()
+	readers.Wait()
+}
+
+func TestFollowEndsWithItsContext(t *testing.T) {
+	s := NewStore(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range s.Follow(ctx, Filter{}) {
+		t.Fatal("an event without a flow")
+	}
+}
+
+func TestFilter(t *testing.T) {
+	f := Flow{
+		Source:      Peer{Address: netip.MustParseAddrPort("10.0.1.9:40000"), Workload: "shop/app-1", Identity: "spiffe://t/ns/shop/sa/app"},
+		Destination: Peer{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Workload: "store/web-1", Service: "store/web"},
+		Verdict:     Refused, Layer: MTLS,
+	}
+	peer := func(s string) PeerFilter {
+		p, err := ParsePeerFilter(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		name string
+		f    Filter
+		want bool
+	}{
+		{"all", Filter{}, true},
+		{"namespace of the source", Filter{Namespace: "shop"}, true},
+		{"namespace of the destination", Filter{Namespace: "store"}, true},
+		{"other namespace", Filter{Namespace: "sho"}, false},
+		{"verdict", Filter{Verdict: Refused}, true},
+		{"other verdict", Filter{Verdict: Forwarded}, false},
+		{"other layer", Filter{Layer: L4}, false},
+		{"workload", Filter{To: peer("store/web-1")}, true},
+		{"service", Filter{To: peer("store/web")}, true},
+		{"service of another namespace", Filter{To: peer("shop/web")}, false},
+		{"name alone", Filter{From: peer("app-1")}, true},
+		{"all of a namespace", Filter{From: peer("shop/")}, true},
+		{"none of a namespace", Filter{To: peer("shop/")}, false},
+		{"name and port", Filter{To: peer("store/web:8080")}, true},
+		{"other port", Filter{To: peer("store/web:80")}, false},
+		{"port alone", Filter{To: peer(":8080")}, true},
+		{"address", Filter{From: peer("10.0.1.9")}, true},
+		{"mapped address", Filter{From: peer("::ffff:10.0.1.9")}, true},
+		{"address and port", Filter{From: peer("10.0.1.9:40000")}, true},
+		{"network", Filter{From: peer("10.0.1.0/24")}, true},
+		{"other network", Filter{From: peer("10.0.2.0/24")}, false},
+		{"identity", Filter{From: peer("spiffe://t/ns/shop/sa/app")}, true},
+		{"other identity", Filter{From: peer("spiffe://t/ns/shop/sa/ap")}, false},
+	} {
+		if got := c.f.Match(&f); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+func FuzzParsePeerFilter(f *testing.F) {
+	for _, s := range []string{"", "a/b", "a/b:1", "[::1]:80", "10.0.0.0/8", "spiffe://x/y", ":", "a/b/c", "fe80::1%eth0"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(_ *testing.T, s string) {
+		if p, err := ParsePeerFilter(s); err == nil {
+			p.match(Peer{})
+		}
+	})
+}
+
+func TestResolver(t *testing.T) {
+	st := state.New(state.NewDB())
+	w := st.Write(st.Workloads, st.Services)
+	at := func(s ...string) (out []netip.Addr) {
+		for _, a := range s {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	st.Workloads.Put(w, &model.Workload{Namespace: "a", Name: "one", Addresses: at("10.0.0.1", "fd00::1")})
+	st.Workloads.Put(w, &model.Workload{Namespace: "a", Name: "host-1", Addresses: at("192.0.2.1")})
+	st.Workloads.Put(w, &model.Workload{Namespace: "a", Name: "host-2", Addresses: at("192.0.2.1")})
+	st.Services.Put(w, &model.Service{Namespace: "a", Name: "web", Addresses: at("10.96.0.1"), Ports: []model.ServicePort{{Port: 80, Protocol: model.TCP}}})
+	st.Services.Put(w, &model.Service{Namespace: "a", Name: "ext-80", Addresses: at("192.0.2.9"), Ports: []model.ServicePort{{Port: 80, Protocol: model.TCP}}})
+	st.Services.Put(w, &model.Service{Namespace: "a", Name: "ext-90", Addresses: at("192.0.2.9"), Ports: []model.ServicePort{{Port: 90, Protocol: model.TCP}}})
+	w.Commit()
+	r := NewResolver(st)
+	for _, c := range []struct{ addr, want string }{
+		{"10.0.0.1:80", "a/one:80"},
+		{"[::ffff:10.0.0.1]:80", "a/one:80"},
+		{"[fd00::1]:80", "a/one:80"},
+		{"192.0.2.1:80", "192.0.2.1:80"}, // two pods of the host's network
+		{"10.96.0.1:80", "a/web:80"},
+		{"10.96.0.1:81", "a/web:81"},
+		{"192.0.2.9:90", "a/ext-90:90"}, // a shared address
+		{"192.0.2.9:91", "192.0.2.9:91"},
+		{"203.0.113.1:5", "203.0.113.1:5"},
+	} {
+		if got := r.Peer(netip.MustParseAddrPort(c.addr)).String(); got != c.want {
+			t.Errorf("%s is %s, want %s", c.addr, got, c.want)
+		}
+	}
+	if got := (Peer{}).String(); got != "unknown" {
+		t.Errorf("nothing known: %q", got)
+	}
+}
