@@ -145,6 +145,16 @@ type Status struct {
 	LostEvents uint64      `json:"lostEvents"`
 	// Pending is true while programs of an earlier version work on, because maps of this one are not filled yet.
 	Pending bool `json:"pending,omitempty"`
+	// Attached names the links that hold programs on their hooks.
+	Attached []string    `json:"attached"`
+	Maps     []MapStatus `json:"maps"`
+}
+
+// MapStatus is how full a map is.
+type MapStatus struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+	Max     int    `json:"max"`
 }
 
 // PodStatus is a local workload as the kernel knows it.
@@ -165,8 +175,15 @@ func (d *Datapath) Status() Status {
 	s := rec.status()
 	s.LostEvents = d.lost.Load()
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	s.Pending = d.pending != nil
-	d.mu.Unlock()
+	for i, m := range s.Maps {
+		s.Maps[i].Max = int(d.maps[m.Name].MaxEntries())
+	}
+	pinned, _ := filepath.Glob(filepath.Join(d.cfg.PinDir, linkDir, "*")) // the pattern is well formed
+	for _, p := range pinned {
+		s.Attached = append(s.Attached, filepath.Base(p))
+	}
 	return s
 }
 

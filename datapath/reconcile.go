@@ -267,6 +267,10 @@ func (r *reconciler) status() Status {
 			Workload: key, NetNS: l.workload.NetNS, Cookie: l.ns.Cookie(), MTLS: l.workload.MTLS, Policed: l.workload.Policy != nil,
 		})
 	}
+	s.Maps = []MapStatus{
+		{Name: weftMapFrontends, Entries: s.Frontends}, {Name: weftMapSlots, Entries: s.Backends},
+		{Name: weftMapPeers, Entries: s.Peers}, {Name: weftMapPods, Entries: len(s.Pods)},
+	}
 	for _, err := range r.errs {
 		s.Errors = append(s.Errors, err.Error())
 	}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/agent"
+)
+
+func newAgentCmd(run *string) *cobra.Command {
+	cfg := agent.Config{}
+	var level slog.Level
+	var addresses []string
+	cmd := &cobra.Command{
+		Use:   "agent --manifests DIR",
+		Short: "Run this node: eBPF programs, xDS, certificates",
+		Long: `Run this node from a folder of Kubernetes manifests, which is watched.
+
+When the agent ends, its eBPF programs and Envoy stay: connections go on, new ones are still balanced and
+authenticated, and the next agent takes over. weft cleanup takes everything away.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.RunDir = *run
+			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
+				return err
+			}
+			a, err := agent.New(cfg)
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	host, _ := os.Hostname()
+	f := cmd.Flags()
+	f.StringVar(&cfg.Manifests, "manifests", "", "folder of manifests")
+	f.StringVar(&cfg.StateDir, "state", "/var/lib/weft", "folder that keeps the certificate authority")
+	f.StringVar(&cfg.Node, "node", host, "name of this node")
+	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
+	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")
+	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
+	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
+	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup2 mount (default weft-proxy)")
+	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
+	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
+	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	_ = cmd.MarkFlagRequired("manifests")
+	return cmd
+}
+
+// nodeAddresses parses the addresses given, or else lists those of the interfaces: IPv4 first, no loopback or link-local.
+func nodeAddresses(given []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, s := range given {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("--node-address: %w", err)
+		}
+		out = append(out, a)
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this node's addresses: %w; name them by --node-address", err)
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			addr, _ := netip.AddrFromSlice(n.IP)
+			out = append(out, addr.Unmap())
+		}
+	}
+	slices.SortStableFunc(out, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
+	if len(out) == 0 {
+		return nil, fmt.Errorf("this node has no address; name one by --node-address")
+	}
+	return out, nil
+}

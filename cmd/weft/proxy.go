@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/proxy"
+)
+
+func newProxyCmd(run *string) *cobra.Command {
+	cfg := proxy.Config{}
+	var level slog.Level
+	cmd := &cobra.Command{
+		Use:   "proxy",
+		Short: "Run this node's Envoy",
+		Long: `Supervise this node's Envoy, apart from the agent: start it, restart it after a crash, hot-restart it on request.
+A second weft proxy takes over from the first without dropping a connection; that is how either is upgraded.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.RunDir = *run
+			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return proxy.Run(cmd.Context(), cfg)
+		},
+	}
+	host, _ := os.Hostname()
+	f := cmd.Flags()
+	f.StringVar(&cfg.Node, "node", host, "name of this node")
+	f.StringVar(&cfg.Envoy, "envoy", "", "Envoy's binary (default: $ENVOY, PATH, or beside weft)")
+	f.StringVar(&cfg.Cgroup, "cgroup", "", "Envoy's cgroup below the cgroup2 mount (default weft-proxy)")
+	f.IntVar(&cfg.Concurrency, "concurrency", 0, "Envoy's worker threads (default: one a CPU)")
+	f.Uint64Var(&cfg.MemoryLimitBytes, "memory-limit", 1<<30, "bytes of heap past which Envoy refuses work")
+	f.Uint64Var(&cfg.MaxConnections, "max-connections", 100_000, "connections past which Envoy refuses more")
+	f.DurationVar(&cfg.DrainTime, "drain-time", 0, "time that connections get to end after their listener went (default 5s)")
+	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 15s)")
+	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
+	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	cmd.AddCommand(newProxyRestartCmd(run))
+	return cmd
+}
+
+func newProxyRestartCmd(run *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restart",
+		Short: "Hot-restart Envoy: the new one takes the listening sockets, the old one drains",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := &proxy.Client{RunDir: *run}
+			if err := c.Restart(cmd.Context()); err != nil {
+				return err
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Envoy %d serves, epoch %d\n", st.PID, st.Epoch)
+			return err
+		},
+	}
+}

@@ -1,0 +1,129 @@
+// Package agent wires a node: objects -> state -> gateway -> xds, datapath, mtls, observe. It holds no logic of its own
+// beyond what turns one plane's types into another's.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/proxy"
+	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/mtls"
+	"github.com/weft-mesh/weft/xds"
+)
+
+// Config of a node.
+type Config struct {
+	Manifests     string // folder of manifests
+	RunDir        string // sockets
+	StateDir      string // the CA's key
+	PinDir        string // "" is datapath's default
+	CgroupRoot    string // "" is the cgroup2 mount
+	ProxyCgroup   string // below the cgroup2 mount; "" is datapath's default
+	Version       string // of weft
+	Node          string
+	TrustDomain   string
+	NodeAddresses []netip.Addr
+	SVIDTTL       time.Duration
+	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
+	StartProxy bool
+	ProxyArgs  []string
+	Log        *slog.Logger
+}
+
+// flowsKept bounds what weft observe can look back at.
+const flowsKept = 16384
+
+// Agent is a node's agent.
+type Agent struct {
+	cfg     Config
+	started time.Time
+	st      *state.State
+	folder  *kube.Folder
+	gateway *gateway.Translator
+	xds     *xds.Server
+	path    *datapath.Datapath
+	mtls    *mtls.Manager
+	flows   *observe.Store
+	proxy   *proxy.Client
+}
+
+// New opens what the node needs: the CA, the eBPF programs. Close releases it; hooks stay in the kernel.
+func New(cfg Config) (*Agent, error) {
+	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	if info, err := os.Stat(cfg.Manifests); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("--manifests %s is not a folder that can be read: %w", cfg.Manifests, errors.Join(err))
+	}
+	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}}
+	db := state.NewDB()
+	objs := kube.NewObjects(db)
+	a.st = state.New(db)
+	a.folder = kube.NewFolder(cfg.Manifests, objs, kube.FolderOptions{Log: cfg.Log})
+	a.gateway = gateway.New(objs, a.st, gateway.Config{
+		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
+		ControllerName: gateway.ControllerName, Loaded: a.folder.Loaded(),
+	}, cfg.Log)
+	mcfg := mtls.Config{TrustDomain: cfg.TrustDomain, StateDir: cfg.StateDir, TTL: cfg.SVIDTTL, Log: cfg.Log}
+	ca, err := mtls.OpenCA(mcfg)
+	if err != nil {
+		return nil, err
+	}
+	a.mtls = mtls.New(a.st, ca, mcfg)
+	a.path, err = datapath.Open(datapath.Config{
+		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
+		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.xds = xds.New(a.st, xds.Config{
+		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog,
+	})
+	return a, nil
+}
+
+// Run serves until ctx ends. The hooks and Envoy go on without the agent.
+func (a *Agent) Run(ctx context.Context) error {
+	xdsSocket, err := listenUnix(filepath.Join(a.cfg.RunDir, "xds.sock"))
+	if err != nil {
+		return err
+	}
+	apiSocket, err := listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock"))
+	if err != nil {
+		xdsSocket.Close()
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.folder.Run(ctx) })
+	g.Go(func() error { return a.gateway.Run(ctx) })
+	g.Go(func() error { return a.mtls.Run(ctx) })
+	g.Go(func() error { return a.path.Run(ctx, a.st) })
+	g.Go(func() error { return a.path.Events(ctx, a.connection) })
+	g.Go(func() error { return a.xds.Serve(ctx, xdsSocket) })
+	g.Go(func() error { return serveHTTP(ctx, apiSocket, api.Handler(a)) })
+	if a.cfg.StartProxy {
+		g.Go(func() error { return a.keepProxy(ctx) })
+	}
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(err, a.path.Close())
+}

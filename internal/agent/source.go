@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/proxy"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// EnvoyVersion is the release that xds and internal/proxy are written for and tested with.
+const EnvoyVersion = "1.40.0"
+
+var _ api.Source = (*Agent)(nil)
+
+// State is the model.
+func (a *Agent) State() *state.State { return a.st }
+
+// Flows are the last ones.
+func (a *Agent) Flows() *observe.Store { return a.flows }
+
+// Agent tells about this process.
+func (a *Agent) Agent() api.Agent {
+	return api.Agent{
+		Version: a.cfg.Version, Envoy: EnvoyVersion, Node: a.cfg.Node, PID: os.Getpid(), Started: a.started,
+		TrustDomain: a.cfg.TrustDomain,
+	}
+}
+
+// Folder tells about the manifests.
+func (a *Agent) Folder() *api.Folder {
+	out := &api.Folder{Dir: a.cfg.Manifests, Objects: a.folder.Count(), Problems: []api.Problem{}}
+	select {
+	case <-a.folder.Loaded():
+		out.Loaded = true
+	default:
+	}
+	for _, p := range a.folder.Problems() {
+		out.Problems = append(out.Problems, api.Problem(p))
+	}
+	return out
+}
+
+// Datapath tells what is in the kernel.
+func (a *Agent) Datapath() api.Datapath {
+	st := a.path.Status()
+	out := api.Datapath{Attached: st.Attached, LostEvents: st.LostEvents}
+	for _, m := range st.Maps {
+		out.Maps = append(out.Maps, api.Map(m))
+	}
+	if len(st.Errors) > 0 {
+		out.Error = st.Errors[0]
+	}
+	return out
+}
+
+// Proxy asks weft proxy; one that does not answer within a second is not there.
+func (a *Agent) Proxy() api.Proxy {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	st, err := a.proxy.Status(ctx)
+	switch {
+	case errors.Is(err, proxy.ErrNotRunning):
+		return api.Proxy{Error: "weft proxy does not run; start it, or the agent with --proxy"}
+	case err != nil:
+		return api.Proxy{Error: err.Error()}
+	}
+	return api.Proxy{
+		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Started: st.Since,
+		Connected: st.XDSConnected, Error: st.LastError,
+	}
+}
