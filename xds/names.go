@@ -50,6 +50,10 @@ const (
 	servicePrefix = "service/"
 	gatewayPrefix = "gateway/"
 	spiffePrefix  = "spiffe://"
+	// serverPrefix marks an SVID that a listener shows. Clients fetch the same SVID under its bare SPIFFE ID, on demand.
+	// Envoy 1.40 keeps two subscriptions for these two ways, and the second one to a name that the stream already has
+	// would wait for ever.
+	serverPrefix = "server|"
 
 	plainSuffix = "|plain" // for callers without an identity: no HBONE
 	httpSuffix  = "|http1" // for Gateways: HTTP/1.1 unless the service says otherwise

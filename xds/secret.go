@@ -9,7 +9,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Secrets: the trust bundle, SVIDs by their SPIFFE ID, TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
+// Secrets: the trust bundle, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
 // is not served, and what needs it fails: no identity, no connection.
 var secretKind = &kind{build: buildSecret}
 
@@ -17,8 +17,8 @@ func buildSecret(b *builder, name string) *built {
 	if name == SecretRootCA {
 		return rootCA(b)
 	}
-	if strings.HasPrefix(name, spiffePrefix) {
-		svid, ok := b.st.SVIDs.Get(b.snap, name)
+	if id := strings.TrimPrefix(name, serverPrefix); strings.HasPrefix(id, spiffePrefix) {
+		svid, ok := b.st.SVIDs.Get(b.snap, id)
 		if !ok || len(svid.ChainPEM) == 0 || len(svid.KeyPEM) == 0 {
 			return nil
 		}

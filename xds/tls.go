@@ -46,7 +46,7 @@ func downstreamTLS(id model.Identity, trustDomain string) *core.TransportSocket 
 		CommonTlsContext: &tls.CommonTlsContext{
 			TlsParams:                      meshTLS(),
 			AlpnProtocols:                  []string{"h2"},
-			TlsCertificateSdsSecretConfigs: []*tls.SdsSecretConfig{{Name: string(id), SdsConfig: fromADS()}},
+			TlsCertificateSdsSecretConfigs: []*tls.SdsSecretConfig{{Name: serverPrefix + string(id), SdsConfig: fromADS()}},
 			ValidationContextType:          peers(startsWith(spiffePrefix + trustDomain + "/")),
 		},
 	})

@@ -1,0 +1,130 @@
+package xds
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+func TestRequestOverHBONE(t *testing.T) {
+	pods := labPods(t, "a", "b", "c")
+	w := newWorld(t, Config{RequestLog: true})
+	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	c := workload(pods[2], "shop", model.MTLSDisabled, nil)
+	put(w, w.st.Workloads, a, b, c)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	echo(t, pods[1], 8080, "b")
+	echo(t, pods[2], 8080, "c")
+	loopbackService(w, "echo", endpointOf(b, 0, 8080), endpointOf(b, 1, 8080), endpointOf(c, 0, 8080), endpointOf(c, 1, 8080))
+	w.envoy()
+	seen := map[string]bool{}
+	for _, at := range []string{"127.0.0.1:15001", "[::1]:15001"} {
+		for i := range 32 {
+			status, body, err := ask(pods[0], at, "echo.shop", fmt.Sprint("/", i))
+			if err != nil || status != 200 {
+				t.Fatalf("%s: %d %q %v", at, status, body, err)
+			}
+			seen[body[:1]] = true
+			if !strings.Contains(body, "from "+pods[0].Address.String()) && !strings.Contains(body, "from ["+pods[0].Address6.String()) {
+				t.Errorf("the app did not see the client's address: %s", body)
+			}
+			if strings.Contains(strings.ToLower(body), "x-weft") || strings.Contains(strings.ToLower(body), "x-envoy") {
+				t.Errorf("the app sees the proxy's headers: %s", body)
+			}
+		}
+	}
+	if !seen["b"] || !seen["c"] {
+		t.Errorf("endpoints used: %v, want b and c", seen)
+	}
+	w.noRejections()
+	until(t, "flows of both sides and a request", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		out, in, request := false, false, false
+		for _, f := range w.flows {
+			both := f.Source.Addr() == pods[0].Address || f.Source.Addr() == pods[0].Address6
+			switch {
+			case f.Request != nil:
+				request = request || f.Owner == "shop/a" && f.Request.Status == 200 && f.Request.Method == "GET" &&
+					f.Request.Cluster == "service/shop/echo/15001"
+			case f.Outbound:
+				out = out || both && f.Owner == "shop/a" && f.Local == a.Identity && f.Peer == b.Identity && f.Destination.Port() == 8080
+			default:
+				in = in || both && f.Owner == "shop/b" && f.Local == b.Identity && f.Peer == a.Identity && f.Destination.Port() == 8080
+			}
+		}
+		if !out || !in || !request {
+			return fmt.Errorf("outbound %v inbound %v request %v: %s", out, in, request, describe(w.flows))
+		}
+		return nil
+	})
+}
+
+// A caller without an identity gets the plain variant: a strict endpoint is not reached in a tunnel on its behalf.
+func TestCallerWithoutIdentity(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	a, b := workload(pods[0], "shop", model.MTLSDisabled, nil), workload(pods[1], "shop", model.MTLSPermissive, nil)
+	put(w, w.st.Workloads, a, b)
+	put(w, w.st.SVIDs, w.ca.svid(b.Identity))
+	echo(t, pods[1], 8080, "b")
+	loopbackService(w, "echo", endpointOf(b, 0, 8080))
+	w.envoy()
+	status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/")
+	if err != nil || status != 200 {
+		t.Fatal(status, body, err)
+	}
+	w.noRejections()
+	if !w.server.Accepted(TypeCluster, "service/shop/echo/15001|plain") || w.server.Accepted(TypeCluster, "service/shop/echo/15001") {
+		t.Error("the caller got the cluster of callers with an identity")
+	}
+}
+
+// The destination shows another identity than the endpoint's: refused by the client's side.
+func TestWrongIdentityIsRefused(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, a, b)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	echo(t, pods[1], 8080, "b")
+	e := endpointOf(b, 0, 8080)
+	e.Identity = identity("shop", "other")
+	loopbackService(w, "echo", e)
+	w.envoy()
+	if status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/"); status != 503 {
+		t.Fatal(status, body, err)
+	}
+	loopbackService(w, "echo", endpointOf(b, 0, 8080))
+	until(t, "the right identity is served", func() error {
+		status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/")
+		if status != 200 {
+			return fmt.Errorf("%d %s %v", status, body, err)
+		}
+		return nil
+	})
+}
+
+// No SVID: nothing comes in and nothing goes out, and the Envoy starts all the same.
+func TestMissingSVIDFailsClosed(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, a, b)
+	echo(t, pods[1], 8080, "b")
+	loopbackService(w, "echo", endpointOf(b, 0, 8080))
+	w.envoy()
+	if status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/"); status == 200 {
+		t.Fatal(status, body, err)
+	}
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	until(t, "served once the SVIDs are there", func() error {
+		status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/")
+		if status != 200 {
+			return fmt.Errorf("%d %s %v", status, body, err)
+		}
+		return nil
+	})
+}
