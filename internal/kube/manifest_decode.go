@@ -201,10 +201,13 @@ func (d *decoder) typed(gvk schema.GroupVersionKind, m map[string]any, text []by
 	if se, ok := runtime.AsStrictDecodingError(err); ok {
 		return obj, errs, se.Errors()
 	}
-	if err != nil && len(errs) == 0 {
-		strict = append(strict, err)
+	if len(errs) == 0 && err != nil {
+		return obj, nil, []error{err}
 	}
-	return obj, errs, strict
+	if len(errs) == 0 && !keepsRules(obj) {
+		errs = s.checkRules(m)
+	}
+	return obj, errs, nil
 }
 
 // cleanMetadata drops what an API server would set itself. Without creation times, precedence falls to names, so it
