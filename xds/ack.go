@@ -29,10 +29,10 @@ func (sub *subscription) answered(req *gcp.DeltaRequest) {
 		return
 	}
 	for _, res := range r.message.Resources {
-		if _, was := sub.refused[res.Name]; was {
-			delete(sub.refused, res.Name)
+		delete(sub.refused, res.Name)
+		if held := sub.store.resources[res.Name]; held != nil && !held.invalid {
+			sub.session.server.clearRejection(sub.store.typeURL, res.Name)
 		}
-		sub.session.server.clearRejection(sub.store.typeURL, res.Name)
 	}
 }
 
@@ -78,15 +78,28 @@ func (sub *subscription) accepted(name string) bool {
 
 // reject reports a refused resource.
 func (s *Server) reject(st *store, name, message, node string) {
-	r := &model.Rejection{Resource: rejectionKey(st.typeURL, name), Message: message}
+	r := &model.Rejection{Resource: rejectionKey(st.typeURL, name), Message: tidy(st.typeURL, message)}
 	if res := st.resources[name]; res != nil {
 		r.Objects = res.objects
 	}
-	s.log.Error("Envoy refused a resource; it keeps the last version that it accepted",
-		"resource", r.Resource, "objects", r.Objects, "message", message, "envoy", node)
+	s.log.Error("a resource was refused; the last accepted version stays",
+		"resource", r.Resource, "objects", r.Objects, "message", r.Message, "by", node)
 	w := s.st.Write(s.st.Rejections)
 	s.st.Rejections.Put(w, r)
 	w.Commit()
+}
+
+// tidy shortens Envoy's message, which may hold the whole resource, and keeps secrets out of logs and status.
+func tidy(typeURL, message string) string {
+	if typeURL == TypeSecret {
+		return "the certificate, its key or the trust bundle is not valid, or the key is not the certificate's"
+	}
+	message = strings.Join(strings.Fields(message), " ")
+	const most = 1000
+	if len(message) > most {
+		message = message[:most] + " ..."
+	}
+	return strings.ToValidUTF8(message, "?")
 }
 
 func (s *Server) clearRejection(typeURL, name string) {

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"fmt"
+	"net/url"
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -30,7 +32,7 @@ func routeMatch(r *model.Rule) (*routev3.RouteMatch, bool) {
 		m.Headers = append(m.Headers, headerMatch(name, s))
 	}
 	for _, q := range r.Match.Query {
-		s, ok := valueMatch(q)
+		s, ok := queryMatch(q)
 		if !ok {
 			return nil, false
 		}
@@ -86,6 +88,29 @@ func valueMatch(v model.ValueMatch) (*matcher.StringMatcher, bool) {
 		return exactly(v.Value), v.Name != ""
 	}
 	return matching(v.Value), v.Name != "" && v.Value != "" && validRegex(v.Value)
+}
+
+// queryMatch compares a decoded value, as users write it. Envoy compares what the client sent, so what may come
+// encoded is matched in each of its forms.
+func queryMatch(v model.ValueMatch) (*matcher.StringMatcher, bool) {
+	if v.Type == model.MatchRegex || url.QueryEscape(v.Value) == v.Value {
+		return valueMatch(v)
+	}
+	var re strings.Builder
+	for i := range len(v.Value) {
+		c := v.Value[i]
+		switch {
+		case c == ' ':
+			re.WriteString(`(?:\+|%20)`)
+		case strings.IndexByte("%&+#", c) >= 0 || c >= 0x80:
+			fmt.Fprintf(&re, "(?i:%%%02x)", c) // never sent as it is
+		case url.QueryEscape(string(c)) == string(c):
+			re.WriteByte(c)
+		default:
+			fmt.Fprintf(&re, "(?:%s|(?i:%%%02x))", quoteMeta(string(c)), c)
+		}
+	}
+	return matching(re.String()), v.Name != ""
 }
 
 func headerMatch(name string, s *matcher.StringMatcher) *routev3.HeaderMatcher {

@@ -16,6 +16,8 @@ import (
 type kind struct {
 	// build makes a resource from its name alone; nil if there is none of that name.
 	build func(b *builder, name string) *built
+	// empty stands in for a first version that cannot be served; nil: nothing does.
+	empty func(name string) proto.Message
 	// A wildcard subscription holds the names of all units: parts of the model that change as one. nil: the wildcard
 	// holds nothing but pinned resources.
 	units  func(b *builder) []string
@@ -44,7 +46,8 @@ type resource struct {
 	version    string // hash of the content; "" if there is no resource of this name
 	objects    []model.ObjectRef
 	pins, uses []string
-	refs       int // subscriptions by name, and one if a wildcard subscription holds it
+	invalid    bool // the model's newest version cannot be served
+	refs       int  // subscriptions by name, and one if a wildcard subscription holds it
 }
 
 // ref names a resource across types.
@@ -212,19 +215,35 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	c.deps.Set(ref{s.typeURL, name}, b.snap.Reads())
 	old := r.version
 	if result == nil {
-		r.any, r.version, r.objects = nil, "", nil
+		r.any, r.version, r.objects, r.invalid = nil, "", nil, false
 		c.pin(s, r, nil, nil, snap)
 	} else {
+		r.objects = result.objects
 		a, err := marshal(s.typeURL, result.message)
 		if err != nil {
-			// Only text that is not UTF-8 gets here. The last good version stays.
-			c.server.log.Error("cannot encode a resource; the last version stays", "type", s.typeURL, "name", name, "err", err)
+			c.invalid(s, name, err)
 			return
 		}
+		r.invalid = false
 		r.any, r.version, r.objects = a, version(a), result.objects
 		c.pin(s, r, result.pins, result.uses, snap)
 	}
 	if r.version != old {
+		s.changed(name)
+	}
+}
+
+// invalid reports a resource that breaks the rules of Envoy's protos: Envoy would refuse it, and tell less. The last
+// good version stays; where there is none, an empty one, for Envoy waits for a route table that does not come.
+func (c *cache) invalid(s *store, name string, err error) {
+	r := s.resources[name]
+	r.invalid = true
+	c.server.reject(s, name, err.Error(), "the agent")
+	if r.version != "" || s.kind.empty == nil {
+		return
+	}
+	if a, err := marshal(s.typeURL, s.kind.empty(name)); err == nil {
+		r.any, r.version = a, version(a)
 		s.changed(name)
 	}
 }
@@ -272,7 +291,13 @@ func (c *cache) flush() {
 // pushOrder makes before it breaks: what is named goes out before what names it.
 var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeListener, TypeRoute, TypeScope}
 
+// marshal refuses what breaks the rules of Envoy's protos, and text that is not UTF-8.
 func marshal(typeURL string, m proto.Message) (*anypb.Any, error) {
+	if v, ok := m.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return nil, err
+		}
+	}
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return nil, err

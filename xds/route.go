@@ -5,13 +5,17 @@ import (
 	"strconv"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
 
 // Route tables. One that is removed is served empty, for Envoy ignores a removal; one that nobody wrote for an L7
 // service port sends everything to the service.
-var routeKind = &kind{build: buildRoutes}
+var routeKind = &kind{
+	build: buildRoutes,
+	empty: func(name string) proto.Message { return &routev3.RouteConfiguration{Name: name} },
+}
 
 // table is what a route table is built in.
 type table struct {
@@ -46,7 +50,7 @@ func buildRoutes(b *builder, name string) *built {
 		Name:                     name,
 		ValidateClusters:         no(), // they come on demand
 		IgnorePortInHostMatching: true,
-		RequestHeadersToRemove:   []string{scopeHeader},
+		RequestHeadersToRemove:   []string{scopeHeader, "x-envoy-external-address", "x-envoy-internal"},
 	}
 	if source != nil {
 		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
@@ -105,7 +109,9 @@ func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
 func (t *table) routes(r *model.Rule) []*routev3.Route {
 	if !validChanges(r) {
 		// A filter that cannot be applied must not be skipped.
-		return t.finish(r, &routev3.Route{Action: directResponse(500)})
+		bare := *r
+		bare.RequestHeaders, bare.ResponseHeaders = model.HeaderChange{}, model.HeaderChange{}
+		return t.finish(&bare, &routev3.Route{Action: directResponse(500)})
 	}
 	switch {
 	case r.Status != 0:
