@@ -26,7 +26,7 @@ type route struct {
 
 func (r *route) key() string { return model.Key(r.ref.Namespace, r.ref.Name) }
 
-// olderThan is the Gateway API's order of routes that are otherwise equal.
+// compareAge is the Gateway API's order of routes that are otherwise equal.
 func (r *route) compareAge(o *route) int {
 	if c := r.created.Compare(o.created); c != 0 {
 		return c
@@ -131,7 +131,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 			return ps, false
 		}
 		c = a.rules(true)
-		if f = noParent("there is no Gateway %s", short(model.Key(ref.Namespace, ref.Name))); ok {
+		if f = noParent("there is no Gateway %q", short(model.Key(ref.Namespace, ref.Name))); ok {
 			f = a.gatewayParent(gw, p, c)
 		}
 	default:
@@ -177,7 +177,7 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	svc, ok := a.v.objs.Services.Get(a.v.Snapshot, model.Key(ref.Namespace, ref.Name))
 	switch {
 	case !ok:
-		return noParent("there is no Service %s", short(model.Key(ref.Namespace, ref.Name)))
+		return noParent("there is no Service %q", short(model.Key(ref.Namespace, ref.Name)))
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
 		return unsupported("Service %s is an ExternalName, whose traffic cannot be told apart", kube.Key(svc))
 	case headless(svc):

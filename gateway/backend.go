@@ -42,14 +42,14 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 	if r.grants && m.Namespace != r.route.Namespace &&
 		!r.v.granted(r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
 		return string(gwv1.RouteReasonRefNotPermitted), fmt.Sprintf(
-			"Service %s is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
+			"Service %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
 			short(m.Namespace+"/"+m.Name), r.route.Kind, r.route.Namespace)
 	}
 	const notFound = string(gwv1.RouteReasonBackendNotFound)
 	svc, ok := r.v.objs.Services.Get(r.v.Snapshot, model.Key(m.Namespace, m.Name))
 	switch {
 	case !ok:
-		return notFound, fmt.Sprintf("there is no Service %s", short(m.Namespace+"/"+m.Name))
+		return notFound, fmt.Sprintf("there is no Service %q", short(m.Namespace+"/"+m.Name))
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
 		return notFound, fmt.Sprintf("Service %s is an ExternalName, which has no endpoints", short(kube.Key(svc)))
 	case b.Port == nil:

@@ -86,13 +86,13 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 		ns := orDefault(r.Namespace, gw.Namespace)
 		if !v.mayUse(gw, ns, string(r.Name)) {
 			l.refs.add(string(gwv1.ListenerReasonRefNotPermitted), fmt.Sprintf(
-				"Secret %s is in another namespace, and no ReferenceGrant there allows Gateways of namespace %s to use it",
+				"Secret %q is in another namespace, and no ReferenceGrant there allows Gateways of namespace %s to use it",
 				short(model.Key(ns, string(r.Name))), gw.Namespace))
 			continue
 		}
 		secret, ok := v.objs.Secrets.Get(v.Snapshot, model.Key(ns, string(r.Name)))
 		if !ok {
-			l.refs.add(invalid, "there is no Secret "+short(model.Key(ns, string(r.Name))))
+			l.refs.add(invalid, fmt.Sprintf("there is no Secret %q", short(model.Key(ns, string(r.Name)))))
 			continue
 		}
 		if err := v.checkSecret(secret); err != "" {

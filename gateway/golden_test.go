@@ -3,17 +3,25 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"io"
 	"iter"
 	"log/slog"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -112,13 +120,8 @@ func parseObjects(data []byte) ([]runtime.Object, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s, ok := o.(*corev1.Secret); ok { // as an API server does
-			for k, v := range s.StringData {
-				if s.Data == nil {
-					s.Data = map[string][]byte{}
-				}
-				s.Data[k] = []byte(v)
-			}
+		if s, ok := o.(*corev1.Secret); ok {
+			fillSecret(s)
 		}
 		objects = append(objects, o)
 	}
@@ -169,3 +172,33 @@ func golden(t *testing.T, path string, v any) {
 		t.Errorf("%s (-want +got; if it is meant, refresh with -update):\n%s", path, d)
 	}
 }
+
+// fillSecret does what an API server does with stringData, and puts a fresh pair where the manifest says "generated".
+func fillSecret(s *corev1.Secret) {
+	s.Data = map[string][]byte{}
+	for k, v := range s.StringData {
+		s.Data[k] = []byte(v)
+	}
+	if s.StringData[corev1.TLSCertKey] == "generated" {
+		s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey] = keyPair()
+	}
+	s.StringData = nil
+}
+
+var keyPair = sync.OnceValues(func() (chain, key []byte) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		panic(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		panic(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+})

@@ -27,7 +27,7 @@ func asFault(message string) *fault {
 
 // rank orders matches: the greater comes first, compared from the left. HTTP: path class, characters of the path, method,
 // headers, query parameters. gRPC comes before HTTP (it has a content type of its own): characters of the service and of
-// the method, headers.
+// the method, headers, and last the characters of regular expressions, which say nothing about those of what they match.
 type rank [6]int
 
 const (
@@ -156,7 +156,9 @@ func grpcMatch(in gwv1.GRPCRouteMatch) (model.Match, rank, *fault) {
 			return m, r, f
 		}
 		m.Path = path
-		r[1], r[2] = len(deref(in.Method.Service)), len(deref(in.Method.Method))
+		if r[1], r[2] = len(deref(in.Method.Service)), len(deref(in.Method.Method)); isRegex(in.Method) {
+			r[1], r[2], r[4] = 0, 0, r[1]+r[2]
+		}
 	}
 	if len(in.Headers) > maxHeaders {
 		return m, r, unsupported("more than %d header matches", maxHeaders)
@@ -172,6 +174,10 @@ func grpcMatch(in gwv1.GRPCRouteMatch) (model.Match, rank, *fault) {
 	return m, r, nil
 }
 
+func isRegex(m *gwv1.GRPCMethodMatch) bool {
+	return deref(m.Type) == gwv1.GRPCMethodMatchRegularExpression
+}
+
 func grpcPath(in gwv1.GRPCMethodMatch) (model.PathMatch, *fault) {
 	service, method := deref(in.Service), deref(in.Method)
 	if service == "" && method == "" {
@@ -181,7 +187,7 @@ func grpcPath(in gwv1.GRPCMethodMatch) (model.PathMatch, *fault) {
 		return model.PathMatch{}, unsupported("service or method %q is longer than %d bytes", short(service+"/"+method), maxPath)
 	}
 	switch {
-	case in.Type != nil && *in.Type == gwv1.GRPCMethodMatchRegularExpression:
+	case isRegex(&in):
 		for _, r := range []string{service, method} {
 			if err := validRegex(r); r != "" && err != "" {
 				return model.PathMatch{}, asFault(err)

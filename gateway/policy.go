@@ -72,7 +72,7 @@ func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
 func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, *trouble) {
 	var t trouble
 	if ap.Spec.Action != weftv1.ActionAllow {
-		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW; the policy allows nothing", short(string(ap.Spec.Action))))
+		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW", short(string(ap.Spec.Action))))
 		return nil, &t
 	}
 	var rules []model.PolicyRule

@@ -52,7 +52,7 @@ func validToken(s string) bool {
 	return len(s) <= maxHeaderName && httpguts.ValidHeaderFieldName(s)
 }
 
-// validHeaderName says why a header may not be matched or changed; "" is good.
+// validHeaderName says why a name is not that of a header; "" is good.
 func validHeaderName(name string) string {
 	if !validToken(name) {
 		return fmt.Sprintf("%q is not a header name", short(name))
@@ -108,11 +108,9 @@ func validRegex(r string) string {
 	if r == "" || len(r) > maxRegex || !utf8.ValidString(r) || strings.ContainsAny(r, "\x00\r\n") {
 		return fmt.Sprintf("regular expression %q is empty, longer than %d bytes or holds a control character", short(r), maxRegex)
 	}
-	re, err := regexp.Compile(r)
-	if err != nil {
+	if _, err := regexp.Compile(r); err != nil {
 		return fmt.Sprintf("regular expression %q: %v", short(r), err)
 	}
-	_ = re
 	return ""
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -32,7 +31,7 @@ func workload(v *view, key string) ([]output, bool) {
 	}
 	w.Labels = pod.Labels
 	w.Node = pod.Spec.NodeName
-	w.NetNS = netnsPath(pod, &t)
+	w.NetNS = v.netnsPath(pod, &t)
 	w.Cgroup = cgroupPath(pod, &t)
 	w.Local = len(w.Addresses) > 0 && (w.NetNS != "" || (v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node))
 	w.ProbePorts = probePorts(pod)
@@ -50,11 +49,6 @@ func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
 	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: pod.Spec.ServiceAccountName}
 	if w.ServiceAccount == "" {
 		w.ServiceAccount = "default"
-	}
-	if errs := validation.ValidateServiceAccountName(w.ServiceAccount, false); len(errs) > 0 {
-		// No identity can be made of it, and without one nothing would be enforced as the labels say.
-		t.add("Invalid", fmt.Sprintf("spec.serviceAccountName %q: %s; the pod is left out of the mesh", short(w.ServiceAccount), errs[0]))
-		return nil
 	}
 	w.MTLS = v.mtlsMode(pod, t)
 	if w.MTLS != model.MTLSDisabled {
@@ -122,8 +116,9 @@ func finished(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere.
-func netnsPath(pod *corev1.Pod, t *trouble) string {
+// netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere. Of two pods
+// that name one namespace the older has it: the namespace is what a pod's identity hangs on.
+func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
 	name := pod.Annotations[kube.AnnotationNetNS]
 	if name == "" {
 		return ""
@@ -131,6 +126,12 @@ func netnsPath(pod *corev1.Pod, t *trouble) string {
 	if strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 255 {
 		t.add("Invalid", fmt.Sprintf("annotation %s: %q is not the name of a network namespace", kube.AnnotationNetNS, short(name)))
 		return ""
+	}
+	for other := range v.objs.Pods.By(v.Snapshot, kube.ByNetNS, name) {
+		if !other.Spec.HostNetwork && !finished(other) && older(other, pod) {
+			t.add("NetNSConflict", fmt.Sprintf("network namespace %s belongs to the older pod %s", short(name), kube.Key(other)))
+			return ""
+		}
 	}
 	return "/run/netns/" + name
 }

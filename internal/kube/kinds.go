@@ -115,6 +115,9 @@ func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
 		if err := validName(obj.(metav1.Object), k); err != nil {
 			return err
 		}
+		if err := validSpec(obj); err != nil {
+			return fmt.Errorf("%s %s: %w", k.gvk.Kind, Key(obj.(metav1.Object)), err)
+		}
 		k.put(w, obj)
 		return nil
 	}
@@ -170,6 +173,23 @@ func (o *Objects) kind(gk schema.GroupKind) (kind, bool) {
 		}
 	}
 	return kind{}, false
+}
+
+// validSpec refuses what would leave something unprotected if it were taken in part.
+func validSpec(obj runtime.Object) error {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		if sa := o.Spec.ServiceAccountName; sa != "" && len(validation.ValidateServiceAccountName(sa, false)) > 0 {
+			return fmt.Errorf("spec.serviceAccountName %q is not a name of a service account", sa)
+		}
+	case *weftv1.AuthorizationPolicy:
+		for i, t := range o.Spec.TargetRefs {
+			if _, err := metav1.LabelSelectorAsSelector(t.Selector); err != nil {
+				return fmt.Errorf("spec.targetRefs[%d].selector: %w", i, err)
+			}
+		}
+	}
+	return nil
 }
 
 func upgrade(obj runtime.Object) runtime.Object {

@@ -41,6 +41,8 @@ const (
 	ByLabel = "label"
 	// ByAddress finds Pods by each of PodAddresses, and Services by each of ServiceAddresses.
 	ByAddress = "address"
+	// ByNetNS finds Pods by AnnotationNetNS.
+	ByNetNS = "netns"
 	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies by that of each
 	// Service that they target.
 	ByService = "service"
@@ -64,7 +66,13 @@ func NewObjects(db *state.DB) *Objects {
 		ServiceAccounts: table[*corev1.ServiceAccount](db, "kube-service-accounts"),
 		Pods: table(db, "kube-pods", byNamespace[*corev1.Pod](),
 			state.Index[*corev1.Pod]{Name: ByLabel, Of: func(p *corev1.Pod) []string { return labelKeys(p.Namespace, p.Labels) }},
-			state.Index[*corev1.Pod]{Name: ByAddress, Of: podAddressTexts}),
+			state.Index[*corev1.Pod]{Name: ByAddress, Of: podAddressTexts},
+			state.Index[*corev1.Pod]{Name: ByNetNS, Of: func(p *corev1.Pod) []string {
+				if n := p.Annotations[AnnotationNetNS]; n != "" {
+					return []string{n}
+				}
+				return nil
+			}}),
 		Services: table(db, "kube-services", byNamespace[*corev1.Service](),
 			state.Index[*corev1.Service]{Name: BySelector, Of: func(s *corev1.Service) []string {
 				return labelKeys(s.Namespace, s.Spec.Selector)

@@ -11,6 +11,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -105,7 +106,7 @@ func TestIndexes(t *testing.T) {
 	}
 }
 
-func TestNamesThatKubernetesRefuses(t *testing.T) {
+func TestObjectsThatAreRefused(t *testing.T) {
 	objs := NewObjects(state.NewDB())
 	w := objs.Write()
 	defer w.Abort()
@@ -117,6 +118,13 @@ func TestNamesThatKubernetesRefuses(t *testing.T) {
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "a.b", Namespace: "ns"}},
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "ns"}},
 		&gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "a\n"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "ns"}, Spec: corev1.PodSpec{ServiceAccountName: "a/sa/b"}},
+		&weftv1.AuthorizationPolicy{
+			ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "ns"},
+			Spec: weftv1.AuthorizationPolicySpec{TargetRefs: []weftv1.PolicyTarget{{Kind: "Pod", Selector: &metav1.LabelSelector{
+				MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}},
+			}}}},
+		},
 	} {
 		if err := objs.Put(w, o); err == nil {
 			m := o.(metav1.Object)
