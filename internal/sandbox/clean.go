@@ -2,8 +2,11 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/lab"
@@ -13,6 +16,16 @@ import (
 func (n *Node) proxyCgroup() string { return filepath.Join(n.Name, "envoy") }
 
 func (n *Node) pinDir() string { return filepath.Join("/sys/fs/bpf", n.Name) }
+
+// takeLock keeps a second Node of the same name from taking the first for a dead one. An abstract socket goes with its
+// process and leaves no file.
+func takeLock(name string) (net.Listener, error) {
+	l, err := net.Listen("unix", "@weft-sandbox-"+name)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("another one of the name %s runs on this machine; end it first", name)
+	}
+	return l, err
+}
 
 // clean takes away processes, namespaces, cgroups, hooks and pins of this Node, and of one of the same name before it.
 func (n *Node) clean() error {

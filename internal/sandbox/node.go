@@ -2,8 +2,10 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -38,6 +40,7 @@ type Node struct {
 	API    *api.Client
 	Proxy  *proxy.Client
 
+	lock     net.Listener
 	pods     map[string]*lab.Pod    // by namespace/name
 	services map[string]*netip.Addr // by namespace/name; nil is headless
 	nextIP   netip.Addr
@@ -45,6 +48,9 @@ type Node struct {
 	mu    sync.Mutex
 	procs []*exec.Cmd // of pods
 	agent *agentProcess
+
+	closing  sync.Once
+	closeErr error
 }
 
 // New makes the lab and the folders. The agent does not run yet.
@@ -68,6 +74,15 @@ func New(o Options) (*Node, error) {
 		pods: map[string]*lab.Pod{}, services: map[string]*netip.Addr{},
 		nextIP: o.ServiceSubnet.Masked().Addr().Next(),
 	}
+	var err error
+	if n.lock, err = takeLock(o.Name); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if n.Lab == nil {
+			_ = n.lock.Close()
+		}
+	}()
 	if err := n.clean(); err != nil {
 		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
 	}
@@ -176,8 +191,14 @@ func (n *Node) Edit(file string, change func(text string) string) error {
 	return n.Write(file, []byte(text))
 }
 
-// Close ends the pods, the agent and Envoy, and takes away all that they left in the kernel and in Dir.
+// Close ends the pods, the agent and Envoy, and takes away all that they left in the kernel and in Dir. A second
+// call does nothing.
 func (n *Node) Close() error {
+	n.closing.Do(func() { n.closeErr = n.close() })
+	return n.closeErr
+}
+
+func (n *Node) close() error {
 	err := n.clean()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -188,5 +209,5 @@ func (n *Node) Close() error {
 	if n.agent != nil {
 		<-n.agent.ended
 	}
-	return err
+	return errors.Join(err, n.lock.Close())
 }

@@ -1,9 +1,12 @@
 package sandbox_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,11 +21,19 @@ import (
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
+var options = sandbox.Options{Name: "wsbx", Subnet: netip.MustParsePrefix("10.80.0.0/24")}
+
 // The test binary plays weft for the pods.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "demo-server" {
 		name, listen := strings.TrimPrefix(os.Args[2], "--name="), strings.TrimPrefix(os.Args[3], "--listen=")
 		if workload.Serve(context.Background(), name, listen) != nil {
+			os.Exit(1)
+		}
+	}
+	if len(os.Args) > 1 && os.Args[1] == "hold-node" {
+		if err := holdNode(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
@@ -36,7 +47,7 @@ func TestMain(m *testing.M) {
 func node(t *testing.T) *sandbox.Node {
 	t.Helper()
 	testenv.Root(t)
-	n, err := sandbox.New(sandbox.Options{Name: "wsbx", Subnet: netip.MustParsePrefix("10.80.0.0/24")})
+	n, err := sandbox.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,11 +111,30 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestOnlyOneAtATime(t *testing.T) {
+	node(t)
+	_, err := sandbox.New(options)
+	if err == nil || !strings.Contains(err.Error(), "another one") {
+		t.Errorf("a second node of the same name: %v", err)
+	}
+}
+
 func TestNewTakesTheRestOfAKilledNode(t *testing.T) {
-	n := node(t)
-	if err := n.Apply(t.Context(), examples.FS, "l4"); err != nil {
+	testenv.Root(t)
+	first := exec.Command(os.Args[0], "hold-node")
+	first.Stderr = os.Stderr
+	out, err := first.StdoutPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "up\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	_ = first.Process.Kill()
+	_ = first.Wait()
 	again := node(t)
 	if _, err := os.Stat(filepath.Join(again.Manifests(), "l4")); err == nil {
 		t.Error("manifests of the first node are still there")
@@ -112,6 +142,20 @@ func TestNewTakesTheRestOfAKilledNode(t *testing.T) {
 	if err := again.Apply(t.Context(), examples.FS, "l4"); err != nil {
 		t.Error(err)
 	}
+}
+
+// holdNode makes a node and waits to be killed.
+func holdNode() error {
+	n, err := sandbox.New(options)
+	if err != nil {
+		return err
+	}
+	if err := n.Apply(context.Background(), examples.FS, "l4"); err != nil {
+		return err
+	}
+	fmt.Println("up")
+	time.Sleep(time.Minute)
+	return nil
 }
 
 func TestEditAndWrite(t *testing.T) {
