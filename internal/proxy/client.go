@@ -15,7 +15,7 @@ import (
 	"syscall"
 )
 
-// ErrNotRunning: nobody supervises an Envoy in this run directory.
+// ErrNotRunning means that nobody supervises an Envoy in this run directory.
 var ErrNotRunning = errors.New("weft proxy does not run")
 
 // Client asks a supervisor, and the Envoy behind it, over the sockets in the run directory.

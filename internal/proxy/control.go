@@ -43,7 +43,7 @@ func (s *supervisor) serve(ctx context.Context, l net.Listener, lock io.Closer) 
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if srv.Shutdown(ctx) != nil {
-			srv.Close()
+			_ = srv.Close()
 		}
 		<-done
 	}
@@ -83,16 +83,25 @@ func (s *supervisor) handover(ctx context.Context, w http.ResponseWriter, r *htt
 	case <-ctx.Done():
 		return
 	}
-	_ = s.ask(ctx, func(ctx context.Context) error {
-		if s.handed {
-			return nil
+	_ = s.ask(ctx, func(context.Context) error { s.takeBack(); return nil })
+}
+
+// takeBack goes on after a handover that the other side gave up.
+func (s *supervisor) takeBack() {
+	if s.handed {
+		return
+	}
+	s.cfg.Log.Warn("the weft proxy that was to take over gave up; this one goes on")
+	s.set(func() { s.handing = false })
+	before := s.current
+	s.adopt(s.cfg.loadRecord()) // it may have left an Envoy that is live by now
+	if s.current == before && !before.gone() {
+		// One in another PID namespace, which has ended with it, cannot be seen; what it leaves can.
+		if busy, err := starting(before.BaseID); err == nil && busy {
+			_ = clearStarting(before.BaseID)
 		}
-		s.cfg.Log.Warn("the weft proxy that was to take over gave up; this one goes on")
-		s.set(func() { s.handing = false })
-		s.adopt(ctx, s.cfg.loadRecord()) // it may have left an Envoy that is live by now
-		s.save()
-		return nil
-	})
+	}
+	s.save()
 }
 
 // commit ends this supervisor's part: the lock is the other's from here on.

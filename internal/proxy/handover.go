@@ -14,10 +14,13 @@ import (
 )
 
 // adopt makes the Envoys of a record that still run this supervisor's: the newest that is live serves, others drain.
-func (s *supervisor) adopt(ctx context.Context, r record) {
+func (s *supervisor) adopt(r record) {
 	s.set(func() { s.restarts, s.crashes = max(s.restarts, r.Restarts), max(s.crashes, r.Crashes) })
 	alive := s.alive(r.Envoys)
 	if len(alive) == 0 {
+		for _, e := range r.Envoys {
+			s.forget(e.BaseID)
+		}
 		return
 	}
 	newest := alive[len(alive)-1]
@@ -43,13 +46,11 @@ func (s *supervisor) adopt(ctx context.Context, r record) {
 		return
 	}
 	s.succeed(alive[:len(alive)-1])
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.startTimeout)
-	defer cancel()
-	if err := s.untilLive(ctx, newest, s.current); err != nil && !s.abandon(newest, s.current) {
-		s.cfg.Log.Warn("a hot restart that the supervisor before began has failed", "pid", newest.PID, "error", err)
-		return
+	if s.abandon(newest, s.current) {
+		s.replace(newest, s.current)
+	} else {
+		s.cfg.Log.Warn("a hot restart whose supervisor is gone was given up", "pid", newest.PID)
 	}
-	s.replace(newest, s.current)
 }
 
 // succeed makes the last of some Envoys the one that serves; those before it drain.
@@ -108,7 +109,7 @@ func (s *supervisor) takeOver(ctx context.Context) (*os.File, error) {
 			s.unwatch()
 		}
 	}()
-	if err := s.joinOffer(ctx, offer.record); err != nil {
+	if err := s.joinOffer(offer.record); err != nil {
 		return nil, err
 	}
 	s.cfg.Log.Info("taking over from another weft proxy", "envoy", s.current.PID, "epoch", s.current.Epoch)
@@ -130,12 +131,12 @@ func (s *supervisor) takeOver(ctx context.Context) (*os.File, error) {
 }
 
 // joinOffer knows the Envoys that the other supervisor has.
-func (s *supervisor) joinOffer(ctx context.Context, r record) error {
+func (s *supervisor) joinOffer(r record) error {
 	if len(r.Envoys) == 0 {
 		return errors.New("the other weft proxy has no Envoy at the moment; try again")
 	}
 	if r.Boot == bootID() {
-		s.adopt(ctx, r)
+		s.adopt(r)
 	} else {
 		serving := r.Envoys[len(r.Envoys)-1]
 		s.set(func() { s.restarts, s.crashes, s.current = r.Restarts, r.Crashes, remoteProcess(serving) })

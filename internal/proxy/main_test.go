@@ -12,15 +12,17 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
@@ -41,7 +43,7 @@ func supervise(text string) int {
 		return 2
 	}
 	cfg.amend = listenersFromFile(cfg.RunDir)
-	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := Run(ctx, cfg); err != nil {
@@ -107,7 +109,13 @@ func (n *node) clean() {
 		}
 	}
 	if r := n.cfg.loadRecord(); len(r.Envoys) > 0 {
+		n.t.Errorf("%s remembers %v", recordFile, r.Envoys)
 		n.cfg.forget(r.Envoys[0].BaseID)
+	}
+	for id := range n.logs.baseIDs() {
+		if _, err := os.Stat(sharedMemory(id)); err == nil {
+			n.t.Errorf("%s is left", sharedMemory(id))
+		}
 	}
 	for range 100 {
 		if err = os.Remove(cgroup); err == nil {
@@ -248,50 +256,36 @@ func get(c *http.Client, addr string) error {
 	}
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || string(body) != "ok" {
-		return fmt.Errorf("status %d, body %q, error %v", resp.StatusCode, body, err)
+		return fmt.Errorf("status %d, body %q, error %w", resp.StatusCode, body, err)
 	}
 	return nil
 }
 
-// load asks without a pause, with new connections and with kept ones, until its end is called, which gives the number of
-// requests and the failures.
-func (n *node) load() (end func() (int64, []error)) {
-	var requests atomic.Int64
-	var mu sync.Mutex
-	var failed []error
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range 4 {
-		tr := &http.Transport{DisableKeepAlives: i%2 == 0}
-		c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
-		wg.Go(func() {
-			defer tr.CloseIdleConnections()
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				requests.Add(1)
-				if err := get(c, n.addr); err != nil {
-					mu.Lock()
-					failed = append(failed, err)
-					mu.Unlock()
-				}
-				time.Sleep(time.Millisecond) // leaves the machine to others
-			}
-		})
-	}
-	return sync.OnceValues(func() (int64, []error) { close(stop); wg.Wait(); return requests.Load(), failed })
-}
-
-func (n *node) noFailures(end func() (int64, []error)) {
+// underLoad starts load, with new connections and with kept ones, that the function it returns ends: no request may fail.
+func (n *node) underLoad() (end func()) {
 	n.t.Helper()
-	requests, failed := end()
-	if requests == 0 || len(failed) > 0 {
-		n.t.Errorf("%d of %d requests failed; the first: %v", len(failed), requests, append(failed, nil)[0])
+	var running []*load.Running
+	for _, fresh := range []bool{true, false} {
+		r, err := load.Start(context.Background(), load.Config{
+			URL: "http://" + n.addr + "/", Workers: 2, NewConnections: fresh, Rate: 1000, Duration: time.Minute, Timeout: 10 * time.Second,
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		running = append(running, r)
 	}
-	n.t.Logf("%d requests, %d failed", requests, len(failed))
+	end = sync.OnceFunc(func() {
+		n.t.Helper()
+		for i, r := range running {
+			report := r.Stop()
+			n.t.Logf("%d requests over %s connections, %d failed", report.Requests, []string{"new", "kept"}[i], report.Failed)
+			if report.Failed > 0 || report.Requests == 0 {
+				n.t.Errorf("failures: %v", report.Errors)
+			}
+		}
+	})
+	n.t.Cleanup(end)
+	return end
 }
 
 // logs keeps what was logged, for the test's own output and its conditions.
@@ -305,6 +299,20 @@ func (l *logs) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
+}
+
+// baseIDs are those of all Envoys that were started.
+func (l *logs) baseIDs() map[uint32]bool {
+	out := map[uint32]bool{}
+	for _, m := range regexp.MustCompile(`baseID=(\d+)`).FindAllStringSubmatch(l.String(), -1) {
+		if id, err := strconv.ParseUint(m[1], 10, 32); err == nil {
+			out[uint32(id)] = true
+		}
+	}
+	if len(out) == 0 {
+		l.t.Log("no Envoy was started")
+	}
+	return out
 }
 
 func (l *logs) String() string {

@@ -87,7 +87,7 @@ func TestHotRestartUnderLoad(t *testing.T) {
 	defer n.showLogs()
 	n.run(n.cfg)
 	first := n.untilLive()
-	end := n.load()
+	end := n.underLoad()
 	for i := 1; i <= 2; i++ {
 		if err := n.client().Restart(context.Background()); err != nil {
 			t.Fatal(err)
@@ -97,7 +97,7 @@ func TestHotRestartUnderLoad(t *testing.T) {
 			t.Errorf("restart %d: status %+v", i, st)
 		}
 	}
-	n.noFailures(end)
+	end()
 }
 
 func TestCrash(t *testing.T) {
@@ -150,7 +150,7 @@ func TestBadBinaryLeavesTheOldServing(t *testing.T) {
 	use("")
 	n.run(n.cfg)
 	first := n.untilLive()
-	end := n.load()
+	end := n.underLoad()
 	// Does what a binary must to be tried, and then something else.
 	accepted := "#!/bin/sh\ncase \"$*\" in *--mode*) exit 0;; *--hot-restart-version*) exec " + real + " --hot-restart-version;; esac\n"
 	for _, c := range []struct{ name, script, want string }{
@@ -180,7 +180,7 @@ func TestBadBinaryLeavesTheOldServing(t *testing.T) {
 		t.Errorf("after the failures: %v", err)
 	}
 	n.until("the old one has ended", func(st *Status) bool { return st.Live && st.Epoch == 1 && len(st.Draining) == 0 && st.LastError == "" })
-	n.noFailures(end)
+	end()
 }
 
 // neverReady makes an Envoy wait for listeners from the agent, which says nothing in these tests.
@@ -210,7 +210,7 @@ func TestTakeOver(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- Run(context.Background(), n.cfg) }()
 	first := n.untilLive()
-	end := n.load()
+	end := n.underLoad()
 	second := n.cfg
 	stop := n.run(second)
 	if err := <-done; err != nil {
@@ -220,7 +220,7 @@ func TestTakeOver(t *testing.T) {
 	if st.PID == first.PID || st.Crashes != 0 || st.Restarts != 1 {
 		t.Errorf("status %+v", st)
 	}
-	n.noFailures(end)
+	end()
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -247,7 +247,7 @@ func TestKilledSupervisor(t *testing.T) {
 	defer n.showLogs()
 	cmd := n.start()
 	first := n.untilLive()
-	end := n.load()
+	end := n.underLoad()
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestKilledSupervisor(t *testing.T) {
 	if st.PID == first.PID || st.Crashes != 0 {
 		t.Errorf("status %+v", st)
 	}
-	n.noFailures(end)
+	end()
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -34,12 +34,17 @@ func (s *supervisor) coldStart(ctx context.Context, validate bool) error {
 	if err != nil {
 		return err
 	}
-	s.set(func() { s.current = p })
+	var before string
+	s.set(func() { s.current, before = p, s.lastError })
 	s.save()
 	s.wg.Go(func() {
 		if s.untilLive(ctx, p, nil) == nil {
 			s.cfg.Log.Info("Envoy is live", "pid", p.PID, "epoch", p.Epoch, "after", time.Since(p.Since).Round(time.Millisecond))
-			s.set(func() { s.lastError = "" })
+			s.set(func() {
+				if s.lastError == before { // nothing failed since
+					s.lastError = ""
+				}
+			})
 		}
 	})
 	return nil
@@ -100,6 +105,7 @@ func (s *supervisor) start(binary, bootstrap string, epoch int, baseID uint32) (
 		p, err = attach(envoy{PID: pid, Epoch: epoch, BaseID: baseID, Binary: binary, Since: time.Now()})
 		if err == nil {
 			p.log = log
+			s.cfg.Log.Debug("Envoy is started", "pid", pid, "epoch", epoch, "baseID", baseID)
 			s.wg.Go(p.endLog)
 			return p, nil
 		}
@@ -247,5 +253,6 @@ func (s *supervisor) retire(p *process) {
 			<-p.exited
 		}
 		s.set(func() { s.draining = slices.DeleteFunc(s.draining, func(q *process) bool { return q == p }) })
+		s.forget(p.BaseID)
 	})
 }

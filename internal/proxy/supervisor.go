@@ -27,6 +27,7 @@ type supervisor struct {
 	restarts  int
 	crashes   int
 	lastError string
+	owner     bool // has the lock
 	handing   bool // another supervisor is starting the next Envoy
 	handed    bool // it has
 }
@@ -57,6 +58,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	defer lock.Close()
+	s.set(func() { s.owner = true })
 	listener, err := s.listen()
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
@@ -111,7 +113,7 @@ func (s *supervisor) begin(ctx context.Context) error {
 	if s.current != nil {
 		return nil
 	}
-	s.adopt(ctx, s.cfg.loadRecord())
+	s.adopt(s.cfg.loadRecord())
 	if s.current == nil {
 		return s.coldStart(ctx, true)
 	}
@@ -202,10 +204,12 @@ func (s *supervisor) crashed() {
 	s.save()
 }
 
-// forget cleans up after a base ID that no process uses any more.
+// forget cleans up after a base ID that no process uses any more. It is not for a supervisor without the lock to tell.
 func (s *supervisor) forget(baseID uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	used := func(p *process) bool { return p != nil && !p.gone() && p.BaseID == baseID }
-	if !used(s.current) && !slices.ContainsFunc(s.draining, used) {
+	if s.owner && !s.handed && !used(s.current) && !slices.ContainsFunc(s.draining, used) {
 		s.cfg.forget(baseID)
 	}
 }
