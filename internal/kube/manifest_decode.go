@@ -40,7 +40,11 @@ func newDecoder(objs *Objects) *decoder {
 func (d *decoder) chunk(c chunk) []*document {
 	text, v, faults := c.value()
 	if len(faults) > 0 {
-		return []*document{{line: faults[0].line, ref: guess(c.text), faults: faults}}
+		ref := guess(c.text)
+		if namespaced, _ := d.objs.Namespaced(schema.GroupKind{Group: ref.Group, Kind: ref.Kind}); namespaced && ref.Namespace == "" {
+			ref.Namespace = metav1.NamespaceDefault
+		}
+		return []*document{{line: faults[0].line, ref: ref, faults: faults}}
 	}
 	if v == nil {
 		return nil
@@ -120,6 +124,7 @@ func (d *decoder) object(m map[string]any, text []byte, where *lines, prefix str
 	if doc.ref.Name == "" {
 		f := at("metadata", "metadata.name is missing or not a text")
 		f.syntax = true
+		doc.ref = model.ObjectRef{}
 		return bad(doc, f)
 	}
 	obj, errs, strict := d.typed(gvk, m, text)
