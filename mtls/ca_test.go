@@ -94,7 +94,7 @@ func TestIssue(t *testing.T) {
 	if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve.Params().Name != "P-256" {
 		t.Errorf("public key %T", leaf.PublicKey)
 	}
-	if life := leaf.NotAfter.Sub(time.Now()); life > DefaultTTL || life < DefaultTTL-time.Minute {
+	if life := time.Until(leaf.NotAfter); life > DefaultTTL || life < DefaultTTL-time.Minute {
 		t.Errorf("lives %v, want %v", life, DefaultTTL)
 	}
 	if !leaf.NotBefore.Before(time.Now().Add(-time.Minute)) {
