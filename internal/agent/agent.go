@@ -56,6 +56,7 @@ type Agent struct {
 	gateway *gateway.Translator
 	xds     *xds.Server
 	path    *datapath.Datapath
+	local   *datapath.Addresses
 	mtls    *mtls.Manager
 	flows   *observe.Store
 	proxy   *proxy.Client
@@ -86,13 +87,14 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.mtls = mtls.New(a.st, ca, mcfg)
-	a.path, err = datapath.Open(datapath.Config{
+	dcfg := datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
 		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
-	})
-	if err != nil {
+	}
+	if a.path, err = datapath.Open(dcfg); err != nil {
 		return nil, err
 	}
+	a.local = datapath.NewAddresses(dcfg)
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog,
 	})
@@ -116,6 +118,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.mtls.Run(ctx) })
 	g.Go(func() error { return a.path.Run(ctx, a.st) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
+	g.Go(func() error { return a.local.Run(ctx, a.st) })
 	g.Go(func() error { return a.xds.Serve(ctx, xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, apiSocket, api.Handler(a)) })
 	if a.cfg.StartProxy {
