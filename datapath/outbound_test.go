@@ -1,0 +1,464 @@
+package datapath
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/testenv"
+)
+
+func addrs(p *lab.Pod) []netip.Addr { return []netip.Addr{p.Address, p.Address6} }
+
+func vip(a netip.Addr) netip.AddrPort {
+	if a.Is6() {
+		return netip.AddrPortFrom(vip6, 80)
+	}
+	return netip.AddrPortFrom(vip4, 80)
+}
+
+// answer says who answered, without the peer's address.
+func answer(line string) string { return strings.Fields(line + " -")[0] }
+
+func TestServicePicksBackends(t *testing.T) {
+	n := newNode(t)
+	a, b, c := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "c")
+	var backends []netip.AddrPort
+	for _, p := range []*lab.Pod{b, c} {
+		for _, ip := range addrs(p) {
+			echo(t, p, p.Name, netip.AddrPortFrom(ip, 8080).String())
+			backends = append(backends, netip.AddrPortFrom(ip, 8080))
+		}
+	}
+	n.service(model.TCP, false, 0, backends...)
+	for _, ip := range addrs(a) {
+		got := map[string]int{}
+		for range 60 {
+			conn, line, err := open(a, vip(ip))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if peer := conn.RemoteAddr().String(); peer != vip(ip).String() {
+				t.Errorf("getpeername says %s, want the Service %s", peer, vip(ip))
+			}
+			conn.Close()
+			got[answer(line)]++
+		}
+		if len(got) != 2 || got["b"]+got["c"] != 60 {
+			t.Errorf("%s: answers by %v, want both backends", ip, got)
+		}
+	}
+}
+
+func refused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
+
+func TestServiceWithoutBackendsRefusesAtOnce(t *testing.T) {
+	n := newNode(t)
+	a := testenv.Pod(t, n.lab, "a")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	n.service(model.TCP, false, 0)
+	for _, ip := range addrs(a) {
+		if _, err := ask(a, vip(ip)); !refused(err) {
+			t.Errorf("%s: %v, want connection refused", vip(ip), err)
+		}
+		e := n.waitEvent("refused event", func(e Event) bool { return e.Kind == EventRefused && e.Original == vip(ip) })
+		if e.Reason != ReasonNoBackend || e.Verdict != VerdictRefused || e.Workload != "ns/a" || e.Inbound {
+			t.Errorf("event %+v", e)
+		}
+	}
+}
+
+func TestUnknownPortOfServiceAddressPasses(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Services, &model.Service{
+		Namespace: "ns", Name: "svc", Addresses: addrs(b), Ports: []model.ServicePort{{Port: 80, Protocol: model.TCP}},
+	})
+	n.sync()
+	for _, ip := range addrs(b) {
+		echo(t, b, "b", netip.AddrPortFrom(ip, 81).String())
+		if _, err := ask(a, netip.AddrPortFrom(ip, 81)); err != nil {
+			t.Error(err)
+		}
+		if _, err := ask(a, netip.AddrPortFrom(ip, 80)); !refused(err) {
+			t.Errorf("port of the Service: %v, want connection refused", err)
+		}
+	}
+}
+
+func TestL7GoesToTheProxyWithItsDestination(t *testing.T) {
+	n := newNode(t)
+	a, b, out := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "out")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	var backends []netip.AddrPort
+	for _, ip := range addrs(b) {
+		echo(t, b, "b", netip.AddrPortFrom(ip, 8080).String())
+		backends = append(backends, netip.AddrPortFrom(ip, 8080))
+	}
+	n.service(model.TCP, true, 0, backends...)
+	for _, ip := range addrs(a) {
+		line, err := ask(a, vip(ip))
+		if err != nil || answer(line) != "b" {
+			t.Errorf("%s without a proxy: %q %v, want the backend", vip(ip), line, err)
+		}
+	}
+	pp := n.proxy(a, proxyListeners...)
+	for _, ip := range addrs(a) {
+		c, line, err := open(a, vip(ip))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "proxy 127.0.0.1:15001 " + vip(ip).String()
+		if ip.Is6() {
+			want = "proxy [::1]:15001 " + vip(ip).String()
+		}
+		if line != want {
+			t.Errorf("got %q, want %q", line, want)
+		}
+		if peer := c.RemoteAddr().String(); peer != vip(ip).String() {
+			t.Errorf("getpeername says %s, want the Service %s", peer, vip(ip))
+		}
+		c.Close()
+		e := n.waitEvent("closed event", func(e Event) bool { return e.Kind == EventClosed && e.Original == vip(ip) && e.Verdict == VerdictL7 })
+		if e.Workload != "ns/a" || e.Received == 0 || e.Inbound || e.Remote.Port() != portHTTP {
+			t.Errorf("event %+v", e)
+		}
+		if line, err := ask(out, vip(ip)); err != nil || answer(line) != "b" {
+			t.Errorf("a pod outside of the mesh got %q %v, want the backend", line, err)
+		}
+	}
+	pp.kill()
+	if line, err := ask(a, vip(a.Address)); err != nil || answer(line) != "b" {
+		t.Errorf("after the proxy's death: %q %v, want the backend", line, err)
+	}
+}
+
+func TestMutualTLSGoesToTheProxyOrNowhere(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		client, server model.MTLSMode
+		proxy          string // answer with a proxy
+		without        string // and without
+	}{
+		{"both permissive", model.MTLSPermissive, model.MTLSPermissive, "proxy", "b"},
+		{"strict server", model.MTLSPermissive, model.MTLSStrict, "proxy", "refused"},
+		{"strict client", model.MTLSStrict, model.MTLSPermissive, "proxy", "refused"},
+		{"server without identity", model.MTLSStrict, model.MTLSDisabled, "b", "b"},
+		{"client without identity", model.MTLSDisabled, model.MTLSPermissive, "b", "b"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t)
+			a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+			put(n, n.st.Workloads, workload(a, tt.client))
+			// The server is another node's, so that nothing is steered there.
+			put(n, n.st.Workloads, workload(b, tt.server, func(w *model.Workload) { w.Local = false }))
+			var backends []netip.AddrPort
+			for _, ip := range addrs(b) {
+				echo(t, b, "b", netip.AddrPortFrom(ip, 8080).String())
+				backends = append(backends, netip.AddrPortFrom(ip, 8080))
+			}
+			n.service(model.TCP, false, 0, backends...)
+			try := func(to, backend netip.AddrPort, want string) {
+				t.Helper()
+				c, line, err := open(a, to)
+				got := answer(line)
+				if refused(err) {
+					got = "refused"
+				} else if err != nil {
+					t.Fatal(err)
+				} else {
+					if c.RemoteAddr().String() != to.String() {
+						t.Errorf("getpeername says %s, want %s", c.RemoteAddr(), to)
+					}
+					c.Close()
+				}
+				if got != want {
+					t.Errorf("%s: %q (%v), want %s", to, line, err, want)
+				}
+				if want == "proxy" && !strings.HasSuffix(line, ":15002 "+backend.String()) {
+					t.Errorf("%s: %q, want 15002 with the original destination %s", to, line, backend)
+				}
+			}
+			for i, ip := range addrs(a) {
+				try(vip(ip), backends[i], tt.without)
+				try(backends[i], backends[i], tt.without)
+			}
+			n.proxy(a, proxyListeners...)
+			for i, ip := range addrs(a) {
+				try(vip(ip), backends[i], tt.proxy)
+				try(backends[i], backends[i], tt.proxy)
+			}
+		})
+	}
+}
+
+func TestMutualTLSWithOneselfStaysInTheKernel(t *testing.T) {
+	n := newNode(t)
+	a := testenv.Pod(t, n.lab, "a")
+	put(n, n.st.Workloads, workload(a, model.MTLSStrict))
+	n.sync()
+	n.proxy(a, proxyListeners...)
+	for _, ip := range append(addrs(a), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")) {
+		echo(t, a, "self", netip.AddrPortFrom(ip, 8080).String())
+		if line, err := ask(a, netip.AddrPortFrom(ip, 8080)); err != nil || answer(line) != "self" {
+			t.Errorf("%s: %q %v", ip, line, err)
+		}
+	}
+}
+
+// An IPv6 socket that connects to ::ffff:a.b.c.d speaks IPv4.
+func TestMappedAddresses(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSPermissive))
+	put(n, n.st.Workloads, workload(b, model.MTLSPermissive, func(w *model.Workload) { w.Local = false }))
+	n.proxy(a, proxyListeners...)
+	backend := netip.AddrPortFrom(b.Address, 8080)
+	for _, tt := range []struct {
+		name string
+		l7   bool
+		want string
+	}{
+		{"l7", true, "proxy 127.0.0.1:15001 " + vip(a.Address).String()},
+		{"mtls", false, "proxy 127.0.0.1:15002 " + backend.String()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n.service(model.TCP, tt.l7, 0, backend)
+			line, peer, err := mappedAsk(a, netip.AddrPortFrom(vip4, 80))
+			if err != nil || line != tt.want {
+				t.Errorf("got %q %v, want %q", line, err, tt.want)
+			}
+			if want := netip.AddrPortFrom(netip.AddrFrom16(vip4.As16()), 80); peer != want {
+				t.Errorf("getpeername says %s, want %s", peer, want)
+			}
+		})
+	}
+}
+
+// mappedAsk connects an AF_INET6 socket to an IPv4 address; package net would take AF_INET.
+func mappedAsk(p *lab.Pod, to netip.AddrPort) (line string, peer netip.AddrPort, err error) {
+	err = p.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), "socket")
+		defer f.Close()
+		if err := unix.Connect(fd, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}); err != nil {
+			return err
+		}
+		sa, err := unix.Getpeername(fd)
+		if err != nil {
+			return err
+		}
+		in6 := sa.(*unix.SockaddrInet6)
+		peer = netip.AddrPortFrom(netip.AddrFrom16(in6.Addr), uint16(in6.Port))
+		line, err = bufio.NewReader(f).ReadString('\n')
+		line = strings.TrimSpace(line)
+		return err
+	})
+	return line, peer, err
+}
+
+func TestClientAffinity(t *testing.T) {
+	n := newNode(t)
+	a := testenv.Pod(t, n.lab, "a")
+	var backends []netip.AddrPort
+	for _, name := range []string{"b", "c", "d", "e"} {
+		p := testenv.Pod(t, n.lab, name)
+		for _, ip := range addrs(p) {
+			echo(t, p, name, netip.AddrPortFrom(ip, 8080).String())
+			backends = append(backends, netip.AddrPortFrom(ip, 8080))
+		}
+	}
+	n.service(model.TCP, false, time.Hour, backends...)
+	for _, ip := range addrs(a) {
+		first := ""
+		for range 30 {
+			line, err := ask(a, vip(ip))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == "" {
+				first = answer(line)
+			}
+			if answer(line) != first {
+				t.Fatalf("%s: went to %s after %s", ip, line, first)
+			}
+		}
+		// The endpoint goes: another one takes over, and is kept.
+		var left []netip.AddrPort
+		for i, b := range backends {
+			if string("bcde"[i/2]) != first {
+				left = append(left, b)
+			}
+		}
+		n.service(model.TCP, false, time.Hour, left...)
+		second := ""
+		for range 30 {
+			line, err := ask(a, vip(ip))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if second == "" {
+				second = answer(line)
+			}
+			if got := answer(line); got != second || got == first {
+				t.Fatalf("%s: went to %s after %s; %s is gone", ip, got, second, first)
+			}
+		}
+		n.service(model.TCP, false, time.Hour, backends...)
+	}
+	// The time runs out: the client may go elsewhere. An hour is not waited for: the entry is made old.
+	n.forgetAffinity()
+	seen := map[string]bool{}
+	for range 200 {
+		line, err := ask(a, vip(a.Address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[answer(line)] = true
+		n.forgetAffinity()
+	}
+	if len(seen) < 2 {
+		t.Error("the client kept its endpoint when the time had run out")
+	}
+}
+
+// forgetAffinity makes every client's last use lie before the timeout.
+func (n *node) forgetAffinity() {
+	n.t.Helper()
+	m := n.d.maps[weftMapAffinities]
+	all, err := kernelTable[weftAffinityKey, weftAffinity]{m}.All()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for k, v := range all {
+		v.Used -= uint64(2 * time.Hour)
+		if err := m.Put(&k, &v); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+}
+
+func TestDatagrams(t *testing.T) {
+	n := newNode(t)
+	a := testenv.Pod(t, n.lab, "a")
+	put(n, n.st.Workloads, workload(a, model.MTLSStrict))
+	var backends []netip.AddrPort
+	for _, name := range []string{"b", "c", "d"} {
+		p := testenv.Pod(t, n.lab, name)
+		put(n, n.st.Workloads, workload(p, model.MTLSStrict)) // never authenticated, and never refused
+		for _, ip := range addrs(p) {
+			udpEcho(t, p, name, netip.AddrPortFrom(ip, 5353))
+			backends = append(backends, netip.AddrPortFrom(ip, 5353))
+		}
+	}
+	n.service(model.UDP, false, 0, backends...)
+	for _, ip := range addrs(a) {
+		for _, connected := range []bool{true, false} {
+			seen := map[string]bool{}
+			for range 40 {
+				c := udpSocket(t, a, vip(ip), connected)
+				first := ""
+				for range 3 {
+					name, from := udpAsk(t, c, vip(ip), connected)
+					if from != vip(ip) {
+						t.Errorf("connected %v: the answer came from %s, want the Service %s", connected, from, vip(ip))
+					}
+					if first == "" {
+						first = name
+					}
+					if name != first {
+						t.Errorf("connected %v: one socket met %s and %s", connected, first, name)
+					}
+				}
+				seen[first] = true
+				c.Close()
+			}
+			if len(seen) < 2 {
+				t.Errorf("%s connected %v: all sockets met %v", ip, connected, seen)
+			}
+		}
+	}
+	n.service(model.UDP, false, 0)
+	c := udpSocket(t, a, vip(a.Address), false)
+	defer c.Close()
+	if _, err := c.WriteToUDPAddrPort([]byte("x"), vip(a.Address)); !refused(err) {
+		t.Errorf("no backend: %v, want connection refused", err)
+	}
+}
+
+func udpEcho(t *testing.T, p *lab.Pod, name string, at netip.AddrPort) {
+	var c *net.UDPConn
+	err := p.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 100)
+		for {
+			_, from, err := c.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort([]byte(name), from)
+		}
+	}()
+	t.Cleanup(func() { c.Close(); <-done })
+}
+
+func udpSocket(t *testing.T, p *lab.Pod, to netip.AddrPort, connected bool) *net.UDPConn {
+	t.Helper()
+	var c *net.UDPConn
+	err := p.Do(func() (err error) {
+		if connected {
+			c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+			return err
+		}
+		network := "udp4"
+		if to.Addr().Is6() {
+			network = "udp6"
+		}
+		c, err = net.ListenUDP(network, nil)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+func udpAsk(t *testing.T, c *net.UDPConn, to netip.AddrPort, connected bool) (string, netip.AddrPort) {
+	t.Helper()
+	var err error
+	if connected {
+		_, err = c.Write([]byte("x"))
+	} else {
+		_, err = c.WriteToUDPAddrPort([]byte("x"), to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	m, from, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b[:m]), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+}
