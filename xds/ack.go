@@ -46,7 +46,7 @@ func (sub *subscription) nack(r *response, message string) {
 	if len(names) == 1 && len(r.message.Resources) == 1 {
 		res := r.message.Resources[0]
 		sub.refused[res.Name] = res.Version
-		s.reject(sub.store, res.Name, message, sub.req.GetNode().GetId())
+		s.reject(sub.store, res.Name, tidy(sub.store.typeURL, message))
 		return
 	}
 	if len(names) <= 1 {
@@ -77,13 +77,13 @@ func (sub *subscription) accepted(name string) bool {
 }
 
 // reject reports a refused resource.
-func (s *Server) reject(st *store, name, message, node string) {
-	r := &model.Rejection{Resource: rejectionKey(st.typeURL, name), Message: tidy(st.typeURL, message)}
+func (s *Server) reject(st *store, name, message string) {
+	r := &model.Rejection{Resource: rejectionKey(st.typeURL, name), Message: message}
 	if res := st.resources[name]; res != nil {
 		r.Objects = res.objects
 	}
 	s.log.Error("a resource was refused; the last accepted version stays",
-		"resource", r.Resource, "objects", r.Objects, "message", r.Message, "by", node)
+		"resource", r.Resource, "objects", r.Objects, "message", r.Message)
 	w := s.st.Write(s.st.Rejections)
 	s.st.Rejections.Put(w, r)
 	w.Commit()

@@ -3,6 +3,7 @@ package xds
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,9 @@ type kind struct {
 	build func(b *builder, name string) *built
 	// empty stands in for a first version that cannot be served; nil: nothing does.
 	empty func(name string) proto.Message
+	// single resources go one to a response: Envoy takes a secret that it refused for known when it comes again, so a
+	// refused response must tell at once which one it was.
+	single bool
 	// A wildcard subscription holds the names of all units: parts of the model that change as one. nil: the wildcard
 	// holds nothing but pinned resources.
 	units  func(b *builder) []string
@@ -31,6 +35,7 @@ type built struct {
 	objects []model.ObjectRef // whose configuration it comes from
 	pins    []string          // clusters that Envoy does not fetch by itself: mirrors
 	uses    []string          // all clusters that it names
+	err     error             // why it must not be sent
 }
 
 // builder is what build functions read from. Reads are remembered.
@@ -220,7 +225,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	} else {
 		r.objects = result.objects
 		a, err := marshal(s.typeURL, result.message)
-		if err != nil {
+		if err = errors.Join(result.err, err); err != nil {
 			c.invalid(s, name, err)
 			return
 		}
@@ -238,7 +243,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 func (c *cache) invalid(s *store, name string, err error) {
 	r := s.resources[name]
 	r.invalid = true
-	c.server.reject(s, name, err.Error(), "the agent")
+	c.server.reject(s, name, err.Error())
 	if r.version != "" || s.kind.empty == nil {
 		return
 	}

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	stdtls "crypto/tls"
+	"fmt"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -11,7 +13,7 @@ import (
 
 // Secrets: the trust bundle, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
 // is not served, and what needs it fails: no identity, no connection.
-var secretKind = &kind{build: buildSecret}
+var secretKind = &kind{build: buildSecret, single: true}
 
 func buildSecret(b *builder, name string) *built {
 	if name == SecretRootCA {
@@ -22,20 +24,14 @@ func buildSecret(b *builder, name string) *built {
 		if !ok || len(svid.ChainPEM) == 0 || len(svid.KeyPEM) == 0 {
 			return nil
 		}
-		return &built{
-			message: certificate(name, svid.ChainPEM, svid.KeyPEM),
-			objects: []model.ObjectRef{serviceAccountRef(svid.Identity)},
-		}
+		return certificate(name, svid.ChainPEM, svid.KeyPEM, serviceAccountRef(svid.Identity))
 	}
 	if key, ok := strings.CutPrefix(name, certPrefix); ok {
 		c, ok := b.st.Certificates.Get(b.snap, key)
 		if !ok {
 			return nil
 		}
-		return &built{
-			message: certificate(name, c.ChainPEM, c.KeyPEM),
-			objects: []model.ObjectRef{{Kind: "Secret", Namespace: c.Namespace, Name: c.Name}},
-		}
+		return certificate(name, c.ChainPEM, c.KeyPEM, model.ObjectRef{Kind: "Secret", Namespace: c.Namespace, Name: c.Name})
 	}
 	return nil
 }
@@ -53,14 +49,21 @@ func rootCA(b *builder) *built {
 	}}
 }
 
-func certificate(name string, chain, key []byte) *tls.Secret {
-	return &tls.Secret{
-		Name: name,
-		Type: &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{
-			CertificateChain: inline(chain),
-			PrivateKey:       inline(key),
-		}},
+func certificate(name string, chain, key []byte, object model.ObjectRef) *built {
+	b := &built{
+		message: &tls.Secret{
+			Name: name,
+			Type: &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{
+				CertificateChain: inline(chain),
+				PrivateKey:       inline(key),
+			}},
+		},
+		objects: []model.ObjectRef{object},
 	}
+	if _, err := stdtls.X509KeyPair(chain, key); err != nil {
+		b.err = fmt.Errorf("certificate and key of %s: %w", object, err)
+	}
+	return b
 }
 
 func inline(b []byte) *core.DataSource {

@@ -100,7 +100,7 @@ func (s *Server) Build(typeURL, name string) (proto.Message, bool) {
 		return nil, false
 	}
 	b := k.build(&builder{st: s.st, snap: s.st.Snapshot(), cfg: &s.cfg}, name)
-	if b == nil {
+	if b == nil || b.err != nil {
 		return nil, false
 	}
 	return b.message, true

@@ -167,8 +167,11 @@ func (sub *subscription) send(always bool) {
 	if r.empty() {
 		for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
 			sub.add(r, n)
+			delete(sub.pending, n)
+			if sub.store.kind.single && len(r.message.Resources) > 0 {
+				break
+			}
 		}
-		clear(sub.pending)
 	}
 	if r.empty() && !always {
 		return
