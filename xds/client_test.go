@@ -33,7 +33,8 @@ func (w *world) client() *client {
 
 func (w *world) clientAt(socket string) *client {
 	w.t.Helper()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30))) // Envoy has no limit
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -27,6 +27,9 @@ type kind struct {
 	units  func(b *builder) []string
 	names  func(b *builder, unit string) []string
 	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
+	// mode is what the names of all units depend on, read from the index modeOf; nil: nothing.
+	mode   func(b *builder) string
+	modeOf state.Key
 }
 
 // built is a resource and what the cache must know about it.
@@ -43,6 +46,7 @@ type builder struct {
 	st   *state.State
 	snap *state.Snapshot
 	cfg  *Config
+	mode string // of the kind whose names are asked for
 }
 
 // resource is what the cache holds of a name that somebody is subscribed to.
@@ -65,6 +69,7 @@ type store struct {
 	resources map[string]*resource
 	subs      map[*subscription]struct{}
 	wildSubs  int
+	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
 	wild      map[string]int      // the same by name, with pins: how often it is held
 }
@@ -97,6 +102,11 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 		if s.units == nil || s.kind.unitOf == nil {
 			continue
 		}
+		if _, ok := keys[s.kind.modeOf]; ok && s.kind.mode != nil {
+			if m := s.kind.mode(c.builder(snap)); m != s.mode {
+				c.fill(s, m, snap)
+			}
+		}
 		seen := map[string]struct{}{}
 		for k := range keys {
 			unit, ok := s.kind.unitOf(k)
@@ -104,7 +114,9 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 				continue
 			}
 			seen[unit] = struct{}{}
-			c.setUnit(s, unit, s.kind.names(c.builder(snap), unit), snap)
+			b := c.builder(snap)
+			b.mode = s.mode
+			c.setUnit(s, unit, s.kind.names(b, unit), snap)
 		}
 	}
 	for r := range c.deps.Dirty(keys) {
@@ -159,17 +171,31 @@ func (c *cache) openWild(s *store, snap *state.Snapshot) {
 		return
 	}
 	s.units = map[string][]string{}
-	if s.kind.units != nil {
-		b := c.builder(snap.Track()) // not remembered: unitOf finds what is new
-		for _, u := range s.kind.units(b) {
-			if s.units[u] == nil {
-				c.setUnit(s, u, s.kind.names(b, u), snap)
-			}
-		}
+	mode := ""
+	if s.kind.mode != nil {
+		mode = s.kind.mode(c.builder(snap))
 	}
+	c.fill(s, mode, snap)
 	if s.typeURL == TypeCluster {
 		for n := range c.pins.pinned {
 			c.addWild(s, n, snap)
+		}
+	}
+}
+
+// fill finds the names of all units anew. What the tables hold is not remembered as read: unitOf finds what is new.
+func (c *cache) fill(s *store, mode string, snap *state.Snapshot) {
+	s.mode = mode
+	if s.kind.units == nil {
+		return
+	}
+	b := c.builder(snap)
+	b.mode = mode
+	seen := map[string]struct{}{}
+	for _, u := range s.kind.units(b) {
+		if _, done := seen[u]; !done {
+			seen[u] = struct{}{}
+			c.setUnit(s, u, s.kind.names(b, u), snap)
 		}
 	}
 }
@@ -294,7 +320,7 @@ func (c *cache) flush() {
 }
 
 // pushOrder makes before it breaks: what is named goes out before what names it.
-var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeListener, TypeRoute, TypeScope}
+var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeListener}
 
 // marshal refuses what breaks the rules of Envoy's protos, and text that is not UTF-8.
 func marshal(typeURL string, m proto.Message) (*anypb.Any, error) {

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"net/netip"
+	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
@@ -26,9 +27,29 @@ var scopeKind = &kind{
 	unitOf: func(k state.Key) (string, bool) {
 		return k.Value, k.Table == "services" && k.Index == state.ByAddress
 	},
+	mode:   callers,
+	modeOf: state.Key{Table: "workloads", Index: state.ByLocal, Value: "true"},
 }
 
-// scopeNames gives the keys of all L7 ports at an address, with an identity and without.
+// Modes of the wildcard: which callers this node has, and so which variants of scopes it needs.
+const (
+	withIdentity = "i"
+	without      = "p"
+)
+
+func callers(b *builder) string {
+	with, plain := "", ""
+	for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
+		if w.Identity != "" {
+			with = withIdentity
+		} else {
+			plain = without
+		}
+	}
+	return with + plain
+}
+
+// scopeNames gives the keys of all L7 ports at an address, for the callers that this node has.
 func scopeNames(b *builder, unit string) []string {
 	addr, err := netip.ParseAddr(unit)
 	if err != nil {
@@ -43,7 +64,12 @@ func scopeNames(b *builder, unit string) []string {
 			}
 			seen[p.Port] = true
 			at := netip.AddrPortFrom(addr, p.Port)
-			names = append(names, scopeKey(at, false), scopeKey(at, true))
+			if strings.Contains(b.mode, withIdentity) {
+				names = append(names, scopeKey(at, false))
+			}
+			if strings.Contains(b.mode, without) {
+				names = append(names, scopeKey(at, true))
+			}
 		}
 	}
 	return names

@@ -133,14 +133,24 @@ func TestOnDemand(t *testing.T) {
 	})
 }
 
+// caller is a local workload that listens nowhere.
+func caller(w *world, name string, id model.Identity) {
+	put(w, w.st.Workloads, &model.Workload{Namespace: "shop", Name: name, Local: true, Identity: id})
+}
+
 func TestWildcards(t *testing.T) {
 	w := newWorld(t, Config{})
 	for i := range 3 {
 		l7(w, i)
 	}
+	caller(w, "with", identity("shop", "with"))
 	c := w.client()
 	c.subscribe(TypeScope)
-	if r := c.next(); len(r.Resources) != 6 {
+	if r := c.next(); len(r.Resources) != 3 {
+		t.Fatal(resourceNames(r))
+	}
+	caller(w, "plain", "") // the first caller without an identity brings the other variant
+	if r := c.next(); len(r.Resources) != 3 || resourceNames(r)[0] != "10.96.0.0:80|plain" {
 		t.Fatal(resourceNames(r))
 	}
 	l7(w, 3)
@@ -149,6 +159,10 @@ func TestWildcards(t *testing.T) {
 	}
 	remove(w, w.st.Services, "shop/s3")
 	if r := c.next(); !slices.Equal(r.RemovedResources, []string{"10.96.0.3:80", "10.96.0.3:80|plain"}) {
+		t.Fatal(resourceNames(r), r.RemovedResources)
+	}
+	remove(w, w.st.Workloads, "shop/plain")
+	if r := c.next(); len(r.RemovedResources) != 3 {
 		t.Fatal(resourceNames(r), r.RemovedResources)
 	}
 	c.subscribe(TypeListener)
@@ -222,6 +236,7 @@ func TestRestartWithSameVersions(t *testing.T) {
 	for i := range 3 {
 		l7(w, i)
 	}
+	caller(w, "a", identity("shop", "a"))
 	c := w.client()
 	c.subscribe(TypeScope)
 	c.next()
@@ -230,6 +245,7 @@ func TestRestartWithSameVersions(t *testing.T) {
 	c.close()
 
 	again := newWorld(t, Config{})
+	caller(again, "a", identity("shop", "a"))
 	for i := range 2 {
 		l7(again, i)
 	}
@@ -237,7 +253,7 @@ func TestRestartWithSameVersions(t *testing.T) {
 	d := again.client()
 	d.have = c.have
 	d.subscribe(TypeScope)
-	if r := d.next(); len(r.Resources) != 0 || !slices.Equal(r.RemovedResources, []string{"10.96.0.2:80", "10.96.0.2:80|plain"}) {
+	if r := d.next(); len(r.Resources) != 0 || !slices.Equal(r.RemovedResources, []string{"10.96.0.2:80"}) {
 		t.Error(resourceNames(r), r.RemovedResources)
 	}
 	d.subscribe(TypeRoute, "service/shop/s1/80", "service/shop/s2/80")
