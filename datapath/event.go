@@ -77,7 +77,7 @@ type Event struct {
 	Backend     netip.AddrPort `json:"backend,omitzero"`
 	Verdict     Verdict        `json:"verdict"`
 	Reason      Reason         `json:"reason,omitempty"`
-	Sent        uint64         `json:"sent"`     // bytes that the peer acknowledged
+	Sent        uint64         `json:"sent"`     // bytes that the peer acknowledged, SYN and FIN among them (RFC 4898, ThruOctetsAcked)
 	Received    uint64         `json:"received"` // bytes
 	RTT         time.Duration  `json:"rtt"`      // smoothed
 	Retransmits uint32         `json:"retransmits"`

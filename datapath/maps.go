@@ -143,31 +143,40 @@ func newClaims[K, V comparable](name string, t table[K, V], show func(K) string)
 // errConflict marks what no retry will mend.
 var errConflict = errors.New("is taken")
 
-// set replaces what an owner wants. It returns the errors of the writes, and errConflict for keys that others have.
-func (c *claims[K, V]) set(owner string, want map[K]V) error {
-	var errs []error
-	for k := range c.owned[owner] {
-		if _, ok := want[k]; !ok {
-			delete(c.by[k], owner)
-			errs = append(errs, c.settle(k))
+// set replaces what an owner wants. Keys that others have give conflicts (errConflict); err are failed writes, which
+// another call with the same arguments tries again.
+func (c *claims[K, V]) set(owner string, want map[K]V) (conflicts, err error) {
+	var errs, taken []error
+	owned := c.owned[owner]
+	if owned == nil {
+		owned = map[K]V{}
+		c.owned[owner] = owned
+	}
+	for k := range owned {
+		if _, ok := want[k]; ok {
+			continue
 		}
+		delete(c.by[k], owner)
+		if err := c.settle(k); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(owned, k)
 	}
 	for k, v := range want {
 		if c.by[k] == nil {
 			c.by[k] = map[string]V{}
 		}
-		c.by[k][owner] = v
+		c.by[k][owner], owned[k] = v, v
 		errs = append(errs, c.settle(k))
 		if w := c.winner(k); w != owner {
-			errs = append(errs, fmt.Errorf("%s %w by %s", c.show(k), errConflict, w))
+			taken = append(taken, fmt.Errorf("%s %w by %s", c.show(k), errConflict, w))
 		}
 	}
-	if len(want) == 0 {
+	if len(owned) == 0 {
 		delete(c.owned, owner)
-	} else {
-		c.owned[owner] = maps.Clone(want)
 	}
-	return errors.Join(errs...)
+	return errors.Join(taken...), errors.Join(errs...)
 }
 
 func (c *claims[K, V]) winner(k K) string {

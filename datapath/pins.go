@@ -23,8 +23,8 @@ const (
 	podDir  = "pods"
 )
 
-// meaning is raised when entries change their meaning and not their layout.
-const meaning = "1"
+// meaning is raised when entries change their meaning and not their layout. A variable for tests.
+var meaning = "1"
 
 // layout is a digest of what two versions must agree on to share a map.
 func layout(spec *ebpf.MapSpec) (string, error) {

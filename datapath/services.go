@@ -25,7 +25,8 @@ type services struct {
 type portState struct {
 	id      uint32
 	slots   []weftEndpoint
-	members map[weftEndpoint]bool
+	filled  int                   // slots from here on are empty for certain
+	members map[weftEndpoint]bool // that may be in the map
 }
 
 func newServices(t tables) (*services, error) {
@@ -123,13 +124,16 @@ func (s *services) applyPort(ports map[string]*portState, pe portEntries) error 
 	for _, k := range pe.Frontends {
 		keys[k] = f
 	}
-	if err := s.frontends.set(pe.Name, keys); err != nil {
-		// Old frontends may still count the old slots: these stay.
-		return errors.Join(append(errs, err)...)
+	p.slots, p.filled = arranged[:count], max(p.filled, count)
+	for b := range members {
+		p.members[b] = true
 	}
-	errs = append(errs, s.trim(p, count, members))
-	p.slots = arranged[:count]
-	return errors.Join(errs...)
+	conflicts, err := s.frontends.set(pe.Name, keys)
+	if err != nil {
+		// Old frontends may still count the old slots: these stay.
+		return errors.Join(append(errs, conflicts, err)...)
+	}
+	return errors.Join(append(errs, conflicts, s.trim(p, count, members))...)
 }
 
 // adopt finds the number that an earlier agent gave the port, or gives a new one.
@@ -147,6 +151,7 @@ func (s *services) adopt(pe portEntries) *portState {
 			}
 			p.slots = append(p.slots, b)
 		}
+		p.filled = len(p.slots)
 		for m := range s.members.have {
 			if m.Service == f.Service {
 				p.members[m.Backend] = true
@@ -166,26 +171,33 @@ func (s *services) adopt(pe portEntries) *portState {
 // trim deletes the slots from count on and the members that are not wanted.
 func (s *services) trim(p *portState, count int, members map[weftEndpoint]bool) error {
 	var errs []error
-	for i := count; i < len(p.slots); i++ {
-		errs = append(errs, s.slots.delete(weftSlotKey{Service: p.id, Slot: uint32(i)}))
+	for p.filled > count {
+		if err := s.slots.delete(weftSlotKey{Service: p.id, Slot: uint32(p.filled - 1)}); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		p.filled--
 	}
 	for b := range p.members {
-		if !members[b] {
-			errs = append(errs, s.members.delete(weftMemberKey{Service: p.id, Backend: b}))
+		if members[b] {
+			continue
 		}
+		if err := s.members.delete(weftMemberKey{Service: p.id, Backend: b}); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(p.members, b)
 	}
-	p.members = members
 	return errors.Join(errs...)
 }
 
 func (s *services) removePort(name string, p *portState) error {
-	if err := s.frontends.set(name, nil); err != nil {
+	if _, err := s.frontends.set(name, nil); err != nil {
 		return err
 	}
 	if err := s.trim(p, 0, nil); err != nil {
 		return err
 	}
-	p.slots = nil
 	delete(s.used, p.id)
 	return nil
 }
@@ -196,7 +208,7 @@ func (s *services) prune() error {
 	members := map[weftMemberKey]bool{}
 	for _, ports := range s.ports {
 		for _, p := range ports {
-			counts[p.id] = uint32(len(p.slots))
+			counts[p.id] = uint32(p.filled)
 			for b := range p.members {
 				members[weftMemberKey{Service: p.id, Backend: b}] = true
 			}

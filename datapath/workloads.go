@@ -68,7 +68,7 @@ func (ws *workloads) apply(key string, w *model.Workload) error {
 	if w != nil {
 		want = peerEntries(w)
 	}
-	err := ws.peers.set(key, want)
+	err := errors.Join(ws.peers.set(key, want))
 	if w == nil || !w.Local || w.NetNS == "" {
 		return errors.Join(err, ws.leave(key))
 	}

@@ -1,0 +1,465 @@
+package datapath
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/internal/testenv"
+)
+
+// load opens connections through the Service until it is stopped, and counts.
+type load struct {
+	ok, failed atomic.Int64
+	last       atomic.Value
+	stop       func()
+}
+
+func newLoad(p *lab.Pod, to netip.AddrPort) *load {
+	l := &load{}
+	var wg sync.WaitGroup
+	end := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				if _, err := ask(p, to); err != nil {
+					l.failed.Add(1)
+					l.last.Store(err.Error())
+				} else {
+					l.ok.Add(1)
+				}
+			}
+		})
+	}
+	l.stop = sync.OnceFunc(func() { close(end); wg.Wait() })
+	return l
+}
+
+// more waits for n more connections.
+func (l *load) more(t *testing.T, n int64) {
+	t.Helper()
+	goal := l.ok.Load() + l.failed.Load() + n
+	eventually(t, "connections go on", func() bool { return l.ok.Load()+l.failed.Load() >= goal })
+}
+
+func (l *load) check(t *testing.T) {
+	t.Helper()
+	l.stop()
+	if l.failed.Load() > 0 || l.ok.Load() == 0 {
+		t.Errorf("%d connections failed, %d succeeded; last error: %v", l.failed.Load(), l.ok.Load(), l.last.Load())
+	}
+}
+
+// meshed makes a node with a client and two servers behind the Service.
+func meshed(t *testing.T) (*node, *lab.Pod, []*lab.Pod) {
+	t.Helper()
+	n := newNode(t)
+	a, b, c := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "c")
+	for _, p := range []*lab.Pod{a, b, c} {
+		put(n, n.st.Workloads, workload(p, model.MTLSDisabled))
+	}
+	for _, p := range []*lab.Pod{b, c} {
+		echo(t, p, p.Name, netip.AddrPortFrom(p.Address, 8080).String())
+	}
+	n.service(model.TCP, false, 0, netip.AddrPortFrom(b.Address, 8080), netip.AddrPortFrom(c.Address, 8080))
+	return n, a, []*lab.Pod{b, c}
+}
+
+func TestAgentRestartKeepsTrafficAndEntries(t *testing.T) {
+	n, a, _ := meshed(t)
+	l := newLoad(a, vip(a.Address))
+	defer l.stop()
+	l.more(t, 20)
+	before := n.d.running().services.ports["ns/svc"]["ns/svc/80"].id
+	n.end()
+	l.more(t, 20)
+
+	// The next agent's model is empty at first: nothing may go before it is complete.
+	full := n.st
+	n.st = state.New(state.NewDB())
+	n.start()
+	l.more(t, 20)
+	snap := full.Snapshot()
+	for w := range full.Workloads.All(snap) {
+		put(n, n.st.Workloads, w)
+	}
+	for e := range full.Endpoints.All(snap) {
+		put(n, n.st.Endpoints, e)
+	}
+	for s := range full.Services.All(snap) {
+		if s.Namespace != "sync" {
+			put(n, n.st.Services, s)
+		}
+	}
+	n.st.MarkSynced()
+	n.sync()
+	l.more(t, 20)
+	l.check(t)
+	if after := n.d.running().services.ports["ns/svc"]["ns/svc/80"].id; after != before {
+		t.Errorf("the Service's number went from %d to %d", before, after)
+	}
+	if s := n.d.Status(); len(s.Errors) > 0 || len(s.Pods) != 3 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestSyncedRemovesWhatIsLeftOver(t *testing.T) {
+	n, a, _ := meshed(t)
+	n.end()
+	n.st = state.New(state.NewDB())
+	n.start()
+	if _, err := ask(a, vip(a.Address)); err != nil {
+		t.Errorf("before the model is complete: %v", err)
+	}
+	n.st.MarkSynced()
+	eventually(t, "the old entries are gone", func() bool {
+		s := n.d.Status()
+		return s.Frontends == 1 && s.Backends == 0 // the test's own marker
+	})
+	eventually(t, "the old pods are gone", func() bool {
+		pods, err := kernelTable[uint64, uint32]{n.d.maps[weftMapPods]}.All()
+		return err == nil && len(pods) == 0
+	})
+	pins, _ := filepath.Glob(filepath.Join(n.cfg.PinDir, podDir, "*"))
+	if len(pins) > 0 {
+		t.Errorf("links are left: %v", pins)
+	}
+	checkNoRules(t, a)
+}
+
+func checkNoRules(t *testing.T, p *lab.Pod) {
+	t.Helper()
+	err := p.Do(func() error {
+		for _, family := range families() {
+			rules, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if r.Mark == proxyMark {
+					t.Errorf("%s: rule is left: %v", p.Name, r)
+				}
+			}
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: proxyTable}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return err
+			}
+			if len(routes) > 0 {
+				t.Errorf("%s: routes are left: %v", p.Name, routes)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProgramsAreReplacedUnderLoad(t *testing.T) {
+	n, a, _ := meshed(t)
+	l := newLoad(a, vip(a.Address))
+	defer l.stop()
+	for range 5 {
+		l.more(t, 50)
+		n.end()
+		n.start()
+	}
+	l.more(t, 50)
+	l.check(t)
+}
+
+func TestBackendsChangeUnderLoad(t *testing.T) {
+	n, a, servers := meshed(t)
+	b, c := netip.AddrPortFrom(servers[0].Address, 8080), netip.AddrPortFrom(servers[1].Address, 8080)
+	l := newLoad(a, vip(a.Address))
+	defer l.stop()
+	for range 10 {
+		n.service(model.TCP, false, 0, b)
+		l.more(t, 20)
+		n.service(model.TCP, false, 0, c, b)
+		l.more(t, 20)
+		n.service(model.TCP, false, 0, c)
+		l.more(t, 20)
+	}
+	l.check(t)
+}
+
+// Another version has maps of another layout: its programs come when these are filled.
+func TestNewLayoutTakesOverWithoutAGap(t *testing.T) {
+	n, a, _ := meshed(t)
+	l := newLoad(a, vip(a.Address))
+	defer l.stop()
+	l.more(t, 20)
+	n.end()
+	old := meaning
+	meaning = "next"
+	defer func() { meaning = old }()
+	full := n.st
+	n.st = state.New(state.NewDB())
+	n.start()
+	if !n.d.Status().Pending {
+		t.Error("the programs were replaced before the maps were filled")
+	}
+	l.more(t, 20)
+	snap := full.Snapshot()
+	for w := range full.Workloads.All(snap) {
+		put(n, n.st.Workloads, w)
+	}
+	for e := range full.Endpoints.All(snap) {
+		put(n, n.st.Endpoints, e)
+	}
+	for s := range full.Services.All(snap) {
+		put(n, n.st.Services, s)
+	}
+	n.st.MarkSynced()
+	eventually(t, "the programs are replaced", func() bool { return !n.d.Status().Pending })
+	l.more(t, 20)
+	l.check(t)
+	pins, _ := filepath.Glob(filepath.Join(n.cfg.PinDir, mapDir, weftMapFrontends+"-*"))
+	if len(pins) != 1 {
+		t.Errorf("pinned frontends: %v, want those of the new layout alone", pins)
+	}
+	if info, err := attached(n.cfg); err != nil || info != len(hooks) {
+		t.Errorf("%d hooks are attached (%v), want %d", info, err, len(hooks))
+	}
+}
+
+// attached counts the programs on the test's cgroups.
+func attached(cfg Config) (int, error) {
+	count := 0
+	for _, h := range hooks {
+		path := cfg.CgroupRoot
+		if h.proxy {
+			path = cfg.proxyOf()
+		}
+		f, err := os.Open(path)
+		if os.IsNotExist(err) {
+			continue
+		} else if err != nil {
+			return 0, err
+		}
+		r, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: h.attach})
+		f.Close()
+		if err != nil {
+			return 0, err
+		}
+		count += len(r.Programs)
+	}
+	return count, nil
+}
+
+func TestDetachLeavesNothing(t *testing.T) {
+	n, a, servers := meshed(t)
+	n.end()
+	if err := Detach(n.cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(n.cfg.PinDir); !os.IsNotExist(err) {
+		t.Errorf("pins are left: %v", err)
+	}
+	if _, err := os.Stat(n.cfg.proxyOf()); !os.IsNotExist(err) {
+		t.Errorf("the proxy's cgroup is left: %v", err)
+	}
+	if got, err := attached(n.cfg); got != 0 || err != nil {
+		t.Errorf("%d programs are attached still (%v)", got, err)
+	}
+	for _, p := range append(servers, a) {
+		checkNoRules(t, p)
+		if got := accepts(t, p); got != "0" {
+			t.Errorf("%s: tcp_fwmark_accept is %s", p.Name, got)
+		}
+	}
+	if err := Detach(n.cfg); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+func accepts(t *testing.T, p *lab.Pod) string {
+	var b []byte
+	if err := p.Do(func() (err error) {
+		b, err = os.ReadFile("/proc/sys/net/ipv4/tcp_fwmark_accept")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func TestPodsComeAndGo(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	// A namespace that is not there yet is an error of its workload alone.
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict, func(w *model.Workload) { w.Name, w.NetNS = "late", "/run/netns/wdp-late" }))
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+	n.sync()
+	if s := n.d.Status(); len(s.Errors) != 1 || !strings.Contains(s.Errors[0], "ns/late") || !strings.Contains(s.Errors[0], "/run/netns/wdp-late") {
+		t.Errorf("errors %v, want one that names ns/late and its namespace", s.Errors)
+	}
+	late := testenv.Pod(t, n.lab, "late")
+	eventually(t, "the late pod joins", func() bool { return len(n.d.Status().Pods) == 2 })
+	if got := accepts(t, late); got != "1" {
+		t.Errorf("tcp_fwmark_accept is %s", got)
+	}
+	// Two workloads in one namespace: the first keeps it.
+	put(n, n.st.Workloads, workload(b, model.MTLSDisabled, func(w *model.Workload) { w.Name = "second" }))
+	n.sync()
+	if all := strings.Join(n.d.Status().Errors, "\n"); !strings.Contains(all, "ns/second: network namespace "+b.NetNS+" is taken by workload ns/b") {
+		t.Errorf("errors %v, want one that names both workloads", all)
+	}
+	remove(n, n.st.Workloads, "ns/second")
+	remove(n, n.st.Workloads, "ns/late")
+
+	// A pod leaves the mesh: Envoy's connections there end, its own stay.
+	pp := n.proxy(b, proxyListeners...)
+	_ = pp
+	echo(t, a, "a", netip.AddrPortFrom(a.Address, 8080).String())
+	own := mustOpen(t, b, a.Address, 8080)
+	toProxy := mustOpen(t, b, netip.MustParseAddr("127.0.0.1"), portHTTP)
+	remove(n, n.st.Workloads, "ns/b")
+	n.sync()
+	checkNoRules(t, b)
+	if !broken(t, toProxy) {
+		t.Error("a connection to the proxy lives on in the namespace that left")
+	}
+	if !alive(t, own) {
+		t.Error("the workload's own connection was closed")
+	}
+}
+
+func TestNamespaceIsGone(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+	n.sync()
+	// The proxy's connection out of the pod pins the namespace.
+	echo(t, a, "a", netip.AddrPortFrom(a.Address, 8080).String())
+	pp := n.proxy(b)
+	if line, err := pp.dial(t, netip.AddrPortFrom(a.Address, 8080), ""); answer(line) != "a" {
+		t.Fatal(err)
+	}
+	cookie := n.d.Status().Pods[0].Cookie
+	if err := unix.Unmount(b.NetNS, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(b.NetNS); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod is taken out", func() bool {
+		s := n.d.Status()
+		return len(s.Pods) == 0 && len(s.Errors) == 1 && strings.Contains(s.Errors[0], "ns/b")
+	})
+	if _, err := os.Stat((&kernelNamespaces{dir: filepath.Join(n.cfg.PinDir, podDir)}).pin(cookie)); !os.IsNotExist(err) {
+		t.Errorf("the link is left: %v", err)
+	}
+	remove(n, n.st.Workloads, "ns/b")
+	n.sync()
+	if s := n.d.Status(); len(s.Errors) > 0 {
+		t.Errorf("errors %v", s.Errors)
+	}
+}
+
+func TestEventsHaveFigures(t *testing.T) {
+	n, a, servers := meshed(t)
+	c := mustOpen(t, a, vip4, 80)
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	for got := 0; got < 1000; {
+		m, err := c.Read(make([]byte, 1000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += m
+	}
+	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	is := func(k EventKind, in bool) func(Event) bool {
+		return func(e Event) bool {
+			return e.Kind == k && e.Inbound == in && (e.Local == local || in && e.Remote == local)
+		}
+	}
+	n.waitEvent("opened", is(EventOpened, false))
+	c.Close()
+	e := n.waitEvent("closed", is(EventClosed, false))
+	backend := e.Remote.Addr()
+	if e.Workload != "ns/a" || e.Original != vip(a.Address) || e.Verdict != VerdictKernel || e.Sent < 1000 || e.Sent > 1002 ||
+		e.Received < 1000 || e.RTT <= 0 || e.Duration <= 0 || backend != servers[0].Address && backend != servers[1].Address {
+		t.Errorf("client's event %+v", e)
+	}
+	if age := time.Since(e.Time); age < 0 || age > time.Minute {
+		t.Errorf("the event is from %s ago", age)
+	}
+	e = n.waitEvent("closed at the server", is(EventClosed, true))
+	if e.Workload == "" || e.Received < 1000 || e.Local.Port() != 8080 {
+		t.Errorf("server's event %+v", e)
+	}
+}
+
+func TestGatewayAddressesAreLocal(t *testing.T) {
+	n := newNode(t)
+	p := testenv.Pod(t, n.lab, "p")
+	err := p.Do(func() error {
+		st := state.New(state.NewDB())
+		w := st.Write(st.Gateways)
+		free4, free6 := netip.MustParseAddr("10.97.0.1"), netip.MustParseAddr("fd97::1")
+		st.Gateways.Put(w, &model.Gateway{Namespace: "ns", Name: "gw", Addresses: []netip.Addr{free4, free6, p.Address}})
+		w.Commit()
+		a := NewAddresses(n.cfg)
+		if err := a.reconcile(st.Snapshot(), st, true); err != nil {
+			return err
+		}
+		have, err := localRoutes()
+		if err != nil || len(have) != 2 {
+			t.Errorf("local routes %v (%v), want two: the pod owns the third address", have, err)
+		}
+		l, err := net.Listen("tcp", "10.97.0.1:8080")
+		if err != nil {
+			return err
+		}
+		l.Close()
+		w = st.Write(st.Gateways)
+		st.Gateways.Delete(w, "ns/gw")
+		w.Commit()
+		if err := a.reconcile(st.Snapshot(), st, false); err != nil {
+			return err
+		}
+		if have, _ := localRoutes(); len(have) != 2 {
+			t.Errorf("before the model is complete routes went: %v", have)
+		}
+		if err := a.reconcile(st.Snapshot(), st, true); err != nil {
+			return err
+		}
+		if have, _ := localRoutes(); len(have) != 0 {
+			t.Errorf("routes are left: %v", have)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheckFindsNothingHere(t *testing.T) {
+	testenv.Root(t)
+	if got := Check(testConfig(t)); len(got) > 0 {
+		t.Errorf("problems: %v", got)
+	}
+}
