@@ -1,6 +1,9 @@
 package state
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Feed collects the keys that commits change until they are taken.
 type Feed struct {
@@ -52,35 +55,71 @@ func (f *Feed) add(keys map[Key]struct{}) {
 
 // Deps remembers what each reader R read. It is not safe for concurrent use.
 type Deps[R comparable] struct {
-	reads   map[R]map[Key]struct{}
-	readers map[Key]map[R]struct{}
+	reads   map[R][]Key
+	readers map[Key]readerSet[R]
 }
 
 // NewDeps makes an empty record.
 func NewDeps[R comparable]() *Deps[R] {
-	return &Deps[R]{reads: map[R]map[Key]struct{}{}, readers: map[Key]map[R]struct{}{}}
+	return &Deps[R]{reads: map[R][]Key{}, readers: map[Key]readerSet[R]{}}
 }
+
+// readerSet is a small list, and a map when it grows: most keys have one or two readers, and there are many keys.
+type readerSet[R comparable] struct {
+	few  []R
+	many map[R]struct{}
+}
+
+const fewReaders = 8
+
+func (s readerSet[R]) add(r R) readerSet[R] {
+	switch {
+	case s.many != nil:
+		s.many[r] = struct{}{}
+	case len(s.few) < fewReaders:
+		s.few = append(s.few, r)
+	default:
+		s.many = make(map[R]struct{}, 2*fewReaders)
+		for _, o := range s.few {
+			s.many[o] = struct{}{}
+		}
+		s.many[r] = struct{}{}
+		s.few = nil
+	}
+	return s
+}
+
+func (s readerSet[R]) remove(r R) readerSet[R] {
+	if s.many != nil {
+		delete(s.many, r)
+		return s
+	}
+	if i := slices.Index(s.few, r); i >= 0 {
+		s.few = slices.Delete(s.few, i, i+1)
+	}
+	return s
+}
+
+func (s readerSet[R]) empty() bool { return len(s.few) == 0 && len(s.many) == 0 }
 
 // Set replaces what reader r read.
 func (d *Deps[R]) Set(r R, reads map[Key]struct{}) {
 	d.Remove(r)
-	d.reads[r] = reads
+	keys := make([]Key, 0, len(reads))
 	for k := range reads {
-		m := d.readers[k]
-		if m == nil {
-			m = map[R]struct{}{}
-			d.readers[k] = m
-		}
-		m[r] = struct{}{}
+		keys = append(keys, k)
+		d.readers[k] = d.readers[k].add(r)
 	}
+	d.reads[r] = keys
 }
 
 // Remove forgets a reader.
 func (d *Deps[R]) Remove(r R) {
-	for k := range d.reads[r] {
-		delete(d.readers[k], r)
-		if len(d.readers[k]) == 0 {
+	for _, k := range d.reads[r] {
+		if s := d.readers[k].remove(r); s.empty() {
 			delete(d.readers, k)
+		} else {
+			d.readers[k] = s
 		}
 	}
 	delete(d.reads, r)
@@ -90,7 +129,11 @@ func (d *Deps[R]) Remove(r R) {
 func (d *Deps[R]) Dirty(keys map[Key]struct{}) map[R]struct{} {
 	out := map[R]struct{}{}
 	for k := range keys {
-		for r := range d.readers[k] {
+		s := d.readers[k]
+		for _, r := range s.few {
+			out[r] = struct{}{}
+		}
+		for r := range s.many {
 			out[r] = struct{}{}
 		}
 	}

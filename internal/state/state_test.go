@@ -82,3 +82,27 @@ func TestIndexesDoNotMixPrefixes(t *testing.T) {
 		t.Errorf("a prefix of an index value found %d objects", n)
 	}
 }
+
+func TestDepsForget(t *testing.T) {
+	d := NewDeps[int]()
+	shared := Key{"t", "", "shared"}
+	const readers = 3 * fewReaders // a list at first, then a map
+	for r := range readers {
+		d.Set(r, map[Key]struct{}{shared: {}, {"t", "", "own"}: {}})
+	}
+	for r := range readers {
+		d.Set(r, map[Key]struct{}{shared: {}})
+	}
+	if n := len(d.Dirty(map[Key]struct{}{{"t", "", "own"}: {}})); n != 0 {
+		t.Errorf("%d readers of a key that nobody reads any more", n)
+	}
+	if n := len(d.Dirty(map[Key]struct{}{shared: {}})); n != readers {
+		t.Errorf("%d readers, want %d", n, readers)
+	}
+	for r := range readers {
+		d.Remove(r)
+	}
+	if len(d.reads) != 0 || len(d.readers) != 0 {
+		t.Errorf("%d readers and %d keys left after all were removed", len(d.reads), len(d.readers))
+	}
+}
