@@ -216,6 +216,9 @@ func pathChange(at string, in *gwv1.HTTPPathModifier, prefixOnly bool) (*model.P
 		}
 	}
 	if in.Type == gwv1.FullPathHTTPPathModifier {
+		if *value == "" {
+			value = new("/") // no path at all would keep the request's
+		}
 		return &model.PathChange{Full: value}, nil
 	}
 	return &model.PathChange{Prefix: value}, nil

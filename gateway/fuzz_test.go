@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -123,6 +125,15 @@ func checkRule(t *testing.T, r model.Rule) {
 	for _, v := range append(m.Headers, m.Query...) {
 		clean("match", v.Name+v.Value)
 	}
+	if d := r.Redirect; d != nil {
+		checkTarget(t, r, d.Host, d.Path)
+		if d.Scheme != "" && d.Scheme != "http" && d.Scheme != "https" {
+			t.Errorf("redirect of %s: scheme %q", r.Route, d.Scheme)
+		}
+	}
+	if d := r.Rewrite; d != nil {
+		checkTarget(t, r, d.Host, d.Path)
+	}
 	changes := []model.HeaderChange{r.RequestHeaders, r.ResponseHeaders}
 	weight := uint64(0)
 	for _, b := range r.Backends {
@@ -144,4 +155,69 @@ func checkRule(t *testing.T, r model.Rule) {
 			clean("header", h)
 		}
 	}
+}
+
+func checkTarget(t *testing.T, r model.Rule, host string, path *model.PathChange) {
+	t.Helper()
+	if !hostText.MatchString(host) || strings.HasPrefix(host, "*") {
+		t.Errorf("target of %s: host %q", r.Route, host)
+	}
+	if path == nil {
+		return
+	}
+	for _, p := range []*string{path.Full, path.Prefix} {
+		if p != nil && *p != "" && (!strings.HasPrefix(*p, "/") || strings.ContainsAny(*p, "\x00\r\n ?#")) {
+			t.Errorf("target of %s: path %q", r.Route, *p)
+		}
+	}
+}
+
+// FuzzHTTPRoute puts foreign text into every field of a route that holds some.
+func FuzzHTTPRoute(f *testing.F) {
+	f.Add("/a", uint8(0), "x-name", "value", uint8(0), "a.example.com", "/new", int32(1), "1s", "*")
+	f.Add("/a/(b|c)", uint8(2), "X\r\nY", "^a$", uint8(1), "*.example.com", "/%2e", int32(-1), "1h1m1s1ms", "https://*.a.b:80")
+	f.Fuzz(func(t *testing.T, path string, kind uint8, name, value string, valueKind uint8, host, to string, weight int32, duration, origin string) {
+		pathKinds := []gwv1.PathMatchType{gwv1.PathMatchPathPrefix, gwv1.PathMatchExact, gwv1.PathMatchRegularExpression, gwv1.PathMatchType(name)}
+		valueKinds := []gwv1.HeaderMatchType{gwv1.HeaderMatchExact, gwv1.HeaderMatchRegularExpression, gwv1.HeaderMatchType(name)}
+		header := gwv1.HTTPHeaderName(name)
+		change := &gwv1.HTTPHeaderFilter{Set: []gwv1.HTTPHeader{{Name: header, Value: value}}, Remove: []string{name}}
+		match := func() []gwv1.HTTPRouteMatch {
+			return []gwv1.HTTPRouteMatch{{
+				Path:        &gwv1.HTTPPathMatch{Type: &pathKinds[int(kind)%4], Value: &path},
+				Headers:     []gwv1.HTTPHeaderMatch{{Name: header, Type: &valueKinds[int(valueKind)%3], Value: value}},
+				QueryParams: []gwv1.HTTPQueryParamMatch{{Name: header, Value: value}},
+			}}
+		}
+		filters := []gwv1.HTTPRouteFilter{
+			{Type: gwv1.HTTPRouteFilterRequestHeaderModifier, RequestHeaderModifier: change},
+			{Type: gwv1.HTTPRouteFilterURLRewrite, URLRewrite: &gwv1.HTTPURLRewriteFilter{
+				Hostname: new(gwv1.PreciseHostname(host)), Path: &gwv1.HTTPPathModifier{Type: gwv1.PrefixMatchHTTPPathModifier, ReplacePrefixMatch: &to},
+			}},
+			{Type: gwv1.HTTPRouteFilterRequestRedirect, RequestRedirect: &gwv1.HTTPRequestRedirectFilter{
+				Scheme: &name, Hostname: new(gwv1.PreciseHostname(host)), Port: &weight, Path: &gwv1.HTTPPathModifier{Type: gwv1.FullPathHTTPPathModifier, ReplaceFullPath: &to},
+			}},
+			{Type: gwv1.HTTPRouteFilterRequestMirror, RequestMirror: &gwv1.HTTPRequestMirrorFilter{Fraction: &gwv1.Fraction{Numerator: int32(kind), Denominator: &weight}}},
+			{Type: gwv1.HTTPRouteFilterCORS, CORS: &gwv1.HTTPCORSFilter{
+				AllowOrigins: []gwv1.CORSOrigin{gwv1.CORSOrigin(origin)}, AllowHeaders: []gwv1.HTTPHeaderName{header}, MaxAge: weight,
+			}},
+		}
+		r := serviceRoute("ns", "r", "web", weight)
+		r.Spec.ParentRefs = append(r.Spec.ParentRefs, gwv1.ParentReference{Name: "edge", SectionName: new(gwv1.SectionName(name))}, gwv1.ParentReference{Name: "edge"})
+		r.Spec.Hostnames = []gwv1.Hostname{gwv1.Hostname(host)}
+		r.Spec.Rules[0].Matches = match()
+		r.Spec.Rules[0].Timeouts = &gwv1.HTTPRouteTimeouts{Request: new(gwv1.Duration(duration))}
+		for i := range filters {
+			r.Spec.Rules = append(r.Spec.Rules, gwv1.HTTPRouteRule{Matches: match(), Filters: filters[i : i+1]})
+		}
+		w := newWorld(testConfig)
+		w.put(t, simpleService("ns", "web"), r,
+			&gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "weft"}, Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}},
+			&gwv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "edge"}, Spec: gwv1.GatewaySpec{
+				GatewayClassName: "weft", Listeners: []gwv1.Listener{{Name: gwv1.SectionName(name), Port: 80, Protocol: gwv1.HTTPProtocolType, Hostname: new(gwv1.Hostname(host))}},
+			}})
+		w.Sync()
+		for _, table := range w.model().RouteTables {
+			checkTable(t, table)
+		}
+	})
 }
