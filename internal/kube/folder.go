@@ -72,6 +72,8 @@ type Folder struct {
 	decoder *decoder
 	loaded  chan struct{}
 	once    sync.Once
+	// onTarget is called with the folder that a link leads to, before the link is read.
+	onTarget func(dir string)
 
 	mu    sync.Mutex
 	files map[string]*file // by path below dir
@@ -115,7 +117,7 @@ func NewFolder(dir string, objs *Objects, opts FolderOptions) *Folder {
 	}
 	return &Folder{
 		dir: filepath.Clean(dir), log: opts.Log, opts: opts, objs: objs, decoder: newDecoder(objs),
-		loaded: make(chan struct{}), files: map[string]*file{}, claims: map[objectKey][]string{},
+		loaded: make(chan struct{}), onTarget: func(string) {}, files: map[string]*file{}, claims: map[objectKey][]string{},
 		contested: map[objectKey]struct{}{}, installed: map[objectKey]installed{},
 		leaving: map[string]time.Time{}, troubled: map[string]struct{}{}, reported: map[Problem]struct{}{},
 	}
@@ -130,7 +132,7 @@ func (f *Folder) Load() error {
 	if !info.IsDir() {
 		return fmt.Errorf("folder of manifests: %s is not a folder", f.dir)
 	}
-	if _, err := f.rescan(); err != nil {
+	if _, _, err := f.rescan(func(string) {}); err != nil {
 		return fmt.Errorf("folder of manifests: %w", err)
 	}
 	return nil

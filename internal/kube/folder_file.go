@@ -70,7 +70,10 @@ func (f *Folder) read(path string, old []parsedChunk) content {
 	full := filepath.Join(f.dir, path)
 	if info, err := os.Lstat(full); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		c.link = true
-		c.target, _ = filepath.EvalSymlinks(full) // a dangling link fails to open below, which says it better
+		// A dangling link fails to open below, which says it better.
+		if c.target, err = filepath.EvalSymlinks(full); err == nil {
+			f.onTarget(filepath.Dir(c.target))
+		}
 	}
 	data, sig, err := readRegular(full, f.opts.MaxFile)
 	c.sig = sig

@@ -89,42 +89,54 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-// rescan compares the folder with what is known and takes what differs. Files that were changed so lately that their
-// writer may not be done are given back in fresh instead, unless nothing of them was known.
-func (f *Folder) rescan() (next time.Time, err error) {
-	next, _, err = f.rescanWith(func(string) {})
-	return next, err
-}
+// settleTime is how long a file whose content changed in place is left alone by a scan. The watch tells when its
+// writer is done, so the scan is only there for files that give no events.
+const settleTime = 2 * time.Second
 
-func (f *Folder) rescanWith(enter func(string)) (leave time.Time, fresh []string, err error) {
+// rescan compares the folder with what is known and takes what differs. It gives the time at which objects that went
+// have to leave, and the time at which to scan again because of files whose writer may not be done, or zero for both.
+// The first scan takes every file as it is.
+func (f *Folder) rescan(enter func(dir string)) (leave, again time.Time, err error) {
 	s, err := f.walk(enter)
 	if err != nil {
 		f.setOutside(&Problem{File: ".", Reason: "the folder cannot be read: " + reasonOf(err) + "; all that was there stays in force"}, nil)
-		return time.Time{}, nil, err
+		return time.Time{}, time.Time{}, err
 	}
 	f.setOutside(nil, s.blocked)
-	var paths, gone []string
+	paths, again := f.changed(&s, time.Now())
+	leave = f.take(f.readAll(paths))
+	f.once.Do(func() { close(f.loaded) })
+	return leave, again, nil
+}
+
+// changed lists the files to read, those that went among them.
+func (f *Folder) changed(s *scan, now time.Time) (paths []string, again time.Time) {
 	first := f.firstScan()
 	f.mu.Lock()
-	for path, now := range s.files {
+	defer f.mu.Unlock()
+	for path, found := range s.files {
 		x := f.files[path]
-		switch {
-		case x != nil && x.sig == now.sig && x.link == now.link && (now.sig != signature{}):
-		case !first && !now.link && time.Since(time.Unix(now.sig.mtime.Unix())) < graceTime:
-			fresh = append(fresh, path)
-		default:
-			paths = append(paths, path)
+		if x != nil && x.sig == found.sig && x.link == found.link && found.sig != (signature{}) {
+			continue
 		}
+		quiet := graceTime
+		if x != nil && x.sig.ino == found.sig.ino {
+			quiet = settleTime
+		}
+		if at := time.Unix(found.sig.mtime.Unix()).Add(quiet); !first && !found.link && now.Before(at) && at.Before(now.Add(2*settleTime)) {
+			if again.IsZero() || at.Before(again) {
+				again = at
+			}
+			continue
+		}
+		paths = append(paths, path)
 	}
 	for path, x := range f.files {
 		if _, ok := s.files[path]; !ok && !s.isBlocked(path) && (x.sig != signature{} || x.trouble != "") {
-			gone = append(gone, path)
+			paths = append(paths, path)
 		}
 	}
-	f.mu.Unlock()
-	leave = f.take(f.readAll(append(paths, gone...)))
-	f.once.Do(func() { close(f.loaded) })
-	return leave, fresh, nil
+	return paths, again
 }
 
 func (f *Folder) firstScan() bool {

@@ -24,6 +24,7 @@ type runner struct {
 func newRunner(f *Folder, w *watch) *runner {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
+	f.onTarget = w.addTarget
 	return &runner{folder: f, watch: w, timer: t}
 }
 
@@ -96,8 +97,6 @@ func (r *runner) due(now time.Time) {
 func (r *runner) rescan() {
 	f := r.folder
 	r.watch.addParent(f.dir)
-	leave, fresh, err := f.rescanWith(r.watch.add)
-	r.lost = err != nil
 	f.mu.Lock()
 	for _, x := range f.files {
 		if x.target != "" {
@@ -105,10 +104,10 @@ func (r *runner) rescan() {
 		}
 	}
 	f.mu.Unlock()
+	leave, again, err := f.rescan(r.watch.add)
+	r.lost = err != nil
 	r.leaves(leave)
-	if len(fresh) > 0 {
-		r.retry = time.Now().Add(graceTime)
-	}
+	r.retry = again
 }
 
 func (r *runner) leaves(at time.Time) {
@@ -141,13 +140,7 @@ func (r *runner) handle(events []event) {
 }
 
 func (r *runner) readFiles(paths []string) {
-	contents := r.folder.readAll(paths)
-	for _, c := range contents {
-		if c.target != "" {
-			r.watch.addTarget(filepath.Dir(c.target))
-		}
-	}
-	r.leaves(r.folder.take(contents))
+	r.leaves(r.folder.take(r.folder.readAll(paths)))
 }
 
 // verdict is what an event asks for.
