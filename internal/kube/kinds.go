@@ -45,7 +45,7 @@ func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *st
 
 func (o *Objects) allKinds() []kind {
 	core := corev1.SchemeGroupVersion.WithKind
-	gw := gwv1.SchemeGroupVersion.WithKind
+	gw := schema.GroupVersion{Group: gwv1.GroupName, Version: "v1"}.WithKind
 	weft := weftv1.GroupVersion.WithKind
 	return []kind{
 		kindOf(core("Namespace"), false, o.Namespaces),
