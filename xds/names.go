@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -122,7 +123,7 @@ func parseServiceName(s string) (serviceName, bool) {
 		return serviceName{}, false
 	}
 	port, ok := parsePort(parts[2])
-	if !ok || strings.Contains(rest, "|") {
+	if !ok || strings.Contains(rest, "|") || !utf8.ValidString(rest) {
 		return serviceName{}, false
 	}
 	n.namespace, n.name, n.port = parts[0], parts[1], port
@@ -160,7 +161,7 @@ func parseGatewayName(s string) (gatewayName, bool) {
 	var n gatewayName
 	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
 	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || len(parts) > 4 || strings.Contains(rest, "|") {
+	if len(parts) < 3 || len(parts) > 4 || strings.Contains(rest, "|") || !utf8.ValidString(rest) {
 		return gatewayName{}, false
 	}
 	for _, p := range parts {

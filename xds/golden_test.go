@@ -1,0 +1,271 @@
+package xds
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"sigs.k8s.io/yaml"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.yaml")
+
+// cases are small models; each gives testdata/<case>.yaml, and a real Envoy takes all of it.
+var cases = map[string]struct {
+	fill  func(w *world)
+	names map[string][]string // by type; what a real Envoy would ask for
+}{
+	"service": {func(w *world) {
+		goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP, L7: true})
+		put(w, w.st.Workloads, goldenPod("caller", "10.1.0.1", model.MTLSStrict, nil))
+	}, map[string][]string{
+		TypeScope:    {"10.96.0.1:80", "[fd96::1]:80|plain"},
+		TypeRoute:    {"service/shop/echo/80"},
+		TypeCluster:  {"service/shop/echo/80"},
+		TypeEndpoint: {"service/shop/echo/80", "service/shop/echo/80|plain"},
+	}},
+	"h2c-affinity": {func(w *world) {
+		goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP, L7: true, AppProtocol: "kubernetes.io/h2c"})
+		s, _ := w.st.Services.Get(w.st.Snapshot(), "shop/echo")
+		sticky := *s
+		sticky.Affinity = 3600e9
+		put(w, w.st.Services, &sticky)
+	}, map[string][]string{
+		TypeRoute: {"service/shop/echo/80|plain"}, TypeCluster: {"service/shop/echo/80|plain"},
+	}},
+	"pod": {func(w *world) {
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSStrict, nil))
+	}, map[string][]string{
+		TypeListener: {"shop/web/out-http", "shop/web/out-tcp", "shop/web/hbone"},
+		TypeCluster:  {"tcp|10.1.0.1:5432", "tcp|[fd01::1]:5432"},
+	}},
+	"pod-without-identity": {func(w *world) {
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))
+	}, map[string][]string{
+		TypeListener: {"shop/web/out-http"},
+	}},
+	"policy": {func(w *world) {
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
+			{Sources: []model.PolicySource{{Identity: identity("shop", "a")}, {Namespace: "ops"}}, Ports: []uint16{5432}},
+			{Ports: []uint16{9090}},
+		}}))
+	}, map[string][]string{TypeListener: {"shop/web/hbone", "shop/web/in"}}},
+	"policy-refuse-all": {func(w *world) {
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, &model.Policy{Names: []string{"shop/p"}}))
+	}, map[string][]string{TypeListener: {"shop/web/in"}}},
+	"policy-http": {func(w *world) {
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
+			{
+				Sources: []model.PolicySource{{Identity: identity("shop", "a")}}, Ports: []uint16{8080},
+				HTTP: []model.HTTPRule{{Methods: []string{"GET", "HEAD"}, Paths: []model.PathMatch{
+					{Type: model.MatchPrefix, Value: "/a/"}, {Type: model.MatchExact, Value: "/b"}, {Type: model.MatchRegex, Value: "/c/[0-9]+"},
+				}}},
+			},
+			{Ports: []uint16{5432}},
+		}}))
+	}, map[string][]string{
+		TypeListener: {"shop/web/hbone", "shop/web/in", "shop/web/in-http"}, TypeCluster: {"shop/web/in-http"},
+	}},
+	"gateway": {goldenGateway, map[string][]string{
+		TypeListener: {"gateway/shop/edge/80", "gateway/shop/edge/443"},
+		TypeRoute:    {"gateway/shop/edge/80", "gateway/shop/edge/443/https"},
+		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/echo/80|grpc"},
+	}},
+	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
+	"constant": {func(*world) {}, map[string][]string{
+		TypeListener: {listenerOriginate}, TypeCluster: {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP},
+	}},
+}
+
+func goldenService(w *world, p model.ServicePort) {
+	put(w, w.st.Services, &model.Service{
+		Namespace: "shop", Name: "echo", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd96::1")},
+		Ports: []model.ServicePort{p},
+	})
+	put(w, w.st.Endpoints, &model.Endpoints{Service: "shop/echo", Port: p.Port, Protocol: model.TCP, Backends: []model.Endpoint{
+		{Address: netip.MustParseAddrPort("10.1.0.2:8080"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+		{Address: netip.MustParseAddrPort("10.1.0.3:8080"), Workload: "shop/c"},
+		{Address: netip.MustParseAddrPort("10.1.0.4:8080"), Workload: "shop/d", Terminating: true},
+		{Address: netip.MustParseAddrPort("[fd01::2]:8080"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+	}})
+}
+
+func goldenPod(name, ip string, mode model.MTLSMode, p *model.Policy) *model.Workload {
+	w := workload(&lab.Pod{Name: name, Address: netip.MustParseAddr(ip), Address6: netip.MustParseAddr("fd01::1"), NetNS: "/run/netns/" + name}, "shop", mode, p)
+	return w
+}
+
+func goldenGateway(w *world) {
+	goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP})
+	rule := model.Rule{
+		Route:    model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "r"},
+		Backends: []model.Backend{{Namespace: "shop", Name: "echo", Port: 80, Weight: 1}},
+	}
+	grpc := rule
+	grpc.Match = model.Match{GRPC: true, Path: model.PathMatch{Type: model.MatchExact, Value: "/pkg.Service/Method"}}
+	plain, tls := model.GatewayTable("shop", "edge", 80, ""), model.GatewayTable("shop", "edge", 443, "https")
+	put(w, w.st.RouteTables,
+		&model.RouteTable{Name: plain, VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{
+			{Route: rule.Route, Redirect: &model.Redirect{Scheme: "https", Status: 301}},
+		}}}},
+		&model.RouteTable{Name: tls, VirtualHosts: []model.VirtualHost{{Hosts: []string{"shop.example", "*.shop.example"}, Rules: []model.Rule{grpc, rule}}}})
+	chain, key := w.ca.issue("", "shop.example")
+	put(w, w.st.Certificates, &model.Certificate{Namespace: "shop", Name: "tls", ChainPEM: chain, KeyPEM: key})
+	put(w, w.st.Gateways, &model.Gateway{
+		Namespace: "shop", Name: "edge", Identity: identity("shop", "edge"), Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.9")},
+		Ports: []model.GatewayPort{
+			{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: plain}}},
+			{Port: 443, HTTPS: true, Listeners: []model.GatewayListener{{Name: "https", Hostname: "shop.example", RouteTable: tls, Certificates: []string{"shop/tls"}}}},
+		},
+	})
+}
+
+func goldenRules(w *world) {
+	put(w, w.st.RouteTables, &model.RouteTable{Name: "service/shop/echo/80", VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{
+		{
+			CallerNamespace: "team",
+			Match: model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/a/"}, Method: "GET",
+				Headers: []model.ValueMatch{{Name: "x-v", Type: model.MatchRegex, Value: "[12]"}},
+				Query:   []model.ValueMatch{{Name: "q", Type: model.MatchExact, Value: "1"}}},
+			Rewrite:        &model.Rewrite{Host: "other", Path: &model.PathChange{Prefix: ptr("/")}},
+			RequestHeaders: model.HeaderChange{Set: []model.Header{{Name: "x-s", Value: "100%"}}, Add: []model.Header{{Name: "x-a", Value: "1"}}, Remove: []string{"x-r"}},
+			Backends:       []model.Backend{to("v1", 90), to("v2", 10)},
+		},
+		{
+			Match:   model.Match{Path: model.PathMatch{Type: model.MatchExact, Value: "/b"}},
+			Mirrors: []model.Mirror{{Backend: to("v2", 0), Numerator: 1, Denominator: 3}},
+			Timeout: ptr(duration(2e9).AsDuration()), BackendTimeout: ptr(duration(1e9).AsDuration()),
+			Retry:    &model.Retry{Codes: []int{502, 503}, Attempts: 2, Backoff: 1e8},
+			Backends: []model.Backend{to("v1", 1), {Namespace: "x", Name: "y", Port: 1, Weight: 2, Invalid: true}},
+		},
+		{Match: model.Match{Path: model.PathMatch{Type: model.MatchRegex, Value: "/c/.*"}}, Status: 404},
+	}}}})
+}
+
+func TestGolden(t *testing.T) {
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Config{})
+			c.fill(w)
+			var out bytes.Buffer
+			for _, url := range slices.Sorted(maps.Keys(c.names)) {
+				for _, n := range c.names[url] {
+					m, ok := w.server.Build(url, n)
+					if !ok {
+						t.Errorf("no %s %s", url, n)
+						continue
+					}
+					fmt.Fprintf(&out, "---\n# %s\n", rejectionKey(url, n))
+					raw, err := protojson.Marshal(m)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var plain any // protojson's blanks are random
+					if err := json.Unmarshal(raw, &plain); err != nil {
+						t.Fatal(err)
+					}
+					text, err := yaml.Marshal(plain)
+					if err != nil {
+						t.Fatal(err)
+					}
+					out.Write(text)
+				}
+			}
+			file := filepath.Join("testdata", name+".yaml")
+			if *update {
+				if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := out.String(); got != string(want) {
+				a, b := strings.Split(got, "\n"), strings.Split(string(want), "\n")
+				for i := range a {
+					if i >= len(b) || a[i] != b[i] {
+						t.Fatalf("%s:%d: got %q (go test ./xds -update writes it)", file, i+1, a[i])
+					}
+				}
+				t.Fatalf("%s is longer than what is built", file)
+			}
+		})
+	}
+}
+
+// A real Envoy takes everything that the goldens show, asked for as it asks. The pods' namespaces are the lab's.
+func TestEnvoyTakesGoldens(t *testing.T) {
+	pod := labPods(t, "web")[0]
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Config{RequestLog: true})
+			c.fill(w)
+			for wl := range w.st.Workloads.All(w.st.Snapshot()) {
+				here := *wl
+				here.NetNS, here.Addresses = pod.NetNS, []netip.Addr{pod.Address, pod.Address6}
+				put(w, w.st.Workloads, &here)
+				if wl.Identity != "" {
+					put(w, w.st.SVIDs, w.ca.svid(wl.Identity))
+				}
+			}
+			// A Gateway on the loopback leads Envoy to every table; clusters are pinned as mirrors of a table it holds.
+			port := freePort(t)
+			rule := model.Rule{Status: 200}
+			for _, n := range c.names[TypeCluster] {
+				if s, ok := parseServiceName(n); ok {
+					rule.Mirrors = append(rule.Mirrors, model.Mirror{Backend: model.Backend{Namespace: s.namespace, Name: s.name, Port: s.port}, Numerator: 1, Denominator: 100})
+				}
+			}
+			if len(rule.Mirrors) > 0 {
+				rule.Status, rule.Backends = 0, []model.Backend{to("none", 1)}
+			}
+			goldenTables(w, port, c.names[TypeRoute], rule)
+			e := w.envoy()
+			e.until("everything is accepted", func() error {
+				w.server.mu.Lock()
+				defer w.server.mu.Unlock()
+				for url, s := range w.server.cache.stores {
+					for n, r := range s.resources {
+						for sub := range s.subs {
+							if r.version != "" && !sub.accepted(n) {
+								return fmt.Errorf("%s is not accepted", rejectionKey(url, n))
+							}
+						}
+					}
+				}
+				return nil
+			})
+			w.noRejections()
+			if len(c.names[TypeCluster]) > 0 && len(rule.Mirrors) > 0 && !w.server.Accepted(TypeCluster, "service/shop/echo/80|plain|http1") {
+				t.Error("the mirrored cluster is not there")
+			}
+		})
+	}
+}
+
+// goldenTables hands route tables to Envoy as those of a Gateway's ports: RDS is the same for all.
+func goldenTables(w *world, port uint16, names []string, extra model.Rule) {
+	gatewayWith(w, port, extra)
+	g, _ := w.st.Gateways.Get(w.st.Snapshot(), "shop/gw")
+	with := *g
+	for _, n := range names {
+		if strings.HasPrefix(n, servicePrefix) {
+			p := freePort(w.t.(*testing.T))
+			with.Ports = append(with.Ports, model.GatewayPort{Port: p, Listeners: []model.GatewayListener{{Name: "t", RouteTable: strings.TrimSuffix(n, plainSuffix)}}})
+		}
+	}
+	put(w, w.st.Gateways, &with)
+}
