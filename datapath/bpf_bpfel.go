@@ -36,10 +36,9 @@ type weftConn struct {
 	_        structs.HostLayout
 	Original weftEndpoint
 	Dest     weftEndpoint
-	Opened   uint64
 	Verdict  uint8
 	Flags    uint8
-	Pad      [6]uint8
+	Pad      uint16
 }
 
 type weftEndpoint struct {
@@ -53,7 +52,6 @@ type weftEvent struct {
 	_           structs.HostLayout
 	Netns       uint64
 	Time        uint64
-	Duration    uint64
 	Sent        uint64
 	Received    uint64
 	Local       weftEndpoint

@@ -81,7 +81,7 @@ type Event struct {
 	Received    uint64         `json:"received"` // bytes
 	RTT         time.Duration  `json:"rtt"`      // smoothed
 	Retransmits uint32         `json:"retransmits"`
-	Duration    time.Duration  `json:"duration"` // closed events: since it was opened
+	Duration    time.Duration  `json:"duration"` // closed events: since it was opened; 0 if nobody read then
 	Time        time.Time      `json:"time"`
 }
 

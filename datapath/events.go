@@ -1,14 +1,13 @@
 package datapath
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -27,6 +26,7 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 	defer r.Close()
 	var rec ringbuf.Record
 	clock := newClock()
+	opened := durations{}
 	for ctx.Err() == nil {
 		r.SetDeadline(time.Now().Add(eventPoll))
 		err := r.ReadInto(&rec)
@@ -42,9 +42,37 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 		if err != nil {
 			return err
 		}
+		opened.measure(&e)
 		f(e)
 	}
 	return nil
+}
+
+// durations remembers when connections were opened. The kernel does not: a note with each socket costs more than the
+// rest of what is done for it.
+type durations map[connection]time.Time
+
+type connection struct {
+	netns         uint64
+	local, remote netip.AddrPort
+}
+
+// maxOpen bounds the memory: 8 MB. Of connections beyond it, no duration is known.
+const maxOpen = 1 << 16
+
+func (d durations) measure(e *Event) {
+	key := connection{e.NetNS, e.Local, e.Remote}
+	switch e.Kind {
+	case EventOpened:
+		if len(d) < maxOpen {
+			d[key] = e.Time
+		}
+	case EventClosed:
+		if t, ok := d[key]; ok {
+			e.Duration = e.Time.Sub(t)
+			delete(d, key)
+		}
+	}
 }
 
 func (d *Datapath) countLost() {
@@ -77,15 +105,18 @@ func (c clock) at(ns uint64) time.Time { return c.wall.Add(time.Duration(int64(n
 
 func (d *Datapath) parseEvent(raw []byte, c clock) (Event, error) {
 	var w weftEvent
-	if err := binary.Read(bytes.NewReader(raw), binary.NativeEndian, &w); err != nil {
-		return Event{}, fmt.Errorf("event of %d bytes: %w", len(raw), err)
+	if len(raw) < int(unsafe.Sizeof(w)) {
+		return Event{}, fmt.Errorf("event of %d bytes, want %d", len(raw), unsafe.Sizeof(w))
 	}
+	// The struct has no pointers and no padding, and both sides are on one machine. Decoding by reflection would cost
+	// more than the kernel takes to make the event.
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), unsafe.Sizeof(w)), raw)
 	e := Event{
 		Kind: EventKind(w.Kind), NetNS: w.Netns, Inbound: w.Inbound != 0,
 		Local: decode(w.Local), Remote: decode(w.Remote), Original: decode(w.Original), Backend: decode(w.Backend),
 		Verdict: Verdict(w.Verdict), Reason: Reason(w.Reason), Sent: w.Sent, Received: w.Received,
 		RTT: time.Duration(w.Rtt) * time.Microsecond, Retransmits: w.Retransmits,
-		Duration: time.Duration(w.Duration), Time: c.at(w.Time),
+		Time: c.at(w.Time),
 	}
 	if e.Inbound {
 		e.Original = netip.AddrPort{}

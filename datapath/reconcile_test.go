@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -505,7 +506,7 @@ func TestCapabilitiesAreNamed(t *testing.T) {
 }
 
 func FuzzEvent(f *testing.F) {
-	f.Add(make([]byte, 168))
+	f.Add(make([]byte, unsafe.Sizeof(weftEvent{})))
 	f.Add([]byte("short"))
 	d := &Datapath{}
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -10,7 +10,6 @@ enum { EVENT_OPENED = 1, EVENT_CLOSED = 2, EVENT_REFUSED = 3 };
 struct event {
 	__u64 netns;
 	__u64 time; /* ns of CLOCK_MONOTONIC */
-	__u64 duration;
 	__u64 sent;
 	__u64 received;
 	struct endpoint local;

@@ -175,16 +175,15 @@ struct {
 	__type(value, __u32);
 } nodes SEC(".maps");
 
-enum { CONN_PROXY = 1, CONN_COUNTED = 2, CONN_INBOUND = 4 };
+enum { CONN_PROXY = 1 };
 
 /* What is remembered with a socket. */
 struct conn {
 	struct endpoint original; /* where the application wanted to go; port 0: nothing was changed */
 	struct endpoint dest;     /* where it goes in truth: a backend; for L7 the Service. Of Envoy's: what to tell it */
-	__u64 opened;
 	__u8 verdict;
 	__u8 flags;
-	__u8 pad[6];
+	__u16 pad;
 };
 
 struct {

@@ -62,7 +62,6 @@ static __always_inline bool remember(struct bpf_sock_addr *ctx, struct conn *old
 	c->dest = *dest;
 	c->verdict = verdict;
 	c->flags = 0;
-	c->opened = 0;
 	return true;
 }
 

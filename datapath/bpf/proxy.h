@@ -53,7 +53,7 @@ static __always_inline void proxy_connecting(struct bpf_sock_ops *ops)
 	if (!bpf_map_lookup_elem(&own, &key))
 		return;
 	bpf_map_update_elem(&from_proxy, &f, &one, BPF_ANY);
-	watch(ops);
+	watch(ops, WATCH);
 }
 
 static __always_inline void proxy_closed(struct bpf_sock_ops *ops)

@@ -3,9 +3,15 @@
 #pragma once
 #include "event.h"
 
-static __always_inline void watch(struct bpf_sock_ops *ops)
+/* A socket that is watched has a call for each change of its state. Whether a peer opened the connection is kept in a
+ * flag too, that of retransmission timeouts, whose calls are rare and are ignored here: a storage for each socket would
+ * take longer than all else that is done for it. */
+#define WATCH BPF_SOCK_OPS_STATE_CB_FLAG
+#define WATCH_INBOUND BPF_SOCK_OPS_RTO_CB_FLAG
+
+static __always_inline void watch(struct bpf_sock_ops *ops, __u32 flags)
 {
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | flags);
 }
 
 /* Before the SYN leaves: what Envoy will ask for, by the address that it will see. */
@@ -25,15 +31,10 @@ static __always_inline void connecting(struct bpf_sock_ops *ops, struct bpf_sock
 	} else if (is_loopback(&remote.addr)) {
 		return;
 	}
-	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c)
-		return;
-	c->opened = bpf_ktime_get_ns();
-	c->flags |= CONN_COUNTED;
-	watch(ops);
+	watch(ops, WATCH);
 }
 
-static __always_inline void report(struct bpf_sock_ops *ops, struct conn *c, __u8 kind, bool inbound)
+static __always_inline void report(struct bpf_sock_ops *ops, const struct conn *c, __u8 kind, bool inbound)
 {
 	struct event *e = new_event();
 	if (!e)
@@ -41,13 +42,12 @@ static __always_inline void report(struct bpf_sock_ops *ops, struct conn *c, __u
 	e->netns = bpf_get_netns_cookie(ops);
 	e->kind = kind;
 	e->inbound = inbound;
-	e->verdict = c->verdict ? c->verdict : VERDICT_KERNEL;
+	e->verdict = c && c->verdict ? c->verdict : VERDICT_KERNEL;
 	ends(ops, &e->local, &e->remote);
-	e->original = c->original.port ? c->original : e->remote;
-	if (c->verdict == VERDICT_MTLS)
+	e->original = c && c->original.port ? c->original : e->remote;
+	if (c && c->verdict == VERDICT_MTLS)
 		e->backend = c->dest;
 	if (kind == EVENT_CLOSED) {
-		e->duration = e->time - c->opened;
 		e->sent = ops->bytes_acked;
 		e->received = ops->bytes_received;
 		e->rtt = ops->srtt_us >> 3;
@@ -61,35 +61,28 @@ static __always_inline void accepted(struct bpf_sock_ops *ops, struct bpf_sock *
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c && c->flags & CONN_PROXY)
 		return;
-	__u64 netns = bpf_get_netns_cookie(ops);
-	if (!bpf_map_lookup_elem(&pods, &netns))
+	struct flow f = { .netns = bpf_get_netns_cookie(ops) };
+	if (!bpf_map_lookup_elem(&pods, &f.netns))
 		return;
-	struct flow f = { .netns = netns };
 	ends(ops, &f.to, &f.from);
 	if (is_loopback(&f.to.addr) || bpf_map_lookup_elem(&from_proxy, &f))
 		return;
-	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c)
-		return;
-	c->opened = bpf_ktime_get_ns();
-	c->flags = CONN_COUNTED | CONN_INBOUND;
-	report(ops, c, EVENT_OPENED, true);
-	watch(ops);
+	report(ops, 0, EVENT_OPENED, true);
+	watch(ops, WATCH | WATCH_INBOUND);
 }
 
 static __always_inline void closed(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!c || !(c->flags & CONN_COUNTED))
+	if (c && c->flags & CONN_PROXY)
 		return;
-	if (ops->args[0] == BPF_TCP_SYN_SENT && c->verdict >= VERDICT_L7) {
+	if (c && ops->args[0] == BPF_TCP_SYN_SENT && c->verdict >= VERDICT_L7) {
 		struct endpoint remote;
 		struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
 		ends(ops, &key.addr, &remote);
 		bpf_map_delete_elem(&by_tuple, &key);
 	}
-	report(ops, c, EVENT_CLOSED, c->flags & CONN_INBOUND);
-	c->flags &= ~CONN_COUNTED;
+	report(ops, c, EVENT_CLOSED, ops->bpf_sock_ops_cb_flags & WATCH_INBOUND);
 }
 
 SEC("sockops")
@@ -104,15 +97,17 @@ int app_sockops(struct bpf_sock_ops *ops)
 		connecting(ops, sk);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		c = bpf_sk_storage_get(&conns, sk, 0, 0);
-		if (c && c->flags & CONN_COUNTED)
-			report(ops, c, EVENT_OPENED, false);
+		if (ops->bpf_sock_ops_cb_flags & WATCH) {
+			c = bpf_sk_storage_get(&conns, sk, 0, 0);
+			if (!c || !(c->flags & CONN_PROXY))
+				report(ops, c, EVENT_OPENED, false);
+		}
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		accepted(ops, sk);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		if (ops->args[1] == BPF_TCP_CLOSE)
+		if (ops->args[1] == BPF_TCP_CLOSE && ops->args[0] != BPF_TCP_CLOSE)
 			closed(ops, sk);
 		break;
 	}

@@ -1,0 +1,161 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Offline is the datapath without its hooks: it fills maps that no program reads, so that what a node would tell the
+// kernel can be looked at without touching any traffic.
+type Offline struct {
+	rec    *reconciler
+	tables tables
+	maps   map[string]*ebpf.Map
+}
+
+// NewOffline fills maps in memory, or, with kernel, real ones (needs CAP_BPF). Close it when done.
+func NewOffline(st *state.State, kernel bool, log *slog.Logger) (*Offline, error) {
+	o := &Offline{tables: newFakeTables().tables(), maps: map[string]*ebpf.Map{}}
+	if kernel {
+		if err := o.kernelMaps(); err != nil {
+			return nil, errors.Join(err, o.Close())
+		}
+	}
+	rec, err := newReconciler(log, st, o.tables, offlineSpace{})
+	if err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	o.rec = rec
+	return o, nil
+}
+
+func (o *Offline) kernelMaps() error {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("lift the limit of locked memory: %w", err)
+	}
+	spec, err := loadSpec()
+	if err != nil {
+		return err
+	}
+	for name, ms := range spec.Maps {
+		if name == rodata {
+			continue
+		}
+		if o.maps[name], err = ebpf.NewMap(ms); err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	o.tables = kernelTables(o.maps)
+	return nil
+}
+
+// Sync makes the maps equal to the tables. The error names each object that could not be written.
+func (o *Offline) Sync() error {
+	snap := o.rec.st.Snapshot()
+	todo := o.rec.everything(snap)
+	todo[object{kind: kindPrune}] = struct{}{}
+	o.rec.reconcile(snap, todo)
+	return errors.Join(errorsOf(o.rec.status().Errors)...)
+}
+
+func errorsOf(texts []string) (out []error) {
+	for _, t := range texts {
+		out = append(out, errors.New(t))
+	}
+	return out
+}
+
+// Close frees the maps.
+func (o *Offline) Close() error {
+	closeMaps(o.maps)
+	return nil
+}
+
+// Entries reads the maps back and gives them as text, a line an entry, sorted: frontends with what they pick from,
+// peers with an identity, and local pods by the names of their workloads.
+func (o *Offline) Entries() (string, error) {
+	frontends, err1 := o.tables.frontends.All()
+	slots, err2 := o.tables.slots.All()
+	peers, err3 := o.tables.peers.All()
+	pods, err4 := o.tables.pods.All()
+	own, err5 := o.tables.own.All()
+	probes, err6 := o.tables.probes.All()
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+		return "", err
+	}
+	var lines []string
+	for k, v := range frontends {
+		lines = append(lines, frontendLine(k, v, slots))
+	}
+	for k, flags := range peers {
+		lines = append(lines, fmt.Sprintf("peer %s%s", decodeAddr(k), flagWords(flags)))
+	}
+	for cookie, flags := range pods {
+		lines = append(lines, fmt.Sprintf("pod %s%s", o.rec.workloads.owner[cookie], flagWords(flags)))
+	}
+	for k := range own {
+		lines = append(lines, fmt.Sprintf("own %s %s", o.rec.workloads.owner[k.Netns], decodeAddr(k.Addr)))
+	}
+	for k := range probes {
+		lines = append(lines, fmt.Sprintf("probe %s %d", o.rec.workloads.owner[k.Netns], k.Port))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n") + "\n", nil
+}
+
+func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftEndpoint) string {
+	line := fmt.Sprintf("frontend %s %s", decode(weftEndpoint{Addr: k.Addr, Port: k.Port}), model.Protocol(k.Proto))
+	if v.Flags&frontendL7 != 0 {
+		line += " l7"
+	}
+	if v.Affinity > 0 {
+		line += fmt.Sprintf(" affinity=%ds", v.Affinity)
+	}
+	var backends []string
+	for i := range v.Count {
+		backends = append(backends, decode(slots[weftSlotKey{Service: v.Service, Slot: i}]).String())
+	}
+	slices.Sort(backends) // which slot one has is of no meaning
+	return line + " -> " + strings.Join(backends, " ")
+}
+
+func flagWords(flags uint32) string {
+	out := ""
+	for bit, word := range []string{"identity", "strict", "policed"} {
+		if flags&(1<<bit) != 0 {
+			out += " " + word
+		}
+	}
+	return out
+}
+
+// offlineSpace has a namespace for every path, and does nothing in it.
+type offlineSpace struct{}
+
+func (offlineSpace) Open(path string) (namespace, error) { return offlineNamespace(path), nil }
+func (offlineSpace) Left(uint64, string) error           { return nil }
+
+type offlineNamespace string
+
+func (n offlineNamespace) Cookie() uint64 {
+	h := fnv.New64()
+	_, _ = h.Write([]byte(n)) // never fails
+	return h.Sum64()
+}
+func (offlineNamespace) Same() bool        { return true }
+func (offlineNamespace) Attach() error     { return nil }
+func (offlineNamespace) Detach(bool) error { return nil }
+func (offlineNamespace) Close() error      { return nil }
+func (offlineNamespace) CloseConnections(Connections, *model.Workload) (int, error) {
+	return 0, nil
+}
