@@ -40,7 +40,7 @@ func (d *demo) gateway(ctx context.Context) {
 			name := strings.ToUpper(scheme) + " " + from.name
 			r, err := load.Run(ctx, load.Config{
 				URL: scheme + "://" + addr.String(), Host: "shop.example", Dial: from.dial,
-				TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Requests: 100, Workers: 4,
+				TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, Requests: 100, Workers: 4, Timeout: 2 * time.Second, Duration: 10 * time.Second,
 			})
 			if err != nil {
 				d.fail(name, err)

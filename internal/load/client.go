@@ -20,6 +20,7 @@ type client struct {
 	cfg  *Config
 	url  *url.URL
 	conn net.Conn
+	born time.Time // of conn
 	buf  *bufio.Reader
 }
 
@@ -34,7 +35,8 @@ func (c *client) do() Result {
 	res := Result{Start: time.Now()}
 	res.Err = c.exchange(&res)
 	res.Took = time.Since(res.Start)
-	if res.Err != nil || c.cfg.NewConnections {
+	old := c.cfg.MaxAge > 0 && time.Since(c.born) > c.cfg.MaxAge
+	if res.Err != nil || c.cfg.NewConnections || old {
 		c.close()
 	}
 	return res
@@ -96,7 +98,7 @@ func (c *client) connect(deadline time.Time) error {
 		}
 		conn = tc
 	}
-	c.conn, c.buf = conn, bufio.NewReader(conn)
+	c.conn, c.born, c.buf = conn, time.Now(), bufio.NewReader(conn)
 	return nil
 }
 

@@ -37,6 +37,7 @@ type Config struct {
 	// request where NewConnections is set.
 	Workers        int
 	NewConnections bool
+	MaxAge         time.Duration // a kept connection is closed after an answer when it is older; 0 is never
 	Requests       int           // stop after so many; 0 is no bound
 	Duration       time.Duration // stop after so long; 0 is no bound
 	Rate           float64       // requests a second of all workers together; 0 is as fast as answers come

@@ -68,17 +68,19 @@ func TestRunCounts(t *testing.T) {
 		name                     string
 		path                     string
 		newConns                 bool
+		age                      time.Duration
 		requests, failed, opened int
 	}{
-		{"keep-alive", "/", false, 100, 0, 4},
-		{"new connections", "/", true, 100, 0, 100},
-		{"server asks to close", "/close", false, 20, 0, 20},
-		{"bad statuses", "/every-fourth", false, 100, 25, 4},
+		{"keep-alive", "/", false, 0, 100, 0, 4},
+		{"new connections", "/", true, 0, 100, 0, 100},
+		{"server asks to close", "/close", false, 0, 20, 0, 20},
+		{"no connection gets older than its first request", "/", false, time.Nanosecond, 20, 0, 20},
+		{"bad statuses", "/every-fourth", false, 0, 100, 25, 4},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, opened := server(t, false)
 			seen := 0
-			r := run(t, load.Config{URL: s.URL + tc.path, Workers: 4, NewConnections: tc.newConns, Requests: tc.requests,
+			r := run(t, load.Config{URL: s.URL + tc.path, Workers: 4, NewConnections: tc.newConns, MaxAge: tc.age, Requests: tc.requests,
 				Observe: func(load.Result) { seen++ }})
 			if r.Requests != tc.requests || r.Failed != tc.failed || seen != tc.requests {
 				t.Errorf("%d requests, %d failed, %d observed; want %d, %d", r.Requests, r.Failed, seen, tc.requests, tc.failed)

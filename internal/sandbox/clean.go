@@ -10,6 +10,7 @@ import (
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/proxy"
 )
 
 // All processes of a Node are in cgroups below the lab's, Envoy too: one kill ends them, whoever started them.
@@ -35,6 +36,7 @@ func (n *Node) clean() error {
 	}
 	// The processes first: an agent that still ran would attach the hooks again.
 	err = lab.Clean(n.Name)
+	proxy.Forget(n.RunDir)
 	if _, serr := os.Stat(n.pinDir()); serr == nil {
 		err = errors.Join(err, datapath.Detach(datapath.Config{CgroupRoot: root, PinDir: n.pinDir(), ProxyCgroup: n.proxyCgroup()}))
 	}
