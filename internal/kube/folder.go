@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -90,15 +89,8 @@ type Folder struct {
 	reported map[Problem]struct{}
 }
 
-// objectKey names an object of any kind.
-type objectKey struct {
-	gk  schema.GroupKind
-	key string
-}
-
-func keyOf(d *document) objectKey {
-	return objectKey{d.gk, model.Key(d.ref.Namespace, d.ref.Name)}
-}
+// objectKey names an object of any kind: Kind.group/namespace/name.
+type objectKey string
 
 // installed is what stands in a table for an object.
 type installed struct {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -35,7 +36,7 @@ func (f *Folder) take(contents []content) (leave time.Time) {
 		}
 		_, troubled := f.troubled[c.path]
 		before := x.provided()
-		x.update(c)
+		x.update(c, before)
 		f.reclaim(c.path, before, x.provided(), touched)
 		if len(x.leaving) > 0 {
 			leave = time.Now().Add(graceTime)
@@ -89,21 +90,29 @@ func (f *Folder) depart(now time.Time) (next time.Time) {
 	return next
 }
 
-// reclaim moves a file's claims from what it provided before to what it provides now.
-func (f *Folder) reclaim(path string, before, after map[objectKey]*document, touched map[objectKey]struct{}) {
-	for k := range before {
+// reclaim moves a file's claims from what it provided before to what it provides now, and notes what differs.
+func (f *Folder) reclaim(path string, before, after map[objectKey]claim, touched map[objectKey]struct{}) {
+	for k, was := range before {
+		now, still := after[k]
+		if still && now == was {
+			continue
+		}
 		touched[k] = struct{}{}
-		if after[k] == nil {
-			c := f.claims[k]
-			if i, ok := slices.BinarySearch(c, path); ok {
-				c = slices.Delete(c, i, i+1)
-			}
-			if f.claims[k] = c; len(c) == 0 {
-				delete(f.claims, k)
-			}
+		if still {
+			continue
+		}
+		c := f.claims[k]
+		if i, ok := slices.BinarySearch(c, path); ok {
+			c = slices.Delete(c, i, i+1)
+		}
+		if f.claims[k] = c; len(c) == 0 {
+			delete(f.claims, k)
 		}
 	}
 	for k := range after {
+		if _, had := before[k]; had {
+			continue
+		}
 		touched[k] = struct{}{}
 		c := f.claims[k]
 		if i, ok := slices.BinarySearch(c, path); !ok {
@@ -161,7 +170,7 @@ func (f *Folder) install(w *state.Write, k objectKey, doc *document) {
 		return
 	case doc == nil:
 		delete(f.installed, k)
-		err = f.objs.Delete(w, k.gk, k.key)
+		err = f.objs.Delete(w, was.doc.gk, model.Key(was.doc.ref.Namespace, was.doc.ref.Name))
 	default:
 		now := installed{doc: doc, obj: doc.obj, generation: 1}
 		if had {
@@ -182,13 +191,13 @@ func (f *Folder) install(w *state.Write, k objectKey, doc *document) {
 		}
 	}
 	if err != nil {
-		f.log.Error("an object cannot be stored", "object", k.gk.Kind+"/"+k.key, "error", err)
+		f.log.Error("an object cannot be stored", "object", k, "error", err)
 	}
 }
 
 // uid makes an object's UID from its name, so that it is the same after every start.
 func uid(k objectKey) types.UID {
-	h := sha256.Sum256([]byte(k.gk.String() + "/" + k.key))
+	h := sha256.Sum256([]byte(k))
 	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80 // version 8 (RFC 9562): made by its owner's own rule
 	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16]))
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/weft-mesh/weft/internal/state"
@@ -29,6 +30,44 @@ spec:
         - {name: web-v1, port: 80, weight: %d}
         - {name: web-v2, port: 80, weight: 10}
 `
+
+// BenchmarkLoadTenThousand reads a folder of 10,000 files for the first time.
+func BenchmarkLoadTenThousand(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 10_000 {
+		write(b, filepath.Join(dir, fmt.Sprintf("r%05d.yaml", i)), fmt.Sprintf(routeText, i, i, 90))
+	}
+	for b.Loop() {
+		f, _ := newTestFolder(dir)
+		if err := f.Load(); err != nil || f.Count() != 10_000 {
+			b.Fatal(err, f.Count())
+		}
+	}
+}
+
+// BenchmarkOneFileOfTenThousand changes one document of a file with 10,000.
+func BenchmarkOneFileOfTenThousand(b *testing.B) {
+	dir := b.TempDir()
+	docs := make([]string, 10_000)
+	for i := range docs {
+		docs[i] = fmt.Sprintf(routeText, i, i, 90)
+	}
+	file := filepath.Join(dir, "all.yaml")
+	write(b, file, strings.Join(docs, "---\n"))
+	f, _ := newTestFolder(dir)
+	if err := f.Load(); err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for b.Loop() {
+		n++
+		docs[5000] = fmt.Sprintf(routeText, 5000, 5000, n)
+		b.StopTimer()
+		write(b, file, strings.Join(docs, "---\n"))
+		b.StartTimer()
+		f.take(f.readAll([]string{"all.yaml"}))
+	}
+}
 
 // BenchmarkOneOfTenThousand changes one file of a folder of 10,000 and waits for the object in its table: the whole
 // way, with the kernel's events.

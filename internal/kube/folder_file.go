@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -121,23 +122,37 @@ func readRegular(path string, limit int64) ([]byte, signature, error) {
 	if !info.Mode().IsRegular() {
 		return nil, sig, errors.New("is not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
+	tooLarge := fmt.Errorf("is larger than %d bytes", limit)
+	if info.Size() > limit {
+		return nil, sig, tooLarge
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	if _, err := buf.ReadFrom(io.LimitReader(file, limit+1)); err != nil {
 		return nil, sig, err
 	}
-	if int64(len(data)) > limit {
-		return nil, sig, fmt.Errorf("is larger than %d bytes", limit)
+	if int64(buf.Len()) > limit { // it grew meanwhile
+		return nil, sig, tooLarge
 	}
-	return data, sig, nil
+	return buf.Bytes(), sig, nil
+}
+
+// claim is a file's version of an object. One that is not live is about to leave.
+type claim struct {
+	doc  *document
+	live bool
 }
 
 // provided are all objects that the file stands for now.
-func (x *file) provided() map[objectKey]*document {
-	out := make(map[objectKey]*document, len(x.good)+len(x.kept)+len(x.leaving))
-	for _, m := range []map[objectKey]*document{x.leaving, x.kept, x.good} {
-		for k, d := range m {
-			out[k] = d
-		}
+func (x *file) provided() map[objectKey]claim {
+	out := make(map[objectKey]claim, len(x.good)+len(x.kept)+len(x.leaving))
+	for k, d := range x.leaving {
+		out[k] = claim{d, false}
+	}
+	for k, d := range x.kept {
+		out[k] = claim{d, true}
+	}
+	for k, d := range x.good {
+		out[k] = claim{d, true}
 	}
 	return out
 }
@@ -150,17 +165,16 @@ func (x *file) live(k objectKey) *document {
 	return x.kept[k]
 }
 
-// update takes a new content in. What was there before and is not now is kept where the file cannot be understood,
+// update takes a new content in. What was provided before and is not now is kept where the file cannot be understood,
 // and begins to leave elsewhere.
-func (x *file) update(c content) {
-	before := x.provided()
+func (x *file) update(c content, before map[objectKey]claim) {
 	x.sig, x.link, x.target, x.trouble, x.chunks = c.sig, c.link, c.target, c.trouble, c.chunks
-	x.good, x.kept, x.leaving, x.repeated = map[objectKey]*document{}, nil, nil, nil
+	x.good, x.kept, x.leaving, x.repeated = make(map[objectKey]*document, len(c.chunks)), nil, nil, nil
 	unclear := c.trouble != ""
 	badOnes := map[objectKey]bool{}
 	for _, p := range c.chunks {
 		for _, d := range p.docs {
-			switch k := keyOf(d); {
+			switch k := d.key; {
 			case d.obj != nil && x.good[k] != nil:
 				x.repeated = append(x.repeated, d)
 			case d.obj != nil:
@@ -172,13 +186,13 @@ func (x *file) update(c content) {
 			}
 		}
 	}
-	for k, d := range before {
+	for k, c := range before {
 		switch {
 		case x.good[k] != nil:
 		case unclear || badOnes[k]:
-			put(&x.kept, k, d)
+			put(&x.kept, k, c.doc)
 		default:
-			put(&x.leaving, k, d)
+			put(&x.leaving, k, c.doc)
 		}
 	}
 }
@@ -217,11 +231,11 @@ func (x *file) problems(path string) []Problem {
 	for _, p := range x.chunks {
 		for _, d := range p.docs {
 			seen[d]++
-			if repeated[d] && (seen[d] > 1 || x.good[keyOf(d)] != d) {
+			if repeated[d] && (seen[d] > 1 || x.good[d.key] != d) {
 				out = append(out, Problem{File: path, Line: p.line + d.line, Object: d.ref, Reason: "the file has this object already, further up"})
 			}
 			for _, f := range d.faults {
-				kept := x.kept[keyOf(d)] != nil || (d.unclear() && len(x.kept) > 0)
+				kept := x.kept[d.key] != nil || (d.unclear() && len(x.kept) > 0)
 				out = append(out, Problem{File: path, Line: p.line + f.line, Object: d.ref, Reason: f.reason + keptNote(kept)})
 			}
 		}
@@ -240,7 +254,7 @@ func keptNote(kept bool) string {
 func (x *file) lineOf(k objectKey) int {
 	for _, p := range x.chunks {
 		for _, d := range p.docs {
-			if keyOf(d) == k {
+			if d.key == k {
 				return p.line + d.line
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -108,9 +109,9 @@ func dump(f *Folder, objs *Objects) string {
 		}
 		b.WriteByte('\n')
 	}
-	for k := range f.installed {
-		if o, ok := objs.Get(snap, k.gk, k.key); !ok || o.GetUID() == "" {
-			fmt.Fprintf(&b, "%s %s is not in its table as it should be\n", k.gk, k.key)
+	for k, in := range f.installed {
+		if o, ok := objs.Get(snap, in.doc.gk, model.Key(in.doc.ref.Namespace, in.doc.ref.Name)); !ok || o.GetUID() == "" {
+			fmt.Fprintf(&b, "%s is not in its table as it should be\n", k)
 		}
 	}
 	each(objs, list)

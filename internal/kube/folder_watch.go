@@ -212,7 +212,7 @@ func (r *runner) judgeCreated(e event) verdict {
 	if info.Mode()&fs.ModeSymlink != 0 {
 		return readFolder
 	}
-	if manifestName(e.name) && (!info.Mode().IsRegular() || hardLinks(info) > 1) {
+	if manifestName(e.name) && (!info.Mode().IsRegular() || hasHardLinks(info)) {
 		return readFile
 	}
 	return nothing

@@ -3,6 +3,7 @@ package kube
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -102,7 +103,7 @@ func (w *watch) watch(dir string, why where, mask uint32) {
 	if cerr := raw.Control(func(fd uintptr) {
 		wd, err = unix.InotifyAddWatch(int(fd), dir, mask|unix.IN_MASK_ADD)
 	}); cerr != nil || err != nil {
-		if err != nil && !os.IsNotExist(err) && err != syscall.ENOTDIR && err != syscall.EACCES {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.ENOTDIR) {
 			w.fail("inotify_add_watch "+dir, err)
 		}
 		return
@@ -172,9 +173,8 @@ func (w *watch) decode(buf []byte) []event {
 	return out
 }
 
-func hardLinks(info fs.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Nlink)
-	}
-	return 1
+// hasHardLinks tells whether a file has other names too.
+func hasHardLinks(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink > 1
 }

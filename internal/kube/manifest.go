@@ -29,6 +29,7 @@ type document struct {
 	line int
 	ref  model.ObjectRef // as far as it is known
 	gk   schema.GroupKind
+	key  objectKey      // empty until the kind and the name are known
 	obj  runtime.Object // nil when the document is bad
 	spec uint64         // hash of all but metadata and status
 	// faults say why the document is bad.

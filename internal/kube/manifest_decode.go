@@ -170,14 +170,14 @@ func (d *decoder) identify(doc *document, m map[string]any) (gvk schema.GroupVer
 	switch {
 	case !known:
 		return gvk, fmt.Sprintf("kind %s of %s is not one that the mesh reads", kind, apiVersion)
-	case gv.Version != current.Version && !(gv.Version == "v1beta1" && d.schemas.serves(gk, gv.Version)):
+	case gv.Version != current.Version && (gv.Version != "v1beta1" || !d.schemas.serves(gk, gv.Version)):
 		return gvk, fmt.Sprintf("%s has no version %s that the mesh reads; write %s", kind, gv.Version, current.GroupVersion())
 	case !namespaced:
 		doc.ref.Namespace = ""
 	case namespace == "":
 		doc.ref.Namespace = metav1.NamespaceDefault
 	}
-	doc.gk = gk
+	doc.gk, doc.key = gk, objectKey(gk.String()+"/"+model.Key(doc.ref.Namespace, doc.ref.Name))
 	return current, ""
 }
 
