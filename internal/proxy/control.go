@@ -134,7 +134,7 @@ func (s *supervisor) status(ctx context.Context) *Status {
 		st.Live = p.live.Load()
 		return st
 	}
-	st.State, st.Version, st.Live = info.State, info.release(), info.State == "LIVE"
+	st.State, st.Version, st.Live = info.State, info.release(), s.isLive(ctx, p)
 	if m, err := s.admin.memory(ctx); err == nil {
 		st.AllocatedBytes, st.HeapBytes = m.Allocated, m.HeapSize
 	}

@@ -91,6 +91,27 @@ func TestKilledWhileRestarting(t *testing.T) {
 	end()
 }
 
+func TestKilledWhileStarting(t *testing.T) {
+	n := newNode(t)
+	defer n.showLogs()
+	real := n.cfg.Envoy
+	n.cfg.Envoy = n.waitingBinary()
+	cmd := n.start()
+	first := n.until("an Envoy starts", func(st *Status) bool { return st.State == "INITIALIZING" })
+	_ = cmd.Process.Kill()
+	_, _ = cmd.Process.Wait()
+	n.cfg.Envoy = real
+	n.run(n.cfg)
+	// One that may be about to serve is not ended.
+	n.until("it is adopted", func(st *Status) bool { return st.PID == first.PID && !st.Live })
+	if err := n.client().Restart(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if st := n.untilLive(); st.PID == first.PID || st.Epoch != 0 || st.Crashes != 0 {
+		t.Errorf("status %+v, want another Envoy, started cold", st)
+	}
+}
+
 func TestStrayProcessesAreEnded(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()

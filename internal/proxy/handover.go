@@ -41,8 +41,7 @@ func (s *supervisor) adopt(r record) {
 		return
 	}
 	if len(alive) == 1 {
-		newest.end(2 * time.Second) // it serves nobody yet, and its log is lost
-		s.forget(newest.BaseID)
+		s.set(func() { s.current = newest }) // not live, or not yet
 		return
 	}
 	s.succeed(alive[:len(alive)-1])

@@ -34,9 +34,16 @@ func (s *supervisor) coldStart(ctx context.Context, validate bool) error {
 	if err != nil {
 		return err
 	}
-	var before string
-	s.set(func() { s.current, before = p, s.lastError })
+	s.set(func() { s.current = p })
 	s.save()
+	s.awaitLive(ctx, p)
+	return nil
+}
+
+// awaitLive notes beside the loop when an Envoy becomes live.
+func (s *supervisor) awaitLive(ctx context.Context, p *process) {
+	var before string
+	s.set(func() { before = s.lastError })
 	s.wg.Go(func() {
 		if s.untilLive(ctx, p, nil) == nil {
 			s.cfg.Log.Info("Envoy is live", "pid", p.PID, "epoch", p.Epoch, "after", time.Since(p.Since).Round(time.Millisecond))
@@ -47,7 +54,6 @@ func (s *supervisor) coldStart(ctx context.Context, validate bool) error {
 			})
 		}
 	})
-	return nil
 }
 
 // prepare finds the binary and writes the bootstrap.
@@ -118,11 +124,14 @@ func (s *supervisor) start(binary, bootstrap string, epoch int, baseID uint32) (
 	return nil, fmt.Errorf("start Envoy: %w", err)
 }
 
-// isLive asks an Envoy once, unless it is known to have been live.
+// isLive asks an Envoy once, unless it is known to have been live. Envoy's own state says LIVE a moment before its
+// workers listen and its predecessor is told to drain; the flag in the shared memory tells when that is done.
 func (s *supervisor) isLive(ctx context.Context, p *process) bool {
 	if !p.live.Load() {
-		if info, err := s.admin.info(ctx); err == nil && info.of(p.envoy) && info.State == "LIVE" {
-			p.live.Store(true)
+		info, err := s.admin.info(ctx)
+		if err == nil && info.of(p.envoy) && info.State == "LIVE" {
+			busy, err := starting(p.BaseID)
+			p.live.Store(err != nil || !busy)
 		}
 	}
 	return p.live.Load() && !p.gone()

@@ -118,6 +118,13 @@ func (s *supervisor) begin(ctx context.Context) error {
 		return s.coldStart(ctx, true)
 	}
 	s.cfg.Log.Info("an Envoy without a supervisor is adopted", "pid", s.current.PID, "epoch", s.current.Epoch)
+	soon, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if s.untilLive(soon, s.current, nil) != nil {
+		s.cfg.Log.Warn("the adopted Envoy still starts; its log is lost until a restart", "pid", s.current.PID)
+		s.awaitLive(ctx, s.current)
+		return nil
+	}
 	if err := s.hotRestart(ctx); err != nil && ctx.Err() == nil {
 		s.fail("the adopted Envoy could not be hot-restarted; it goes on serving, without its log", err)
 	}
