@@ -2,6 +2,7 @@ package xds
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,8 +14,8 @@ import (
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	origsrc "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
+	direct "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -84,7 +85,7 @@ func connectRoutes(w *model.Workload) *routev3.RouteConfiguration {
 	}
 	var routes []*routev3.Route
 	add := func(ports string, r *routev3.Route) { route(ports, r); routes = append(routes, r) }
-	add("("+envoyPorts()+")", &routev3.Route{Action: directResponse(403)})
+	add("("+joinPorts(ownPorts)+")", &routev3.Route{Action: directResponse(403)})
 	ports, all := requestPorts(w.Policy)
 	const anyPort = "[1-9][0-9]{0,4}"
 	if terminates(w) {
@@ -114,7 +115,8 @@ func connectTo(clusterName string) *routev3.Route {
 	}}}
 }
 
-func envoyPorts() string { return joinPorts([]uint16{PortHTTP, PortTCP, PortInbound, PortHBONE}) }
+// ownPorts are Envoy's in each pod.
+var ownPorts = []uint16{PortHTTP, PortTCP, PortInbound, PortHBONE}
 
 func joinPorts(ports []uint16) string {
 	text := make([]string, len(ports))
@@ -139,48 +141,57 @@ func inHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	}
 }
 
-// plainListener takes connections in the clear to a workload with a policy. Nobody has an identity here.
+// plainListener takes connections in the clear to a workload with a policy. Nobody has an identity here, so that only
+// ports decide on bytes: they are chosen by filter chain, and what has no chain is closed before a byte is read or
+// written. (Envoy's RBAC filter for connections decides at the client's first byte: too late where the server speaks
+// first.)
 func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, inPlain, ownAddresses(w, PortInbound), core.TrafficDirection_INBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst(), originalSrc()}
 	state := stateFilter(identityState(w.Key(), "", w.NetNS))
-	ports, all := requestPorts(w.Policy)
-	http := func() []*listener.Filter {
-		return []*listener.Filter{state, notEnvoyPorts(), inboundHTTP(cfg, w, atPlain(cfg.TrustDomain, true))}
+	chain := func(name string, port uint16, filters ...*listener.Filter) {
+		c := &listener.FilterChain{Name: name, Filters: filters}
+		if port != 0 {
+			c.Name += "-" + strconv.Itoa(int(port))
+			c.FilterChainMatch = &listener.FilterChainMatch{DestinationPort: number(uint32(port))}
+		}
+		l.FilterChains = append(l.FilterChains, c)
 	}
-	if all {
-		l.FilterChains = []*listener.FilterChain{{Name: "http", Filters: http()}}
+	for _, p := range ownPorts { // Envoy would call itself
+		chain("closed", p, networkFilter("envoy.filters.network.direct_response", &direct.Config{}))
+	}
+	httpPorts, allHTTP := requestPorts(w.Policy)
+	bytePorts, allBytes := plainPorts(w.Policy)
+	http := func(port uint16) { chain("http", port, state, inboundHTTP(cfg, w, atPlain(cfg.TrustDomain))) }
+	bytes := func(port uint16) { chain("bytes", port, state, toApp(cfg)) }
+	if allHTTP {
+		http(0)
 		return l
 	}
-	for _, p := range ports {
-		l.FilterChains = append(l.FilterChains, &listener.FilterChain{
-			Name:             "http-" + strconv.Itoa(int(p)),
-			FilterChainMatch: &listener.FilterChainMatch{DestinationPort: number(uint32(p))},
-			Filters:          http(),
-		})
+	for _, p := range httpPorts {
+		if !slices.Contains(ownPorts, p) {
+			http(p)
+		}
 	}
-	l.FilterChains = append(l.FilterChains, &listener.FilterChain{Name: "bytes", Filters: []*listener.Filter{
-		state, notEnvoyPorts(), connectionRBAC(atPlain(cfg.TrustDomain, false).allow(w.Policy)),
-		networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
-			StatPrefix:       inPlain,
-			ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{Cluster: clusterInbound},
-			IdleTimeout:      duration(0),
-			AccessLog:        cfg.tunnelLog(logIn),
-		}),
-	}})
+	if allBytes {
+		bytes(0)
+		return l
+	}
+	for _, p := range bytePorts {
+		if !slices.Contains(ownPorts, p) && !slices.Contains(httpPorts, p) {
+			bytes(p)
+		}
+	}
 	return l
 }
 
-// notEnvoyPorts keeps Envoy from calling itself when somebody connects to its own ports.
-func notEnvoyPorts() *listener.Filter {
-	var ports []*rbac.Permission
-	for _, p := range []uint16{PortHTTP, PortTCP, PortInbound, PortHBONE} {
-		ports = append(ports, destinationPort(p))
-	}
-	return connectionRBAC(&rbac.RBAC{Action: rbac.RBAC_DENY, Policies: map[string]*rbac.Policy{"envoy": {
-		Permissions: []*rbac.Permission{anyOf(ports)},
-		Principals:  []*rbac.Principal{{Identifier: &rbac.Principal_Any{Any: true}}},
-	}}})
+func toApp(cfg *Config) *listener.Filter {
+	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
+		StatPrefix:       inPlain,
+		ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{Cluster: clusterInbound},
+		IdleTimeout:      duration(0),
+		AccessLog:        cfg.tunnelLog(logIn),
+	})
 }
 
 // inboundHTTP decides on each request and sends it on to the app.
@@ -221,8 +232,4 @@ func comparesPaths(p *model.Policy) bool {
 
 func requestRBAC(r *rbac.RBAC) *hcm.HttpFilter {
 	return httpFilter("envoy.filters.http.rbac", &httprbac.RBAC{Rules: r})
-}
-
-func connectionRBAC(r *rbac.RBAC) *listener.Filter {
-	return networkFilter("envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: inPlain, Rules: r})
 }

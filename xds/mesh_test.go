@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -77,7 +78,13 @@ func TestCallerWithoutIdentity(t *testing.T) {
 		t.Fatal(status, body, err)
 	}
 	w.noRejections()
-	if !w.server.Accepted(TypeCluster, "service/shop/echo/15001|plain") || w.server.Accepted(TypeCluster, "service/shop/echo/15001") {
+	until(t, "the plain cluster is accepted", func() error {
+		if !w.server.Accepted(TypeCluster, "service/shop/echo/15001|plain") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if w.server.Accepted(TypeCluster, "service/shop/echo/15001") {
 		t.Error("the caller got the cluster of callers with an identity")
 	}
 }
@@ -127,4 +134,49 @@ func TestMissingSVIDFailsClosed(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A rule for callers of one namespace is for nobody else, whatever headers they send.
+func TestConsumerRoute(t *testing.T) {
+	pods := labPods(t, "a", "b", "c")
+	w := newWorld(t, Config{})
+	a, b := workload(pods[0], "team", model.MTLSDisabled, nil), workload(pods[1], "other", model.MTLSDisabled, nil)
+	c := workload(pods[2], "shop", model.MTLSDisabled, nil)
+	put(w, w.st.Workloads, a, b)
+	echo(t, pods[2], 8080, "c")
+	loopbackService(w, "echo", endpointOf(c, 0, 8080))
+	put(w, w.st.RouteTables, &model.RouteTable{Name: model.ServiceTable("shop", "echo", PortHTTP), VirtualHosts: []model.VirtualHost{{
+		Hosts: []string{"*"}, Rules: []model.Rule{
+			{CallerNamespace: "team", Status: 202},
+			{Backends: []model.Backend{{Namespace: "shop", Name: "echo", Port: PortHTTP, Weight: 1}}},
+		},
+	}}})
+	w.envoy()
+	for i, want := range []int{202, 200} {
+		if status, body, err := ask(pods[i], "127.0.0.1:15001", "echo.shop", "/"); status != want {
+			t.Errorf("%s: %d %s %v, want %d", pods[i].Name, status, body, err, want)
+		}
+	}
+	w.noRejections()
+}
+
+// A new certificate takes over without a failed request.
+func TestRotation(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, a, b)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	echo(t, pods[1], 8080, "b")
+	loopbackService(w, "echo", endpointOf(b, 0, 8080))
+	w.envoy()
+	for i := range 60 {
+		if i%20 == 10 {
+			put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+		}
+		if status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/"); status != 200 {
+			t.Fatal(i, status, body, err)
+		}
+	}
+	w.noRejections()
 }

@@ -41,7 +41,7 @@ func keepsAddresses(t *testing.T, p *lab.Pod) {
 	} {
 		podRun(t, p, "ip", strings.Fields(args)...)
 	}
-	podRun(t, p, "sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=1")
+	podRun(t, p, "sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=1", "net.ipv4.fwmark_reflect=1", "net.ipv6.fwmark_reflect=1")
 }
 
 // echo answers HTTP requests in a pod with what it saw.

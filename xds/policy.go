@@ -12,9 +12,9 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// A policy is compiled three times, for the three places where a connection is decided on:
-// at a CONNECT (the port is in the authority, the peer in the certificate), at a plain connection (nobody has an
-// identity) and at a request (the port is the connection's, the peer in filter state or nobody).
+// A policy is compiled three times, for the three places where it is decided: at a CONNECT (the port is in the
+// authority, the peer in the certificate), at a request that came in one (the port is the connection's, the peer in
+// filter state) and at a request in the clear (nobody has an identity).
 
 // terminates tells whether a workload's policy looks at requests, so that CONNECTs must be opened.
 func terminates(w *model.Workload) bool { return w.Local && w.Identity != "" && w.Policy.HTTP() }
@@ -26,6 +26,21 @@ func requestPorts(p *model.Policy) (ports []uint16, all bool) {
 	}
 	for _, r := range p.Rules {
 		if len(r.HTTP) == 0 {
+			continue
+		}
+		if len(r.Ports) == 0 {
+			return nil, true
+		}
+		ports = append(ports, r.Ports...)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports), false
+}
+
+// plainPorts gives the ports that anybody may connect to, sorted; all is true if that is every port.
+func plainPorts(p *model.Policy) (ports []uint16, all bool) {
+	for _, r := range p.Rules {
+		if r.Sources != nil || len(r.HTTP) > 0 {
 			continue
 		}
 		if len(r.Ports) == 0 {
@@ -61,8 +76,8 @@ func atConnect(trustDomain string) place {
 	return place{trustDomain: trustDomain, port: authorityPort, peer: certificatePeer}
 }
 
-func atPlain(trustDomain string, http bool) place {
-	return place{trustDomain: trustDomain, port: destinationPort, http: http}
+func atPlain(trustDomain string) place {
+	return place{trustDomain: trustDomain, port: destinationPort, http: true}
 }
 
 func atRequest(trustDomain string) place {
