@@ -4,13 +4,23 @@
 // that changes, is sent only if its content changed, and is forgotten when nobody is subscribed to it. Versions are
 // hashes of the content, so an agent that restarts sends an Envoy only what differs from what that Envoy has.
 //
-//	names.go                      names that resources, routes and the bootstrap share
+//	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
-//	ondemand.go                   the cache: build, remember, build again, forget; wildcards and pinned clusters
-//	listener.go inbound.go gateway.go policy.go   listeners of pods and Gateways, authorization
+//	ondemand.go pins.go           the cache: build, remember, build again, forget; wildcards and pinned clusters
+//	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	scope.go route.go match.go action.go redirect.go   original destination -> route table -> cluster
-//	cluster.go endpoint.go secret.go   where requests go, and with which certificate
+//	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow
+//
+// Tests: testdata/<case>.yaml shows what a small model becomes (go test ./xds -update writes it), and a real Envoy
+// takes each of them; what rules, policies and identities do is asked of real Envoys in network namespaces (root).
+//
+// # What pods' namespaces must hold
+//
+// Envoy's connections to the app carry the client's address and the mark [OriginalSourceMark]. For the answers to come
+// back: ip rule fwmark 1337 lookup T; ip route local default dev lo table T (both families); and the sysctls
+// net.ipv4.tcp_fwmark_accept=1, net.ipv4.fwmark_reflect=1, net.ipv6.fwmark_reflect=1. Without the reflection the
+// answer of a closed port is lost, and a refused connection takes 5 s to fail instead of none.
 //
 // # What the bootstrap must hold
 //
@@ -24,6 +34,7 @@
 //   - bootstrap_extensions: envoy.bootstrap.internal_listener with
 //     envoy.extensions.bootstrap.internal_listener.v3.InternalListener.
 //   - admin.address: the pipe <run>/envoy-admin.sock, mode 0600.
+//   - re2.max_program_size.error_level in a static runtime layer: Envoy's own limit refuses ordinary expressions.
 //   - no other cluster: the constant ones come by CDS. (A static cluster that takes its certificate on demand over
 //     ADS crashes Envoy 1.40 at its start.)
 //

@@ -61,7 +61,7 @@ func connectOver(t *testing.T, from *lab.Pod, cfg *tls.Config, addr netip.Addr, 
 	if err := c.Handshake(); err != nil {
 		return nil, 0, err
 	}
-	h2, err := (&http2.Transport{}).NewClientConn(c)
+	h2, err := (&http2.Transport{}).NewClientConn(c) //nolint:staticcheck // the connection is there already, made in the pod
 	if err != nil {
 		return nil, 0, err
 	}

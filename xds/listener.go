@@ -59,10 +59,12 @@ func listenerNames(b *builder, unit string) []string {
 	if !ok {
 		return nil
 	}
-	return workloadListenerNames(w)
+	return ListenerNames(w)
 }
 
-func workloadListenerNames(w *model.Workload) []string {
+// ListenerNames gives the names of the listeners of a local workload: once Server.Accepted is true for all of them,
+// Envoy listens in the workload's namespace. None for other workloads.
+func ListenerNames(w *model.Workload) []string {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return nil
 	}
@@ -98,7 +100,7 @@ func buildListener(b *builder, name string) *built {
 	if suffix != outHTTP && suffix != outTCP {
 		objects = append(objects, policyRefs(w)...)
 	}
-	for _, n := range workloadListenerNames(w) {
+	for _, n := range ListenerNames(w) {
 		if n != name {
 			continue
 		}

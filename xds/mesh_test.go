@@ -108,7 +108,7 @@ func TestWrongIdentityIsRefused(t *testing.T) {
 	until(t, "the right identity is served", func() error {
 		status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/")
 		if status != 200 {
-			return fmt.Errorf("%d %s %v", status, body, err)
+			return fmt.Errorf("%d %s %w", status, body, err)
 		}
 		return nil
 	})
@@ -130,7 +130,7 @@ func TestMissingSVIDFailsClosed(t *testing.T) {
 	until(t, "served once the SVIDs are there", func() error {
 		status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/")
 		if status != 200 {
-			return fmt.Errorf("%d %s %v", status, body, err)
+			return fmt.Errorf("%d %s %w", status, body, err)
 		}
 		return nil
 	})
