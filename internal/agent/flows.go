@@ -24,7 +24,9 @@ func (a *Agent) connection(e datapath.Event) {
 	if e.Workload != "" {
 		local.Workload = e.Workload
 	}
+	f.SeenAt = observe.AtSource
 	if e.Inbound {
+		f.SeenAt = observe.AtDestination
 		f.Source, f.Destination, f.Sent, f.Received = remote, local, e.Received, e.Sent
 	} else {
 		if e.Backend.IsValid() {
@@ -56,8 +58,10 @@ func (a *Agent) accessLog(x *xds.Flow) {
 	if !x.Open {
 		f.Time = x.Time.Add(x.Duration)
 	}
+	f.SeenAt = observe.AtDestination
 	own, other := &f.Destination, &f.Source
 	if x.Outbound {
+		f.SeenAt = observe.AtSource
 		own, other = &f.Source, &f.Destination
 	}
 	own.Identity, other.Identity = x.Local, x.Peer

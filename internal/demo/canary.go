@@ -75,19 +75,19 @@ func (d *demo) shift(ctx context.Context) {
 	} else {
 		n := settled
 		d.line(load.Within(int(share*float64(n)+0.5), n, secondShare, sigmas), holds,
-			"after %s; then v2 got %.1f %% (50 ± %.1f)", millis(took), 100*share, 100*load.Bound(n, secondShare, sigmas))
+			"within %s; then v2 got %.1f %% (50 ± %.1f)", millis(took), 100*share, 100*load.Bound(n, secondShare, sigmas))
 	}
 	d.line(r.Failed == 0 && r.Requests > 0, lossless, "%d of %s%s", r.Failed, number(r.Requests), why(r))
 }
 
-// newShare finds when the new split began and the share of v2 in the last requests. The time is that of the first
-// request that most likely fell under it.
+// newShare finds when the new split held and the share of v2 in the last requests. A split shows only over many
+// requests; the time is that of the last request with which it may have begun.
 func newShare(after []load.Result, edited time.Time) (time.Duration, float64, error) {
 	hits := make([]bool, len(after))
 	for i, r := range after {
 		hits[i] = r.Backend == "v2"
 	}
-	at := load.Shift(hits, firstShare, secondShare)
+	_, at := load.Shift(hits, firstShare, secondShare)
 	if rest := len(hits) - at; rest < settled {
 		return 0, 0, fmt.Errorf("it does not within 2 s: only %d of %d requests after the edit look like it", rest, len(hits))
 	}

@@ -106,12 +106,11 @@ func get(ctx context.Context, from *lab.Pod, url, host string) (string, error) {
 func (d *demo) identities(ctx context.Context, since time.Time) {
 	const name = "identities, as each side's Envoy saw them"
 	const teller, vault = "spiffe://cluster.local/ns/bank/sa/teller", "spiffe://cluster.local/ns/bank/sa/vault"
-	var flow observe.Flow
-	var found bool
+	seen := map[observe.Side]observe.Flow{}
 	for range 50 { // access logs are sent in batches
 		err := d.node.API.Flows(ctx, api.FlowQuery{Namespace: "bank"}, func(e observe.Event) error {
 			if f := e.Flow; f != nil && f.Time.After(since) && string(f.Source.Identity) == teller && string(f.Destination.Identity) == vault {
-				flow, found = *f, true
+				seen[f.SeenAt] = *f
 			}
 			return nil
 		})
@@ -119,19 +118,20 @@ func (d *demo) identities(ctx context.Context, since time.Time) {
 			d.fail(name, err)
 			return
 		}
-		if found {
+		if len(seen) == 2 {
 			break
 		}
 		pause(ctx, 100*time.Millisecond)
 	}
-	d.line(found, name, "%s -> %s", orNone(string(flow.Source.Identity)), orNone(string(flow.Destination.Identity)))
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
+	text := ""
+	for _, side := range []observe.Side{observe.AtSource, observe.AtDestination} {
+		if f, ok := seen[side]; ok {
+			text += fmt.Sprintf("\nthe %s's: %s -> %s", side, f.Source.Identity, f.Destination.Identity)
+		} else {
+			text += fmt.Sprintf("\nthe %s's: nothing", side)
+		}
 	}
-	return s
+	d.line(len(seen) == 2, name, "%d of 2%s", len(seen), text)
 }
 
 // refused tries to reach the vault as those who may not.

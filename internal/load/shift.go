@@ -6,24 +6,26 @@ import (
 	"time"
 )
 
-// Shift finds when a share changed: Given whether each of a series of requests went to a backend (in order of time),
+// Shift finds when a share changed: given whether each of a series of requests went to a backend (in order of time),
 // and the shares before and after, it returns the index of the first request that most likely fell under the new
-// share, by maximum likelihood. len(hits) means that the new share never began.
-func Shift(hits []bool, before, after float64) int {
+// share, by maximum likelihood, and the last index that is not much less likely (by a factor of e^2, which a change at
+// another place passes about once in 20 times). len(hits) means that the new share never began.
+func Shift(hits []bool, before, after float64) (likeliest, latest int) {
 	gain := [2]float64{math.Log(clamp(1-after) / clamp(1-before)), math.Log(clamp(after) / clamp(before))}
-	best, at := 0.0, len(hits)
-	sum := 0.0 // log-likelihood of "new since i" over "old to the end"
+	sums := make([]float64, len(hits)+1) // of "new since i" over "old to the end"
+	likeliest = len(hits)
 	for i := len(hits) - 1; i >= 0; i-- {
+		sums[i] = sums[i+1] + gain[0]
 		if hits[i] {
-			sum += gain[1]
-		} else {
-			sum += gain[0]
+			sums[i] = sums[i+1] + gain[1]
 		}
-		if sum > best {
-			best, at = sum, i
+		if sums[i] > sums[likeliest] {
+			likeliest = i
 		}
 	}
-	return at
+	for latest = len(hits); sums[latest] < sums[likeliest]-2; latest-- {
+	}
+	return likeliest, latest
 }
 
 func clamp(p float64) float64 { return min(max(p, 1e-6), 1-1e-6) }

@@ -21,13 +21,14 @@ func TestShift(t *testing.T) {
 				}
 				hits[i] = rng.Float64() < p
 			}
-			if got := load.Shift(hits, tc.before, tc.after); math.Abs(float64(got-at)) > 25 {
-				t.Errorf("%v to %v at %d: found at %d", tc.before, tc.after, at, got)
+			got, latest := load.Shift(hits, tc.before, tc.after)
+			if math.Abs(float64(got-at)) > 25 || latest < got || latest > got+50 {
+				t.Errorf("%v to %v at %d: found at %d to %d", tc.before, tc.after, at, got, latest)
 			}
 		}
 	}
-	if got := load.Shift(nil, 0.1, 0.5); got != 0 {
-		t.Errorf("nothing: %d", got)
+	if got, latest := load.Shift(nil, 0.1, 0.5); got != 0 || latest != 0 {
+		t.Errorf("nothing: %d to %d", got, latest)
 	}
 }
 

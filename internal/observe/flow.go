@@ -55,6 +55,15 @@ func ParseLayer(s string) (Layer, bool) {
 	return "", false
 }
 
+// Side is an end of a flow.
+type Side string
+
+// The sides.
+const (
+	AtSource      Side = "source"
+	AtDestination Side = "destination"
+)
+
 // Peer is one end of a flow. Fields that are not known are empty.
 type Peer struct {
 	Address  netip.AddrPort `json:"address,omitzero"`
@@ -112,8 +121,10 @@ type Flow struct {
 	Protocol    model.Protocol `json:"protocol"`
 	Source      Peer           `json:"source"`
 	Destination Peer           `json:"destination"`
-	Verdict     Verdict        `json:"verdict"`
-	Layer       Layer          `json:"layer"`
+	// SeenAt is the end that reports it: where both are in the mesh, each end does.
+	SeenAt  Side    `json:"seenAt,omitempty"`
+	Verdict Verdict `json:"verdict"`
+	Layer   Layer   `json:"layer"`
 	// Reason says why it was refused or failed, in words.
 	Reason      string        `json:"reason,omitempty"`
 	Sent        uint64        `json:"sent"`     // bytes from source to destination
