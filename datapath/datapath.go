@@ -97,6 +97,7 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 	ns := &kernelNamespaces{
 		dir: filepath.Join(d.cfg.PinDir, podDir), node: node,
 		load: func(cookie uint64) (*ebpf.Program, error) { return loadInbound(d.spec, d.maps, cookie) },
+		hold: d.waits,
 	}
 	rec, err := newReconciler(d.cfg.Log, st, kernelTables(d.maps), ns)
 	if err != nil {
@@ -116,6 +117,13 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 		d.mu.Unlock()
 	}()
 	return rec.run(ctx, d.replace)
+}
+
+// waits is true while programs of an earlier version work on.
+func (d *Datapath) waits() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pending != nil
 }
 
 func (d *Datapath) running() *reconciler {

@@ -76,7 +76,7 @@ func leaveNamespaces(cfg Config) error {
 }
 
 func leaveAll(space *kernelNamespaces, m *ebpf.Map) error {
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	if int(m.ValueSize()) != len(weftPath{}.Name) || !strings.HasPrefix(m.String(), "Hash(") {
 		return nil // of a version that is not known here
 	}

@@ -1,2 +1,40 @@
-// Package datapath is the node in the kernel.
+// Package datapath is the node in the kernel: eBPF programs at the socket, the maps that they read, and what the pods'
+// network namespaces need. Traffic never passes through this package: it decides where connections go when they are
+// made, and the kernel's own TCP does the rest.
+//
+//	connect4,6            a Service's backend, or Envoy on loopback          bpf/outbound.h, bpf/service.h
+//	sendmsg4,6 recvmsg4,6 the same for datagrams, and the way back           bpf/outbound.h
+//	getpeername4,6        the Service's address                              bpf/outbound.h
+//	sock_ops              original destinations, events                      bpf/sockops.h
+//	on Envoy's cgroup     marks its sockets; SO_ORIGINAL_DST                 bpf/proxy.h
+//	sk_lookup             inbound: pass, steer to Envoy, refuse              bpf/inbound.h
+//
+// In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
+// entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go); maps have a fake
+// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, events in events.go, the Gateways'
+// addresses in addresses.go.
+//
+// # What outlives the agent
+//
+// Maps and links are pinned, so traffic goes on when the agent dies, and the next one takes over: it reads the maps
+// back, keeps the numbers of Services, replaces each program atomically, and removes nothing before its own model is
+// complete. A version whose maps have another layout fills its own first. Sockets that Envoy listens on are known from
+// the moment of listen(2): an Envoy that listened on 15006 before the first Open is not found, and what a policy would
+// steer to it is refused until it listens again.
+//
+// # What the kernel must have
+//
+// Linux 5.15 by the helpers that are called: bpf_get_netns_cookie in sock_ops programs came then; before it came
+// SO_NETNS_COOKIE (5.14), sk_lookup (5.9), the getpeername hooks and the ring buffer (5.8). From 6.1 on connect() tells
+// ECONNREFUSED where this package refuses; before, bpf_set_retval is missing in these hooks, and it tells EPERM. It was
+// run on 6.18; nothing older was at hand. No CO-RE relocations are needed, for the programs see stable contexts
+// only, so /sys/kernel/btf/vmlinux is not read; the kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage).
+// CONFIG_INET_DIAG_DESTROY is needed to close live connections. Check tells what is missing.
+//
+// MPTCP sockets of applications work; Envoy's must be plain TCP, for the kernel takes no others into a SOCKHASH.
+//
+// # Tests
+//
+// go test, as root, works on the real kernel in a cgroup of its own; without root the tests on fakes remain.
+// go generate builds the BPF object anew.
 package datapath

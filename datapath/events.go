@@ -23,7 +23,7 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 	if err != nil {
 		return fmt.Errorf("event ring: %w", err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	var rec ringbuf.Record
 	clock := newClock()
 	opened := durations{}

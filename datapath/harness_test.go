@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -438,7 +439,8 @@ func fakeProxy() int {
 		return 1
 	}
 	fmt.Println("ready")
-	var held []net.Conn
+	var held []net.Conn // else the garbage collector would close them
+	defer runtime.KeepAlive(&held)
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		to, from, _ := strings.Cut(in.Text(), " ")

@@ -69,7 +69,7 @@ func netnsCookie(fd int) (uint64, error) {
 		if err != nil {
 			return fmt.Errorf("socket: %w", err)
 		}
-		defer unix.Close(s)
+		defer func() { _ = unix.Close(s) }()
 		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		if err != nil {
 			return fmt.Errorf("SO_NETNS_COOKIE: %w", err)

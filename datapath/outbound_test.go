@@ -462,3 +462,70 @@ func udpAsk(t *testing.T, c *net.UDPConn, to netip.AddrPort, connected bool) (st
 	}
 	return string(b[:m]), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 }
+
+// Processes of the host get the Services, and no redirection.
+func TestHostProcesses(t *testing.T) {
+	n := newNode(t)
+	b := testenv.Pod(t, n.lab, "b")
+	var backends []netip.AddrPort
+	for _, ip := range addrs(b) {
+		echo(t, b, "b", netip.AddrPortFrom(ip, 8080).String())
+		backends = append(backends, netip.AddrPortFrom(ip, 8080))
+	}
+	put(n, n.st.Workloads, workload(b, model.MTLSPermissive))
+	n.service(model.TCP, true, 0, backends...)
+	for _, ip := range addrs(b) {
+		if line, err := fromHost(vip(ip)); err != nil || answer(line) != "b" {
+			t.Errorf("%s: %q %v, want the backend", vip(ip), line, err)
+		}
+	}
+}
+
+// Envoy's own connections are never led to Envoy.
+func TestProxyIsNotRedirected(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSStrict))
+	put(n, n.st.Workloads, workload(b, model.MTLSPermissive, func(w *model.Workload) { w.Local = false }))
+	n.sync()
+	pp := n.proxy(a, proxyListeners...)
+	for _, ip := range addrs(b) {
+		echo(t, b, "b", netip.AddrPortFrom(ip, 8080).String())
+		if line, err := pp.dial(t, netip.AddrPortFrom(ip, 8080), ""); answer(line) != "b" {
+			t.Errorf("%s: %q %s, want the pod itself", ip, line, err)
+		}
+		if line, err := ask(a, netip.AddrPortFrom(ip, 8080)); answer(line) != "proxy" {
+			t.Errorf("%s: the workload got %q %v, want the proxy", ip, line, err)
+		}
+	}
+}
+
+func TestMultipathTCP(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	echo(t, b, "b", netip.AddrPortFrom(b.Address, 8080).String())
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	n.service(model.TCP, false, 0, netip.AddrPortFrom(b.Address, 8080))
+	err := a.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			t.Skip("the kernel has no MPTCP")
+		}
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), "socket")
+		defer f.Close()
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: vip4.As4(), Port: 80}); err != nil {
+			return err
+		}
+		line, err := bufio.NewReader(f).ReadString('\n')
+		if answer(line) != "b" {
+			t.Errorf("%q, want the backend", line)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -23,13 +23,23 @@ const (
 	podDir  = "pods"
 )
 
-// meaning is raised when entries change their meaning and not their layout. A variable for tests.
+// meaning is raised when entries that user space writes change their meaning and not their layout. A variable for tests.
 var meaning = "1"
+
+// filled are the maps that user space writes. The others are filled by programs as connections come, so a new layout
+// loses what is in them: of listeners that would be Envoy's sockets, which steering needs until Envoy listens again.
+var filled = map[string]bool{
+	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapPods: true,
+	weftMapNamespaces: true, weftMapOwn: true, weftMapProbes: true, weftMapNodes: true,
+}
 
 // layout is a digest of what two versions must agree on to share a map.
 func layout(spec *ebpf.MapSpec) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %d %d %d %d %d", meaning, spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+	if filled[spec.Name] {
+		fmt.Fprint(h, meaning)
+	}
+	fmt.Fprintf(h, " %d %d %d %d %d", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
 	for _, t := range []btf.Type{spec.Key, spec.Value} {
 		if t == nil {
 			continue
@@ -75,7 +85,7 @@ func openMaps(dir string, spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map,
 				return maps, false, fmt.Errorf("make map %s: %w", name, err)
 			}
 			if err = m.Pin(pin); err != nil {
-				m.Close()
+				err = errors.Join(err, m.Close())
 			}
 		}
 		if err != nil {
@@ -90,7 +100,7 @@ const rodata = ".rodata"
 
 func closeMaps(maps map[string]*ebpf.Map) {
 	for _, m := range maps {
-		m.Close()
+		_ = m.Close() // a descriptor: nothing to lose
 	}
 }
 

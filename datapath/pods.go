@@ -20,6 +20,8 @@ type kernelNamespaces struct {
 	dir  string // of pins
 	load func(cookie uint64) (*ebpf.Program, error)
 	node map[netip.Addr]bool
+	// hold tells that programs of an earlier version are to stay, because they share maps with its other programs.
+	hold func() bool
 }
 
 func (k *kernelNamespaces) pin(cookie uint64) string {
@@ -82,11 +84,14 @@ func (n *kernelNamespace) Attach() error {
 	if err := enter(n.fd(), routeMarked); err != nil {
 		return err
 	}
+	if _, err := os.Stat(n.k.pin(n.cookie)); err == nil && n.k.hold() {
+		return nil
+	}
 	prog, err := n.k.load(n.cookie)
 	if err != nil {
 		return err
 	}
-	defer prog.Close()
+	defer func() { _ = prog.Close() }()
 	if err := n.attach(prog); err != nil {
 		return err
 	}

@@ -116,8 +116,10 @@ func (r *reconciler) finishStart(feed *state.Feed, ready func() error) {
 		return
 	}
 	if err := ready(); err != nil {
-		r.log.Error("switch to the new programs", "error", err)
+		r.log.Error("programs of the earlier version stay: the new ones cannot be attached", "error", err)
+		return
 	}
+	r.reconcile(snap, r.everything(snap)) // namespaces get theirs too
 }
 
 func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
