@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/internal/agent"
+	"github.com/weft-mesh/weft/internal/cli"
 )
 
 func newAgentCmd(run *string) *cobra.Command {
@@ -27,7 +28,7 @@ When the agent ends, its eBPF programs and Envoy stay: connections go on, new on
 authenticated, and the next agent takes over. weft cleanup takes everything away.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			cfg.RunDir = *run
+			cfg.RunDir, cfg.Version = *run, cli.Version(version)
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err

@@ -112,6 +112,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		xdsSocket.Close()
 		return err
 	}
+	if err := a.folder.Load(); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.folder.Run(ctx) })
 	g.Go(func() error { return a.gateway.Run(ctx) })

@@ -72,3 +72,12 @@ func Pod(t testing.TB, l *lab.Lab, name string) *lab.Pod {
 	}
 	return p
 }
+
+// Addrs parses addresses.
+func Addrs(texts ...string) []netip.Addr {
+	out := make([]netip.Addr, len(texts))
+	for i, t := range texts {
+		out[i] = netip.MustParseAddr(t)
+	}
+	return out
+}
