@@ -98,9 +98,9 @@ func Clean(prefix string) error {
 			errs = append(errs, fmt.Errorf("network namespace %s: %w", n, err))
 		}
 	}
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("list links: %w", err))...)
+		return errors.Join(append(errs, err)...)
 	}
 	for _, link := range links {
 		if name := link.Attrs().Name; name == prefix+"-br" || strings.HasPrefix(name, prefix+".") {
@@ -111,6 +111,19 @@ func Clean(prefix string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// listLinks tries again when links come and go meanwhile, for the kernel's answer may lack some then.
+func listLinks() (links []netlink.Link, err error) {
+	for range 10 {
+		if links, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return links, nil
 }
 
 func addAddr(link netlink.Link, addr netip.Addr, bits int) error {
