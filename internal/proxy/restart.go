@@ -106,7 +106,7 @@ func (s *supervisor) untilAgent(ctx context.Context, old *process) error {
 		case <-ctx.Done():
 			return fmt.Errorf("the agent does not answer, and a new Envoy would get no configuration: %w; start weft agent, then restart Envoy", err)
 		case <-old.exited:
-			return errors.New("Envoy ended meanwhile") //nolint:staticcheck // a name
+			return errors.New("Envoy ended meanwhile")
 		case <-time.After(2 * probeInterval):
 		}
 	}
