@@ -13,7 +13,9 @@ import (
 )
 
 // Envoy keeps the client's address on its connections to the workload and marks them with 1337. The workload's answers
-// carry the mark of what they answer (tcp_fwmark_accept), and the rule leads them to the local table, hence to Envoy.
+// carry the mark of what they answer (tcp_fwmark_accept), and so do the resets with which the kernel answers for a port
+// where nobody listens (fwmark_reflect): without it Envoy would wait for its connect timeout, and the client would get
+// a reset that is not for it. The rule leads all of them to the local table, hence to Envoy.
 const (
 	proxyMark  = 1337
 	proxyTable = 100
@@ -81,8 +83,8 @@ func netnsCookie(fd int) (uint64, error) {
 
 // routeMarked sets up what Envoy's original_src needs, in the calling thread's namespace. It may be called again.
 func routeMarked() error {
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fwmark_accept", []byte("1"), 0); err != nil {
-		return fmt.Errorf("tcp_fwmark_accept: %w", err)
+	if err := markSysctls("1"); err != nil {
+		return err
 	}
 	for _, family := range families() {
 		if err := netlink.RuleAdd(markRule(family)); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -106,8 +108,20 @@ func unrouteMarked() error {
 			errs = append(errs, fmt.Errorf("remove the local route of table %d: %w", proxyTable, err))
 		}
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fwmark_accept", []byte("0"), 0); err != nil {
-		errs = append(errs, fmt.Errorf("tcp_fwmark_accept: %w", err))
+	return errors.Join(append(errs, markSysctls("0"))...)
+}
+
+// markSysctls are of the calling thread's namespace. tcp_fwmark_accept holds for both families.
+func markSysctls(value string) error {
+	names := []string{"ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect"}
+	if len(families()) > 1 {
+		names = append(names, "ipv6/fwmark_reflect")
+	}
+	var errs []error
+	for _, name := range names {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+			errs = append(errs, fmt.Errorf("sysctl net/%s: %w", name, err))
+		}
 	}
 	return errors.Join(errs...)
 }

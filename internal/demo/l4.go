@@ -111,8 +111,8 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// ownCounters are moved by asking Envoy's admin, or by xDS.
-var ownCounters = regexp.MustCompile(`(^|[.])(admin|main_thread|xds|access_log)[._]`)
+// ownCounters are moved by asking Envoy's admin, or count a second time by worker.
+var ownCounters = regexp.MustCompile(`(^|[.])(admin|main_thread|worker_)`)
 
 // envoyConnections is the number of connections that Envoy's listeners accepted since it started.
 func (d *demo) envoyConnections(ctx context.Context) (int, error) {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +52,7 @@ func changeAt(ctx context.Context, c config, routes int) (f changeFigures, err e
 		return f, err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	fmt.Fprintf(os.Stderr, "change: %d routes\n", routes)
+	progress("change: %d routes", routes)
 	if err := n.Apply(ctx, routed(routes), "routed"); err != nil {
 		return f, err
 	}

@@ -91,6 +91,7 @@ func run(ctx context.Context, c config) error {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 	}
+	progress("")
 	r.Took = time.Since(r.Began).Round(time.Second).String()
 	r.mark()
 	r.print(os.Stdout)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing/fstest"
 	"time"
@@ -44,7 +43,7 @@ func memory(ctx context.Context, c config, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	fmt.Fprintf(os.Stderr, "memory: %d pods, %d Services\n", memoryPods, memoryServices)
+	progress("memory: %d pods, %d Services", memoryPods, memoryServices)
 	if err := n.Apply(ctx, crowd(memoryPods, memoryServices), "crowd"); err != nil {
 		return err
 	}

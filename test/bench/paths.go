@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/term"
+
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
@@ -84,14 +86,20 @@ func turns(ctx context.Context, c config, all []way, l wire.Load) ([]figures, er
 			samples[w.name] = append(samples[w.name], s)
 		}
 		slices.Reverse(order)
-		fmt.Fprintf(os.Stderr, "\r%-70s", fmt.Sprintf("%s: round %d of %d", describe(l), i+1, c.rounds))
+		progress("%s: round %d of %d", describe(l), i+1, c.rounds)
 	}
-	fmt.Fprint(os.Stderr, "\r\x1b[K")
 	var out []figures
 	for _, w := range all {
 		out = append(out, summarize(w.name, l, samples[w.name]))
 	}
 	return out, nil
+}
+
+// progress tells somebody who waits at a terminal.
+func progress(format string, args ...any) {
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		fmt.Fprintf(os.Stderr, "\r\x1b[K"+format, args...)
+	}
 }
 
 func describe(l wire.Load) string {
