@@ -144,21 +144,24 @@ func (f *Folder) settle(touched map[objectKey]struct{}, report bool) {
 
 // winner gives the version of an object that stands, and how many files hold one.
 func (f *Folder) winner(k objectKey) (doc *document, rivals int) {
-	var leaving *document
+	var leaving, standIn *document
 	for _, path := range f.claims[k] {
 		x := f.files[path]
-		if d := x.live(k); d != nil {
+		switch d := x.live(k); {
+		case d != nil && d.standsIn():
+			standIn = d
+		case d != nil:
 			if rivals++; doc == nil {
 				doc = d
 			}
-		} else if leaving == nil {
+		case leaving == nil:
 			leaving = x.leaving[k]
 		}
 	}
-	if doc == nil {
-		doc = leaving
+	if leaving != nil && leaving.standsIn() {
+		standIn, leaving = cmp.Or(standIn, leaving), nil
 	}
-	return doc, rivals
+	return cmp.Or(doc, leaving, standIn), rivals
 }
 
 // install makes a document's object the one in the table; nil removes it.
@@ -227,7 +230,7 @@ func (f *Folder) problems() []Problem {
 		for _, path := range f.claims[k] {
 			d := f.files[path].live(k)
 			switch {
-			case d == nil:
+			case d == nil, d.standsIn():
 			case first == "":
 				first = path
 			default:

@@ -2,14 +2,21 @@ package kube
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // graceTime is how long an object stays after it went from its file. Editors move files away and write them anew.
@@ -172,8 +179,13 @@ func (x *file) update(c content, before map[objectKey]claim) {
 	x.good, x.kept, x.leaving, x.repeated = make(map[objectKey]*document, len(c.chunks)), nil, nil, nil
 	unclear := c.trouble != ""
 	badOnes := map[objectKey]bool{}
+	var strange []model.ObjectRef // of kinds that are not known
+	var standIns []*document
 	for _, p := range c.chunks {
 		for _, d := range p.docs {
+			if d.standIn != nil {
+				standIns = append(standIns, d.standIn)
+			}
 			switch k := d.key; {
 			case d.obj != nil && x.good[k] != nil:
 				x.repeated = append(x.repeated, d)
@@ -181,6 +193,8 @@ func (x *file) update(c content, before map[objectKey]claim) {
 				x.good[k] = d
 			case d.unclear():
 				unclear = true
+			case k == "":
+				strange = append(strange, d.ref)
 			default:
 				badOnes[k] = true
 			}
@@ -189,11 +203,32 @@ func (x *file) update(c content, before map[objectKey]claim) {
 	for k, c := range before {
 		switch {
 		case x.good[k] != nil:
-		case unclear || badOnes[k]:
+		case unclear || badOnes[k] || namesake(strange, c.doc.ref):
 			put(&x.kept, k, c.doc)
 		default:
 			put(&x.leaving, k, c.doc)
 		}
+	}
+	x.close(standIns)
+}
+
+// namesake tells whether r is one of refs but for its kind. A kind of the mesh's own group that nobody knows is a typing
+// error, and must not withdraw the policy that was there. Of other groups there are kinds that have nothing to do with
+// the mesh, and often one name for several of them.
+func namesake(refs []model.ObjectRef, r model.ObjectRef) bool {
+	return r.Group == weftv1.Group && slices.ContainsFunc(refs, func(o model.ObjectRef) bool {
+		return o.Group == r.Group && o.Name == r.Name && cmp.Or(o.Namespace, metav1.NamespaceDefault) == cmp.Or(r.Namespace, metav1.NamespaceDefault)
+	})
+}
+
+// close puts stand-ins where there is no good version.
+func (x *file) close(standIns []*document) {
+	for _, d := range standIns {
+		if kept := x.kept[d.key]; x.good[d.key] != nil || kept != nil && !kept.standsIn() {
+			continue
+		}
+		put(&x.kept, d.key, d)
+		delete(x.leaving, d.key)
 	}
 }
 
@@ -220,7 +255,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 // problems lists what the file's documents have, but for objects that other files hold.
 func (x *file) problems(path string) []Problem {
 	if x.trouble != "" {
-		return []Problem{{File: path, Reason: x.trouble + keptNote(len(x.kept) > 0)}}
+		return []Problem{{File: path, Reason: x.trouble + x.keptAll()}}
 	}
 	var out []Problem
 	repeated := map[*document]bool{}
@@ -235,20 +270,46 @@ func (x *file) problems(path string) []Problem {
 				out = append(out, Problem{File: path, Line: p.line + d.line, Object: d.ref, Reason: "the file has this object already, further up"})
 			}
 			for _, f := range d.faults {
-				kept := x.kept[d.key] != nil || (d.unclear() && len(x.kept) > 0)
-				out = append(out, Problem{File: path, Line: p.line + f.line, Object: d.ref, Reason: f.reason + keptNote(kept)})
+				out = append(out, Problem{File: path, Line: p.line + f.line, Object: d.ref, Reason: f.reason + x.keptNote(d)})
 			}
 		}
 	}
 	return out
 }
 
-func keptNote(kept bool) string {
-	if kept {
-		return "; the last good version stays in force"
+// keptAll says what is in force while the file as a whole was not taken.
+func (x *file) keptAll() string {
+	if len(x.kept) > 0 {
+		return lastGood
 	}
 	return ""
 }
+
+// keptNote says what is in force instead of a bad document.
+func (x *file) keptNote(d *document) string {
+	key := d.key
+	if d.standIn != nil {
+		key = d.standIn.key
+	}
+	switch kept := x.kept[key]; {
+	case kept != nil && kept.standsIn():
+		return "; " + kept.note
+	case kept != nil, d.unclear() && len(x.kept) > 0, key == "" && x.keepsNamesake(d.ref):
+		return lastGood
+	}
+	return ""
+}
+
+func (x *file) keepsNamesake(r model.ObjectRef) bool {
+	for _, kept := range x.kept {
+		if namesake([]model.ObjectRef{r}, kept.ref) {
+			return true
+		}
+	}
+	return false
+}
+
+const lastGood = "; the last good version stays in force"
 
 // lineOf gives the line of an object in the file.
 func (x *file) lineOf(k objectKey) int {

@@ -36,6 +36,10 @@ type document struct {
 	faults []fault
 	// installed is true once obj is in a table and must not be changed any more.
 	installed bool
+	// standIn is what is in force for a bad document as long as there is no good version; nil for most.
+	standIn *document
+	// note says, in a document that stands in for another, what that means.
+	note string
 }
 
 // known tells whether the document says which object it is.

@@ -44,7 +44,7 @@ func (d *decoder) chunk(c chunk) []*document {
 		if namespaced, _ := d.objs.Namespaced(schema.GroupKind{Group: ref.Group, Kind: ref.Kind}); namespaced && ref.Namespace == "" {
 			ref.Namespace = metav1.NamespaceDefault
 		}
-		return []*document{{line: faults[0].line, ref: ref, faults: faults}}
+		return []*document{{line: faults[0].line, ref: ref, faults: faults, standIn: d.standIn(ref, nil, c.text)}}
 	}
 	if v == nil {
 		return nil
@@ -115,6 +115,14 @@ func bad(doc *document, f ...fault) *document {
 
 // object reads one object: m is its value and text the same as JSON. prefix is the path of the object in its chunk.
 func (d *decoder) object(m map[string]any, text []byte, where *lines, prefix string) *document {
+	doc := d.checked(m, text, where, prefix)
+	if doc.obj == nil {
+		doc.standIn = d.standIn(doc.ref, m, text)
+	}
+	return doc
+}
+
+func (d *decoder) checked(m map[string]any, text []byte, where *lines, prefix string) *document {
 	doc := &document{line: where.firstLine(prefix)}
 	at := func(path, reason string) fault { return newFault(where.of(prefix+path), reason) }
 	gvk, reason := d.identify(doc, m)
@@ -170,14 +178,15 @@ func (d *decoder) identify(doc *document, m map[string]any) (gvk schema.GroupVer
 	switch {
 	case !known:
 		return gvk, fmt.Sprintf("kind %s of %s is not one that the mesh reads", kind, apiVersion)
-	case gv.Version != current.Version && (gv.Version != "v1beta1" || !d.schemas.serves(gk, gv.Version)):
-		return gvk, fmt.Sprintf("%s has no version %s that the mesh reads; write %s", kind, gv.Version, current.GroupVersion())
 	case !namespaced:
 		doc.ref.Namespace = ""
 	case namespace == "":
 		doc.ref.Namespace = metav1.NamespaceDefault
 	}
 	doc.gk, doc.key = gk, objectKey(gk.String()+"/"+model.Key(doc.ref.Namespace, doc.ref.Name))
+	if gv.Version != current.Version && (gv.Version != "v1beta1" || !d.schemas.serves(gk, gv.Version)) {
+		return gvk, fmt.Sprintf("%s has no version %s that the mesh reads; write %s", kind, gv.Version, current.GroupVersion())
+	}
 	return current, ""
 }
 

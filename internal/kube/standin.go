@@ -1,0 +1,124 @@
+package kube
+
+import (
+	"bytes"
+	"encoding/json"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// AnnotationStandIn is on objects that stand in for a document that cannot be read. Its value says what that means.
+const AnnotationStandIn = "weft.io/stands-in"
+
+// standIn gives what is in force for a bad document while there is no good version of it, as after a start. Most
+// objects are just missing then. For those that close something it would open it: a policy that is not there allows
+// everything, a namespace without its label is in the clear. These stand in, closed. m is nil where not even the syntax
+// can be read; ref is then a guess.
+func (d *decoder) standIn(ref model.ObjectRef, m map[string]any, text []byte) *document {
+	gk := schema.GroupKind{Group: ref.Group, Kind: ref.Kind}
+	meta := metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}
+	var obj runtime.Object
+	var note string
+	switch {
+	case ref.Name == "":
+	case gk == weftv1.GroupVersion.WithKind("AuthorizationPolicy").GroupKind():
+		obj, note = closedPolicy(meta, m)
+	case gk == schema.GroupKind{Kind: "Namespace"}:
+		obj, note = closedNamespace(meta, m, text)
+	case gk == schema.GroupKind{Kind: "Pod"} && m != nil:
+		obj, note = closedPod(ref, text)
+	}
+	if obj == nil {
+		return nil
+	}
+	o := obj.(metav1.Object)
+	annotations := o.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[AnnotationStandIn] = note
+	o.SetAnnotations(annotations)
+	if len(validateMetadata(gk, o)) > 0 {
+		return nil
+	}
+	complete(obj)
+	key := objectKey(gk.String() + "/" + model.Key(ref.Namespace, ref.Name))
+	return &document{ref: ref, gk: gk, key: key, obj: obj, note: note}
+}
+
+// standsIn tells whether the document stands in for a bad one.
+func (d *document) standsIn() bool { return d.note != "" }
+
+// closedPolicy allows nothing to the pods that the policy selects, or to all of its namespace if that cannot be read.
+func closedPolicy(meta metav1.ObjectMeta, m map[string]any) (runtime.Object, string) {
+	p := &weftv1.AuthorizationPolicy{ObjectMeta: meta}
+	p.Spec.Action = weftv1.ActionAllow
+	spec, _ := m["spec"].(map[string]any)
+	targets, err := json.Marshal(spec["targetRefs"])
+	dec := json.NewDecoder(bytes.NewReader(targets))
+	dec.DisallowUnknownFields()
+	if err != nil || dec.Decode(&p.Spec.TargetRefs) != nil || len(checkPolicy(p, field.NewPath("spec"))) > 0 {
+		p.Spec.TargetRefs = nil
+	}
+	if len(p.Spec.TargetRefs) == 0 {
+		return p, "until it can be read, nothing may speak to the pods of namespace " + meta.Namespace
+	}
+	return p, "until it can be read, nothing may speak to the pods that it selects"
+}
+
+// closedNamespace keeps the mode that can be read. One that is there but cannot is taken as strict.
+func closedNamespace(meta metav1.ObjectMeta, m map[string]any, text []byte) (runtime.Object, string) {
+	md, _ := m["metadata"].(map[string]any)
+	labels, _ := md["labels"].(map[string]any)
+	mode, _ := labels[labelMTLS].(string)
+	if _, ok := model.ParseMTLSMode(mode); !ok || mode == "" {
+		if mode == "" && !bytes.Contains(text, []byte(labelMTLS)) {
+			return nil, ""
+		}
+		mode = model.MTLSStrict.String()
+	}
+	meta.Labels = map[string]string{labelMTLS: mode}
+	return &corev1.Namespace{ObjectMeta: meta}, "until it can be read, it has the label " + labelMTLS + ": " + mode + " and no other"
+}
+
+// closedPod keeps a pod with a network namespace in the mesh, with what can be read of its metadata, its service
+// account and its addresses. It gets no traffic by Services. A mode that cannot be read is taken as strict.
+func closedPod(ref model.ObjectRef, text []byte) (runtime.Object, string) {
+	var in struct {
+		Metadata struct{ Labels, Annotations map[string]string }
+		Spec     struct {
+			ServiceAccountName, NodeName string
+			HostNetwork                  bool
+		}
+		Status struct {
+			PodIP  string
+			PodIPs []corev1.PodIP
+		}
+	}
+	if json.Unmarshal(text, &in) != nil || in.Metadata.Annotations[AnnotationNetNS] == "" || in.Spec.HostNetwork {
+		return nil, ""
+	}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: ref.Namespace, Name: ref.Name, Labels: in.Metadata.Labels, Annotations: in.Metadata.Annotations,
+	}}
+	p.Spec.ServiceAccountName, p.Spec.NodeName = in.Spec.ServiceAccountName, in.Spec.NodeName
+	p.Status.PodIP, p.Status.PodIPs = in.Status.PodIP, in.Status.PodIPs
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}}
+	if len(checkLabels(p, nil)) > 0 {
+		p.Labels[labelMTLS] = model.MTLSStrict.String()
+		delete(p.Labels, labelL7)
+	}
+	sa := p.Spec.ServiceAccountName
+	if len(checkPod(p)) > 0 || sa != "" && len(apivalidation.ValidateServiceAccountName(sa, false)) > 0 {
+		return nil, ""
+	}
+	return p, "until it can be read, the pod is in the mesh with its metadata alone, and no Service leads to it"
+}
