@@ -133,14 +133,14 @@ func (d *Datapath) running() *reconciler {
 }
 
 // CloseConnections ends live connections of a local workload (namespace/name) and says how many. Run closes those in
-// the clear itself when a workload becomes strict or gets its first policy; call this with Authenticated when a policy
-// allows less than before and Envoy has it.
-func (d *Datapath) CloseConnections(workload string, which Connections) (int, error) {
+// the clear itself when a workload becomes strict or gets its first policy; call this when a policy allows less than
+// before and Envoy has it. Of the selected ones it ends those that forbidden picks by their ends, or all if it is nil.
+func (d *Datapath) CloseConnections(workload string, which Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
 	rec := d.running()
 	if rec == nil {
 		return 0, errors.New("the datapath does not run")
 	}
-	return rec.closeConnections(workload, which)
+	return rec.closeConnections(workload, which, forbidden)
 }
 
 // Status tells what is in the kernel.

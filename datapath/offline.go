@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -156,6 +157,6 @@ func (offlineNamespace) Same() bool        { return true }
 func (offlineNamespace) Attach() error     { return nil }
 func (offlineNamespace) Detach(bool) error { return nil }
 func (offlineNamespace) Close() error      { return nil }
-func (offlineNamespace) CloseConnections(Connections, *model.Workload) (int, error) {
+func (offlineNamespace) CloseConnections(Connections, *model.Workload, func(local, remote netip.AddrPort) bool) (int, error) {
 	return 0, nil
 }

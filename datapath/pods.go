@@ -140,7 +140,7 @@ func (n *kernelNamespace) Detach(dead bool) error {
 	}))
 }
 
-func (n *kernelNamespace) CloseConnections(which Connections, w *model.Workload) (int, error) {
+func (n *kernelNamespace) CloseConnections(which Connections, w *model.Workload, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
 	count := 0
 	err := enter(n.fd(), func() error {
 		all, err := listSockets()
@@ -149,7 +149,7 @@ func (n *kernelNamespace) CloseConnections(which Connections, w *model.Workload)
 		}
 		var end []socket
 		for _, s := range inbound(all) {
-			if selected(s, which, w, n.k.node) {
+			if selected(s, which, w, n.k.node) && (forbidden == nil || forbidden(s.local, s.remote)) {
 				end = append(end, s)
 			}
 		}

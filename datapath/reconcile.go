@@ -245,14 +245,14 @@ func (r *reconciler) setNodes(addrs []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-func (r *reconciler) closeConnections(workload string, which Connections) (int, error) {
+func (r *reconciler) closeConnections(workload string, which Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.workloads.local[workload]
 	if l == nil {
 		return 0, fmt.Errorf("workload %s is not on this node", workload)
 	}
-	n, err := l.ns.CloseConnections(which, l.workload)
+	n, err := l.ns.CloseConnections(which, l.workload, forbidden)
 	if err != nil {
 		return n, fmt.Errorf("workload %s: %w", workload, err)
 	}

@@ -68,7 +68,7 @@ func (n *fakeNamespace) Detach(bool) error {
 	return nil
 }
 
-func (n *fakeNamespace) CloseConnections(which Connections, w *model.Workload) (int, error) {
+func (n *fakeNamespace) CloseConnections(which Connections, w *model.Workload, _ func(local, remote netip.AddrPort) bool) (int, error) {
 	n.f.log = append(n.f.log, fmt.Sprintf("close %d of %s", which, w.Key()))
 	return 1, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -26,8 +27,8 @@ type namespace interface {
 	Attach() error
 	// Detach undoes Attach. If the pod is dead, its sockets are destroyed; else only Envoy's connections.
 	Detach(dead bool) error
-	// CloseConnections destroys live connections of the workload.
-	CloseConnections(which Connections, w *model.Workload) (int, error)
+	// CloseConnections destroys live connections of the workload, those that forbidden picks if it is not nil.
+	CloseConnections(which Connections, w *model.Workload, forbidden func(local, remote netip.AddrPort) bool) (int, error)
 	Close() error
 }
 
@@ -105,7 +106,7 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	if !l.close {
 		return nil
 	}
-	n, err := l.ns.CloseConnections(Plaintext, w)
+	n, err := l.ns.CloseConnections(Plaintext, w, nil)
 	if n > 0 {
 		ws.log.Info("closed connections that the new mode forbids", "workload", key, "connections", n)
 	}

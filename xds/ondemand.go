@@ -264,6 +264,20 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	}
 }
 
+// current tells whether the cache holds what the tables give now.
+func (c *cache) current(s *store, name string) bool {
+	r := s.resources[name]
+	if r == nil {
+		return false
+	}
+	b := s.kind.build(c.builder(c.server.st.Snapshot()), name)
+	if b == nil || b.err != nil {
+		return false
+	}
+	a, err := marshal(s.typeURL, b.message)
+	return err == nil && version(a) == r.version
+}
+
 // invalid reports a resource that breaks the rules of Envoy's protos: Envoy would refuse it, and tell less. The last
 // good version stays; where there is none, an empty one, for Envoy waits for a route table that does not come.
 func (c *cache) invalid(s *store, name string, err error) {

@@ -106,12 +106,13 @@ func (s *Server) Build(typeURL, name string) (proto.Message, bool) {
 	return b.message, true
 }
 
-// Accepted tells whether some connected Envoy has accepted the newest version of a resource.
+// Accepted tells whether some connected Envoy has accepted a resource as it follows from the tables at this moment: not
+// an older version, though the newest may not have been built yet.
 func (s *Server) Accepted(typeURL, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.cache.stores[typeURL]
-	if st == nil {
+	if st == nil || !s.cache.current(st, name) {
 		return false
 	}
 	for sub := range st.subs {

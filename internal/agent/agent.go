@@ -122,6 +122,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.path.Run(ctx, a.st) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
 	g.Go(func() error { return a.local.Run(ctx, a.st) })
+	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, apiSocket, api.Handler(a)) })
 	if a.cfg.StartProxy {

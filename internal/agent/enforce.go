@@ -1,0 +1,316 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/xds"
+)
+
+const (
+	// enforceFile in the run directory holds the policies that were enforced last, so that an agent that comes back
+	// knows what became narrower while nobody looked. It goes with the connections when the machine restarts.
+	enforceFile = "enforced.json"
+	// enforcePoll is how often Envoy's answer is looked for while a change waits for it.
+	enforcePoll     = 10 * time.Millisecond
+	enforcePollMost = 500 * time.Millisecond
+	// enforceAgain after Envoy has accepted a change connections are looked at once more: its workers take a listener
+	// in after it was accepted, and may let in a last connection by the old rules until then.
+	enforceAgain = time.Second
+)
+
+// enforcer ends live connections that a policy does not allow any more. Envoy decides when a connection or a request
+// comes, and would keep what it let in before.
+type enforcer struct {
+	st       *state.State
+	accepted func(typeURL, name string) bool
+	closer   func(workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
+	file     string
+	log      func(msg string, args ...any)
+
+	done    map[string]*model.Policy // by workload: what is enforced; nil is a workload without a policy
+	waiting map[string]*narrowing
+}
+
+// narrowing is a change whose enforcement is not complete.
+type narrowing struct {
+	before []*model.Policy // what connections may have been let in by
+	last   time.Time       // when to look for the last time; zero while Envoy has not accepted the change
+}
+
+func (a *Agent) enforce(ctx context.Context) error {
+	e := &enforcer{
+		st: a.st, accepted: a.xds.Accepted, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile),
+		log: a.cfg.Log.Info, waiting: map[string]*narrowing{},
+	}
+	var err error
+	if e.done, err = loadEnforced(e.file); err != nil {
+		a.cfg.Log.Warn("what was enforced before is not known: authenticated connections to workloads with a policy are closed", "error", err)
+	}
+	return e.run(ctx)
+}
+
+func (e *enforcer) run(ctx context.Context) error {
+	feed := e.st.Feed()
+	defer feed.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-e.st.Synced():
+	}
+	_, snap := feed.Take()
+	e.start(snap)
+	pause := enforcePoll
+	for {
+		var poll <-chan time.Time
+		if len(e.waiting) > 0 {
+			poll = time.After(pause)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+			keys, snap := feed.Take()
+			if e.changed(keys, snap) {
+				pause = enforcePoll
+			}
+		case <-poll:
+			pause = min(pause+pause/8+1, enforcePollMost)
+		}
+		e.work(time.Now())
+	}
+}
+
+// start compares all local workloads with what was enforced by an earlier agent.
+func (e *enforcer) start(snap *state.Snapshot) {
+	all := map[string]struct{}{}
+	for w := range e.st.Workloads.By(snap, state.ByLocal, "true") {
+		all[w.Key()] = struct{}{}
+	}
+	for key := range e.done {
+		all[key] = struct{}{}
+	}
+	for key := range all {
+		e.compare(key, snap)
+	}
+}
+
+// changed tells whether a workload was among the keys.
+func (e *enforcer) changed(keys map[state.Key]struct{}, snap *state.Snapshot) bool {
+	found := false
+	for k := range keys {
+		if k.Table == e.st.Workloads.Name() && k.Index == "" {
+			e.compare(k.Value, snap)
+			found = true
+		}
+	}
+	return found
+}
+
+// compare notes a workload whose policy is not the one that is enforced.
+func (e *enforcer) compare(key string, snap *state.Snapshot) {
+	w, ok := e.st.Workloads.Get(snap, key)
+	if !ok || !w.Local {
+		delete(e.done, key) // the datapath ends its connections
+		delete(e.waiting, key)
+		return
+	}
+	n := e.waiting[key]
+	if n == nil {
+		before, known := e.done[key]
+		if known && same(before, w.Policy) || !known && w.Policy == nil {
+			e.done[key] = w.Policy
+			return
+		}
+		n = &narrowing{before: []*model.Policy{before}}
+		e.waiting[key] = n
+	} else if !same(n.before[len(n.before)-1], w.Policy) {
+		n.last = time.Time{}
+	}
+	if len(n.before) < 8 { // more versions within a second are taken for anything
+		n.before = append(n.before, w.Policy)
+	} else {
+		n.before = append(n.before[:0], nil, w.Policy)
+	}
+}
+
+func same(a, b *model.Policy) bool {
+	x, _ := json.Marshal(a)
+	y, _ := json.Marshal(b)
+	return string(x) == string(y)
+}
+
+// work closes what is forbidden in workloads whose change Envoy has taken.
+func (e *enforcer) work(now time.Time) {
+	snap := e.st.Snapshot()
+	wrote := false
+	for key, n := range e.waiting {
+		w, ok := e.st.Workloads.Get(snap, key)
+		if !ok || !w.Local {
+			continue // compare will hear of it
+		}
+		first := n.last.IsZero()
+		if first && !e.taken(w) || !first && now.Before(n.last) {
+			continue
+		}
+		count, err := e.closer(key, datapath.Inbound, e.forbidden(snap, w, n.before))
+		if count > 0 {
+			e.log("closed connections that the policy does not allow any more", "workload", key, "connections", count)
+		}
+		switch {
+		case err != nil: // the datapath has not joined it yet, or reports it; again next time
+		case first:
+			n.last = now.Add(enforceAgain)
+		default:
+			e.done[key], wrote = w.Policy, true
+			delete(e.waiting, key)
+		}
+	}
+	if wrote {
+		if err := saveEnforced(e.file, e.done); err != nil {
+			e.log("what is enforced cannot be written down for the next agent", "error", err)
+		}
+	}
+}
+
+// taken tells whether Envoy has accepted the workload's listeners as they are now.
+func (e *enforcer) taken(w *model.Workload) bool {
+	for _, name := range xds.ListenerNames(w) {
+		if !e.accepted(xds.TypeListener, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// forbidden picks connections that may carry what was allowed by an earlier version and is not now. Who is at the
+// other end of an authenticated connection is known by its address here; where it is not, the connection ends.
+func (e *enforcer) forbidden(snap *state.Snapshot, w *model.Workload, before []*model.Policy) func(local, remote netip.AddrPort) bool {
+	return func(local, remote netip.AddrPort) bool {
+		var peer model.Identity
+		var port uint16
+		if local.Port() == xds.PortHBONE {
+			if peer = e.identityAt(snap, remote.Addr()); peer == "" {
+				return true
+			}
+		} else {
+			port = local.Port()
+		}
+		return slices.ContainsFunc(before, func(b *model.Policy) bool { return !covers(w.Policy, b, peer, port) })
+	}
+}
+
+func (e *enforcer) identityAt(snap *state.Snapshot, a netip.Addr) model.Identity {
+	for w := range e.st.Workloads.By(snap, state.ByAddress, a.String()) {
+		if w.Identity != "" {
+			return w.Identity
+		}
+	}
+	for g := range e.st.Gateways.All(snap) {
+		if slices.Contains(g.Addresses, a) {
+			return g.Identity
+		}
+	}
+	return ""
+}
+
+// covers tells whether now allows a peer all that before did: on one port, or on all of them if port is 0. A nil policy
+// allows everything. It may say no where a yes would be right.
+func covers(now, before *model.Policy, peer model.Identity, port uint16) bool {
+	if now == nil {
+		return true
+	}
+	grants := grantsTo(now, peer, port)
+	for _, b := range grantsTo(before, peer, port) {
+		if !slices.ContainsFunc(grants, func(g grant) bool { return g.covers(b) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// grant is a rule's share that concerns one peer: a port (0 is all) and the requests on it (none is all bytes).
+type grant struct {
+	port uint16
+	http []model.HTTPRule
+}
+
+func (g grant) covers(o grant) bool {
+	return (g.port == 0 || g.port == o.port) && (len(g.http) == 0 || sameRequests(g.http, o.http))
+}
+
+func sameRequests(a, b []model.HTTPRule) bool {
+	x, _ := json.Marshal(a)
+	y, _ := json.Marshal(b)
+	return string(x) == string(y)
+}
+
+func grantsTo(p *model.Policy, peer model.Identity, port uint16) []grant {
+	if p == nil {
+		return []grant{{port: port}}
+	}
+	var out []grant
+	for _, r := range p.Rules {
+		if r.Sources != nil && !slices.ContainsFunc(r.Sources, func(s model.PolicySource) bool {
+			return peer != "" && (s.Identity == peer || s.Namespace != "" && s.Namespace == peer.Namespace())
+		}) {
+			continue
+		}
+		switch {
+		case len(r.Ports) == 0:
+			out = append(out, grant{port: port, http: r.HTTP})
+		case port == 0:
+			for _, n := range r.Ports {
+				out = append(out, grant{port: n, http: r.HTTP})
+			}
+		case slices.Contains(r.Ports, port):
+			out = append(out, grant{port: port, http: r.HTTP})
+		}
+	}
+	return out
+}
+
+func loadEnforced(file string) (map[string]*model.Policy, error) {
+	out := map[string]*model.Policy{}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil || out == nil {
+		return map[string]*model.Policy{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return out, nil
+}
+
+// saveEnforced replaces the file in one step. Workloads without a policy are left out: they had none.
+func saveEnforced(file string, enforced map[string]*model.Policy) error {
+	policed := map[string]*model.Policy{}
+	for key, p := range enforced {
+		if p != nil {
+			policed[key] = p
+		}
+	}
+	text, err := json.Marshal(policed)
+	if err != nil {
+		return err
+	}
+	tmp := file + ".new"
+	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, file)
+}
