@@ -35,7 +35,7 @@ demo: build envoy ## a working node with figures; ARGS=--exit stops after them
 test: lint unit privileged ## all that CI runs
 
 .PHONY: unit
-unit: envoy ## tests that need no privileges, with the race detector
+unit: setup envoy ## tests that need no privileges, with the race detector
 	@go test -race -timeout 15m $$(go list ./... | grep -vxFf <(go list $(PRIVILEGED)))
 
 .PHONY: privileged
