@@ -165,14 +165,24 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 	return out
 }
 
-// reconcile brings objects in line. Workloads go first: a backend must not be picked before it is known to have an
-// identity. What fails is tried again later, and holds up nothing else.
+// reconcile brings objects in line. Workloads that went come first, for others may get their namespace and addresses in
+// the same change, then the other workloads: a backend must not be picked before it is known to have an identity. What
+// fails is tried again later, and holds up nothing else.
 func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	gone := func(o object) bool {
+		_, ok := r.st.Workloads.Get(snap, o.key)
+		return o.kind == kindWorkload && !ok
+	}
+	for o := range objects {
+		if gone(o) {
+			r.record(o, r.apply(snap, o))
+		}
+	}
 	for _, kind := range []string{kindWorkload, kindService, kindPrune} {
 		for o := range objects {
-			if o.kind == kind {
+			if o.kind == kind && !gone(o) {
 				r.record(o, r.apply(snap, o))
 			}
 		}

@@ -472,6 +472,39 @@ func TestPeersAndPods(t *testing.T) {
 	}
 }
 
+// What one change takes from one pod and gives to another is not a conflict, in whatever order the change is read.
+func TestNamespaceAndAddressChangeHands(t *testing.T) {
+	f := newFakeNode(t)
+	pod := func(name string, i int) *model.Workload {
+		return &model.Workload{
+			Namespace: "ns", Name: fmt.Sprint(name, i), Local: true, NetNS: fmt.Sprint("/", i),
+			MTLS: model.MTLSStrict, Identity: "spiffe://td/x", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})},
+		}
+	}
+	const pods = 16 // map order hides a wrong one with two pods
+	for i := range pods {
+		write(f, f.st.Workloads, pod("old", i))
+	}
+	f.apply()
+	w := f.st.Write(f.st.Workloads)
+	for i := range pods {
+		f.st.Workloads.Delete(w, fmt.Sprint("ns/old", i))
+		f.st.Workloads.Put(w, pod("new", i))
+	}
+	w.Commit()
+	if errs := f.apply(); len(errs) > 0 {
+		t.Error(errs)
+	}
+	for _, owner := range f.rec.workloads.owner {
+		if !strings.HasPrefix(owner, "ns/new") {
+			t.Errorf("a namespace belongs to %s", owner)
+		}
+	}
+	if len(f.rec.workloads.owner) != pods || len(f.kern.peers.entries) != pods {
+		t.Errorf("%d namespaces, %d peers", len(f.rec.workloads.owner), len(f.kern.peers.entries))
+	}
+}
+
 func TestRunFollowsAndEnds(t *testing.T) {
 	f := newFakeNode(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -217,6 +217,9 @@ func policyStatus(v *view, key string) ([]output, bool) {
 	s := &model.Status{Object: ref, Generation: ap.Generation}
 	var accepted trouble
 	v.checkTargets(ap, &accepted)
+	if note, ok := ap.Annotations[kube.AnnotationStandIn]; ok {
+		accepted.add("Invalid", "its document cannot be read: "+note)
+	}
 	if m := v.rejected(ref); m != "" {
 		accepted.add("Invalid", m)
 	}
