@@ -7,7 +7,7 @@ GOLANGCI_LINT := v2.15.0
 export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
-PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./test/...
+PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/...
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 

@@ -28,7 +28,8 @@ type Config struct {
 }
 
 const (
-	defaultPinDir      = "/sys/fs/bpf/weft"
+	sysBPF             = "/sys/fs/bpf"
+	defaultPinDir      = sysBPF + "/weft"
 	defaultProxyCgroup = "weft-proxy"
 	bpfFSMagic         = 0xcafe4a11 // linux/magic.h, BPF_FS_MAGIC
 )
@@ -80,22 +81,31 @@ func (c Config) prepare() error {
 	if err := os.MkdirAll(c.proxyPath(), 0o755); err != nil {
 		return fmt.Errorf("cgroup of the proxy: %w", err)
 	}
-	if err := os.MkdirAll(c.PinDir, 0o700); err != nil {
-		return fmt.Errorf("directory of pins: %w", err)
-	}
-	ok, err := isBPFFS(c.PinDir)
-	if err != nil {
+	if err := c.mountBPFFS(); err != nil {
 		return err
-	}
-	if !ok {
-		if err := unix.Mount("bpf", c.PinDir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-			return fmt.Errorf("mount bpffs on %s: %w", c.PinDir, err)
-		}
 	}
 	for _, d := range []string{mapDir, linkDir, podDir} {
 		if err := os.MkdirAll(filepath.Join(c.PinDir, d), 0o700); err != nil {
 			return fmt.Errorf("directory of pins: %w", err)
 		}
+	}
+	return nil
+}
+
+// mountBPFFS mounts a bpffs where pins are to be and there is none: at the usual place, for nothing can be made in sysfs
+// below it, else on the directory of pins itself.
+func (c Config) mountBPFFS() error {
+	mount := c.PinDir
+	if strings.HasPrefix(c.PinDir, sysBPF+"/") {
+		mount = sysBPF
+	} else if err := os.MkdirAll(c.PinDir, 0o700); err != nil {
+		return fmt.Errorf("directory of pins: %w", err)
+	}
+	if ok, err := isBPFFS(mount); err != nil || ok {
+		return err
+	}
+	if err := unix.Mount("bpf", mount, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpffs on %s: %w", mount, err)
 	}
 	return nil
 }

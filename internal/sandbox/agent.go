@@ -26,6 +26,9 @@ type agentProcess struct {
 
 // StartAgent starts the agent, which starts Envoy where none runs. It returns at once; see Ready.
 func (n *Node) StartAgent() error {
+	if err := n.cleanOthers(); err != nil {
+		return err
+	}
 	out, err := os.OpenFile(n.AgentLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -28,6 +28,30 @@ func takeLock(name string) (net.Listener, error) {
 	return l, err
 }
 
+// cleanOthers takes away what Nodes of other names left that were killed. Their hooks, at the same cgroup root, would
+// take this Node's Services for theirs. One that still runs is an error for the same reason.
+func (n *Node) cleanOthers() error {
+	pins, _ := filepath.Glob("/sys/fs/bpf/*/links") // the pattern is well formed
+	for _, p := range pins {
+		name := filepath.Base(filepath.Dir(p))
+		other := &Node{Options: Options{Name: name, Dir: filepath.Join("/run", name)}}
+		if _, err := os.Stat(other.Manifests()); name == n.Name || err != nil {
+			continue // ours, or no sandbox
+		}
+		lock, err := takeLock(name)
+		if err != nil {
+			return fmt.Errorf("%w: its hooks would see this one's connections", err)
+		}
+		other.RunDir = filepath.Join(other.Dir, "run")
+		err = other.clean()
+		lock.Close()
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // clean takes away processes, namespaces, cgroups, hooks and pins of this Node, and of one of the same name before it.
 func (n *Node) clean() error {
 	root, err := lab.CgroupMount()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/examples"
 	"github.com/weft-mesh/weft/internal/demo/workload"
@@ -188,5 +189,31 @@ func TestApplyNamesTheFile(t *testing.T) {
 	_ = os.WriteFile(dir+"/bad/x.yaml", []byte("kind: [\n"), 0o644)
 	if err := n.Apply(t.Context(), os.DirFS(dir), "bad"); err == nil || !strings.Contains(err.Error(), "bad/x.yaml") {
 		t.Error(err)
+	}
+}
+
+func TestStartAgentClearsHooksOfADeadNode(t *testing.T) {
+	n := node(t)
+	// A pin directory and a folder of manifests are what a killed one leaves; pins in it are removed with it.
+	dead := "wsbxdead"
+	pins, run := "/sys/fs/bpf/"+dead, "/run/"+dead
+	if os.MkdirAll(pins, 0o700) != nil {
+		if err := unix.Mount("bpf", "/sys/fs/bpf", "bpf", 0, "mode=0700"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{pins + "/links", pins + "/maps", pins + "/pods", run + "/manifests"} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Binary = "/bin/true" // no agent is needed to see what is done before it starts
+	if err := n.StartAgent(); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{pins + "/links", run} {
+		if _, err := os.Stat(d); err == nil {
+			t.Errorf("%s is still there", d)
+		}
 	}
 }
