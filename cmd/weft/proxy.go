@@ -34,7 +34,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.Uint64Var(&cfg.MemoryLimitBytes, "memory-limit", 1<<30, "bytes of heap past which Envoy refuses work")
 	f.Uint64Var(&cfg.MaxConnections, "max-connections", 100_000, "connections past which Envoy refuses more")
 	f.DurationVar(&cfg.DrainTime, "drain-time", 0, "time that connections get to end after their listener went (default 5s)")
-	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 15s)")
+	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 5m)")
 	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	cmd.AddCommand(newProxyRestartCmd(run))

@@ -87,7 +87,7 @@ func (d *demo) restarts(ctx context.Context) {
 		return d.drained(ctx)
 	})
 	d.text("      (mTLS carries bytes, so Envoy cannot ask its clients to reconnect: those here do once a second. What stays open\n" +
-		"      ends with the old Envoy, --parent-shutdown-time after the restart: here 4 s, 15 s unless set.)")
+		"      ends with the old Envoy, --parent-shutdown-time after the restart: here 4 s, 5 min unless set.)")
 	d.lossless(ctx, "agent restarted", func() error { return d.restartAgent(ctx, syscall.SIGTERM) })
 	d.lossless(ctx, "agent killed and started again", func() error { return d.restartAgent(ctx, syscall.SIGKILL) })
 	d.kill(ctx)

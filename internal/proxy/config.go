@@ -45,7 +45,7 @@ type Config struct {
 	// DrainTime is how long a removed listener, or an Envoy that ends, lets its connections finish. 5 s.
 	DrainTime time.Duration
 	// ParentShutdownTime after a hot restart the old Envoy ends, with what is still connected to it. At least DrainTime;
-	// 15 s.
+	// 5 min: connections of bytes (mTLS without a route) cannot be moved, and live until then.
 	ParentShutdownTime time.Duration
 	// LogLevel of Envoy: trace, debug, info, warning, error, critical. warning.
 	LogLevel string
@@ -70,7 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MemoryLimitBytes = or(c.MemoryLimitBytes, 1<<30)
 	c.MaxConnections = or(c.MaxConnections, 100_000)
 	c.DrainTime = or(c.DrainTime, 5*time.Second)
-	c.ParentShutdownTime = or(c.ParentShutdownTime, max(15*time.Second, c.DrainTime))
+	c.ParentShutdownTime = or(c.ParentShutdownTime, max(5*time.Minute, c.DrainTime))
 	c.LogLevel = or(c.LogLevel, "warning")
 	c.startTimeout = or(c.startTimeout, time.Minute)
 	if c.Log == nil {
