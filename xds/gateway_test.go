@@ -30,7 +30,10 @@ func backend(t *testing.T, w *world, name string) *backendServer {
 	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		b.hits.Add(1)
 		if d, err := time.ParseDuration(r.Header.Get("x-sleep")); err == nil {
-			time.Sleep(d)
+			select {
+			case <-time.After(d):
+			case <-r.Context().Done():
+			}
 		}
 		rw.Header().Set("x-from", "backend")
 		if n := b.fail.Add(-1); n >= 0 {
@@ -142,7 +145,7 @@ func TestRules(t *testing.T) {
 		model.Rule{Match: model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/match"},
 			Headers: []model.ValueMatch{{Name: "x-a", Type: model.MatchExact, Value: "1"}, {Name: "x-b", Type: model.MatchRegex, Value: "b+"}}}, Status: 202},
 		model.Rule{Match: model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/match"},
-			Query: []model.ValueMatch{{Name: "q", Type: model.MatchExact, Value: "x y"}}}, Status: 203},
+			Query: []model.ValueMatch{{Name: "q", Type: model.MatchExact, Value: "x.y z"}}}, Status: 203},
 		model.Rule{Match: model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/match"}, GRPC: true}, Status: 204},
 		model.Rule{Match: model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/match"}}, CallerNamespace: "x", Status: 205},
 		prefix("/p1", "/xyz"), prefix("/p2", "/xyz/"), prefix("/p3/", "/xyz"), prefix("/p4", ""), prefix("/p5", "/"),
@@ -194,10 +197,10 @@ func TestRules(t *testing.T) {
 		{"PUT", "/match", nil, 201, ""},
 		{"GET", "/match", map[string]string{"x-a": "1", "x-b": "bb"}, 202, ""},
 		{"GET", "/match", map[string]string{"x-a": "1", "x-b": "bbc"}, 404, ""},
-		{"GET", "/match?q=x%20y", nil, 203, ""},
+		{"GET", "/match?q=x.y%20z", nil, 203, ""},
 		{"GET", "/match", map[string]string{"content-type": "application/grpc"}, 200, ""}, // Envoy says it in grpc-status
-		{"GET", "/match?q=x+y", nil, 203, ""},
-		{"GET", "/match?q=x%20z", nil, 404, ""},
+		{"GET", "/match?q=x.y+z", nil, 203, ""},
+		{"GET", "/match?q=x-y%20z", nil, 404, ""}, // a dot is a dot
 		{"GET", "/matches", nil, 404, ""},
 		{"GET", "/p1/bar?q=1", nil, 200, "GET /xyz/bar?q=1 "},
 		{"GET", "/p1", nil, 200, "GET /xyz "},
@@ -225,6 +228,9 @@ func TestRules(t *testing.T) {
 		{"GET", "/timeout", map[string]string{"x-sleep": "2s"}, 504, ""},
 		{"GET", "/trytimeout", map[string]string{"x-sleep": "2s"}, 504, ""},
 		{"POST", "/exact", nil, 200, "v1 POST /exact"},
+		// What Envoy does is for routes to say, not for whoever sends a request.
+		{"GET", "/exact", map[string]string{"x-envoy-upstream-rq-timeout-ms": "50", "x-sleep": "500ms"}, 200, ""},
+		{"GET", "/exact", map[string]string{"x-envoy-original-path": "/x", "x-envoy-internal": "true"}, 200, "v1 GET /exact "},
 		{"GET", "/exact", nil, 200, "X-Forwarded-For: "},
 		{"OPTIONS", "/cors", map[string]string{"Origin": "https://a.example.com", "Access-Control-Request-Method": "PUT"}, 200, "Access-Control-Allow-Origin: https://a.example.com"},
 		{"OPTIONS", "/cors", map[string]string{"Origin": "https://a.example.com", "Access-Control-Request-Method": "PUT"}, 200, "Access-Control-Max-Age: 60"},

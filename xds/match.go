@@ -105,7 +105,7 @@ func queryMatch(v model.ValueMatch) (*matcher.StringMatcher, bool) {
 		case strings.IndexByte("%&+#", c) >= 0 || c >= 0x80:
 			fmt.Fprintf(&re, "(?i:%%%02x)", c) // never sent as it is
 		case url.QueryEscape(string(c)) == string(c):
-			re.WriteByte(c)
+			re.WriteString(quoteMeta(string(c))) // a dot is sent as it is, and means a dot
 		default:
 			fmt.Fprintf(&re, "(?:%s|(?i:%%%02x))", quoteMeta(string(c)), c)
 		}

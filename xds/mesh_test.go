@@ -3,8 +3,12 @@ package xds
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -176,6 +180,64 @@ func TestRotation(t *testing.T) {
 		}
 		if status, body, err := ask(pods[0], "127.0.0.1:15001", "echo.shop", "/"); status != 200 {
 			t.Fatal(i, status, body, err)
+		}
+	}
+	w.noRejections()
+}
+
+// What a client writes into a request must not steer the Envoys that it passes: neither the caller's nor that of the
+// destination, whose pod belongs to somebody else.
+func TestClientsDoNotSteerEnvoy(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	requests := &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}}
+	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, requests)
+	put(w, w.st.Workloads, a, b)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	var hits atomic.Int64
+	l, err := pods[1].Listen("tcp", netip.AddrPortFrom(pods[1].Address, 8080).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		hits.Add(1)
+		if r.URL.Path == "/slow" {
+			select {
+			case <-time.After(300 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+			return
+		}
+		rw.WriteHeader(503)
+	})}
+	go func() { _ = app.Serve(l) }()
+	t.Cleanup(func() { _ = app.Close() })
+	loopbackService(w, "app", endpointOf(b, 0, 8080))
+	w.envoy()
+	for name, test := range map[string]struct {
+		path   string
+		header string
+		status int
+	}{
+		"plain":                   {"/", "x-a: b", 503},
+		"retries":                 {"/", "x-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 7", 503},
+		"retries by status":       {"/", "x-envoy-retry-on: retriable-status-codes\r\nx-envoy-retriable-status-codes: 503", 503},
+		"a timeout":               {"/slow", "x-envoy-upstream-rq-timeout-ms: 20", 200},
+		"a timeout of a try":      {"/slow", "x-envoy-upstream-rq-per-try-timeout-ms: 20\r\nx-envoy-retry-on: 5xx", 200},
+		"a duration":              {"/slow", "x-envoy-upstream-stream-duration-ms: 20", 200},
+		"another scope":           {"/", "x-weft-scope: 10.96.0.9:80\r\nX-Weft-Scope: 10.96.0.9:81", 503},
+		"another host":            {"/", "x-envoy-original-dst-host: 127.0.0.1:15001", 503},
+		"another path":            {"/", "x-envoy-original-path: /slow", 503},
+		"absolute form":           {"http://127.0.0.1:15001/", "x-a: b", 503},
+		"absolute form elsewhere": {"http://169.254.169.254/", "x-a: b", 503},
+	} {
+		hits.Store(0)
+		status, body, err := ask(pods[0], "127.0.0.1:15001", "app.shop\r\n"+test.header, test.path)
+		if err != nil || status != test.status {
+			t.Errorf("%s: status %d, want %d: %s %v", name, status, test.status, body, err)
+		}
+		if n := hits.Load(); n != 1 {
+			t.Errorf("%s: the app got the request %d times", name, n)
 		}
 	}
 	w.noRejections()

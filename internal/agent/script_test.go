@@ -36,6 +36,7 @@ var update = flag.Bool("update", false, "rewrite the golden parts of testdata/*.
 //	resource TYPE NAME      prints an Envoy resource: listener, cluster, endpoints, route, scope, secret
 //	status KIND/NS/NAME     prints an object's status
 //	problems                prints what the folder complains about
+//	long FROM TO            copies a file, with a mebibyte of text in place of @MiB@
 func TestScripts(t *testing.T) { scripts(t, false) }
 
 func TestScriptsKernel(t *testing.T) {
@@ -89,6 +90,13 @@ func scripts(t *testing.T, kernel bool) {
 					ts.Check(err)
 					print1(ts, toYAML(ts, j))
 				}
+			},
+			"long": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) != 2 {
+					ts.Fatalf("usage: long FROM TO")
+				}
+				text := strings.ReplaceAll(ts.ReadFile(args[0]), "@MiB@", strings.Repeat("a", 1<<20))
+				ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
 			},
 			"problems": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var b strings.Builder

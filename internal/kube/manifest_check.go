@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -73,6 +74,11 @@ func checkPod(p *corev1.Pod) (errs field.ErrorList) {
 	}
 	if _, bad := PodAddresses(p); len(bad) > 0 {
 		errs = append(errs, field.Invalid(annotations.Key(AnnotationIP), strings.Join(bad, ", "), "must be addresses of a pod (or so must status.podIPs)"))
+	}
+	if sa := p.Spec.ServiceAccountName; sa != "" { // it becomes part of the pod's identity
+		for _, msg := range apivalidation.ValidateServiceAccountName(sa, false) {
+			errs = append(errs, field.Invalid(field.NewPath("spec", "serviceAccountName"), sa, msg))
+		}
 	}
 	if p.Spec.HostNetwork && p.Annotations[AnnotationNetNS] != "" {
 		errs = append(errs, field.Forbidden(annotations.Key(AnnotationNetNS), "a pod of the host's network has no namespace of its own"))

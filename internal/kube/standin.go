@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -116,8 +115,7 @@ func closedPod(ref model.ObjectRef, text []byte) (runtime.Object, string) {
 		p.Labels[labelMTLS] = model.MTLSStrict.String()
 		delete(p.Labels, labelL7)
 	}
-	sa := p.Spec.ServiceAccountName
-	if len(checkPod(p)) > 0 || sa != "" && len(apivalidation.ValidateServiceAccountName(sa, false)) > 0 {
+	if len(checkPod(p)) > 0 {
 		return nil, ""
 	}
 	return p, "until it can be read, the pod is in the mesh with its metadata alone, and no Service leads to it"
