@@ -40,27 +40,43 @@ func (a *Addresses) Run(ctx context.Context, st *state.State) error {
 	check := time.NewTicker(10 * retryLast) // somebody may flush the routes
 	defer check.Stop()
 	var last string
+	var retry <-chan time.Time
+	due := true
 	for {
-		_, snap := feed.Take()
-		err := a.reconcile(snap, st, synced == nil)
-		if text := fmt.Sprint(err); err != nil && text != last {
-			a.log.Error("addresses of Gateways", "error", err)
-			last = text
+		// Asking the kernel for its routes costs more than most changes do, and most change no Gateway.
+		if keys, snap := feed.Take(); due || touches(keys, st.Gateways.Name()) {
+			err := a.reconcile(snap, st, synced == nil)
+			if text := fmt.Sprint(err); err != nil && text != last {
+				a.log.Error("addresses of Gateways", "error", err)
+				last = text
+			}
+			retry = nil
+			if err != nil {
+				retry = time.After(retryLast)
+			}
 		}
-		var retry <-chan time.Time
-		if err != nil {
-			retry = time.After(retryLast)
-		}
+		due = true
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-feed.Ready():
+			due = false
 		case <-check.C:
 		case <-retry:
 		case <-synced:
 			synced = nil
 		}
 	}
+}
+
+// touches tells whether a change is one of a table.
+func touches(keys map[state.Key]struct{}, table string) bool {
+	for k := range keys {
+		if k.Table == table {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *Addresses) reconcile(snap *state.Snapshot, st *state.State, prune bool) error {

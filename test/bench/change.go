@@ -13,6 +13,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/internal/sandbox"
 )
 
@@ -56,14 +57,16 @@ func changeAt(ctx context.Context, c config, routes int) (f changeFigures, err e
 	if err := n.Apply(ctx, routed(routes), "routed"); err != nil {
 		return f, err
 	}
-	server, _, err := self(n.Pod("routed", "server"), "as-server", netip.AddrPortFrom(netip.IPv4Unspecified(), serverPort).String())
-	if err != nil {
-		return f, err
+	for _, name := range servers {
+		server, err := startServer(ctx, n.Pod("routed", name))
+		if err != nil {
+			return f, err
+		}
+		defer func() {
+			_ = server.Process.Kill()
+			_ = server.Wait()
+		}()
 	}
-	defer func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	}()
 	began := time.Now()
 	if err := n.StartAgent(); err != nil {
 		return f, err
@@ -74,16 +77,15 @@ func changeAt(ctx context.Context, c config, routes int) (f changeFigures, err e
 	f.Routes, f.ReadyIn = routes, time.Since(began).Round(time.Millisecond).String()
 	client := newPoller(n)
 	defer client.close()
-	if _, err := client.until(ctx, "0", time.Now()); err != nil {
+	if _, err := client.until(ctx, n.Pod("routed", servers[0]).Name, time.Now()); err != nil {
 		return f, err
 	}
 	for i := 1; i <= c.changes; i++ {
-		value := strconv.Itoa(i)
 		at := time.Now()
-		if err := n.Write("routed/changed.yaml", changed(value)); err != nil {
+		if err := n.Write("routed/changed.yaml", changed(i)); err != nil {
 			return f, err
 		}
-		took, err := client.until(ctx, value, at)
+		took, err := client.until(ctx, n.Pod("routed", servers[i%2]).Name, at)
 		if err != nil {
 			return f, err
 		}
@@ -106,7 +108,7 @@ func changeCPU(n *sandbox.Node, changes int) (time.Duration, error) {
 		}
 		for i := range changes {
 			if write {
-				if err := n.Write("routed/changed.yaml", changed("cpu-"+strconv.Itoa(i))); err != nil {
+				if err := n.Write("routed/changed.yaml", changed(i+changes+1)); err != nil {
 					return 0, err
 				}
 			}
@@ -142,8 +144,8 @@ func newPoller(n *sandbox.Node) *poller {
 
 func (p *poller) close() { p.http.CloseIdleConnections() }
 
-// until asks until the answer bears a version, and gives the time since then.
-func (p *poller) until(ctx context.Context, version string, since time.Time) (time.Duration, error) {
+// until asks until a server answers, and gives the time since then.
+func (p *poller) until(ctx context.Context, server string, since time.Time) (time.Duration, error) {
 	last := ""
 	for time.Since(since) < changeWait {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.target, nil)
@@ -155,53 +157,55 @@ func (p *poller) until(ctx context.Context, version string, since time.Time) (ti
 			return 0, err
 		}
 		resp.Body.Close()
-		if last = resp.Header.Get("x-version"); resp.StatusCode == http.StatusOK && last == version {
+		if last = resp.Header.Get(load.BackendHeader); resp.StatusCode == http.StatusOK && last == server {
 			return time.Since(since), nil
 		}
 		time.Sleep(200 * time.Microsecond) // leaves the machine to those who work on the change
 	}
-	return 0, fmt.Errorf("the route's version is %q after %s, want %q", last, changeWait, version)
+	return 0, fmt.Errorf("%q answers after %s, want %q", last, changeWait, server)
 }
 
 // routed writes a Service and an HTTPRoute for each number; the first route is in a file of its own.
 func routed(routes int) fstest.MapFS {
 	out := fstest.MapFS{
-		"routed/ns.yaml": {Data: []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: routed}\n")},
-		"routed/pods.yaml": {Data: []byte(`apiVersion: v1
-kind: Pod
-metadata: {name: client, namespace: routed}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: routed, labels: {app: server}}
-`)},
-		"routed/changed.yaml": {Data: changed("0")},
+		"routed/ns.yaml":      {Data: []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: routed}\n")},
+		"routed/pods.yaml":    {Data: []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: routed}\n")},
+		"routed/changed.yaml": {Data: changed(0)},
 	}
 	var docs []string
+	for _, name := range servers {
+		docs = append(docs, fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %[1]s, namespace: routed, labels: {app: %[1]s}}\n", name), serviceOf(name, name))
+	}
 	for i := range routes {
-		docs = append(docs, fmt.Sprintf(`apiVersion: v1
-kind: Service
-metadata: {name: %s, namespace: routed}
-spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
-`, serviceName(i)))
+		docs = append(docs, serviceOf(serviceName(i), servers[0]))
 		if i > 0 {
-			docs = append(docs, string(routeFor(serviceName(i), "0")))
+			docs = append(docs, string(routeFor(serviceName(i), 1, 0)))
 		}
 	}
 	addFiles(out, "routed/all", docs)
 	return out
 }
 
-func changed(version string) []byte { return routeFor(serviceName(0), version) }
+// servers are two versions of a workload; a change leads from one to the other.
+var servers = [2]string{"old", "new"}
 
-func routeFor(service, version string) []byte {
+func serviceOf(name, app string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: routed}
+spec: {selector: {app: %s}, ports: [{port: 80, targetPort: 8080}]}
+`, name, app)
+}
+
+// changed is the first route after its i-th change: all traffic to one of the servers.
+func changed(i int) []byte { return routeFor(serviceName(0), 1-i%2, i%2) }
+
+func routeFor(service string, weights ...int) []byte {
 	return fmt.Appendf(nil, `apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: %[1]s, namespace: routed}
 spec:
   parentRefs: [{group: "", kind: Service, name: %[1]s, port: 80}]
-  rules:
-    - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-version, value: "%[2]s"}]}}]
-      backendRefs: [{name: %[1]s, port: 80}]
-`, service, version)
+  rules: [{backendRefs: [{name: %[2]s, port: 80, weight: %[3]d}, {name: %[4]s, port: 80, weight: %[5]d}]}]
+`, service, servers[0], weights[0], servers[1], weights[1])
 }

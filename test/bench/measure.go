@@ -17,10 +17,10 @@ import (
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
-// runAs is what this binary does in pods: as-client LOAD (JSON; prints a wire.Result), or as-server ADDRESS.
+// runAs is what this binary does in pods: as-client LOAD (JSON; prints a wire.Result), or as-server ADDRESS NAME.
 func runAs(role string, args []string) error {
-	if len(args) != 1 {
-		return errors.New("want one argument")
+	if want := map[string]int{"as-client": 1, "as-server": 2}[role]; len(args) != want {
+		return fmt.Errorf("%s: want %d arguments", role, want)
 	}
 	if role == "as-server" {
 		at, err := netip.ParseAddrPort(args[0])
@@ -29,7 +29,7 @@ func runAs(role string, args []string) error {
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		return wire.Serve(ctx, at)
+		return wire.Serve(ctx, at, args[1])
 	}
 	var l wire.Load
 	if err := json.Unmarshal([]byte(args[0]), &l); err != nil {

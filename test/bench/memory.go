@@ -9,6 +9,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/internal/sandbox"
 )
@@ -86,18 +88,25 @@ func footprintOf(ctx context.Context, n *sandbox.Node) (f footprint, err error) 
 
 // callAll has pods call Services, each another one. Nobody serves them, so a 503 is an answer.
 func callAll(ctx context.Context, n *sandbox.Node) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
 	for i := range calledServices {
-		p := n.Pod("crowd", podName(i%memoryPods))
-		ip := n.ServiceIP("crowd", serviceName(i*(memoryServices/calledServices)))
-		rep, err := load.Run(ctx, load.Config{URL: "http://" + netip.AddrPortFrom(ip, 80).String(), Dial: p.Dial, Requests: 1})
-		if err != nil {
-			return err
-		}
-		if rep.Statuses[503] != 1 {
-			return fmt.Errorf("Service %s: %v; want 503, for nobody serves it", serviceName(i), rep.Statuses)
-		}
+		g.Go(func() error {
+			service := serviceName(i * (memoryServices / calledServices))
+			rep, err := load.Run(ctx, load.Config{
+				URL:  "http://" + netip.AddrPortFrom(n.ServiceIP("crowd", service), 80).String(),
+				Dial: n.Pod("crowd", podName(i%memoryPods)).Dial, Requests: 1,
+			})
+			if err != nil {
+				return err
+			}
+			if rep.Statuses[503] != 1 {
+				return fmt.Errorf("Service %s: %v %v; want status 503, for nobody serves it", service, rep.Statuses, rep.Failures())
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }
 
 func podName(i int) string     { return fmt.Sprintf("pod-%d", i) }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -216,20 +217,29 @@ func (b *builder) build() ([]way, error) {
 }
 
 func (b *builder) server(p *lab.Pod) (int, error) {
-	at := netip.AddrPortFrom(netip.IPv4Unspecified(), serverPort)
-	cmd, _, err := self(p, "as-server", at.String())
+	cmd, err := startServer(b.ctx, p)
 	if err != nil {
 		return 0, err
 	}
 	b.procs = append(b.procs, cmd)
+	return cmd.Process.Pid, nil
+}
+
+// startServer starts the benchmark's server in a pod, under the pod's name, and waits until it listens.
+func startServer(ctx context.Context, p *lab.Pod) (*exec.Cmd, error) {
+	cmd, _, err := self(p, "as-server", netip.AddrPortFrom(netip.IPv4Unspecified(), serverPort).String(), p.Name)
+	if err != nil {
+		return nil, err
+	}
 	for range 200 {
-		c, err := p.Dial(b.ctx, "tcp", netip.AddrPortFrom(p.Address, serverPort).String())
+		c, err := p.Dial(ctx, "tcp", netip.AddrPortFrom(p.Address, serverPort).String())
 		if err == nil {
-			return cmd.Process.Pid, c.Close()
+			return cmd, c.Close()
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return 0, fmt.Errorf("the server in pod %s does not answer", p.Name)
+	_ = cmd.Process.Kill()
+	return nil, errors.Join(fmt.Errorf("the server in pod %s does not answer", p.Name), cmd.Wait())
 }
 
 func (b *builder) start(p *lab.Pod, h hop) (int, error) {

@@ -17,7 +17,6 @@ const (
 )
 
 var (
-	answer     = []byte("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n\r\n" + body)
 	streamHead = []byte("HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 1099511627776\r\n\r\n")
 	streamPath = []byte("GET /stream ")
 	chunk      = make([]byte, chunkSize)
@@ -26,6 +25,7 @@ var (
 // server is one epoll loop.
 type server struct {
 	epoll, listener int
+	answer          []byte
 	conns           map[int]*served
 }
 
@@ -35,11 +35,12 @@ type served struct {
 	stream bool
 }
 
-// Serve answers on an IPv4 address until ctx ends.
-func Serve(ctx context.Context, listen netip.AddrPort) error {
+// Serve answers on an IPv4 address until ctx ends. It calls itself by name in the header x-served-by.
+func Serve(ctx context.Context, listen netip.AddrPort, name string) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	s := &server{conns: map[int]*served{}}
+	s := &server{conns: map[int]*served{}, answer: fmt.Appendf(nil,
+		"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx-served-by: %s\r\ncontent-length: %d\r\n\r\n%s", name, len(body), body)}
 	var err error
 	if s.listener, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 		return err
@@ -134,7 +135,7 @@ func (s *server) serve(fd int, c *served, buf []byte) bool {
 			_, err := unix.Write(fd, streamHead)
 			return err == nil && s.watch(unix.EPOLL_CTL_MOD, fd, unix.EPOLLOUT) == nil
 		}
-		if w, err := unix.Write(fd, answer); err != nil || w < len(answer) {
+		if w, err := unix.Write(fd, s.answer); err != nil || w < len(s.answer) {
 			return false
 		}
 		in = in[end+len(headEnd):]

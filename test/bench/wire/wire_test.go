@@ -18,7 +18,7 @@ func serve(t *testing.T) netip.AddrPort {
 	l.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Serve(ctx, at) }()
+	go func() { done <- Serve(ctx, at, "a") }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
