@@ -119,6 +119,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.folder.Run(ctx) })
 	g.Go(func() error { return a.gateway.Run(ctx) })
 	g.Go(func() error { return a.mtls.Run(ctx) })
+	g.Go(func() error { return a.returnMemory(ctx) })
 	g.Go(func() error { return a.path.Run(ctx, a.st) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
 	g.Go(func() error { return a.local.Run(ctx, a.st) })
