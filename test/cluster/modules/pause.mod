@@ -1,0 +1,3 @@
+module github.com/weft-mesh/weft/test/cluster/pause
+
+go 1.26.0
