@@ -4,10 +4,12 @@
 // that changes, is sent only if its content changed, and is forgotten when nobody is subscribed to it. Versions are
 // hashes of the content, so an agent that restarts sends an Envoy only what differs from what that Envoy has.
 //
+//	netns.go                      paths to network namespaces
 //	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
 //	ondemand.go pins.go           the cache: build, remember, build again, forget; wildcards and pinned clusters
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
+//	authorization.go              a workload's policy as a filter of its own
 //	scope.go route.go match.go action.go redirect.go   original destination -> route table -> cluster
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow

@@ -61,7 +61,7 @@ var cases = map[string]struct {
 			{Sources: []model.PolicySource{{Identity: identity("shop", "a")}, {Namespace: "ops"}}, Ports: []uint16{5432}},
 			{Ports: []uint16{9090}},
 		}}))
-	}, map[string][]string{TypeListener: {"shop/web/hbone", "shop/web/in"}}},
+	}, map[string][]string{TypeListener: {"shop/web/hbone", "shop/web/in"}, TypeFilter: {"shop/web/hbone"}}},
 	"policy-refuse-all": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, &model.Policy{Names: []string{"shop/p"}}))
 	}, map[string][]string{TypeListener: {"shop/web/in"}}},
@@ -76,7 +76,8 @@ var cases = map[string]struct {
 			{Ports: []uint16{5432}},
 		}}))
 	}, map[string][]string{
-		TypeListener: {"shop/web/hbone", "shop/web/in", "shop/web/in-http"}, TypeCluster: {"shop/web/in-http"},
+		TypeListener: {"shop/web/hbone", "shop/web/in", "shop/web/in-http"},
+		TypeFilter:   {"shop/web/hbone", "shop/web/in", "shop/web/in-http"}, TypeCluster: {"shop/web/in-http"},
 	}},
 	"gateway": {goldenGateway, map[string][]string{
 		TypeListener: {"gateway/shop/edge/80", "gateway/shop/edge/443"},

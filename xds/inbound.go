@@ -8,10 +8,8 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	rbac "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	sfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
-	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	origsrc "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	direct "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
@@ -43,9 +41,7 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	m.AccessLog = cfg.tunnelLog(logIn)
 	m.AccessLogOptions = &hcm.HttpConnectionManager_HcmAccessLogOptions{FlushLogOnTunnelSuccessfullyEstablished: true}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: connectRoutes(w)}
-	if w.Policy != nil {
-		m.HttpFilters = append(m.HttpFilters, requestRBAC(atConnect(cfg.TrustDomain).allow(w.Policy)))
-	}
+	m.HttpFilters = append(m.HttpFilters, authorization(w, inHBONE))
 	if terminates(w) {
 		m.HttpFilters = append(m.HttpFilters, httpFilter("envoy.filters.http.set_filter_state", &httpsfs.Config{
 			OnRequestHeaders: []*sfsValue{
@@ -136,7 +132,7 @@ func inHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
 		ListenerFilters:   []*listener.ListenerFilter{originalDst(), originalSrc()},
 		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
-			inboundHTTP(cfg, w, atRequest(cfg.TrustDomain)),
+			inboundHTTP(cfg, w, inHTTP),
 		}}},
 	}
 }
@@ -162,7 +158,7 @@ func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 	}
 	httpPorts, allHTTP := requestPorts(w.Policy)
 	bytePorts, allBytes := plainPorts(w.Policy)
-	http := func(port uint16) { chain("http", port, state, inboundHTTP(cfg, w, atPlain(cfg.TrustDomain))) }
+	http := func(port uint16) { chain("http", port, state, inboundHTTP(cfg, w, inPlain)) }
 	bytes := func(port uint16) { chain("bytes", port, state, toApp(cfg)) }
 	if allHTTP {
 		http(0)
@@ -195,7 +191,7 @@ func toApp(cfg *Config) *listener.Filter {
 }
 
 // inboundHTTP decides on each request and sends it on to the app.
-func inboundHTTP(cfg *Config, w *model.Workload, at place) *listener.Filter {
+func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter {
 	m := newHTTP(inHTTP)
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.requestLog()
@@ -215,7 +211,7 @@ func inboundHTTP(cfg *Config, w *model.Workload, at place) *listener.Filter {
 			}},
 		}}}},
 	}}
-	m.HttpFilters = []*hcm.HttpFilter{requestRBAC(at.allow(w.Policy)), routerFilter()}
+	m.HttpFilters = []*hcm.HttpFilter{authorization(w, where), routerFilter()}
 	return managed(m)
 }
 
@@ -228,8 +224,4 @@ func comparesPaths(p *model.Policy) bool {
 		}
 	}
 	return false
-}
-
-func requestRBAC(r *rbac.RBAC) *hcm.HttpFilter {
-	return httpFilter("envoy.filters.http.rbac", &httprbac.RBAC{Rules: r})
 }

@@ -96,6 +96,9 @@ func buildListener(b *builder, name string) *built {
 	if !ok {
 		return nil
 	}
+	local := *w
+	local.NetNS = b.netns(w.NetNS)
+	w = &local
 	objects := []model.ObjectRef{podRef(key)}
 	if suffix != outHTTP && suffix != outTCP {
 		objects = append(objects, policyRefs(w)...)

@@ -24,7 +24,7 @@ var kinds map[string]*kind
 func init() { // not an initializer: builders name the types that they belong to
 	kinds = map[string]*kind{
 		TypeListener: listenerKind, TypeScope: scopeKind, TypeRoute: routeKind,
-		TypeCluster: clusterKind, TypeEndpoint: endpointKind, TypeSecret: secretKind,
+		TypeCluster: clusterKind, TypeEndpoint: endpointKind, TypeSecret: secretKind, TypeFilter: filterKind,
 	}
 }
 

@@ -32,6 +32,8 @@ const (
 	TypeCluster  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 	TypeEndpoint = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	TypeSecret   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	// TypeFilter is a filter that is served apart from the listener that holds it: authorization.
+	TypeFilter = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 )
 
 const (

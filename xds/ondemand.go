@@ -334,7 +334,7 @@ func (c *cache) flush() {
 }
 
 // pushOrder makes before it breaks: what is named goes out before what names it.
-var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeListener}
+var pushOrder = []string{TypeSecret, TypeFilter, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeListener}
 
 // marshal refuses what breaks the rules of Envoy's protos, and text that is not UTF-8.
 func marshal(typeURL string, m proto.Message) (*anypb.Any, error) {

@@ -69,8 +69,10 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	if info, err := os.Stat(cfg.Manifests); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("--manifests %s is not a folder that can be read: %w", cfg.Manifests, errors.Join(err))
+	if info, err := os.Stat(cfg.Manifests); err != nil {
+		return nil, fmt.Errorf("--manifests: %w", err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("--manifests: %s is not a folder", cfg.Manifests)
 	}
 	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}}
 	db := state.NewDB()
@@ -124,6 +126,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
 	g.Go(func() error { return a.local.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
+	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.xds.Serve(ctx, xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, apiSocket, api.Handler(a)) })
 	if a.cfg.StartProxy {

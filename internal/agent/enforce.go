@@ -39,23 +39,25 @@ type enforcer struct {
 	file     string
 	log      func(msg string, args ...any)
 
-	done    map[string]*model.Policy // by workload: what is enforced; nil is a workload without a policy
-	waiting map[string]*narrowing
+	force map[string]*inForce // by workload; one that is missing has no policy and never had
 }
 
-// narrowing is a change whose enforcement is not complete.
-type narrowing struct {
-	before []*model.Policy // what connections may have been let in by
-	last   time.Time       // when to look for the last time; zero while Envoy has not accepted the change
+// inForce is what connections to a workload may have been let in by.
+type inForce struct {
+	versions []*model.Policy // the last one is the model's; nil is no policy
+	last     time.Time       // when to look for the last time; zero while Envoy has not accepted the change
 }
+
+// maxVersions bounds what is remembered while Envoy does not answer; more are taken for no policy at all.
+const maxVersions = 8
 
 func (a *Agent) enforce(ctx context.Context) error {
 	e := &enforcer{
 		st: a.st, accepted: a.xds.Accepted, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile),
-		log: a.cfg.Log.Info, waiting: map[string]*narrowing{},
+		log: a.cfg.Log.Info,
 	}
 	var err error
-	if e.done, err = loadEnforced(e.file); err != nil {
+	if e.force, err = loadEnforced(e.file); err != nil {
 		a.cfg.Log.Warn("what was enforced before is not known: authenticated connections to workloads with a policy are closed", "error", err)
 	}
 	return e.run(ctx)
@@ -71,10 +73,11 @@ func (e *enforcer) run(ctx context.Context) error {
 	}
 	_, snap := feed.Take()
 	e.start(snap)
+	e.save()
 	pause := enforcePoll
 	for {
 		var poll <-chan time.Time
-		if len(e.waiting) > 0 {
+		if e.waiting() {
 			poll = time.After(pause)
 		}
 		select {
@@ -84,11 +87,14 @@ func (e *enforcer) run(ctx context.Context) error {
 			keys, snap := feed.Take()
 			if e.changed(keys, snap) {
 				pause = enforcePoll
+				e.save()
 			}
 		case <-poll:
 			pause = min(pause+pause/8+1, enforcePollMost)
 		}
-		e.work(time.Now())
+		if e.work(time.Now()) {
+			e.save()
+		}
 	}
 }
 
@@ -98,7 +104,7 @@ func (e *enforcer) start(snap *state.Snapshot) {
 	for w := range e.st.Workloads.By(snap, state.ByLocal, "true") {
 		all[w.Key()] = struct{}{}
 	}
-	for key := range e.done {
+	for key := range e.force {
 		all[key] = struct{}{}
 	}
 	for key := range all {
@@ -106,13 +112,14 @@ func (e *enforcer) start(snap *state.Snapshot) {
 	}
 }
 
-// changed tells whether a workload was among the keys.
+// changed tells whether a workload is to be worked on.
 func (e *enforcer) changed(keys map[state.Key]struct{}, snap *state.Snapshot) bool {
 	found := false
 	for k := range keys {
 		if k.Table == e.st.Workloads.Name() && k.Index == "" {
 			e.compare(k.Value, snap)
-			found = true
+			f := e.force[k.Value]
+			found = found || f == nil || len(f.versions) > 1
 		}
 	}
 	return found
@@ -122,27 +129,23 @@ func (e *enforcer) changed(keys map[state.Key]struct{}, snap *state.Snapshot) bo
 func (e *enforcer) compare(key string, snap *state.Snapshot) {
 	w, ok := e.st.Workloads.Get(snap, key)
 	if !ok || !w.Local {
-		delete(e.done, key) // the datapath ends its connections
-		delete(e.waiting, key)
+		delete(e.force, key) // the datapath ends its connections
 		return
 	}
-	n := e.waiting[key]
-	if n == nil {
-		before, known := e.done[key]
-		if known && same(before, w.Policy) || !known && w.Policy == nil {
-			e.done[key] = w.Policy
+	f := e.force[key]
+	if f == nil {
+		if w.Policy == nil {
 			return
 		}
-		n = &narrowing{before: []*model.Policy{before}}
-		e.waiting[key] = n
-	} else if !same(n.before[len(n.before)-1], w.Policy) {
-		n.last = time.Time{}
+		f = &inForce{versions: []*model.Policy{nil}}
+		e.force[key] = f
+	} else if same(f.versions[len(f.versions)-1], w.Policy) {
+		return
 	}
-	if len(n.before) < 8 { // more versions within a second are taken for anything
-		n.before = append(n.before, w.Policy)
-	} else {
-		n.before = append(n.before[:0], nil, w.Policy)
+	if len(f.versions) == maxVersions {
+		f.versions = []*model.Policy{nil}
 	}
+	f.versions, f.last = append(f.versions, w.Policy), time.Time{}
 }
 
 func same(a, b *model.Policy) bool {
@@ -151,43 +154,58 @@ func same(a, b *model.Policy) bool {
 	return string(x) == string(y)
 }
 
-// work closes what is forbidden in workloads whose change Envoy has taken.
-func (e *enforcer) work(now time.Time) {
-	snap := e.st.Snapshot()
-	wrote := false
-	for key, n := range e.waiting {
-		w, ok := e.st.Workloads.Get(snap, key)
-		if !ok || !w.Local {
-			continue // compare will hear of it
+func (e *enforcer) waiting() bool {
+	for _, f := range e.force {
+		if len(f.versions) > 1 {
+			return true
 		}
-		first := n.last.IsZero()
-		if first && !e.taken(w) || !first && now.Before(n.last) {
+	}
+	return false
+}
+
+// work closes what is forbidden in workloads whose change Envoy has taken, and tells whether one was done.
+func (e *enforcer) work(now time.Time) (done bool) {
+	snap := e.st.Snapshot()
+	for key, f := range e.force {
+		w, ok := e.st.Workloads.Get(snap, key)
+		if len(f.versions) < 2 || !ok || !same(w.Policy, f.versions[len(f.versions)-1]) {
+			continue // nothing changed, or compare will hear of a newer version
+		}
+		first := f.last.IsZero()
+		if first && !e.taken(w) || !first && now.Before(f.last) {
 			continue
 		}
-		count, err := e.closer(key, datapath.Inbound, e.forbidden(snap, w, n.before))
+		count, err := e.closer(key, datapath.Inbound, e.forbidden(snap, w, f.versions))
 		if count > 0 {
 			e.log("closed connections that the policy does not allow any more", "workload", key, "connections", count)
 		}
 		switch {
 		case err != nil: // the datapath has not joined it yet, or reports it; again next time
 		case first:
-			n.last = now.Add(enforceAgain)
+			f.last = now.Add(enforceAgain)
 		default:
-			e.done[key], wrote = w.Policy, true
-			delete(e.waiting, key)
+			f.versions, done = []*model.Policy{w.Policy}, true
 		}
 	}
-	if wrote {
-		if err := saveEnforced(e.file, e.done); err != nil {
-			e.log("what is enforced cannot be written down for the next agent", "error", err)
-		}
+	return done
+}
+
+// save writes down what is in force for the next agent.
+func (e *enforcer) save() {
+	if err := saveEnforced(e.file, e.force); err != nil {
+		e.log("what is enforced cannot be written down for the next agent", "error", err)
 	}
 }
 
-// taken tells whether Envoy has accepted the workload's listeners as they are now.
+// taken tells whether Envoy has accepted the workload's listeners and policy as they are now.
 func (e *enforcer) taken(w *model.Workload) bool {
 	for _, name := range xds.ListenerNames(w) {
 		if !e.accepted(xds.TypeListener, name) {
+			return false
+		}
+	}
+	for _, name := range xds.FilterNames(w) {
+		if !e.accepted(xds.TypeFilter, name) {
 			return false
 		}
 	}
@@ -281,30 +299,35 @@ func grantsTo(p *model.Policy, peer model.Identity, port uint16) []grant {
 	return out
 }
 
-func loadEnforced(file string) (map[string]*model.Policy, error) {
-	out := map[string]*model.Policy{}
+func loadEnforced(file string) (map[string]*inForce, error) {
+	out, versions := map[string]*inForce{}, map[string][]*model.Policy{}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(text, &out)
+		err = json.Unmarshal(text, &versions)
 	}
-	if err != nil || out == nil {
-		return map[string]*model.Policy{}, fmt.Errorf("%s: %w", file, err)
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", file, err)
+	}
+	for key, v := range versions {
+		if len(v) > 0 {
+			out[key] = &inForce{versions: v}
+		}
 	}
 	return out, nil
 }
 
-// saveEnforced replaces the file in one step. Workloads without a policy are left out: they had none.
-func saveEnforced(file string, enforced map[string]*model.Policy) error {
-	policed := map[string]*model.Policy{}
-	for key, p := range enforced {
-		if p != nil {
-			policed[key] = p
+// saveEnforced replaces the file in one step. Workloads without a policy are left out.
+func saveEnforced(file string, force map[string]*inForce) error {
+	versions := map[string][]*model.Policy{}
+	for key, f := range force {
+		if len(f.versions) > 1 || f.versions[0] != nil {
+			versions[key] = f.versions
 		}
 	}
-	text, err := json.Marshal(policed)
+	text, err := json.Marshal(versions)
 	if err != nil {
 		return err
 	}

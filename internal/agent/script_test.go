@@ -33,7 +33,7 @@ var update = flag.Bool("update", false, "rewrite the golden parts of testdata/*.
 //
 //	node                    waits until the folder manifests, which is watched, has been taken in
 //	entries                 prints what the maps hold
-//	resource TYPE NAME      prints an Envoy resource: listener, cluster, endpoints, route, scope, secret
+//	resource TYPE NAME      prints an Envoy resource: listener, cluster, endpoints, route, scope, secret, filter
 //	status KIND/NS/NAME     prints an object's status
 //	problems                prints what the folder complains about
 //	long FROM TO            copies a file, with a mebibyte of text in place of @MiB@
@@ -111,7 +111,7 @@ func scripts(t *testing.T, kernel bool) {
 
 var types = map[string]string{
 	"listener": xds.TypeListener, "cluster": xds.TypeCluster, "endpoints": xds.TypeEndpoint, "route": xds.TypeRoute,
-	"scope": xds.TypeScope, "secret": xds.TypeSecret,
+	"scope": xds.TypeScope, "secret": xds.TypeSecret, "filter": xds.TypeFilter,
 }
 
 type scriptNode struct {

@@ -11,8 +11,14 @@ import (
 	"time"
 )
 
+// maxSocketPath is the size of sun_path (unix(7)) but for its final NUL.
+const maxSocketPath = 107
+
 // listenUnix listens with mode 0600 and takes the place of a socket that nobody serves any more.
 func listenUnix(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("%s is too long for a socket, which takes %d bytes: give a shorter --run", path, maxSocketPath)
+	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("%s is served already: another weft agent runs with this --run", path)

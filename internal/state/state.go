@@ -22,6 +22,8 @@ type State struct {
 	Bundles *Table[*model.Bundle]
 	// Written by xds: what Envoy refused.
 	Rejections *Table[*model.Rejection]
+	// Written by the agent: the network namespaces of local workloads that are there.
+	Namespaces *Table[*model.Namespace]
 
 	synced chan struct{}
 	once   sync.Once
@@ -57,7 +59,8 @@ func New(db *DB) *State {
 		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
 		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
-		synced: make(chan struct{}),
+		Namespaces: NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
+		synced:     make(chan struct{}),
 	}
 }
 
