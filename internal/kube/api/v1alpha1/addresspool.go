@@ -7,7 +7,11 @@ import (
 // AddressPool holds addresses that Gateways without one of their own are given. It belongs to the cluster.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,categories=weft
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type AddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -28,10 +32,17 @@ type AddressPoolList struct {
 // AddressPoolSpec is what the user wants.
 type AddressPoolSpec struct {
 	// Addresses are CIDRs (192.0.2.0/28, all addresses of it) or ranges (192.0.2.1-192.0.2.9, both ends included).
+	//
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=128
 	Addresses []string `json:"addresses"`
 }
 
 // AddressPoolStatus is what the mesh thinks of the pool.
 type AddressPoolStatus struct {
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
