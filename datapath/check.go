@@ -76,6 +76,14 @@ func checkCapabilities(have uint64) []Problem {
 	return out
 }
 
+func missingError(missing []Problem) error {
+	errs := make([]error, len(missing))
+	for i, p := range missing {
+		errs[i] = errors.New(p.String())
+	}
+	return errors.Join(errs...)
+}
+
 // checkKernel probes for each program type, map type and helper; the versions are those in which they came.
 func checkKernel() []Problem {
 	var out []Problem

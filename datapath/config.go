@@ -45,6 +45,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.ProxyCgroup == "" {
 		c.ProxyCgroup = defaultProxyCgroup
 	}
+	if !filepath.IsLocal(c.ProxyCgroup) || filepath.Clean(c.ProxyCgroup) == "." {
+		return c, fmt.Errorf("cgroup of the proxy: %q is not a path below the cgroup2 mount", c.ProxyCgroup)
+	}
 	if c.CgroupRoot == "" {
 		root, err := cgroupMount()
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ type Datapath struct {
 	cfg  Config
 	spec *ebpf.CollectionSpec
 	maps map[string]*ebpf.Map
+	lock *os.File // of the pins
 
 	mu      sync.Mutex
 	pending *ebpf.Collection // programs that wait for their maps to be filled
@@ -38,38 +40,46 @@ func Open(cfg Config) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	if missing := checkCapabilities(effectiveCapabilities()); len(missing) > 0 {
+		return nil, missingError(missing)
+	}
 	if err := rlimit.RemoveMemlock(); err != nil { // accounting by memory cgroup came with Linux 5.11
 		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
 	}
 	if err := cfg.prepare(); err != nil {
 		return nil, err
 	}
-	spec, err := loadSpec()
+	lock, err := lockPins(cfg.PinDir)
 	if err != nil {
 		return nil, err
 	}
-	maps, fresh, err := openMaps(cfg.PinDir, spec)
-	if err != nil {
-		return nil, err
-	}
-	d := &Datapath{cfg: cfg, spec: spec, maps: maps}
-	coll, err := loadHooks(spec, maps)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	d.pending = coll
-	before, err := filepath.Glob(filepath.Join(cfg.PinDir, linkDir, "*"))
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	if fresh && len(before) > 0 {
-		cfg.Log.Info("maps have a new layout: programs are replaced when these are filled")
-		return d, nil
-	}
-	if err := d.replace(); err != nil {
+	d := &Datapath{cfg: cfg, lock: lock}
+	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+func (d *Datapath) open() (err error) {
+	if d.spec, err = loadSpec(); err != nil {
+		return err
+	}
+	var fresh bool
+	if d.maps, fresh, err = openMaps(d.cfg.PinDir, d.spec); err != nil {
+		return err
+	}
+	if d.pending, err = loadHooks(d.spec, d.maps); err != nil {
+		return err
+	}
+	before, err := filepath.Glob(filepath.Join(d.cfg.PinDir, linkDir, "*"))
+	if err != nil {
+		return err
+	}
+	if fresh && len(before) > 0 {
+		d.cfg.Log.Info("maps have a new layout: programs are replaced when these are filled")
+		return nil
+	}
+	return d.replace()
 }
 
 // replace puts the loaded programs on their hooks.
@@ -205,5 +215,10 @@ func (d *Datapath) Close() error {
 	}
 	closeMaps(d.maps)
 	d.maps = nil
-	return nil
+	if d.lock == nil {
+		return nil
+	}
+	lock := d.lock
+	d.lock = nil
+	return lock.Close()
 }

@@ -19,12 +19,17 @@ func Detach(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{removeAddresses()}
+	var errs []error
 	if ok, err := isBPFFS(cfg.PinDir); err == nil && ok {
-		errs = append(errs, detachPins(cfg))
+		if err := detachPins(cfg); errors.Is(err, ErrInUse) {
+			return err
+		} else if err != nil {
+			errs = append(errs, err)
+		}
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
+	errs = append(errs, removeAddresses())
 	if err := os.Remove(cfg.proxyPath()); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, fmt.Errorf("cgroup of the proxy: %w", err))
 	}
@@ -32,6 +37,11 @@ func Detach(cfg Config) error {
 }
 
 func detachPins(cfg Config) error {
+	lock, err := lockPins(cfg.PinDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	errs := []error{leaveNamespaces(cfg)}
 	for _, dir := range []string{podDir, linkDir} {
 		pins, _ := filepath.Glob(filepath.Join(cfg.PinDir, dir, "*"))
@@ -47,6 +57,7 @@ func detachPins(cfg Config) error {
 			errs = append(errs, fmt.Errorf("remove pins: %w", err))
 		}
 	}
+	_ = lock.Close() // it would keep the file system busy
 	var dir, parent unix.Stat_t
 	if unix.Stat(cfg.PinDir, &dir) == nil && unix.Stat(filepath.Dir(cfg.PinDir), &parent) == nil && dir.Dev != parent.Dev {
 		if err := unix.Unmount(cfg.PinDir, 0); err != nil {

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -461,5 +462,31 @@ func TestCheckFindsNothingHere(t *testing.T) {
 	testenv.Root(t)
 	if got := Check(testConfig(t)); len(got) > 0 {
 		t.Errorf("problems: %v", got)
+	}
+}
+
+// Two agents on one node would undo each other's work: the second one touches nothing, and nobody takes the hooks away
+// from under the first.
+func TestOneAgentAtATime(t *testing.T) {
+	n, _, _ := meshed(t)
+	before, err := attached(n.cfg)
+	if err != nil || before == 0 {
+		t.Fatal(before, err)
+	}
+	if d, err := Open(n.cfg); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), n.cfg.PinDir) {
+		t.Errorf("a second agent: %v, %v", d, err)
+	}
+	if err := Detach(n.cfg); !errors.Is(err, ErrInUse) {
+		t.Errorf("detached under a running agent: %v", err)
+	}
+	if now, err := attached(n.cfg); now != before || err != nil {
+		t.Errorf("%d programs are attached, there were %d (%v)", now, before, err)
+	}
+	n.end()
+	n.start()
+	outside := n.cfg
+	outside.ProxyCgroup = "../outside"
+	if _, err := Open(outside); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
+		t.Errorf("a cgroup outside of the mount: %v", err)
 	}
 }
