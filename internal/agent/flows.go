@@ -37,8 +37,12 @@ func (a *Agent) connection(e datapath.Event) {
 		remote.Service = r.Peer(e.Original).Service
 		f.Source, f.Destination, f.Sent, f.Received = local, remote, e.Sent, e.Received
 	}
-	if e.Kind == datapath.EventRefused {
+	switch {
+	case e.Kind == datapath.EventRefused:
 		f.Verdict, f.Reason = observe.Refused, e.Reason.String()
+	case !e.Inbound && e.Sent == 0:
+		// The answer to the SYN counts as a byte that the peer acknowledged.
+		f.Verdict, f.Reason = observe.Failed, "never established"
 	}
 	a.flows.Add(f)
 }
@@ -74,10 +78,19 @@ func (a *Agent) accessLog(x *xds.Flow) {
 		f.HTTP = &observe.Request{Method: q.Method, Host: q.Authority, Path: path, Status: q.Status}
 	}
 	if x.Failure != "" {
-		f.Verdict, f.Reason = observe.Failed, x.Failure
-		if strings.Contains(x.Failure, "rbac") {
-			f.Verdict = observe.Refused
-		}
+		f.Verdict, f.Reason = outcome(x.Failure)
 	}
 	a.flows.Add(f)
+}
+
+// outcome puts what Envoy says of a refusal in the mesh's own words: its RBAC filters are how policies are enforced, and
+// a tunnel is answered with 403 by them alone.
+func outcome(failure string) (observe.Verdict, string) {
+	switch {
+	case strings.Contains(failure, "rbac_access_denied"):
+		return observe.Refused, "no policy allows it"
+	case strings.Contains(failure, "tunnel_response:403"):
+		return observe.Refused, "no policy of the destination allows it"
+	}
+	return observe.Failed, failure
 }

@@ -24,7 +24,7 @@ func (a *Agent) keepProxy(ctx context.Context) error {
 		if _, err := a.proxy.Status(ctx); err != nil && ctx.Err() == nil {
 			began := time.Now()
 			if err := a.runProxy(ctx); err != nil {
-				a.cfg.Log.Error("weft proxy ended", "error", err, "next try in", backoff)
+				a.cfg.Log.Error("weft proxy ended", "error", err, "retryIn", backoff.String())
 			}
 			if time.Since(began) > proxyMaxBackoff {
 				backoff = proxyPoll

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -63,7 +64,15 @@ func (r *Root) Main() int {
 		return 0
 	}
 	if !errors.Is(err, ErrUnhealthy) {
-		fmt.Fprintln(os.Stderr, "weft:", err)
+		fmt.Fprintf(os.Stderr, "weft: %v%s\n", err, asRoot(err, os.Geteuid()))
 	}
 	return 1
+}
+
+// asRoot adds what to do about an error that a user other than root gets for not being root.
+func asRoot(err error, uid int) string {
+	if uid == 0 || !errors.Is(err, fs.ErrPermission) {
+		return ""
+	}
+	return "; it needs root, for example by sudo"
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +131,16 @@ func TestVersion(t *testing.T) {
 	}
 	if v := Version(""); v == "" {
 		t.Error("no version without a linked one")
+	}
+}
+
+func TestAsRoot(t *testing.T) {
+	denied := fmt.Errorf("open the CA: %w", fs.ErrPermission)
+	if got := asRoot(denied, 1000); !strings.Contains(got, "root") {
+		t.Errorf("denied to a user: %q", got)
+	}
+	if got := asRoot(denied, 0) + asRoot(fs.ErrNotExist, 1000); got != "" {
+		t.Errorf("denied to root, and another error: %q", got)
 	}
 }
 

@@ -18,8 +18,9 @@ func newObserveCmd(client func() *api.Client) *cobra.Command {
 	q := api.FlowQuery{}
 	cmd := &cobra.Command{
 		Use:   "observe",
-		Short: "Show connections and requests as they end",
-		Long: `Show connections and requests as they end: the last ones, or with -f those that come.
+		Short: "Show connections as they end, authenticated ones as they begin too",
+		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
+What both ends see is a line each; -o json says which end, and the identities.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
 these but a CIDR with :PORT, or a SPIFFE ID.`,
@@ -82,7 +83,10 @@ func details(f *observe.Flow) string {
 	if f.Reason != "" {
 		out = append(out, f.Reason)
 	}
-	if f.Verdict == observe.Forwarded {
+	switch {
+	case f.Open:
+		out = append(out, "opened")
+	case f.Verdict == observe.Forwarded:
 		out = append(out, fmt.Sprintf("%s out, %s in", size(f.Sent), size(f.Received)))
 	}
 	if f.Duration > 0 {

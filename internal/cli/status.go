@@ -52,7 +52,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	}
 	health := "healthy"
 	if !s.Healthy {
-		health = fmt.Sprintf("NOT HEALTHY: %d faults, listed below", len(s.Faults))
+		health = fmt.Sprintf("NOT HEALTHY, see the faults below (%d)", len(s.Faults))
 	}
 	line("Node", "%s, %s", s.Agent.Node, health)
 	line("Agent", "pid %d, up %s, version %s, trust domain %s", s.Agent.PID, age(now.Sub(s.Agent.Started)), s.Agent.Version, s.Agent.TrustDomain)

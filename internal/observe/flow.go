@@ -6,6 +6,7 @@ package observe
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -46,11 +47,12 @@ const (
 	MTLS Layer = "mTLS"
 )
 
-// ParseLayer reads a layer's name.
+// ParseLayer reads a layer's name, in any case.
 func ParseLayer(s string) (Layer, bool) {
-	switch l := Layer(s); l {
-	case L4, L7, MTLS:
-		return l, true
+	for _, l := range []Layer{L4, L7, MTLS} {
+		if strings.EqualFold(s, string(l)) {
+			return l, true
+		}
 	}
 	return "", false
 }
