@@ -43,17 +43,31 @@ func (l *Lab) AddPod(name string) (*Pod, error) {
 	if !l.subnet.Contains(p.Address) {
 		return nil, fmt.Errorf("pod %s: subnet %s is full", name, l.subnet)
 	}
-	if err := os.MkdirAll(filepath.Join(l.cgroupRoot, p.Cgroup), 0o755); err != nil {
-		return nil, fmt.Errorf("cgroup of pod %s: %w", name, err)
+	if err := p.create(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Recreate makes a pod that was removed again, with the name and the addresses that it had, in a new namespace.
+func (p *Pod) Recreate() error {
+	p.lab.mu.Lock()
+	defer p.lab.mu.Unlock()
+	return p.create()
+}
+
+func (p *Pod) create() error {
+	if err := os.MkdirAll(filepath.Join(p.lab.cgroupRoot, p.Cgroup), 0o755); err != nil {
+		return fmt.Errorf("cgroup of pod %s: %w", p.Name, err)
 	}
 	if err := newNamespace(p.NetNSName); err != nil {
-		return nil, fmt.Errorf("namespace of pod %s: %w", name, err)
+		return fmt.Errorf("namespace of pod %s: %w", p.Name, err)
 	}
 	if err := p.connect(); err != nil {
-		return nil, fmt.Errorf("pod %s: %w", name, err)
+		return fmt.Errorf("pod %s: %w", p.Name, err)
 	}
-	l.pods = append(l.pods, p)
-	return p, nil
+	p.lab.pods = append(p.lab.pods, p)
+	return nil
 }
 
 func newNamespace(name string) error {
@@ -82,6 +96,8 @@ func (p *Pod) connect() error {
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: p.HostLink, MasterIndex: br.Attrs().Index},
 		PeerName:  "eth0", PeerNamespace: netlink.NsFd(int(ns)),
+		// By the address: who knew the pod before finds it again when it was made anew.
+		PeerHardwareAddr: append(net.HardwareAddr{0x02, 0x77}, p.Address.AsSlice()...),
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("veth: %w", err)

@@ -1,0 +1,245 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/sandbox"
+	"github.com/weft-mesh/weft/internal/testenv"
+)
+
+// mesh is the node that all tests share.
+type mesh struct {
+	*sandbox.Node
+	backends map[string]*backend // by namespace/pod
+	outside  *lab.Pod            // no pod of the cluster
+}
+
+// TestNode starts a node once. Parts leave it as they found it.
+func TestNode(t *testing.T) {
+	testenv.Root(t)
+	m := start(t)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *mesh)
+	}{
+		{"Services", services}, {"Routes", routes}, {"MTLS", mtls}, {"Policies", policies}, {"Gateway", gateways},
+		{"Changes", changes}, {"Observe", observed},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.run(t, m) }) {
+			m.logs(t)
+		}
+	}
+}
+
+func start(t *testing.T) *mesh {
+	t.Helper()
+	n, err := sandbox.New(sandbox.Options{
+		Name: "wnode", Subnet: netip.MustParsePrefix("10.84.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t),
+		// Certificates are replaced every 10 s under everything that the tests do.
+		AgentArgs: []string{"--svid-ttl=20s", "--log-level=debug"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	m := &mesh{Node: n, backends: map[string]*backend{}}
+	t.Cleanup(func() { // before the node's end
+		for _, b := range m.backends {
+			b.close()
+		}
+	})
+	if err := n.Apply(t.Context(), manifests(), "mesh"); err != nil {
+		t.Fatal(err)
+	}
+	if m.outside, err = n.Lab.AddPod("outside"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods {
+		m.serve(t, p.namespace, p.name)
+	}
+	if err := n.StartAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// buildWeft builds the program that the agent, weft proxy and the commands run as, with the race detector if the tests
+// have it.
+func buildWeft(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "weft")
+	args := []string{"build", "-o", bin}
+	if raceDetector {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "github.com/weft-mesh/weft/cmd/weft")...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("build weft: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// logs shows the end of the logs of a node that a test failed on.
+func (m *mesh) logs(t *testing.T) {
+	for _, f := range []string{m.AgentLog(), filepath.Join(m.RunDir, "proxy.log")} {
+		text, _ := os.ReadFile(f)
+		lines := strings.Split(string(text), "\n")
+		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+// apply writes a manifest that ends with the test.
+func (m *mesh) apply(t *testing.T, text string) {
+	t.Helper()
+	file := "test/" + strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(t.Name())) + ".yaml"
+	if err := m.Write(file, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(filepath.Join(m.Manifests(), file)) })
+}
+
+// weft runs a command of the CLI on this node and gives what it prints and its exit status.
+func (m *mesh) weft(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, m.Binary, append(args, "--run", m.RunDir)...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// pods: s1 and s2 serve alike; the service account of each has its name.
+var pods = []struct{ namespace, name, app, labels string }{
+	{"plain", "c", "c", ""}, {"plain", "s1", "echo", ""}, {"plain", "s2", "echo", ""},
+	{"other", "c", "c", ""},
+	{"strict", "alice", "alice", ""}, {"strict", "bob", "bob", ""}, {"strict", "srv", "srv", ""},
+	{"strict", "open", "open", "weft.io/mtls: disabled"},
+	{"perm", "c", "c", ""}, {"perm", "srv", "srv", ""},
+	{"flip", "srv", "srv", ""},
+	{"guard", "srv", "srv", ""},
+}
+
+var modes = map[string]string{"plain": "", "other": "", "strict": "strict", "perm": "permissive", "flip": "disabled", "guard": "permissive"}
+
+// services of all namespaces: each has both families, HTTP on 80, bytes on 70, gRPC on 90, datagrams on 53.
+var serviceList = []struct{ namespace, name, app, more string }{
+	{"plain", "echo", "echo", ""}, {"plain", "l4", "echo", ""}, {"plain", "sticky", "echo", "sessionAffinity: ClientIP"},
+	{"plain", "s1", "s1", ""}, {"plain", "s2", "s2", ""}, {"plain", "self", "s1", ""}, {"plain", "swap", "s1", ""},
+	{"strict", "srv", "srv", ""}, {"strict", "l7", "srv", ""}, {"strict", "open", "open", ""},
+	{"perm", "srv", "srv", ""}, {"flip", "srv", "srv", ""}, {"guard", "srv", "srv", ""}, {"guard", "l7", "srv", ""},
+}
+
+// serviceIPs gives the addresses of a Service, IPv4 first.
+func serviceIPs(namespace, name string) [2]netip.Addr {
+	for i, s := range serviceList {
+		if s.namespace == namespace && s.name == name {
+			return [2]netip.Addr{
+				netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}),
+				netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x97, 15: byte(i + 1)}),
+			}
+		}
+	}
+	panic("no Service " + namespace + "/" + name)
+}
+
+func manifests() fstest.MapFS {
+	fs := fstest.MapFS{}
+	for ns, mode := range modes {
+		fs["mesh/ns-"+ns+".yaml"] = &fstest.MapFile{Data: []byte(namespaceManifest(ns, mode))}
+	}
+	var b strings.Builder
+	for _, p := range pods {
+		fs["mesh/pod-"+p.namespace+"-"+p.name+".yaml"] = &fstest.MapFile{Data: []byte(podManifest(p.namespace, p.name, p.app, p.labels))}
+	}
+	for _, s := range serviceList {
+		b.WriteString(serviceManifest(s.namespace, s.name, s.app, s.more))
+	}
+	fs["mesh/services.yaml"] = &fstest.MapFile{Data: []byte(b.String())}
+	return fs
+}
+
+func namespaceManifest(name, mode string) string {
+	labels := ""
+	if mode != "" {
+		labels = "\n  labels: {weft.io/mtls: " + mode + "}"
+	}
+	return "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: " + name + labels + "\n"
+}
+
+func podManifest(ns, name, app, labels string) string {
+	if labels != "" {
+		labels = ", '" + strings.Replace(labels, ": ", "': ", 1)
+	}
+	return fmt.Sprintf(`apiVersion: v1
+kind: ServiceAccount
+metadata: {name: %[2]s, namespace: %[1]s}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: %[2]s
+  namespace: %[1]s
+  labels: {app: %[3]s, pod: %[2]s%[4]s}
+spec:
+  serviceAccountName: %[2]s
+  containers:
+    - name: server
+      image: example/server
+      readinessProbe: {httpGet: {port: 8081}}
+`, ns, name, app, labels)
+}
+
+// serviceManifest selects by the label app, or the one pod of that name where no app is called so.
+func serviceManifest(ns, name, app, more string) string {
+	selector := "pod"
+	for _, p := range pods {
+		if p.namespace == ns && p.app == app {
+			selector = "app"
+		}
+	}
+	l7 := ""
+	if name == "l7" {
+		l7 = "\n  labels: {weft.io/l7: enabled}"
+	}
+	ip := serviceIPs(ns, name)
+	if more != "" {
+		more = "\n  " + more
+	}
+	return fmt.Sprintf(`---
+apiVersion: v1
+kind: Service
+metadata:
+  name: %[2]s
+  namespace: %[1]s%[3]s
+spec:
+  clusterIP: %[4]s
+  clusterIPs: ["%[4]s", "%[5]s"]
+  ipFamilyPolicy: RequireDualStack
+  selector: {%[6]s: %[7]s}%[8]s
+  ports:
+    - {name: http, port: 80, targetPort: 8080}
+    - {name: bytes, port: 70, targetPort: 7070}
+    - {name: grpc, port: 90, targetPort: 9090, appProtocol: kubernetes.io/h2c}
+    - {name: dns, port: 53, targetPort: 5353, protocol: UDP}
+`, ns, name, l7, ip[0], ip[1], selector, app, more)
+}

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// observed: what operators see of the traffic and of the node.
+func observed(t *testing.T, m *mesh) {
+	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
+	t.Run("weft status", func(t *testing.T) {
+		until(t, "the node is healthy", func() error {
+			if out, code := m.weft(t, "status"); code != 0 {
+				return fmt.Errorf("exit %d: %s", code, out)
+			}
+			return nil
+		})
+		m.apply(t, "apiVersion: v1\nkind: Service\nmetadata: {name: broken, namespace: plain}\nspec: {ports: [{port: 99999}]}\n")
+		until(t, "a bad manifest is told", func() error {
+			if out, code := m.weft(t, "status"); code != 1 || !strings.Contains(out, "manifests:") {
+				return fmt.Errorf("exit %d: %s", code, out)
+			}
+			return nil
+		})
+	})
+}
+
+func flows(t *testing.T, m *mesh) {
+	alice, bob, plain, srv := m.Pod("strict", "alice"), m.Pod("strict", "bob"), m.Pod("plain", "c"), m.Pod("guard", "srv")
+	m.apply(t, policy(fromAlice))
+	until(t, "the policy", func() error { return refused(bob, at(srv.Address, 7070)) })
+	const aliceID, bobID, srvID = "spiffe://cluster.local/ns/strict/sa/alice", "spiffe://cluster.local/ns/strict/sa/bob", "spiffe://cluster.local/ns/guard/sa/srv"
+	since := time.Now()
+	s := mustOpen(t, alice, at(srv.Address6, 7070))
+	_ = s.Close()
+	for _, err := range []error{refused(bob, at(srv.Address, 7070)), refused(plain, at(m.Pod("strict", "srv").Address, 7070)),
+		want(plain, at(serviceIPs("plain", "l4")[0], 80), request{path: "/"}, 200, "")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, match := range map[string]func(f *observe.Flow) bool{
+		"both identities at the source": func(f *observe.Flow) bool {
+			return f.SeenAt == observe.AtSource && f.Source.Identity == aliceID && f.Destination.Identity == srvID && f.Verdict == observe.Forwarded
+		},
+		"both identities at the destination": func(f *observe.Flow) bool {
+			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded
+		},
+		"refused by the policy": func(f *observe.Flow) bool {
+			return f.Source.Identity == bobID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Refused && f.Reason != ""
+		},
+		"refused in the clear": func(f *observe.Flow) bool {
+			return f.Source.Workload == "plain/c" && f.Destination.Workload == "strict/srv" && f.Verdict == observe.Refused && f.Reason != ""
+		},
+		"in the kernel": func(f *observe.Flow) bool {
+			return f.Source.Workload == "plain/c" && f.Destination.Service == "plain/l4" && f.Layer == observe.L4 && f.Verdict == observe.Forwarded
+		},
+	} {
+		until(t, "a flow: "+what, func() error {
+			found := false
+			err := m.API.Flows(t.Context(), api.FlowQuery{}, func(e observe.Event) error {
+				found = found || e.Flow != nil && e.Flow.Time.After(since) && match(e.Flow)
+				return nil
+			})
+			if err == nil && !found {
+				err = fmt.Errorf("none since %s", since.Format(time.TimeOnly))
+			}
+			return err
+		})
+	}
+	if out, code := m.weft(t, "observe"); code != 0 || !strings.Contains(out, "guard/srv") {
+		t.Errorf("weft observe: exit %d: %s", code, out)
+	}
+	if _, err := os.Stat(filepath.Join(m.RunDir, "agent.sock")); err != nil {
+		t.Error(err)
+	}
+}
