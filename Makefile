@@ -68,6 +68,20 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 bench: setup build envoy ## one run, ratios side by side; writes build/bench.json
 	@go run ./test/bench $(ARGS)
 
+.PHONY: cluster
+cluster: ## a real Kubernetes of two nodes in network namespaces, as root; a cold build takes 20 minutes
+	@install/setup-cluster.sh
+	@go run ./test/cluster/cmd up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: ## takes the cluster away
+	@go run ./test/cluster/cmd down
+
+.PHONY: cluster-test
+cluster-test: ## the cluster's own tests, as root
+	@install/setup-cluster.sh
+	@go test -tags cluster -count 1 -timeout 60m ./test/cluster/...
+
 .PHONY: clean
 clean: ## removes what was built
 	@rm -rf bin build

@@ -26,6 +26,7 @@ type launch struct {
 	dir    string                   // log/NAME and pid/NAME go here
 	cgroup *os.File                 // folder of the cgroup that it starts in; nil is that of this process
 	within func(func() error) error // runs the start in the right namespaces; nil is here
+	env    []string                 // added to this process's environment
 	lasts  bool                     // it outlives this process; otherwise the kernel ends it with this one
 }
 
@@ -42,6 +43,7 @@ func start(l launch, name, path string, args ...string) (*process, error) {
 	}
 	defer logFile.Close() // the child has its own copy
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = l.dir, logFile, logFile
+	p.cmd.Env = append(os.Environ(), l.env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if l.cgroup != nil {
 		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(l.cgroup.Fd())
