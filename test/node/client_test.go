@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -153,18 +154,10 @@ func (s *stream) cut() error {
 		return fmt.Errorf("it lives: %q came", b)
 	}
 	var timeout net.Error
-	if ok := asNetError(err, &timeout); ok && timeout.Timeout() {
+	if errors.As(err, &timeout) && timeout.Timeout() {
 		return fmt.Errorf("it lives on after %s", patience)
 	}
 	return nil
-}
-
-func asNetError(err error, into *net.Error) bool {
-	e, ok := err.(net.Error)
-	if ok {
-		*into = e
-	}
-	return ok
 }
 
 // refused wants a connection for bytes to fail.
