@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,7 +28,10 @@ import (
 
 // Config of a node.
 type Config struct {
-	Manifests     string // folder of manifests
+	// Objects come from one of these: a folder of manifests, or an API server by a kubeconfig or as the pod that we are.
+	Manifests     string
+	Kubeconfig    string
+	InCluster     bool
 	RunDir        string // sockets
 	StateDir      string // the CA's key
 	PinDir        string // "" is datapath's default
@@ -52,7 +56,8 @@ type Agent struct {
 	cfg     Config
 	started time.Time
 	st      *state.State
-	folder  *kube.Folder
+	source  Source
+	where   string // the source reads
 	gateway *gateway.Translator
 	xds     *xds.Server
 	path    *datapath.Datapath
@@ -60,6 +65,8 @@ type Agent struct {
 	mtls    *mtls.Manager
 	flows   *observe.Store
 	proxy   *proxy.Client
+
+	xdsSocket, apiSocket net.Listener
 }
 
 // New opens what the node needs: the CA, the eBPF programs. Close releases it; hooks stay in the kernel.
@@ -69,19 +76,17 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	if info, err := os.Stat(cfg.Manifests); err != nil {
-		return nil, fmt.Errorf("--manifests: %w", err)
-	} else if !info.IsDir() {
-		return nil, fmt.Errorf("--manifests: %s is not a folder", cfg.Manifests)
-	}
 	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}}
 	db := state.NewDB()
 	objs := kube.NewObjects(db)
 	a.st = state.New(db)
-	a.folder = kube.NewFolder(cfg.Manifests, objs, kube.FolderOptions{Log: cfg.Log})
+	var err error
+	if a.source, a.where, err = newSource(cfg, objs); err != nil {
+		return nil, err
+	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
-		ControllerName: gateway.ControllerName, Loaded: a.folder.Loaded(),
+		ControllerName: gateway.ControllerName, Loaded: a.source.Loaded(),
 	}, cfg.Log)
 	mcfg := mtls.Config{TrustDomain: cfg.TrustDomain, StateDir: cfg.StateDir, TTL: cfg.SVIDTTL, Log: cfg.Log}
 	ca, err := mtls.OpenCA(mcfg)
@@ -93,8 +98,12 @@ func New(cfg Config) (*Agent, error) {
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
 		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
 	}
-	if a.path, err = datapath.Open(dcfg); err != nil {
+	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
+	if err := a.listen(); err != nil {
 		return nil, err
+	}
+	if a.path, err = datapath.Open(dcfg); err != nil {
+		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close())
 	}
 	a.local = datapath.NewAddresses(dcfg)
 	a.xds = xds.New(a.st, xds.Config{
@@ -103,22 +112,23 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
+func (a *Agent) listen() (err error) {
+	if a.xdsSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "xds.sock")); err != nil {
+		return err
+	}
+	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock")); err != nil {
+		return errors.Join(err, a.xdsSocket.Close())
+	}
+	return nil
+}
+
 // Run serves until ctx ends. The hooks and Envoy go on without the agent.
 func (a *Agent) Run(ctx context.Context) error {
-	xdsSocket, err := listenUnix(filepath.Join(a.cfg.RunDir, "xds.sock"))
-	if err != nil {
-		return err
-	}
-	apiSocket, err := listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock"))
-	if err != nil {
-		xdsSocket.Close()
-		return err
-	}
-	if err := a.folder.Load(); err != nil {
+	if err := load(a.source); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.folder.Run(ctx) })
+	g.Go(func() error { return a.source.Run(ctx) })
 	g.Go(func() error { return a.gateway.Run(ctx) })
 	g.Go(func() error { return a.mtls.Run(ctx) })
 	g.Go(func() error { return a.returnMemory(ctx) })
@@ -127,12 +137,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.local.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
-	g.Go(func() error { return a.xds.Serve(ctx, xdsSocket) })
-	g.Go(func() error { return serveHTTP(ctx, apiSocket, api.Handler(a)) })
+	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
+	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })
 	}
-	err = g.Wait()
+	err := g.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
