@@ -1,10 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -80,6 +83,42 @@ func TestHandWrittenEnvoys(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A short run of everything but the crowd: figures mean nothing, but each way must carry requests, and a change arrive.
+func TestShortRun(t *testing.T) {
+	testenv.Root(t)
+	bin := filepath.Join(t.TempDir(), "weft")
+	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
+		t.Fatalf("build weft: %v\n%s", err, out)
+	}
+	c := config{binary: bin, envoy: testenv.Envoy(t), rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3}
+	r := newReport(c)
+	if err := paths(t.Context(), c, r); err != nil {
+		t.Fatal(err)
+	}
+	if err := change(t.Context(), c, r); err != nil {
+		t.Fatal(err)
+	}
+	r.mark()
+	if len(r.Requests) != 8*len(connections) || len(r.Opened) != 8 || len(r.Throughput) != 8 || len(r.Change) != 1 || len(r.Marks) != 11 {
+		t.Errorf("%d, %d, %d, %d figures, %d marks", len(r.Requests), len(r.Opened), len(r.Throughput), len(r.Change), len(r.Marks))
+	}
+	for _, f := range slices.Concat(r.Requests, r.Opened, r.Throughput) {
+		if f.Rate <= 0 || f.Failed > 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+	if f := r.Change[0]; len(f.All) != 3 || f.Median <= 0 {
+		t.Errorf("%+v", f)
+	}
+	file := filepath.Join(t.TempDir(), "build", "bench.json")
+	if err := r.write(file); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(file); err != nil || !json.Valid(text) {
+		t.Errorf("%v: %s", err, text)
 	}
 }
 

@@ -73,7 +73,8 @@ func startHop(ctx context.Context, envoy, dir string, p *lab.Pod, h hop) (*exec.
 	cmd := exec.Command(envoy, "-c", file, "--concurrency", fmt.Sprint(runtime.NumCPU()), "--disable-hot-restart", "--log-level", "warning")
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	// A session of its own, as weft's Envoy has: where the kernel groups by session (autogroup), they share CPUs alike.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: h.UID, Gid: h.UID}}
+	cmd.SysProcAttr = ownSession()
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: h.UID, Gid: h.UID}
 	if err := p.Start(cmd); err != nil {
 		return nil, fmt.Errorf("Envoy %s: %w", h.Name, err)
 	}

@@ -31,6 +31,7 @@ import (
 // config holds the flags.
 type config struct {
 	parts   string
+	ways    string
 	rounds  int
 	span    time.Duration
 	routes  string
@@ -50,6 +51,7 @@ func main() {
 	}
 	var c config
 	flag.StringVar(&c.parts, "parts", "paths,memory,change", "what to measure, of these")
+	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
 	flag.DurationVar(&c.span, "span", time.Second, "length of one measurement")
 	flag.StringVar(&c.routes, "routes", "10,1000,10000", "numbers of routes at which a change is measured")

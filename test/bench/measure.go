@@ -42,6 +42,10 @@ func runAs(role string, args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
+// ownSession is for all processes of a measurement. The kernel shares the CPU out by session first (sched(7), the
+// autogroup feature), and weft's Envoy is in one of its own: so is everything that it is compared with.
+func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+
 // self starts this binary in a pod.
 func self(p *lab.Pod, args ...string) (*exec.Cmd, *bytes.Buffer, error) {
 	exe, err := os.Executable()
@@ -52,7 +56,7 @@ func self(p *lab.Pod, args ...string) (*exec.Cmd, *bytes.Buffer, error) {
 	cmd := exec.Command(exe, args...)
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=off")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = ownSession()
 	if err := p.Start(cmd); err != nil {
 		return nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -41,6 +42,9 @@ func paths(ctx context.Context, c config, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
+	all = slices.DeleteFunc(all, func(w way) bool {
+		return !slices.ContainsFunc(strings.Split(c.ways, ","), func(s string) bool { return strings.Contains(w.name, s) })
+	})
 	for _, w := range all { // routes, certificates and pools are learned here
 		if _, err := w.measure(ctx, wire.Load{Connections: 32, Duration: 300 * time.Millisecond}); err != nil {
 			return err
