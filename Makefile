@@ -7,9 +7,11 @@ GOLANGCI_LINT := v2.15.0
 export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
-PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/...
+PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/...
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
+# The first build fetches some hundred modules; a line for each hides the rest.
+QUIET := 2> >(grep -v '^go: downloading ' >&2)
 
 .PHONY: help
 help: ## this list
@@ -17,7 +19,8 @@ help: ## this list
 
 .PHONY: build
 build: ## bin/weft
-	@CGO_ENABLED=0 $(BUILD) -o bin/weft ./cmd/weft
+	@[[ -e bin/weft ]] || echo "building bin/weft (with the modules to fetch it takes minutes)"
+	@CGO_ENABLED=0 $(BUILD) -o bin/weft ./cmd/weft $(QUIET)
 
 .PHONY: envoy
 envoy: ## bin/envoy, pinned by version and hash, unless $ENVOY or PATH has that version
@@ -29,6 +32,7 @@ setup: ## Debian or Ubuntu packages that the tests and the demo call
 
 .PHONY: demo
 demo: build envoy ## a working node with figures; ARGS=--exit stops after them
+	@install/setup.sh ip curl || true # only what it says to try afterwards calls them
 	@bin/weft demo $(ARGS)
 
 .PHONY: test
@@ -55,13 +59,13 @@ generate: ## eBPF objects and deep copies; needs clang 19
 	@go generate ./...
 
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## formatting, vet, import rules
-	@$< run ./...
+lint: setup $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## formatting, vet, import rules
+	@$(TOOLS)/golangci-lint-$(GOLANGCI_LINT) run ./...
 
 $(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
-	@echo "building golangci-lint $(GOLANGCI_LINT)"
-	@GOBIN=$(CURDIR)/$(TOOLS) GOFLAGS= CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	@echo "building golangci-lint $(GOLANGCI_LINT) (takes minutes, once)"
+	@GOBIN=$(CURDIR)/$(TOOLS) GOFLAGS= CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT) $(QUIET)
 	@mv $(TOOLS)/golangci-lint $@
 
 .PHONY: bench
