@@ -94,6 +94,9 @@ func (a *API) KubeconfigFor(user string, groups ...string) (string, error) {
 
 // Start starts what does not run, on the same ports and data, and waits until the API server is ready.
 func (a *API) Start(ctx context.Context) (err error) {
+	if a.bin == nil {
+		return fmt.Errorf("API server at %s: only the process that brought the cluster up can start it again", a.URL)
+	}
 	if a.etcd == nil {
 		client := fmt.Sprintf("http://127.0.0.1:%d", a.etcdPort[0])
 		peer := fmt.Sprintf("http://127.0.0.1:%d", a.etcdPort[1])
@@ -137,7 +140,8 @@ func (a *API) reconciler() string {
 	return "lease"
 }
 
-// StopServing ends the API server alone, as an outage does; Start brings it back with its data.
+// StopServing ends the API server alone, as an outage does; Start brings it back with its data. It needs the process
+// that started the API server: that of APIServer or Up, not of Open.
 func (a *API) StopServing() {
 	if a.serving != nil {
 		a.serving.stop(10 * time.Second)

@@ -43,7 +43,6 @@ type Cluster struct {
 	nodes              []*node
 	nameservers        []string
 	manager, scheduler *process
-	files              []*os.File
 }
 
 // Dir is the folder of the running cluster: kubeconfig, log/, pid/ and what the nodes write.
@@ -160,13 +159,8 @@ func (c *Cluster) launchOn(m *lab.Pod, within func(func() error) error) (launch,
 	if err != nil {
 		return launch{}, err
 	}
-	f, err := os.Open(filepath.Join(root, m.Cgroup))
-	if err != nil {
-		return launch{}, fmt.Errorf("cgroup of machine %s: %w", m.Name, err)
-	}
-	c.files = append(c.files, f)
 	path := filepath.Dir(c.bin["containerd"]) + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin" // containerd looks for its shim and runc
-	return launch{dir: c.dir, cgroup: f, within: within, lasts: true, env: []string{"PATH=" + path}}, nil
+	return launch{dir: c.dir, cgroup: filepath.Join(root, m.Cgroup), within: within, lasts: true, env: []string{"PATH=" + path}}, nil
 }
 
 // release frees what only the start needed.
@@ -174,10 +168,6 @@ func (c *Cluster) release() {
 	for _, n := range c.nodes {
 		n.leave()
 	}
-	for _, f := range c.files {
-		f.Close()
-	}
-	c.files = nil
 }
 
 // Open gives the cluster that is up, to use by Kubectl and Kubeconfig; ErrNone if there is none.

@@ -45,6 +45,7 @@ func TestUpAndDown(t *testing.T) {
 	}
 	podAnswers(ctx, t, c)
 	nodeIsItself(ctx, t, c)
+	outagePasses(ctx, t, c)
 
 	if err := Down(ctx); err != nil {
 		t.Fatal(err)
@@ -88,6 +89,28 @@ func nodeIsItself(ctx context.Context, t *testing.T, c *Cluster) {
 	}
 	if _, err := c.NodeCommand(ctx, "n7", "true"); err == nil {
 		t.Error("a node that is not there takes commands")
+	}
+}
+
+// outagePasses ends the API server and brings it back, on its machine and with its data.
+func outagePasses(ctx context.Context, t *testing.T, c *Cluster) {
+	t.Helper()
+	c.API.StopServing()
+	if out, err := c.Kubectl(ctx, nil, "get", "pod/echo"); err == nil {
+		t.Errorf("the API server answers during its outage: %s", out)
+	}
+	opened, err := Open(ctx, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := opened.API.Start(ctx); err == nil {
+		t.Error("who only opened the cluster starts a second etcd")
+	}
+	if err := c.API.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if phase := mustKubectl(ctx, t, c, nil, "get", "pod/echo", "--output=jsonpath={.status.phase}"); phase != "Running" {
+		t.Errorf("pod after the outage: %s, want Running", phase)
 	}
 }
 

@@ -24,7 +24,7 @@ type process struct {
 // launch says where and how a process runs.
 type launch struct {
 	dir    string                   // log/NAME and pid/NAME go here
-	cgroup *os.File                 // folder of the cgroup that it starts in; nil is that of this process
+	cgroup string                   // folder of the cgroup that it starts in; "" is that of this process
 	within func(func() error) error // runs the start in the right namespaces; nil is here
 	env    []string                 // added to this process's environment
 	lasts  bool                     // it outlives this process; otherwise the kernel ends it with this one
@@ -45,8 +45,13 @@ func start(l launch, name, path string, args ...string) (*process, error) {
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = l.dir, logFile, logFile
 	p.cmd.Env = append(os.Environ(), l.env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if l.cgroup != nil {
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(l.cgroup.Fd())
+	if l.cgroup != "" {
+		cgroup, err := os.Open(l.cgroup)
+		if err != nil {
+			return nil, fmt.Errorf("cgroup of %s: %w", name, err)
+		}
+		defer cgroup.Close()
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 	}
 	if !l.lasts {
 		p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
