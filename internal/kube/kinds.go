@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"iter"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -20,16 +21,18 @@ import (
 type kind struct {
 	gvk        schema.GroupVersionKind
 	namespaced bool
+	name       string // of the table
 	table      state.AnyTable
 	holds      func(runtime.Object) bool
 	put        func(*state.Write, runtime.Object)
 	remove     func(*state.Write, string)
 	get        func(*state.Snapshot, string) (metav1.Object, bool)
+	all        func(*state.Snapshot) iter.Seq[metav1.Object]
 }
 
 func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) kind {
 	return kind{
-		gvk: gvk, namespaced: namespaced, table: t,
+		gvk: gvk, namespaced: namespaced, name: t.Name(), table: t,
 		holds: func(o runtime.Object) bool {
 			_, ok := o.(T)
 			return ok
@@ -38,7 +41,19 @@ func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *st
 		remove: t.Delete,
 		get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
 			v, ok := t.Get(s, key)
-			return v, ok
+			if !ok {
+				return nil, false // and not a nil of T, which is not nil as an interface
+			}
+			return v, true
+		},
+		all: func(s *state.Snapshot) iter.Seq[metav1.Object] {
+			return func(yield func(metav1.Object) bool) {
+				for v := range t.All(s) {
+					if !yield(v) {
+						return
+					}
+				}
+			}
 		},
 	}
 }
@@ -164,6 +179,25 @@ func (o *Objects) Get(s *state.Snapshot, gk schema.GroupKind, key string) (metav
 		return nil, false
 	}
 	return k.get(s, key)
+}
+
+// All lists the objects of a kind in the order of their keys; nothing if there is no table for the kind.
+func (o *Objects) All(s *state.Snapshot, gk schema.GroupKind) iter.Seq[metav1.Object] {
+	k, ok := o.kind(gk)
+	if !ok {
+		return func(func(metav1.Object) bool) {}
+	}
+	return k.all(s)
+}
+
+// TableKind gives the kind whose objects a table holds, by the table's name.
+func (o *Objects) TableKind(table string) (schema.GroupKind, bool) {
+	for _, k := range o.kinds {
+		if k.name == table {
+			return k.gvk.GroupKind(), true
+		}
+	}
+	return schema.GroupKind{}, false
 }
 
 func (o *Objects) kind(gk schema.GroupKind) (kind, bool) {

@@ -1,0 +1,168 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Config of a controller.
+type Config struct {
+	Kube        *rest.Config
+	TrustDomain string
+	// Identity is unique among the replicas: a pod's name.
+	Identity string
+	// Namespace and Lease name the lock of the replicas.
+	Namespace, Lease string
+	// Election tells how fast another replica takes over; the zero value is DefaultElection.
+	Election Election
+	// Writes bounds the status writes in a second; 0 is 100.
+	Writes int
+	Log    *slog.Logger
+}
+
+// Election holds the times of a leader election: another replica takes over Lease after the last renewal; who cannot
+// renew for Renew stops; Retry lies between attempts.
+type Election struct{ Lease, Renew, Retry time.Duration }
+
+// DefaultElection is that of Kubernetes' own controllers.
+var DefaultElection = Election{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}
+
+const (
+	defaultLease  = "weft-controller"
+	defaultWrites = 100
+)
+
+// Controller is one replica.
+type Controller struct {
+	cfg        Config
+	objs       *kube.Objects
+	st         *state.State
+	cluster    *kube.Cluster
+	translator *gateway.Translator
+	leads      chan struct{}
+	once       sync.Once
+}
+
+// New makes a controller. Nothing is asked of the API server yet.
+func New(cfg Config) (*Controller, error) {
+	if cfg.Identity == "" || cfg.Namespace == "" {
+		return nil, errors.New("controller: a replica needs an identity, and a namespace for its Lease")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Lease == "" {
+		cfg.Lease = defaultLease
+	}
+	if cfg.Election == (Election{}) {
+		cfg.Election = DefaultElection
+	}
+	if cfg.Writes == 0 {
+		cfg.Writes = defaultWrites
+	}
+	cfg.Kube = rest.CopyConfig(cfg.Kube)
+	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
+	db := state.NewDB()
+	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), leads: make(chan struct{})}
+	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
+	c.translator = gateway.New(c.objs, c.st, gateway.Config{
+		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
+	}, cfg.Log)
+	return c, nil
+}
+
+// Leads is closed when this replica has held the Lease for the first time.
+func (c *Controller) Leads() <-chan struct{} { return c.leads }
+
+// Ready is closed when everything was read and translated once; a replica that is not may not be elected.
+func (c *Controller) Ready() <-chan struct{} { return c.st.Synced() }
+
+// Problems lists the objects that were not taken and the kinds that cannot be read.
+func (c *Controller) Problems() []kube.Problem { return c.cluster.Problems() }
+
+// Run reads, translates and, while it holds the Lease, writes, until the context ends. Then it gives nil.
+func (c *Controller) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.cluster.Run(ctx) })
+	g.Go(func() error { return c.translator.Run(ctx) })
+	g.Go(func() error { return c.elect(ctx) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// elect stands for election until the context ends.
+func (c *Controller) elect(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.st.Synced():
+	}
+	// A client of its own: renewals must not wait behind writes.
+	own := rest.CopyConfig(c.cfg.Kube)
+	own.Timeout = c.cfg.Election.Renew / 2
+	leases, err := coordinationv1.NewForConfig(own)
+	if err != nil {
+		return fmt.Errorf("client for the Lease: %w", err)
+	}
+	for ctx.Err() == nil {
+		started, done := make(chan struct{}), make(chan struct{})
+		e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: &resourcelock.LeaseLock{
+				LeaseMeta:  metav1.ObjectMeta{Namespace: c.cfg.Namespace, Name: c.cfg.Lease},
+				Client:     leases,
+				LockConfig: resourcelock.ResourceLockConfig{Identity: c.cfg.Identity},
+			},
+			LeaseDuration: c.cfg.Election.Lease, RenewDeadline: c.cfg.Election.Renew, RetryPeriod: c.cfg.Election.Retry,
+			// What the old leader still has on its way cannot overwrite what the new one wrote: writes carry a
+			// resourceVersion.
+			ReleaseOnCancel: true, Name: c.cfg.Lease,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(ctx context.Context) {
+					defer close(done)
+					close(started)
+					c.lead(ctx)
+				},
+				OnStoppedLeading: func() {},
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("leader election: %w", err)
+		}
+		e.Run(ctx)
+		if ctx.Err() == nil {
+			<-done // the Lease was lost, so it was held
+			c.cfg.Log.Info("no longer leads", "identity", c.cfg.Identity)
+			continue
+		}
+		select {
+		case <-started:
+			<-done
+		default:
+		}
+	}
+	return nil
+}
+
+// lead writes statuses until the context ends.
+func (c *Controller) lead(ctx context.Context) {
+	c.cfg.Log.Info("leads", "identity", c.cfg.Identity)
+	c.once.Do(func() { close(c.leads) })
+	newWriter(c.objs, c.st, c.cluster, c.cfg.Log).run(ctx)
+}

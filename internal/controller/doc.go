@@ -1,0 +1,12 @@
+// Package controller runs once a cluster: it writes what the mesh thinks of users' objects into their status.
+//
+// It reads and translates as an agent does (internal/kube, gateway) and takes st.Statuses as what is wanted. Every
+// replica has its tables ready; the one that holds the Lease writes.
+//
+// Statuses are written by an RFC 7396 merge patch of the status subresource that carries the resourceVersion that it
+// was computed from. Server-side apply would not do: status.parents of routes is an atomic list in the API's schema, so
+// that to apply our entries would take away those of other controllers. With the resourceVersion a write that did not
+// see another's is refused (409) and computed anew, and the status that the watch shows is all that has to be compared.
+//
+// Files: controller.go (wiring, election), writer.go (queue, writes), merge.go and conditions.go (status -> patch, pure).
+package controller

@@ -1,0 +1,213 @@
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// merger computes the status that an object shall have.
+type merger struct {
+	// controller is our name in the status of routes, and in the classes that are ours.
+	controller string
+	features   []string // of a GatewayClass, sorted
+	now        metav1.Time
+}
+
+// fields are those fields of a status that change, by their JSON names.
+type fields map[string]any
+
+func (f fields) set(name string, have, want any) {
+	if !equality.Semantic.DeepEqual(have, want) {
+		f[name] = want
+	}
+}
+
+// patch gives the merge patch that makes an object's status what is wanted; nil if it is that already. want is nil for
+// an object that the mesh has nothing to say of. A status that was computed for another generation is not for this
+// object: the one for it comes.
+func (m merger) patch(obj metav1.Object, want *model.Status) ([]byte, error) {
+	if want != nil && want.Generation != obj.GetGeneration() {
+		return nil, nil
+	}
+	changes := m.changes(obj, want)
+	if len(changes) == 0 {
+		return nil, nil
+	}
+	b, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": obj.GetResourceVersion()},
+		"status":   changes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("status of %T %s/%s: %w", obj, obj.GetNamespace(), obj.GetName(), err)
+	}
+	return b, nil
+}
+
+func (m merger) changes(obj metav1.Object, want *model.Status) fields {
+	f := fields{}
+	switch o := obj.(type) {
+	case *gwv1.HTTPRoute:
+		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
+		return f
+	case *gwv1.GRPCRoute:
+		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
+		return f
+	}
+	if want == nil {
+		return nil
+	}
+	conditions := func(have []metav1.Condition) {
+		f.set("conditions", have, mergeConditions(have, want.Conditions, want.Generation, m.now))
+	}
+	switch o := obj.(type) {
+	case *gwv1.Gateway:
+		conditions(o.Status.Conditions)
+		f.set("addresses", o.Status.Addresses, addresses(want.Addresses))
+		f.set("listeners", o.Status.Listeners, m.listeners(o.Status.Listeners, want))
+	case *gwv1.GatewayClass:
+		conditions(o.Status.Conditions)
+		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.features))
+	case *weftv1.AuthorizationPolicy:
+		conditions(o.Status.Conditions)
+	case *weftv1.AddressPool:
+		conditions(o.Status.Conditions)
+	}
+	return f
+}
+
+func supportedFeatures(names []string) []gwv1.SupportedFeature {
+	out := make([]gwv1.SupportedFeature, len(names))
+	for i, n := range names {
+		out[i].Name = gwv1.FeatureName(n)
+	}
+	return out
+}
+
+func addresses(in []string) []gwv1.GatewayStatusAddress {
+	kind := gwv1.IPAddressType
+	out := make([]gwv1.GatewayStatusAddress, 0, len(in))
+	for _, a := range in[:min(len(in), 16)] { // what the API's schema takes
+		out = append(out, gwv1.GatewayStatusAddress{Type: &kind, Value: a})
+	}
+	return out
+}
+
+func (m merger) listeners(have []gwv1.ListenerStatus, want *model.Status) []gwv1.ListenerStatus {
+	out := make([]gwv1.ListenerStatus, 0, len(want.Listeners))
+	for _, w := range want.Listeners {
+		l := gwv1.ListenerStatus{
+			Name: gwv1.SectionName(w.Name), AttachedRoutes: int32(min(w.AttachedRoutes, 1<<31-1)),
+			SupportedKinds: make([]gwv1.RouteGroupKind, 0, len(w.SupportedKinds)),
+		}
+		for _, k := range w.SupportedKinds {
+			group := gwv1.Group(gwv1.GroupName)
+			l.SupportedKinds = append(l.SupportedKinds, gwv1.RouteGroupKind{Group: &group, Kind: gwv1.Kind(k)})
+		}
+		var before []metav1.Condition
+		for _, h := range have {
+			if h.Name == l.Name {
+				before = h.Conditions
+			}
+		}
+		l.Conditions = mergeConditions(before, w.Conditions, want.Generation, m.now)
+		out = append(out, l)
+	}
+	return out
+}
+
+// maxParents is what the API's schema takes, of all controllers together.
+const maxParents = 32
+
+// parents gives the entries of a route's status: those of other controllers as they are, and ours.
+func (m merger) parents(route metav1.Object, refs []gwv1.ParentReference, have []gwv1.RouteParentStatus, want *model.Status) []gwv1.RouteParentStatus {
+	out := make([]gwv1.RouteParentStatus, 0, len(have))
+	for _, h := range have {
+		if string(h.ControllerName) != m.controller {
+			out = append(out, h)
+		}
+	}
+	if want == nil {
+		return out
+	}
+	for _, w := range want.Parents {
+		if len(out) == maxParents {
+			break
+		}
+		p := gwv1.RouteParentStatus{
+			ParentRef: parentRef(route.GetNamespace(), refs, w), ControllerName: gwv1.GatewayController(m.controller),
+		}
+		var before []metav1.Condition
+		for _, h := range have {
+			if string(h.ControllerName) == m.controller && equality.Semantic.DeepEqual(h.ParentRef, p.ParentRef) {
+				before = h.Conditions
+			}
+		}
+		p.Conditions = mergeConditions(before, w.Conditions, want.Generation, m.now)
+		out = append(out, p)
+	}
+	return inOrder(have, out)
+}
+
+// inOrder puts entries that were there before into the order that they had, so that two controllers do not move each
+// other's entries for ever.
+func inOrder(have, out []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
+	place := func(p gwv1.RouteParentStatus) int {
+		i := slices.IndexFunc(have, func(h gwv1.RouteParentStatus) bool {
+			return h.ControllerName == p.ControllerName && equality.Semantic.DeepEqual(h.ParentRef, p.ParentRef)
+		})
+		if i < 0 {
+			return len(have)
+		}
+		return i
+	}
+	slices.SortStableFunc(out, func(a, b gwv1.RouteParentStatus) int { return place(a) - place(b) })
+	return out
+}
+
+// parentRef gives the reference as its author wrote it, so that the two can be compared field by field.
+func parentRef(namespace string, refs []gwv1.ParentReference, w model.ParentStatus) gwv1.ParentReference {
+	for _, r := range refs {
+		ref := model.ObjectRef{
+			Group: gwv1.GroupName, Kind: "Gateway", Namespace: namespace, Name: string(r.Name),
+		}
+		var section string
+		var port uint16
+		if r.Group != nil {
+			ref.Group = string(*r.Group)
+		}
+		if r.Kind != nil {
+			ref.Kind = string(*r.Kind)
+		}
+		if r.Namespace != nil {
+			ref.Namespace = string(*r.Namespace)
+		}
+		if r.SectionName != nil {
+			section = string(*r.SectionName)
+		}
+		if r.Port != nil {
+			port = uint16(*r.Port)
+		}
+		if ref == w.Parent && section == w.SectionName && port == w.Port {
+			return r
+		}
+	}
+	group, kind, ns := gwv1.Group(w.Parent.Group), gwv1.Kind(w.Parent.Kind), gwv1.Namespace(w.Parent.Namespace)
+	r := gwv1.ParentReference{Group: &group, Kind: &kind, Namespace: &ns, Name: gwv1.ObjectName(w.Parent.Name)}
+	if w.SectionName != "" {
+		section := gwv1.SectionName(w.SectionName)
+		r.SectionName = &section
+	}
+	if w.Port != 0 {
+		port := gwv1.PortNumber(w.Port)
+		r.Port = &port
+	}
+	return r
+}

@@ -1,0 +1,102 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Config gives what a client of the API server needs: from a kubeconfig, or if that is "", from the pod that we run in.
+func Config(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		cfg, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("this is no pod with a service account: %w; name a kubeconfig", err)
+		}
+		return cfg, nil
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig %s: %w", kubeconfig, err)
+	}
+	return cfg, nil
+}
+
+// clients holds a REST client for each group and version.
+type clients struct {
+	cfg    *rest.Config
+	scheme *runtime.Scheme
+	codecs serializer.CodecFactory
+	params runtime.ParameterCodec
+
+	mu sync.Mutex
+	by map[schema.GroupVersion]*rest.RESTClient
+}
+
+func newClients(cfg *rest.Config) *clients {
+	s := Scheme()
+	if err := apiextensionsv1.AddToScheme(s); err != nil {
+		panic(err) // two types under one name: a mistake in the program
+	}
+	return &clients{
+		cfg: cfg, scheme: s, codecs: serializer.NewCodecFactory(s), params: runtime.NewParameterCodec(s),
+		by: map[schema.GroupVersion]*rest.RESTClient{},
+	}
+}
+
+func (c *clients) of(gv schema.GroupVersion) (*rest.RESTClient, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r := c.by[gv]; r != nil {
+		return r, nil
+	}
+	cfg := rest.CopyConfig(c.cfg)
+	cfg.GroupVersion = &gv
+	cfg.APIPath = "/apis"
+	if gv.Group == "" {
+		cfg.APIPath = "/api"
+	}
+	cfg.NegotiatedSerializer = c.codecs.WithoutConversion()
+	if gv.Group == "" || gv.Group == "discovery.k8s.io" {
+		// Custom resources have no protobuf.
+		cfg.ContentType = runtime.ContentTypeProtobuf
+		cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "weft"
+	}
+	r, err := rest.RESTClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client of %s: %w", gv, err)
+	}
+	c.by[gv] = r
+	return r, nil
+}
+
+// PatchStatus applies an RFC 7396 merge patch to an object's status subresource. The errors are the API server's.
+func (c *Cluster) PatchStatus(ctx context.Context, gk schema.GroupKind, key string, patch []byte) error {
+	for _, s := range c.sources {
+		if s.kind.gvk.GroupKind() != gk {
+			continue
+		}
+		gvk := s.version()
+		client, err := c.clients.of(gvk.GroupVersion())
+		if err != nil {
+			return err
+		}
+		namespace, name := model.SplitKey(key)
+		return client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, s.kind.namespaced).
+			Resource(resourceOf(gvk)).Name(name).SubResource("status").Body(patch).Do(ctx).Error()
+	}
+	return fmt.Errorf("%s: objects of this kind are not read", gk)
+}

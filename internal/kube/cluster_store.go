@@ -1,0 +1,195 @@
+package kube
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// store is what a reflector writes to: a kind's table.
+type store struct{ *source }
+
+var _ cache.TransformingStore = (*store)(nil)
+
+// Transformer lets the reflector drop what nobody reads while it still gathers the first list.
+func (s *store) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) {
+		if o, ok := obj.(runtime.Object); ok {
+			return s.c.trim(upgrade(o)), nil
+		}
+		return obj, nil
+	}
+}
+
+// Add takes an object.
+func (s *store) Add(obj any) error { return s.write(func(w *state.Write) { s.take(w, obj) }) }
+
+// Update takes an object.
+func (s *store) Update(obj any) error { return s.Add(obj) }
+
+// Delete takes an object away.
+func (s *store) Delete(obj any) error {
+	o, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	s.forget(Key(o))
+	return s.write(func(w *state.Write) { s.kind.remove(w, Key(o)) })
+}
+
+// Replace takes all objects that there are, in one transaction.
+func (s *store) Replace(objs []any, _ string) error {
+	err := s.write(func(w *state.Write) {
+		there := make(map[string]struct{}, len(objs))
+		for _, obj := range objs {
+			if o, err := meta.Accessor(obj); err == nil {
+				there[Key(o)] = struct{}{}
+			}
+			s.take(w, obj)
+		}
+		var gone []string
+		for o := range s.kind.all(w.Snapshot()) {
+			if _, ok := there[Key(o)]; !ok {
+				gone = append(gone, Key(o))
+			}
+		}
+		for _, key := range gone {
+			s.forget(key)
+			s.kind.remove(w, key)
+		}
+		s.settle(there)
+	})
+	if err == nil {
+		s.c.setProblem(s.gk(), "", "")
+		s.c.markLoaded(s.gk())
+	}
+	return err
+}
+
+// Resync has nothing to do: the table is all there is.
+func (s *store) Resync() error { return nil }
+
+func (s *store) write(change func(*state.Write)) error {
+	w := s.c.objs.DB.Write(s.kind.table)
+	defer w.Abort()
+	change(w)
+	w.Commit()
+	return nil
+}
+
+// settle drops the problems of objects that are not there.
+func (s *store) settle(there map[string]struct{}) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	for pk := range s.c.problems {
+		if _, ok := there[pk.key]; pk.gk == s.gk() && pk.key != "" && !ok {
+			delete(s.c.problems, pk)
+		}
+	}
+}
+
+func (s *store) forget(key string) { s.c.setProblem(s.gk(), key, "") }
+
+// take puts an object into the table, as far as it is understood.
+func (s *store) take(w *state.Write, in any) {
+	obj, ok := in.(runtime.Object)
+	if !ok {
+		return
+	}
+	obj = s.c.trim(upgrade(obj))
+	complete(obj)
+	o := obj.(metav1.Object)
+	key := Key(o)
+	before, _ := s.kind.get(w.Snapshot(), key)
+	wrong := check(obj).ToAggregate()
+	if wrong == nil {
+		s.c.place(obj)
+		err := s.c.objs.Put(w, obj)
+		s.c.setProblem(s.gk(), key, text(err))
+		return
+	}
+	obj, note := s.closed(obj, before)
+	if obj != nil {
+		s.c.place(obj)
+		if err := s.c.objs.Put(w, obj); err != nil {
+			note = err.Error()
+		}
+	}
+	s.c.setProblem(s.gk(), key, fmt.Sprintf("%v; %s", wrong, note))
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// closed gives what stands in the table for an object that is not understood, or nil where that is what stands there
+// already, and what that means.
+func (s *store) closed(obj runtime.Object, before metav1.Object) (runtime.Object, string) {
+	if policy, ok := obj.(*weftv1.AuthorizationPolicy); ok {
+		if before != nil {
+			return nil, "the last version that could be read stays in force"
+		}
+		m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(policy)
+		if err != nil {
+			m = nil
+		}
+		stand, note := closedPolicy(policy.ObjectMeta, m)
+		annotate(stand.(metav1.Object), AnnotationStandIn, note)
+		return stand, note
+	}
+	note := mendLabels(obj.(metav1.Object), before)
+	if len(check(obj)) == 0 {
+		return obj, note
+	}
+	if before != nil {
+		return nil, "the last version that could be read stays"
+	}
+	return nil, "it is left out"
+}
+
+// mendLabels puts in the place of a label of ours that is not understood what it was before, or what closes. The rest
+// of the object is taken, for addresses and readiness of pods must not stand still.
+func mendLabels(o, before metav1.Object) string {
+	var was map[string]string
+	if before != nil {
+		was = before.GetLabels()
+	}
+	labels := o.GetLabels()
+	note := "the label is left out"
+	if v, ok := labels[labelMTLS]; ok {
+		if _, known := model.ParseMTLSMode(v); !known {
+			labels[labelMTLS] = model.MTLSStrict.String()
+			if old, ok := was[labelMTLS]; ok {
+				labels[labelMTLS] = old
+			}
+			note = "taken as " + labels[labelMTLS]
+		}
+	}
+	if v, ok := labels[labelL7]; ok && v != "enabled" && v != "disabled" {
+		delete(labels, labelL7)
+		if old, ok := was[labelL7]; ok {
+			labels[labelL7] = old
+		}
+	}
+	o.SetLabels(labels)
+	return note
+}
+
+func annotate(o metav1.Object, key, value string) {
+	annotations := o.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[key] = value
+	o.SetAnnotations(annotations)
+}

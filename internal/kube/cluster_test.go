@@ -1,0 +1,132 @@
+package kube
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+func testStore(t *testing.T, kind string) (*Cluster, *store) {
+	t.Helper()
+	c := NewCluster(&rest.Config{Host: "https://127.0.0.1:1"}, NewObjects(state.NewDB()), ClusterOptions{})
+	for _, s := range c.sources {
+		if s.kind.gvk.Kind == kind {
+			return c, &store{s}
+		}
+	}
+	t.Fatalf("no source for %s", kind)
+	return nil, nil
+}
+
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStoreReplaceRemovesWhatWent(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}}
+	}
+	noError(t, s.Replace([]any{pod("a"), pod("b")}, "1"))
+	noError(t, s.Add(pod("c")))
+	noError(t, s.Replace([]any{pod("b")}, "2"))
+	snap := c.objs.DB.Snapshot()
+	if _, ok := c.objs.Pods.Get(snap, "ns/b"); !ok || c.objs.Pods.Len(snap) != 1 {
+		t.Errorf("%d pods are there", c.objs.Pods.Len(snap))
+	}
+	noError(t, s.Delete(pod("b")))
+	if n := c.Count(); n != 0 {
+		t.Errorf("%d objects are left", n)
+	}
+}
+
+func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
+	c, s := testStore(t, "AuthorizationPolicy")
+	policy := func(action weftv1.PolicyAction) *weftv1.AuthorizationPolicy {
+		p := &weftv1.AuthorizationPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}}
+		p.Spec.Action = action
+		p.Spec.Rules = []weftv1.AuthorizationRule{{}}
+		return p
+	}
+	held := func() *weftv1.AuthorizationPolicy {
+		p, _ := c.objs.AuthorizationPolicies.Get(c.objs.DB.Snapshot(), "ns/p")
+		return p
+	}
+	noError(t, s.Add(policy("DENY")))
+	if p := held(); p == nil || len(p.Spec.Rules) != 0 || p.Annotations[AnnotationStandIn] == "" {
+		t.Errorf("what stands in for a policy is %v", p)
+	}
+	if len(c.Problems()) != 1 {
+		t.Errorf("problems are %v", c.Problems())
+	}
+	noError(t, s.Update(policy("ALLOW")))
+	noError(t, s.Update(policy("AUDIT")))
+	if p := held(); len(p.Spec.Rules) != 1 || p.Spec.Action != "ALLOW" {
+		t.Errorf("the last good version does not stay: %v", p)
+	}
+	noError(t, s.Delete(policy("AUDIT")))
+	if held() != nil || len(c.Problems()) != 0 {
+		t.Errorf("after its deletion: %v, %v", held(), c.Problems())
+	}
+}
+
+func TestStoreMendsLabels(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := func(mode, ip string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Labels: map[string]string{"weft.io/mtls": mode, "weft.io/l7": "perhaps"}},
+			Status:     corev1.PodStatus{PodIP: ip},
+		}
+	}
+	for _, step := range []struct{ mode, ip, want string }{
+		{"strickt", "10.0.0.1", "strict"},
+		{"permissive", "10.0.0.2", "permissive"},
+		{"permisive", "10.0.0.3", "permissive"},
+	} {
+		noError(t, s.Add(pod(step.mode, step.ip)))
+		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
+		if p == nil || p.Labels["weft.io/mtls"] != step.want || p.Status.PodIP != step.ip || p.Labels["weft.io/l7"] != "" {
+			t.Errorf("mode %s: %v", step.mode, p)
+		}
+	}
+}
+
+func TestPlaceBelongsToOnePod(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := func(uid string) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Annotations: map[string]string{AnnotationNetNS: "stolen"}}}
+		p.UID = types.UID(uid)
+		return p
+	}
+	netns := func() string {
+		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
+		return p.Annotations[AnnotationNetNS]
+	}
+	c.Place("ns", "p", "1", Place{NetNS: "a"})
+	noError(t, s.Add(pod("1")))
+	if netns() != "a" {
+		t.Errorf("pod that came after its place is in %q", netns())
+	}
+	noError(t, s.Add(pod("2")))
+	if netns() != "" {
+		t.Errorf("a later pod of the name is in %q", netns())
+	}
+	c.Place("ns", "p", "1", Place{NetNS: "b"})
+	c.Place("ns", "p", "2", Place{NetNS: "c", Cgroup: "g"})
+	if netns() != "c" {
+		t.Errorf("pod is in %q", netns())
+	}
+	c.Place("ns", "p", "2", Place{})
+	if netns() != "" {
+		t.Errorf("forgotten pod is in %q", netns())
+	}
+}
