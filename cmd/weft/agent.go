@@ -20,9 +20,9 @@ func newAgentCmd(run *string) *cobra.Command {
 	var level slog.Level
 	var addresses []string
 	cmd := &cobra.Command{
-		Use:   "agent --manifests DIR",
+		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
 		Short: "Run this node: eBPF programs, xDS, certificates",
-		Long: `Run this node from a folder of Kubernetes manifests, which is watched.
+		Long: `Run this node from a folder of Kubernetes manifests, which is watched, or from an API server.
 
 When the agent ends, its eBPF programs and Envoy stay: connections go on, new ones are still balanced and
 authenticated, and the next agent takes over. weft cleanup takes everything away.`,
@@ -43,6 +43,8 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	host, _ := os.Hostname()
 	f := cmd.Flags()
 	f.StringVar(&cfg.Manifests, "manifests", "", "folder of manifests")
+	f.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "read objects from the API server that this file names")
+	f.BoolVar(&cfg.InCluster, "in-cluster", false, "read objects from the API server of the cluster that this is a pod of")
 	f.StringVar(&cfg.StateDir, "state", "/var/lib/weft", "folder that keeps the certificate authority")
 	f.StringVar(&cfg.Node, "node", host, "name of this node")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
@@ -53,7 +55,8 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	_ = cmd.MarkFlagRequired("manifests")
+	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
+	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
 }
 

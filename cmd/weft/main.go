@@ -15,7 +15,7 @@ func main() { os.Exit(newRoot().Main()) }
 
 func newRoot() *cli.Root {
 	root := cli.New(cli.Options{Version: version, Envoy: agent.EnvoyVersion})
-	root.AddCommand(newAgentCmd(root.Run), newProxyCmd(root.Run), newCleanupCmd(root.Run))
+	root.AddCommand(newAgentCmd(root.Run), newProxyCmd(root.Run), newControllerCmd(), newCleanupCmd(root.Run))
 	root.AddCommand(newDemoCmds()...)
 	return root
 }

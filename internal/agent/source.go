@@ -31,15 +31,15 @@ func (a *Agent) Agent() api.Agent {
 	}
 }
 
-// Folder tells about the manifests.
+// Folder tells about the manifests, or about the API server in their place.
 func (a *Agent) Folder() *api.Folder {
-	out := &api.Folder{Dir: a.cfg.Manifests, Objects: a.folder.Count(), Problems: []api.Problem{}}
+	out := &api.Folder{Dir: a.where, Objects: a.source.Count(), Problems: []api.Problem{}}
 	select {
-	case <-a.folder.Loaded():
+	case <-a.source.Loaded():
 		out.Loaded = true
 	default:
 	}
-	for _, p := range a.folder.Problems() {
+	for _, p := range a.source.Problems() {
 		out.Problems = append(out.Problems, api.Problem(p))
 	}
 	return out

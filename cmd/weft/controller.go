@@ -1,0 +1,46 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/controller"
+	"github.com/weft-mesh/weft/internal/kube"
+)
+
+func newControllerCmd() *cobra.Command {
+	var cfg controller.Config
+	var level slog.Level
+	var kubeconfig string
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Run the cluster's controller: statuses of Gateways, routes and policies",
+		Long: `Run the cluster's controller, which writes the status of GatewayClasses, Gateways, routes, policies and address pools.
+Several may run; the one that holds the Lease writes.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if cfg.Kube, err = kube.Config(kubeconfig); err != nil {
+				return err
+			}
+			cfg.Kube.UserAgent = "weft-controller"
+			c, err := controller.New(cfg)
+			if err != nil {
+				return err
+			}
+			return c.Run(cmd.Context())
+		},
+	}
+	host, _ := os.Hostname()
+	f := cmd.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", "", "file that names the API server (default: that of the cluster that this is a pod of)")
+	f.StringVar(&cfg.Namespace, "namespace", "weft-system", "namespace of the Lease")
+	f.StringVar(&cfg.Lease, "lease", "weft-controller", "name of the Lease")
+	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
+	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
+	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
+	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	return cmd
+}

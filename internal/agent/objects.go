@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/weft-mesh/weft/internal/kube"
+)
+
+// Source keeps the object tables equal to what users wrote: *kube.Folder or *kube.Cluster.
+type Source interface {
+	// Run follows changes until ctx ends.
+	Run(ctx context.Context) error
+	// Loaded is closed when everything was read once.
+	Loaded() <-chan struct{}
+	// Problems lists what was not taken.
+	Problems() []kube.Problem
+	// Count gives the number of objects in force.
+	Count() int
+}
+
+// newSource gives the source that the configuration names, and where it reads.
+func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err error) {
+	if cfg.InCluster || cfg.Kubeconfig != "" {
+		if cfg.Manifests != "" || cfg.InCluster && cfg.Kubeconfig != "" {
+			return nil, "", errors.New("objects come from one place: --manifests, --kubeconfig or --in-cluster")
+		}
+		rc, err := kube.Config(cfg.Kubeconfig)
+		if err != nil {
+			return nil, "", err
+		}
+		rc.UserAgent = "weft-agent"
+		return kube.NewCluster(rc, objs, kube.ClusterOptions{Log: cfg.Log}), rc.Host, nil
+	}
+	if info, err := os.Stat(cfg.Manifests); err != nil {
+		return nil, "", fmt.Errorf("--manifests: %w", err)
+	} else if !info.IsDir() {
+		return nil, "", fmt.Errorf("--manifests: %s is not a folder", cfg.Manifests)
+	}
+	return kube.NewFolder(cfg.Manifests, objs, kube.FolderOptions{Log: cfg.Log}), cfg.Manifests, nil
+}
+
+// load reads a folder once, so that one that cannot be read is an error of the start.
+func load(s Source) error {
+	if f, ok := s.(interface{ Load() error }); ok {
+		return f.Load()
+	}
+	return nil
+}
