@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,20 +18,21 @@ import (
 
 // Limits, as the schemas of the Gateway API's CRDs have them. They hold here too, for a folder has no API server.
 const (
-	maxPath        = 1024
-	maxRegex       = 1024
-	maxHeaderName  = 256
-	maxHeaderValue = 4096
-	maxRules       = 16
-	maxMatches     = 128 // of all rules together
-	maxHostnames   = 16
-	maxParents     = 32
-	maxFilters     = 16
-	maxHeaders     = 16
-	maxBackends    = 16
-	maxCORS        = 64
-	maxWeight      = 1_000_000
-	maxAttempts    = 100
+	maxPath         = 1024
+	maxRegex        = 1024
+	maxRegexProgram = 2000
+	maxHeaderName   = 256
+	maxHeaderValue  = 4096
+	maxRules        = 16
+	maxMatches      = 128 // of all rules together
+	maxHostnames    = 16
+	maxParents      = 32
+	maxFilters      = 16
+	maxHeaders      = 16
+	maxBackends     = 16
+	maxCORS         = 64
+	maxWeight       = 1_000_000
+	maxAttempts     = 100
 )
 
 // short makes foreign text fit for a message.
@@ -110,6 +112,12 @@ func validRegex(r string) string {
 	}
 	if _, err := regexp.Compile(r); err != nil {
 		return fmt.Sprintf("regular expression %q: %v", short(r), err)
+	}
+	// Envoy refuses what becomes too long a program, and with it all routes of the Service.
+	if parsed, err := syntax.Parse(r, syntax.Perl); err == nil {
+		if prog, err := syntax.Compile(parsed.Simplify()); err == nil && len(prog.Inst) > maxRegexProgram {
+			return fmt.Sprintf("regular expression %q: its repetitions make it too large, %d instructions of at most %d", short(r), len(prog.Inst), maxRegexProgram)
+		}
 	}
 	return ""
 }
