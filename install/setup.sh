@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # setup.sh [COMMAND...]: installs the Debian or Ubuntu packages of the commands that are missing. Without arguments, of
-# those that the tests and the benchmarks call: a C compiler for the race detector, iproute2, and iptables for the
+# those that the tests and the benchmarks call: a C compiler for the race detector, iproute2, procps, iptables for the
 # benchmark's sidecars.
 set -eu
-[ $# -gt 0 ] || set -- gcc ip iptables
+[ $# -gt 0 ] || set -- gcc ip iptables sysctl
 need=()
 for command in "$@"; do
   command -v "$command" >/dev/null && continue
   case $command in
     gcc) need+=(gcc libc6-dev) ;;
     ip) need+=(iproute2) ;;
+    sysctl) need+=(procps) ;;
     *) need+=("$command") ;;
   esac
 done
