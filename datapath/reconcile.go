@@ -175,13 +175,15 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 		_, ok := r.st.Workloads.Get(snap, o.key)
 		return o.kind == kindWorkload && !ok
 	}
-	for o := range objects {
+	// By name, so that who loses an address to another finds it taken, and is told about.
+	ordered := slices.SortedFunc(maps.Keys(objects), func(a, b object) int { return strings.Compare(a.key, b.key) })
+	for _, o := range ordered {
 		if gone(o) {
 			r.record(o, r.apply(snap, o))
 		}
 	}
 	for _, kind := range []string{kindWorkload, kindService, kindPrune} {
-		for o := range objects {
+		for _, o := range ordered {
 			if o.kind == kind && !gone(o) {
 				r.record(o, r.apply(snap, o))
 			}
