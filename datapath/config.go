@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // Config says where the datapath hangs in the kernel. The zero value is fit for a node.
@@ -23,9 +26,16 @@ type Config struct {
 	ProxyCgroup string
 	// NodeAddresses may reach probe ports in the clear, in strict mode too.
 	NodeAddresses []netip.Addr
+	// Listens tells whether Envoy is ready to take authenticated connections to a local workload. One that gets its first
+	// identity is made known to the kernel, and so to its peers, only then, or after HoldIdentity. Nil: at once.
+	Listens func(*model.Workload) bool
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }
+
+// HoldIdentity bounds the time in which a workload that got its first identity is still treated as one without, because
+// Envoy is not ready: then the new mode holds whatever fails by it.
+const HoldIdentity = 2 * time.Second
 
 const (
 	sysBPF             = "/sys/fs/bpf"

@@ -114,7 +114,7 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 		return err
 	}
 	defer rec.close()
-	rec.names = &d.names
+	rec.names, rec.workloads.listens = &d.names, d.cfg.Listens
 	if err := rec.setNodes(d.cfg.NodeAddresses); err != nil {
 		return err
 	}

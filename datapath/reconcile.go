@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	retryFirst = 100 * time.Millisecond
+	retryFirst = 20 * time.Millisecond
 	retryLast  = 5 * time.Second
 	// How often the namespaces of local workloads are looked at: one may go, or come back as another, without a word.
 	checkEvery = 2 * time.Second
@@ -81,7 +81,7 @@ func (r *reconciler) run(ctx context.Context, ready func() error) error {
 	for {
 		var retry <-chan time.Time
 		if r.failing() {
-			retry = time.After(delay)
+			retry = time.After(r.pause(delay))
 		}
 		select {
 		case <-ctx.Done():
@@ -214,10 +214,14 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) error {
 func (r *reconciler) record(o object, err error) {
 	old := r.errs[o]
 	if err == nil {
-		if old != nil {
+		if old != nil && !errors.Is(old, errHeld) {
 			r.log.Info("kernel follows again", "object", o.String())
 		}
 		delete(r.errs, o)
+		return
+	}
+	if errors.Is(err, errHeld) {
+		r.errs[o] = err
 		return
 	}
 	err = fmt.Errorf("%s: %w", o, err)
@@ -231,6 +235,18 @@ func (r *reconciler) failing() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.errs) > 0
+}
+
+// pause is the time until the next try: what waits for Envoy does not wait for what fails.
+func (r *reconciler) pause(delay time.Duration) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, err := range r.errs {
+		if errors.Is(err, errHeld) {
+			return retryFirst
+		}
+	}
+	return delay
 }
 
 func (r *reconciler) failed() map[object]struct{} {
@@ -286,7 +302,9 @@ func (r *reconciler) status() Status {
 		{Name: weftMapPeers, Entries: s.Peers}, {Name: weftMapPods, Entries: len(s.Pods)},
 	}
 	for _, err := range r.errs {
-		s.Errors = append(s.Errors, err.Error())
+		if !errors.Is(err, errHeld) {
+			s.Errors = append(s.Errors, err.Error())
+		}
 	}
 	slices.Sort(s.Errors)
 	return s

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -43,13 +44,19 @@ type workloads struct {
 	prob  *mirror[weftProbeKey, uint32]
 	local map[string]*localWorkload
 	owner map[uint64]string // namespace cookie -> workload
+	// listens is Config.Listens.
+	listens func(*model.Workload) bool
 }
+
+// errHeld is no fault: the workload is looked at again soon.
+var errHeld = errors.New("waits until Envoy listens")
 
 type localWorkload struct {
 	workload *model.Workload
 	ns       namespace
 	entries  localEntries
-	close    bool // connections are to be closed yet
+	close    bool      // connections are to be closed yet
+	held     time.Time // since when a first identity waits for Envoy; zero if none does
 }
 
 func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, error) {
@@ -65,6 +72,9 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, err
 
 // apply makes a workload's entries; nil removes it.
 func (ws *workloads) apply(key string, w *model.Workload) error {
+	if w != nil && ws.hold(ws.local[key], w, time.Now()) {
+		return errHeld
+	}
 	var want map[weftAddress]uint32
 	if w != nil {
 		want = peerEntries(w)
@@ -74,6 +84,18 @@ func (ws *workloads) apply(key string, w *model.Workload) error {
 		return errors.Join(err, ws.leave(key))
 	}
 	return errors.Join(err, ws.join(key, w))
+}
+
+// hold tells whether a workload that gets its first identity is to wait: its peers would come to Envoy as soon as the
+// kernel knows of it.
+func (ws *workloads) hold(l *localWorkload, w *model.Workload, now time.Time) bool {
+	if ws.listens == nil || l == nil || l.workload.Identity != "" || w.Identity == "" || l.workload.NetNS != w.NetNS {
+		return false
+	}
+	if l.held.IsZero() {
+		l.held = now
+	}
+	return now.Sub(l.held) < HoldIdentity && !ws.listens(w)
 }
 
 func (ws *workloads) join(key string, w *model.Workload) error {
@@ -99,7 +121,7 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	if err := ws.write(l, w); err != nil {
 		return err
 	}
-	l.workload = w
+	l.workload, l.held = w, time.Time{}
 	if err := l.ns.Attach(); err != nil {
 		return err
 	}

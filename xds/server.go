@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -121,6 +122,22 @@ func (s *Server) Accepted(typeURL, name string) bool {
 		}
 	}
 	return false
+}
+
+// Listens tells whether some connected Envoy has all that it needs to take authenticated connections to a local
+// workload as the tables have it now. It takes what it accepted into use at once, some milliseconds later at most.
+func (s *Server) Listens(w *model.Workload) bool {
+	for _, name := range ListenerNames(w) {
+		if !s.Accepted(TypeListener, name) {
+			return false
+		}
+	}
+	for _, name := range FilterNames(w) {
+		if !s.Accepted(TypeFilter, name) {
+			return false
+		}
+	}
+	return w.Identity == "" || s.Accepted(TypeSecret, serverPrefix+string(w.Identity)) && s.Accepted(TypeSecret, SecretRootCA)
 }
 
 // ads is the gRPC service.

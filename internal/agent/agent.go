@@ -19,6 +19,7 @@ import (
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
@@ -97,6 +98,7 @@ func New(cfg Config) (*Agent, error) {
 	dcfg := datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
 		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
+		Listens: func(w *model.Workload) bool { return a.xds.Listens(w) },
 	}
 	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
 	if err := a.listen(); err != nil {

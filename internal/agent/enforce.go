@@ -33,11 +33,11 @@ const (
 // enforcer ends live connections that a policy does not allow any more. Envoy decides when a connection or a request
 // comes, and would keep what it let in before.
 type enforcer struct {
-	st       *state.State
-	accepted func(typeURL, name string) bool
-	closer   func(workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
-	file     string
-	log      func(msg string, args ...any)
+	st      *state.State
+	listens func(*model.Workload) bool // Envoy has accepted the workload as it is now
+	closer  func(workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
+	file    string
+	log     func(msg string, args ...any)
 
 	force map[string]*inForce // by workload; one that is missing has no policy and never had
 }
@@ -53,7 +53,7 @@ const maxVersions = 8
 
 func (a *Agent) enforce(ctx context.Context) error {
 	e := &enforcer{
-		st: a.st, accepted: a.xds.Accepted, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile),
+		st: a.st, listens: a.xds.Listens, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile),
 		log: a.cfg.Log.Info,
 	}
 	var err error
@@ -172,7 +172,7 @@ func (e *enforcer) work(now time.Time) (done bool) {
 			continue // nothing changed, or compare will hear of a newer version
 		}
 		first := f.last.IsZero()
-		if first && !e.taken(w) || !first && now.Before(f.last) {
+		if first && !e.listens(w) || !first && now.Before(f.last) {
 			continue
 		}
 		count, err := e.closer(key, datapath.Inbound, e.forbidden(snap, w, f.versions))
@@ -195,21 +195,6 @@ func (e *enforcer) save() {
 	if err := saveEnforced(e.file, e.force); err != nil {
 		e.log("what is enforced cannot be written down for the next agent", "error", err)
 	}
-}
-
-// taken tells whether Envoy has accepted the workload's listeners and policy as they are now.
-func (e *enforcer) taken(w *model.Workload) bool {
-	for _, name := range xds.ListenerNames(w) {
-		if !e.accepted(xds.TypeListener, name) {
-			return false
-		}
-	}
-	for _, name := range xds.FilterNames(w) {
-		if !e.accepted(xds.TypeFilter, name) {
-			return false
-		}
-	}
-	return true
 }
 
 // forbidden picks connections that may carry what was allowed by an earlier version and is not now. Who is at the

@@ -23,13 +23,13 @@ import (
 // backend is what serves in a pod, on all its addresses: HTTP on 8080 and 8081, bytes on 7070, gRPC on 9090, datagrams
 // on 5353. It runs in the test's process; its sockets are the pod's.
 type backend struct {
-	name    string
-	closers []func()
-	wg      sync.WaitGroup
+	name string
+	wg   sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	seen  map[string]int // requests by path
+	mu      sync.Mutex
+	closers []func()
+	conns   map[net.Conn]struct{}
+	seen    map[string]int // requests by path
 }
 
 // serve starts a pod's backend.
@@ -53,7 +53,7 @@ func startBackend(p *lab.Pod, name string) (*backend, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.closers = append(b.closers, func() { _ = l.Close() })
+		b.onClose(func() { _ = l.Close() })
 		b.wg.Go(func() { s.serve(l) })
 	}
 	err := p.Do(func() error {
@@ -62,7 +62,7 @@ func startBackend(p *lab.Pod, name string) (*backend, error) {
 			if err != nil {
 				return err
 			}
-			b.closers = append(b.closers, func() { _ = c.Close() })
+			b.onClose(func() { _ = c.Close() })
 			b.wg.Go(func() { b.datagrams(c) })
 		}
 		return nil
@@ -70,9 +70,18 @@ func startBackend(p *lab.Pod, name string) (*backend, error) {
 	return b, err
 }
 
+func (b *backend) onClose(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closers = append(b.closers, f)
+}
+
 // close ends the backend and its connections, as a process that is killed.
 func (b *backend) close() {
-	for _, c := range b.closers {
+	b.mu.Lock()
+	closers := b.closers
+	b.mu.Unlock()
+	for _, c := range closers {
 		c()
 	}
 	b.mu.Lock()
@@ -93,9 +102,7 @@ func (b *backend) http(l net.Listener) {
 	s := &http.Server{Handler: http.HandlerFunc(b.answer), ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols)}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
-	b.mu.Lock()
-	b.closers = append(b.closers, func() { _ = s.Close() })
-	b.mu.Unlock()
+	b.onClose(func() { _ = s.Close() })
 	_ = s.Serve(l)
 }
 
@@ -157,9 +164,7 @@ func (b *backend) bytes(l net.Listener) {
 func (b *backend) grpc(l net.Listener) {
 	s := grpc.NewServer()
 	healthpb.RegisterHealthServer(s, health.NewServer())
-	b.mu.Lock()
-	b.closers = append(b.closers, s.Stop)
-	b.mu.Unlock()
+	b.onClose(s.Stop)
 	_ = s.Serve(l)
 }
 
