@@ -7,7 +7,9 @@ GOLANGCI_LINT := v2.15.0
 export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
-PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/...
+PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
+# Whole-node suites, by make node: root too, not in CI yet.
+NODE := ./test/node/...
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # The first build fetches some hundred modules; a line for each hides the rest.
@@ -40,11 +42,15 @@ test: lint unit privileged ## all that CI runs
 
 .PHONY: unit
 unit: setup envoy ## tests that need no privileges, with the race detector
-	@go test -race -timeout 15m $$(go list ./... | grep -vxFf <(go list $(PRIVILEGED)))
+	@go test -race -timeout 15m $$(go list ./... | grep -vxFf <(go list $(PRIVILEGED) $(NODE)))
 
 .PHONY: privileged
 privileged: setup envoy build ## tests on the real kernel and the real Envoy, as root
 	@go test -race -p 1 -count 1 -timeout 25m $(PRIVILEGED)
+
+.PHONY: node
+node: setup envoy build ## what the demo does not measure, on a whole real node; as root
+	@go test -race -p 1 -count 1 -timeout 10m $(NODE)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each
