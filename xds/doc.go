@@ -8,6 +8,7 @@
 //	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
 //	ondemand.go pins.go           the cache: build, remember, build again, forget; wildcards and pinned clusters
+//	limit.go                      how many connections a listener may have
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	authorization.go              a workload's policy as a filter of its own
 //	scope.go route.go match.go action.go redirect.go   original destination -> route table -> cluster

@@ -36,7 +36,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 	for _, p := range g.Ports {
 		if p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
-				message: gatewayListener(b.cfg, g, p, name),
+				message: b.cfg.limited(gatewayListener(b.cfg, g, p, name), gatewayFactor),
 				objects: []model.ObjectRef{gatewayRef(g.Namespace, g.Name)},
 			}
 		}

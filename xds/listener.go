@@ -109,13 +109,13 @@ func buildListener(b *builder, name string) *built {
 		}
 		switch suffix {
 		case outHTTP:
-			return &built{message: outHTTPListener(b.cfg, w), objects: objects}
+			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, w), 1), objects: objects}
 		case outTCP:
-			return &built{message: outTCPListener(b.cfg, w), objects: objects}
+			return &built{message: b.cfg.limited(outTCPListener(b.cfg, w), 1), objects: objects}
 		case inHBONE:
-			return &built{message: hboneListener(b.cfg, w), objects: objects}
+			return &built{message: b.cfg.limited(hboneListener(b.cfg, w), 1), objects: objects}
 		case inPlain:
-			return &built{message: plainListener(b.cfg, w), objects: objects}
+			return &built{message: b.cfg.limited(plainListener(b.cfg, w), 1), objects: objects}
 		case inHTTP:
 			return &built{message: inHTTPListener(b.cfg, w), objects: objects}
 		}

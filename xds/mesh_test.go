@@ -3,6 +3,8 @@ package xds
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -240,5 +242,60 @@ func TestClientsDoNotSteerEnvoy(t *testing.T) {
 			t.Errorf("%s: the app got the request %d times", name, n)
 		}
 	}
+	w.noRejections()
+}
+
+// A pod that opens connections and says nothing on them uses up its own share of the node's Envoy, not its neighbour's.
+func TestOnePodDoesNotStarveOthers(t *testing.T) {
+	pods := labPods(t, "a", "b", "c")
+	const most = 8
+	w := newWorld(t, Config{ConnectionsPerListener: most})
+	a, b, c := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil), workload(pods[2], "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, a, b, c)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity), w.ca.svid(c.Identity))
+	echo(t, pods[2], 8080, "c")
+	loopbackService(w, "echo", endpointOf(c, 0, 8080))
+	w.envoy()
+	request := func(from int) error {
+		status, body, err := ask(pods[from], "127.0.0.1:15001", "echo.shop", "/")
+		if err == nil && status != 200 {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
+		return err
+	}
+	for from := range 2 {
+		if err := request(from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var idle []net.Conn
+	hold := func() {
+		conn, err := pods[0].Dial(t.Context(), "tcp", "127.0.0.1:15001")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: ")
+		idle = append(idle, conn)
+	}
+	until(t, "its connections are used up", func() error {
+		hold() // what Envoy refused does not count
+		if err := request(0); err == nil && len(idle) > 4*most {
+			t.Fatalf("%d connections, and one more", len(idle))
+		} else if err == nil {
+			return errors.New("one more is taken")
+		}
+		return nil
+	})
+	if len(idle) < most {
+		t.Errorf("%d connections are too many already", len(idle))
+	}
+	if err := request(1); err != nil {
+		t.Errorf("the neighbour: %v", err)
+	}
+	for _, conn := range idle {
+		_ = conn.Close()
+	}
+	until(t, "it is served again", func() error { return request(0) })
 	w.noRejections()
 }
