@@ -37,7 +37,7 @@ type Config struct {
 	StateDir      string // the CA's key
 	PinDir        string // "" is datapath's default
 	CgroupRoot    string // "" is the cgroup2 mount
-	ProxyCgroup   string // below the cgroup2 mount; "" is datapath's default
+	ProxyCgroup   string // below CgroupRoot; "" is datapath's default
 	Version       string // of weft
 	Node          string
 	TrustDomain   string

@@ -50,7 +50,7 @@ func (a *Agent) runProxy(ctx context.Context) error {
 		return fmt.Errorf("log of weft proxy: %w", err)
 	}
 	defer logFile.Close()
-	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup", a.cfg.ProxyCgroup}
+	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup}
 	args = append(args, a.cfg.ProxyArgs...)
 	cmd := exec.Command(self, args...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile

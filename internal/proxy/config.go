@@ -33,7 +33,9 @@ type Config struct {
 	Node string
 	// Envoy is the binary; it is looked up again at each start, so a replaced file is an upgrade. Find().
 	Envoy string
-	// Cgroup below the cgroup2 mount that Envoy runs in, and nothing else: DefaultCgroup. It is made if it is missing.
+	// CgroupRoot is the cgroup2 folder that Cgroup is below; "" is the cgroup2 mount of /proc/mounts.
+	CgroupRoot string
+	// Cgroup below CgroupRoot that Envoy runs in, and nothing else: DefaultCgroup. It is made if it is missing.
 	// Processes that are found in it when no Envoy is known are ended: two Envoys would share ports.
 	Cgroup string
 	// Concurrency is the number of worker threads; one a CPU.
@@ -90,7 +92,7 @@ func (c Config) validate() error {
 		bad("run directory %q is too long: unix sockets in it would have %d bytes, and 107 are possible", c.RunDir, longest)
 	}
 	if !filepath.IsLocal(c.Cgroup) || filepath.Clean(c.Cgroup) == "." {
-		bad("cgroup %q is not a path below the cgroup2 mount", c.Cgroup)
+		bad("cgroup %q is not a path below the cgroup root", c.Cgroup)
 	}
 	if c.Concurrency < 0 {
 		bad("concurrency %d is negative", c.Concurrency)

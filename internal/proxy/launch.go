@@ -123,19 +123,29 @@ func launch(cgroup string, openFiles uint64, stderr *os.File, binary string, fla
 	return pid, nil
 }
 
-// prepareCgroup makes the cgroup and gives its directory.
-func prepareCgroup(name string) (string, error) {
+// prepareCgroup makes the cgroup below a root, "" for the cgroup2 mount, and gives its directory.
+func prepareCgroup(root, name string) (string, error) {
+	if root == "" {
+		var err error
+		if root, err = cgroupMount(); err != nil {
+			return "", err
+		}
+	}
+	dir := filepath.Join(root, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make Envoy's cgroup: %w", err)
+	}
+	return dir, nil
+}
+
+func cgroupMount() (string, error) {
 	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {
 		return "", err
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			dir := filepath.Join(f[1], name)
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				return "", fmt.Errorf("make Envoy's cgroup: %w", err)
-			}
-			return dir, nil
+			return f[1], nil
 		}
 	}
 	return "", errors.New("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")

@@ -96,7 +96,7 @@ func newNode(t *testing.T) *node {
 
 // clean ends what a failed test left, and insists that a test that went well left nothing.
 func (n *node) clean() {
-	cgroup, err := prepareCgroup(n.cfg.Cgroup)
+	cgroup, err := prepareCgroup(n.cfg.CgroupRoot, n.cfg.Cgroup)
 	if err != nil {
 		n.t.Error(err)
 		return

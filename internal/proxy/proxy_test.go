@@ -75,7 +75,7 @@ func TestStartStatusAndStop(t *testing.T) {
 }
 
 func mustCgroup(t *testing.T, n *node) string {
-	dir, err := prepareCgroup(n.cfg.Cgroup)
+	dir, err := prepareCgroup(n.cfg.CgroupRoot, n.cfg.Cgroup)
 	if err != nil {
 		t.Fatal(err)
 	}

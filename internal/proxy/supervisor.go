@@ -49,7 +49,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("proxy: make the run directory: %w", err)
 	}
 	s := &supervisor{cfg: cfg, admin: newAdmin(cfg.path(AdminSocket)), requests: make(chan request)}
-	if s.cgroup, err = prepareCgroup(cfg.Cgroup); err != nil {
+	if s.cgroup, err = prepareCgroup(cfg.CgroupRoot, cfg.Cgroup); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	defer s.wg.Wait()
