@@ -32,6 +32,39 @@ type Lab struct {
 // New makes the bridge. The prefix (at most 8 characters) names all that the lab makes; what an earlier lab of this
 // prefix left is removed first. subnet is IPv4, at most a /16; pods get IPv6 addresses of fd77:<subnet>::/64 too.
 func New(prefix string, subnet netip.Prefix) (*Lab, error) {
+	l, err := plan(prefix, subnet)
+	if err != nil {
+		return nil, err
+	}
+	if err := Clean(prefix); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(l.cgroupRoot, prefix), 0o755); err != nil {
+		return nil, fmt.Errorf("cgroup of lab %s: %w", prefix, err)
+	}
+	if err := l.bridge(); err != nil {
+		return nil, errors.Join(err, Clean(prefix))
+	}
+	return l, nil
+}
+
+// Adopt gives the lab that another process made by New, and by AddPod for these names in this order. Nothing changes.
+func Adopt(prefix string, subnet netip.Prefix, pods ...string) (*Lab, error) {
+	l, err := plan(prefix, subnet)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range pods {
+		p, err := l.nextPod(name)
+		if err != nil {
+			return nil, err
+		}
+		l.pods = append(l.pods, p)
+	}
+	return l, nil
+}
+
+func plan(prefix string, subnet netip.Prefix) (*Lab, error) {
 	if len(prefix) > 8 || prefix == "" {
 		return nil, fmt.Errorf("lab prefix %q: want 1 to 8 characters", prefix)
 	}
@@ -39,22 +72,12 @@ func New(prefix string, subnet netip.Prefix) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Clean(prefix); err != nil {
-		return nil, err
-	}
 	b := subnet.Masked().Addr().As4()
 	p6 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x77, b[0], b[1], b[2]}), 64)
-	l := &Lab{
+	return &Lab{
 		Prefix: prefix, subnet: subnet.Masked(), subnet6: p6, cgroupRoot: root, next: 2,
 		Gateway: nth(subnet, 1), Gateway6: nth(p6, 1),
-	}
-	if err := os.MkdirAll(filepath.Join(root, prefix), 0o755); err != nil {
-		return nil, fmt.Errorf("cgroup of lab %s: %w", prefix, err)
-	}
-	if err := l.bridge(); err != nil {
-		return nil, errors.Join(err, Clean(prefix))
-	}
-	return l, nil
+	}, nil
 }
 
 func (l *Lab) bridge() error {

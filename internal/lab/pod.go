@@ -33,6 +33,17 @@ type Pod struct {
 func (l *Lab) AddPod(name string) (*Pod, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	p, err := l.nextPod(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.create(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (l *Lab) nextPod(name string) (*Pod, error) {
 	n := l.next
 	l.next++
 	p := &Pod{
@@ -42,9 +53,6 @@ func (l *Lab) AddPod(name string) (*Pod, error) {
 	}
 	if !l.subnet.Contains(p.Address) {
 		return nil, fmt.Errorf("pod %s: subnet %s is full", name, l.subnet)
-	}
-	if err := p.create(); err != nil {
-		return nil, err
 	}
 	return p, nil
 }

@@ -68,13 +68,24 @@ func APIServer(ctx context.Context, dir string) (*API, error) {
 	return a, nil
 }
 
+// open takes over an API server that another process prepared and started.
+func (a *API) open(ca *authority) {
+	a.locate()
+	a.ca = ca
+	a.etcd, a.serving = running(a.dir, "etcd"), running(a.dir, "kube-apiserver")
+}
+
+func (a *API) locate() {
+	a.URL = "https://" + net.JoinHostPort(a.address, strconv.Itoa(a.port))
+	a.Kubeconfig = filepath.Join(a.dir, "kubeconfig")
+}
+
 // prepare makes the certificates and the administrator's kubeconfig.
 func (a *API) prepare() (err error) {
-	a.URL = "https://" + net.JoinHostPort(a.address, strconv.Itoa(a.port))
+	a.locate()
 	if a.ca, err = newAuthority(filepath.Join(a.dir, "pki")); err != nil {
 		return err
 	}
-	a.Kubeconfig = filepath.Join(a.dir, "kubeconfig")
 	return errors.Join(
 		a.ca.serviceAccountKeys(),
 		a.ca.issue("apiserver", subject{name: "kube-apiserver", hosts: []string{
@@ -94,9 +105,6 @@ func (a *API) KubeconfigFor(user string, groups ...string) (string, error) {
 
 // Start starts what does not run, on the same ports and data, and waits until the API server is ready.
 func (a *API) Start(ctx context.Context) (err error) {
-	if a.bin == nil {
-		return fmt.Errorf("API server at %s: only the process that brought the cluster up can start it again", a.URL)
-	}
 	if a.etcd == nil {
 		client := fmt.Sprintf("http://127.0.0.1:%d", a.etcdPort[0])
 		peer := fmt.Sprintf("http://127.0.0.1:%d", a.etcdPort[1])
@@ -140,8 +148,7 @@ func (a *API) reconciler() string {
 	return "lease"
 }
 
-// StopServing ends the API server alone, as an outage does; Start brings it back with its data. It needs the process
-// that started the API server: that of APIServer or Up, not of Open.
+// StopServing ends the API server alone, as an outage does; Start brings it back with its data.
 func (a *API) StopServing() {
 	if a.serving != nil {
 		a.serving.stop(10 * time.Second)

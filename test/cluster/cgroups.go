@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/lab"
 )
 
 // cgroupMounts finds the mounts of the first version's hierarchies in the text of /proc/mounts. A machine of the second
@@ -33,12 +35,20 @@ func ownCgroupMounts() ([]string, error) {
 	return cgroupMounts(f), nil
 }
 
-// makeCgroup makes a cgroup, a path below the root, in all hierarchies of the first version: a kubelet wants its root to
-// exist. An empty cpuset takes no process, so each level gets what its parent has.
+// makeCgroup makes a cgroup, a path below the root, in the hierarchies that have controllers: a kubelet wants its root to
+// exist there.
 func makeCgroup(cgroup string) error {
 	mounts, err := ownCgroupMounts()
 	if err != nil {
 		return err
+	}
+	enable := copyCpusets
+	if len(mounts) == 0 {
+		root, err := lab.CgroupMount()
+		if err != nil {
+			return err
+		}
+		mounts, enable = []string{root}, enableControllers
 	}
 	for _, m := range mounts {
 		dir := m
@@ -48,18 +58,39 @@ func makeCgroup(cgroup string) error {
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return fmt.Errorf("cgroup %s: %w", dir, err)
 			}
-			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-				b, err := os.ReadFile(filepath.Join(parent, file))
-				if err != nil {
-					continue // not the hierarchy of cpusets
-				}
-				if err := os.WriteFile(filepath.Join(dir, file), b, 0); err != nil {
-					return fmt.Errorf("cgroup %s: %w", dir, err)
-				}
+			if err := enable(parent, dir); err != nil {
+				return fmt.Errorf("cgroup %s: %w", dir, err)
 			}
 		}
 	}
 	return nil
+}
+
+// copyCpusets is for the first version: an empty cpuset takes no process, so each level gets what its parent has.
+func copyCpusets(parent, dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		b, err := os.ReadFile(filepath.Join(parent, file))
+		if err != nil {
+			continue // not the hierarchy of cpusets
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), b, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enableControllers is for the second version: a level has the controllers that its parent gives.
+func enableControllers(parent, _ string) error {
+	b, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	var words []string
+	for name := range strings.FieldsSeq(string(b)) {
+		words = append(words, "+"+name)
+	}
+	return os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte(strings.Join(words, " ")), 0)
 }
 
 // removeCgroups removes a cgroup and those below it from all hierarchies of the first version. No process may be left.

@@ -6,12 +6,12 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,11 +22,16 @@ import (
 var manifests embed.FS
 
 const (
-	prefix   = "wcl" // of all names: cgroups, namespaces, links
-	maxNodes = 8
+	prefix       = "wcl" // of all names: cgroups, namespaces, links
+	controlPlane = "cp"
+	maxNodes     = 8
 )
 
 var machines = netip.MustParsePrefix("10.89.0.0/24")
+
+// Pool holds addresses that are on the link of all machines, the host's too, and that none has: for Gateways, which
+// whoever has one announces by ARP.
+var Pool = netip.MustParsePrefix("10.89.1.0/24")
 
 // ErrNone says that no cluster is up.
 var ErrNone = errors.New("no cluster is up: make cluster")
@@ -41,7 +46,6 @@ type Cluster struct {
 	lab                *lab.Lab
 	machine            *lab.Pod // of the control plane
 	nodes              []*node
-	nameservers        []string
 	manager, scheduler *process
 }
 
@@ -91,7 +95,7 @@ func (c *Cluster) up(ctx context.Context, nodes int) error {
 	if err := c.makeMachines(nodes); err != nil {
 		return err
 	}
-	l, err := c.launchOn(c.machine, c.machine.Do)
+	l, err := c.launchOn(c.machine, "", c.machine.Do)
 	if err != nil {
 		return err
 	}
@@ -101,13 +105,7 @@ func (c *Cluster) up(ctx context.Context, nodes int) error {
 	}
 	for _, n := range c.nodes {
 		c.log.Info("starting node", "node", n.name, "address", n.machine.Address, "pods", n.podCIDR)
-		if err := n.enter(); err != nil {
-			return err
-		}
-		if err := n.startRuntime(ctx, archives); err != nil {
-			return err
-		}
-		if err := n.startKubelet(); err != nil {
+		if err := n.boot(ctx, archives); err != nil {
 			return err
 		}
 	}
@@ -122,26 +120,34 @@ func (c *Cluster) makeMachines(nodes int) (err error) {
 	if c.lab, err = lab.New(prefix, machines); err != nil {
 		return err
 	}
-	c.nameservers = nameservers(readResolvConf(), c.lab.Gateway.String())
-	if c.machine, err = c.lab.AddPod("cp"); err != nil {
+	if c.machine, err = c.lab.AddPod(controlPlane); err != nil {
 		return err
 	}
 	if c.machine.Address != APIAddress.Addr() {
 		return fmt.Errorf("the control plane has address %s, want %s", c.machine.Address, APIAddress.Addr())
 	}
 	for i := 1; i <= nodes; i++ {
-		n := &node{name: nodeName(i), podCIDR: podCIDR(i), dir: filepath.Join(c.dir, nodeName(i)), cluster: c}
-		if n.machine, err = c.lab.AddPod(n.name); err != nil {
+		m, err := c.lab.AddPod(nodeName(i))
+		if err != nil {
 			return err
 		}
-		if err := errors.Join(os.MkdirAll(n.dir, 0o755), makeCgroup(n.podsCgroup())); err != nil {
+		n := c.addNode(i, m)
+		if err := errors.Join(os.MkdirAll(n.dir, 0o755), n.makeCgroups()); err != nil {
 			return err
 		}
-		if n.launch, err = c.launchOn(n.machine, n.within); err != nil {
-			return err
-		}
-		c.nodes = append(c.nodes, n)
 	}
+	return c.route()
+}
+
+// addNode adds a node, which counts from 1, on a machine.
+func (c *Cluster) addNode(i int, m *lab.Pod) *node {
+	n := &node{name: m.Name, podCIDR: podCIDR(i), dir: filepath.Join(c.dir, m.Name), machine: m, cluster: c}
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// route gives the host and all machines the routes that they need.
+func (c *Cluster) route() error {
 	if err := addRoutes(c.lab.Bridge(), c.lab.Gateway, c.nodes); err != nil {
 		return err
 	}
@@ -153,14 +159,18 @@ func (c *Cluster) makeMachines(nodes int) (err error) {
 	return nil
 }
 
-// launchOn starts processes on a machine, in its cgroup, by which down finds them and all their children.
-func (c *Cluster) launchOn(m *lab.Pod, within func(func() error) error) (launch, error) {
+// launchOn starts processes on a machine, in a cgroup of it, by which down finds them and all their children.
+func (c *Cluster) launchOn(m *lab.Pod, cgroup string, within func(func() error) error) (launch, error) {
 	root, err := lab.CgroupMount()
 	if err != nil {
 		return launch{}, err
 	}
+	cgroup = filepath.Join(root, m.Cgroup, cgroup)
+	if err := os.MkdirAll(cgroup, 0o755); err != nil {
+		return launch{}, fmt.Errorf("cgroup of machine %s: %w", m.Name, err)
+	}
 	path := filepath.Dir(c.bin["containerd"]) + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin" // containerd looks for its shim and runc
-	return launch{dir: c.dir, cgroup: filepath.Join(root, m.Cgroup), within: within, lasts: true, env: []string{"PATH=" + path}}, nil
+	return launch{dir: c.dir, cgroup: cgroup, within: within, lasts: true, env: []string{"PATH=" + path}}, nil
 }
 
 // release frees what only the start needed.
@@ -168,24 +178,6 @@ func (c *Cluster) release() {
 	for _, n := range c.nodes {
 		n.leave()
 	}
-}
-
-// Open gives the cluster that is up, to use by Kubectl and Kubeconfig; ErrNone if there is none.
-func Open(ctx context.Context, log *slog.Logger) (*Cluster, error) {
-	dir, err := Dir()
-	if err != nil {
-		return nil, err
-	}
-	a := &API{URL: "https://" + APIAddress.String(), Kubeconfig: filepath.Join(dir, "kubeconfig"), dir: dir}
-	a.ca, err = openAuthority(filepath.Join(dir, "pki"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNone
-	}
-	if err != nil {
-		return nil, err
-	}
-	bin, err := Build(ctx, log, "kubectl")
-	return &Cluster{API: a, dir: dir, log: log, bin: bin}, err
 }
 
 // Kubectl runs kubectl as the administrator and gives what it wrote. stdin may be nil.
@@ -222,8 +214,8 @@ func (c *Cluster) Processes() (map[string]bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(b)), "stat"))
-		out[e.Name()] = err == nil && !strings.Contains(string(stat), ") Z ")
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		out[e.Name()] = err == nil && lives(pid)
 	}
 	return out, nil
 }
@@ -255,34 +247,4 @@ func down(dir string) error {
 			return err
 		}
 	}
-}
-
-// preflight tells what this machine lacks, all at once.
-func preflight() error {
-	if os.Geteuid() != 0 {
-		return errors.New("a cluster needs root: it makes namespaces and mounts")
-	}
-	var missing []string
-	for _, tool := range []string{"runc", "conntrack", "ethtool", "socat", "ip", "nsenter", "nice", "go"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = append(missing, tool)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(cniPlugins, "bridge")); err != nil {
-		missing = append(missing, "CNI plugins in "+cniPlugins)
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("missing: %s: run install/setup-cluster.sh", strings.Join(missing, ", "))
-	}
-	return nil
-}
-
-// readResolvConf prefers the list behind a resolver on loopback.
-func readResolvConf() string {
-	for _, path := range []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"} {
-		if b, err := os.ReadFile(path); err == nil {
-			return string(b)
-		}
-	}
-	return ""
 }

@@ -45,7 +45,8 @@ func TestUpAndDown(t *testing.T) {
 	}
 	podAnswers(ctx, t, c)
 	nodeIsItself(ctx, t, c)
-	outagePasses(ctx, t, c)
+	outagePasses(ctx, t)
+	rebootPasses(ctx, t)
 
 	if err := Down(ctx); err != nil {
 		t.Fatal(err)
@@ -92,25 +93,60 @@ func nodeIsItself(ctx context.Context, t *testing.T, c *Cluster) {
 	}
 }
 
-// outagePasses ends the API server and brings it back, on its machine and with its data.
-func outagePasses(ctx context.Context, t *testing.T, c *Cluster) {
+// outagePasses ends the API server and brings it back, on its machine and with its data, by who only opened the cluster.
+func outagePasses(ctx context.Context, t *testing.T) {
 	t.Helper()
-	c.API.StopServing()
-	if out, err := c.Kubectl(ctx, nil, "get", "pod/echo"); err == nil {
-		t.Errorf("the API server answers during its outage: %s", out)
-	}
-	opened, err := Open(ctx, slog.Default())
+	c, err := Open(ctx, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := opened.API.Start(ctx); err == nil {
-		t.Error("who only opened the cluster starts a second etcd")
+	c.API.StopServing()
+	if out, err := c.Kubectl(ctx, nil, "get", "pod/echo"); err == nil {
+		t.Errorf("the API server answers during its outage: %s", out)
 	}
 	if err := c.API.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if phase := mustKubectl(ctx, t, c, nil, "get", "pod/echo", "--output=jsonpath={.status.phase}"); phase != "Running" {
 		t.Errorf("pod after the outage: %s, want Running", phase)
+	}
+}
+
+// rebootPasses sees that a reboot takes what is in memory, leaves what is on disk, and starts pods again.
+func rebootPasses(ctx context.Context, t *testing.T) {
+	t.Helper()
+	c, err := Open(ctx, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inNode := func(script string) string {
+		cmd, err := c.NodeCommand(ctx, "n1", "sh", "-c", script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v: %s", script, err, out)
+		}
+		return string(out)
+	}
+	inNode("mkdir /run/memory /sys/fs/bpf/memory /var/lib/disk; test -e /run/cgroup2/system/cgroup.procs")
+	before := mustKubectl(ctx, t, c, nil, "get", "pod/echo", "--output=jsonpath={.status.podIPs} {.status.containerStatuses[0].containerID}")
+	if err := c.RebootNode(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if out := inNode("ls -d /run/memory /sys/fs/bpf/memory /var/lib/disk 2>/dev/null; true"); out != "/var/lib/disk\n" {
+		t.Errorf("left after the reboot: %q", out)
+	}
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) {
+		out, err := c.Kubectl(ctx, nil, "exec", "echo", "--", "client", "http://127.0.0.1:8080/")
+		now := mustKubectl(ctx, t, c, nil, "get", "pod/echo", "--output=jsonpath={.status.podIPs} {.status.containerStatuses[0].containerID}")
+		if err == nil && now != before {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the pod does not run after the reboot: %v: %s: before %s, now %s", err, out, before, now)
+		}
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 // startControlPlane starts etcd, the API server, the controller manager and the scheduler on the control plane's machine.
 func (c *Cluster) startControlPlane(ctx context.Context, l launch) error {
-	c.API = &API{dir: c.dir, bin: c.bin, address: c.machine.Address.String(), port: 6443, etcdPort: [2]int{2379, 2380}, launch: l}
+	c.API = c.api(l)
 	if err := c.API.prepare(); err != nil {
 		return err
 	}
@@ -35,6 +35,11 @@ func (c *Cluster) startControlPlane(ctx context.Context, l launch) error {
 	}
 	c.scheduler, err = start(l, "kube-scheduler", c.bin["kube-scheduler"], "--kubeconfig", scheduler, "--leader-elect=false")
 	return err
+}
+
+// api is the cluster's API server, not started.
+func (c *Cluster) api(l launch) *API {
+	return &API{dir: c.dir, bin: c.bin, address: c.machine.Address.String(), port: 6443, etcdPort: [2]int{2379, 2380}, launch: l}
 }
 
 // APIAddress is where the API server answers without a mesh: to pods, nodes and this machine alike.

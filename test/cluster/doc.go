@@ -19,9 +19,14 @@
 // DaemonSets with host paths do not meet each other, and what they leave goes with the node. Kernel settings that a
 // kubelet wants to change are shown to it as it wants them, and stay as they are.
 //
+// All of a node is below its own cgroup, wcl/NODE: its processes in system, its pods in pods (where the kernel's cgroups
+// are of both versions, pods are in system for the second). The node sees that cgroup at /run/cgroup2, for what is
+// attached to "the root": two nodes share a kernel. 10.89.1.0/24 ([Pool]) is on the link of all machines.
+//
 // There is no kube-proxy: addresses of Services, that of cluster DNS (10.96.0.10) and of the API server (10.96.0.1)
 // included, answer only where a mesh balances them. Until then a pod reaches the API server at [APIAddress].
 //
 // Files: build.go and cache.go (binaries), pki.go and kubeconfig.go (certificates), process.go, apiserver.go (etcd and
-// API server), controlplane.go, node.go, mounts.go and cgroups.go (a node), images.go, cluster.go (up, down, status).
+// API server), controlplane.go, node.go, mounts.go and cgroups.go (a node), images.go, gatewayapi.go, cluster.go (up,
+// down, status), open.go (a cluster that is up), faults.go (a node ends and comes back).
 package cluster

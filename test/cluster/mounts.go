@@ -36,9 +36,13 @@ func checkDir(dir string) error {
 	return nil
 }
 
+// nodeCgroups is where a node sees its own cgroup as if it were the root: two nodes share a kernel, and what one attaches
+// to its cgroup must not hold for the other.
+const nodeCgroups = "/run/cgroup2"
+
 // mountNode gives the thread's mount namespace, which must be new, the folders of a node. What the node writes goes
-// into dir.
-func mountNode(dir string, nameservers []string) error {
+// into dir; cgroup is the folder of its cgroup.
+func mountNode(dir, cgroup string, nameservers []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -54,6 +58,9 @@ func mountNode(dir string, nameservers []string) error {
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
+	}
+	if err := bind(cgroup, nodeCgroups); err != nil {
+		return err
 	}
 	if err := unix.Mount("bpf", "/sys/fs/bpf", "bpf", 0, ""); err != nil {
 		return fmt.Errorf("mount /sys/fs/bpf: %w", err)

@@ -97,10 +97,28 @@ func (n *node) namespaces() error {
 	if err := unix.Sethostname([]byte(n.name)); err != nil {
 		return err
 	}
-	if err := mountNode(n.dir, n.cluster.nameservers); err != nil {
+	root, err := lab.CgroupMount()
+	if err != nil {
+		return err
+	}
+	if err := mountNode(n.dir, filepath.Join(root, n.machine.Cgroup), nameservers(readResolvConf(), n.cluster.lab.Gateway.String())); err != nil {
 		return err
 	}
 	return os.WriteFile("/etc/cni/net.d/10-bridge.conflist", n.cniConfig(), 0o644)
+}
+
+// boot starts what a machine starts, and gives it the images.
+func (n *node) boot(ctx context.Context, archives []string) (err error) {
+	if n.launch, err = n.cluster.launchOn(n.machine, "system", n.within); err != nil {
+		return err
+	}
+	if err := n.enter(); err != nil {
+		return err
+	}
+	if err := n.startRuntime(ctx, archives); err != nil {
+		return err
+	}
+	return n.startKubelet()
 }
 
 // startRuntime starts containerd and gives it the images.
@@ -167,8 +185,11 @@ func (n *node) startKubelet() (err error) {
 	return err
 }
 
-// podsCgroup is the root of the node's pods, beside the cgroup of the node's own processes.
-func (n *node) podsCgroup() string { return "/" + n.machine.Cgroup + "-pods" }
+// podsCgroup is the root of the node's pods. The node's own processes are in system beside it, since a cgroup that has
+// cgroups with controllers takes no process.
+func (n *node) podsCgroup() string { return "/" + n.machine.Cgroup + "/pods" }
+
+func (n *node) makeCgroups() error { return makeCgroup(n.podsCgroup()) }
 
 // cniConfig puts pods on a bridge. Packets keep the pods' addresses: the other machines have routes to them.
 func (n *node) cniConfig() []byte {
@@ -208,24 +229,31 @@ func (n *node) kubeletConfig() []byte {
 	})
 }
 
-// addRoutes leads packets for the pods of other nodes to these nodes. It runs in the namespace of the machine that has
-// the link; own is its address.
+// addRoutes leads packets for the pods of other nodes to these nodes, and says that the pool is on the link. It runs in
+// the namespace of the machine that has the link; own is its address.
 func addRoutes(link string, own netip.Addr, nodes []*node) error {
 	l, err := netlink.LinkByName(link)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", link, err)
 	}
+	err = netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(Pool), Scope: netlink.SCOPE_LINK, Src: own.AsSlice()})
+	if err != nil {
+		return fmt.Errorf("route to %s: %w", Pool, err)
+	}
 	for _, n := range nodes {
 		if n.machine.Address == own {
 			continue
 		}
-		dst := &net.IPNet{IP: n.podCIDR.Addr().AsSlice(), Mask: net.CIDRMask(n.podCIDR.Bits(), 32)}
-		err := netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst, Gw: n.machine.Address.AsSlice()})
+		err := netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(n.podCIDR), Gw: n.machine.Address.AsSlice()})
 		if err != nil {
 			return fmt.Errorf("route to %s by %s: %w", n.podCIDR, n.machine.Address, err)
 		}
 	}
 	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 func mustJSON(v any) []byte {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -17,7 +18,7 @@ type process struct {
 	name string
 	log  string
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	done chan struct{} // closed when it has ended; nil for a process that is not a child
 	err  error         // how; read after done
 }
 
@@ -81,23 +82,64 @@ func (p *process) run(l launch, started chan<- error) {
 	p.err = p.cmd.Wait()
 }
 
+// running gives a process that an earlier run of this package started, nil if it does not run.
+func running(dir, name string) *process {
+	b, err := os.ReadFile(filepath.Join(dir, "pid", name))
+	if err != nil {
+		return nil
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || !lives(pid) {
+		return nil
+	}
+	p := &process{name: name, log: filepath.Join(dir, "log", name), cmd: &exec.Cmd{}}
+	p.cmd.Process, err = os.FindProcess(pid)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+func lives(pid int) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// gone tells whether it has ended.
+func (p *process) gone() bool {
+	if p.done == nil {
+		return !lives(p.cmd.Process.Pid)
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // stop asks the process to end and, after the patience, ends it.
 func (p *process) stop(patience time.Duration) {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.done:
+	if p.goes(patience) {
 		return
-	case <-time.After(patience):
 	}
 	_ = p.cmd.Process.Kill()
-	<-p.done
+	p.goes(10 * time.Second) // the kernel ends it, unless it hangs on a disk
+}
+
+func (p *process) goes(within time.Duration) bool {
+	for deadline := time.Now().Add(within); !p.gone(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
 
 // ended is an error with the last lines of the log when the process has ended, which none should while it is waited for.
 func (p *process) ended() error {
-	select {
-	case <-p.done:
-	default:
+	if !p.gone() {
 		return nil
 	}
 	b, err := os.ReadFile(p.log)
