@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,8 +37,8 @@ type assigner struct {
 	done  map[string]*assignment
 }
 
-// assignAddresses gives every Gateway of ours its addresses, the older first: those of its spec, else one of each
-// family of the pools, else the node's.
+// assignAddresses finds every Gateway's addresses, the older first. Where they are given here: those of its spec, else
+// one of each family of the pools, else the node's.
 func assignAddresses(v *view) []output {
 	a := &assigner{v: v, used: map[netip.Addr]bool{}, done: map[string]*assignment{}}
 	for p := range v.objs.AddressPools.All(v.Snapshot) {
@@ -52,12 +53,13 @@ func assignAddresses(v *view) []output {
 		gateways = slices.AppendSeq(gateways, v.objs.Gateways.By(v.Snapshot, kube.ByClass, c.Name))
 	}
 	slices.SortFunc(gateways, func(x, y *gwv1.Gateway) int { return compareAge(x, y) })
-	a.keep(gateways)
 	for _, gw := range gateways {
-		a.static(gw)
+		a.done[kube.Key(gw)] = &assignment{gateway: kube.Key(gw)}
 	}
-	for _, gw := range gateways {
-		a.fromPools(gw)
+	if v.cfg.Addresses == AddressesOfStatus {
+		a.told(gateways)
+	} else {
+		a.give(gateways)
 	}
 	a.claimPorts(gateways)
 	var outs []output
@@ -67,23 +69,69 @@ func assignAddresses(v *view) []output {
 	return outs
 }
 
-// keep drops the memory of Gateways that are gone or need no address from a pool, and reserves what others hold.
-func (a *assigner) keep(gateways []*gwv1.Gateway) {
-	need := map[string]bool{}
+// told takes the addresses of the statuses. An address outside the pools is not the controller's: another controller
+// wrote it, before the Gateway changed its class.
+func (a *assigner) told(gateways []*gwv1.Gateway) {
 	for _, gw := range gateways {
-		need[kube.Key(gw)] = wantsPool(gw)
-	}
-	for key, addrs := range a.v.pools {
-		addrs = slices.DeleteFunc(slices.Clone(addrs), func(x netip.Addr) bool { return !a.pooled(x) })
-		if !need[key] || len(addrs) == 0 {
-			delete(a.v.pools, key)
-			continue
-		}
-		a.v.pools[key] = addrs
-		for _, x := range addrs {
-			a.used[x] = true
+		as := a.done[kube.Key(gw)]
+		as.addresses = slices.DeleteFunc(statusAddresses(gw), func(x netip.Addr) bool { return !a.pooled(x) })
+		if len(as.addresses) == 0 {
+			as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned), "the controller has not given the Gateway an address")
 		}
 	}
+}
+
+// statusAddresses gives the addresses that a Gateway's status tells of, without duplicates.
+func statusAddresses(gw *gwv1.Gateway) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range gw.Status.Addresses {
+		if addr, err := netip.ParseAddr(s.Value); err == nil && addr.Zone() == "" && !slices.Contains(out, addr.Unmap()) {
+			out = append(out, addr.Unmap())
+		}
+	}
+	return out
+}
+
+func (a *assigner) give(gateways []*gwv1.Gateway) {
+	a.keep(gateways)
+	for _, gw := range gateways {
+		a.static(gw)
+	}
+	for _, gw := range gateways {
+		a.fromPools(gw)
+	}
+}
+
+// keep reserves the addresses of pools that Gateways have. What a status tells counts more than what is remembered: of
+// several controllers one writes, and another that takes over must go on with what that one gave.
+func (a *assigner) keep(gateways []*gwv1.Gateway) {
+	kept := allocator{}
+	take := func(gw *gwv1.Gateway, addr netip.Addr) {
+		key := kube.Key(gw)
+		asked := slices.ContainsFunc(gw.Spec.Addresses, func(s gwv1.GatewaySpecAddress) bool { return s.Value == addr.String() })
+		if wantsPool(gw) && !asked && a.pooled(addr) && !a.used[addr] && !hasFamily(kept[key], addr.Is4()) {
+			kept[key] = append(kept[key], addr)
+			a.used[addr] = true
+		}
+	}
+	for _, gw := range gateways {
+		for _, addr := range statusAddresses(gw) {
+			if slices.Contains(a.v.pools[kube.Key(gw)], addr) || a.unusable(addr) == "" {
+				take(gw, addr)
+			}
+		}
+	}
+	for _, gw := range gateways {
+		for _, addr := range a.v.pools[kube.Key(gw)] {
+			take(gw, addr)
+		}
+	}
+	clear(a.v.pools)
+	maps.Copy(a.v.pools, kept)
+}
+
+func hasFamily(addrs []netip.Addr, is4 bool) bool {
+	return slices.ContainsFunc(addrs, func(x netip.Addr) bool { return x.Is4() == is4 })
 }
 
 // wantsPool: a Gateway without an address, or with one of type IPAddress and no value.
@@ -102,8 +150,7 @@ func addressType(s gwv1.GatewaySpecAddress) gwv1.AddressType {
 
 // static takes the addresses of the spec.
 func (a *assigner) static(gw *gwv1.Gateway) {
-	as := &assignment{gateway: kube.Key(gw)}
-	a.done[as.gateway] = as
+	as := a.done[kube.Key(gw)]
 	for _, s := range gw.Spec.Addresses {
 		if addressType(s) != gwv1.IPAddressType {
 			as.accepted.add(string(gwv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("address type %q is not supported; IPAddress is", short(string(addressType(s)))))
@@ -134,9 +181,9 @@ func (a *assigner) unusable(addr netip.Addr) string {
 	switch {
 	case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast():
 		return fmt.Sprintf("%s is not an address that a Gateway can have", addr)
-	case slices.Contains(a.v.cfg.NodeAddresses, addr):
+	case a.v.cfg.Addresses == AddressesOfNode && slices.Contains(a.v.cfg.NodeAddresses, addr):
 		return ""
-	case len(a.pools) > 0 && !a.pooled(addr):
+	case !a.pooled(addr) && (len(a.pools) > 0 || a.v.cfg.Addresses == AddressesOfPools):
 		return fmt.Sprintf("%s is in no AddressPool", addr)
 	}
 	if pod := a.v.podAt(addr); pod != nil {
@@ -154,6 +201,11 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 	if !wantsPool(gw) || !as.accepted.ok() {
 		return
 	}
+	if len(a.pools) == 0 && a.v.cfg.Addresses == AddressesOfPools {
+		as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned),
+			"there is no AddressPool; create one with addresses that lead to the nodes")
+		return
+	}
 	if len(a.pools) == 0 {
 		as.addresses = append(as.addresses, a.v.cfg.NodeAddresses...)
 		if len(as.addresses) == 0 {
@@ -163,10 +215,10 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 	}
 	own := a.v.pools[as.gateway]
 	for _, is4 := range []bool{true, false} {
-		if slices.ContainsFunc(own, func(x netip.Addr) bool { return x.Is4() == is4 }) {
+		if hasFamily(own, is4) {
 			continue
 		}
-		if addr, ok := a.free(gw, is4); ok {
+		if addr, ok := a.free(is4); ok {
 			a.used[addr] = true
 			own = append(own, addr)
 		}
@@ -182,15 +234,8 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 // maxScan bounds how many addresses of a pool are tried: no more can be in use than there are Gateways, pods and Services.
 const maxScan = 1 << 16
 
-// free finds an address that nobody has: the one that the Gateway's status tells of (an earlier run gave it), else the
-// lowest.
-func (a *assigner) free(gw *gwv1.Gateway, is4 bool) (netip.Addr, bool) {
-	for _, s := range gw.Status.Addresses {
-		addr, err := netip.ParseAddr(s.Value)
-		if err == nil && addr.Is4() == is4 && a.pooled(addr) && !a.used[addr] && a.unusable(addr) == "" {
-			return addr, true
-		}
-	}
+// free finds the lowest address that nobody has.
+func (a *assigner) free(is4 bool) (netip.Addr, bool) {
 	scanned := 0
 	for _, r := range a.pools {
 		if r.first.Is4() != is4 {

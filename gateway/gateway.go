@@ -32,14 +32,16 @@ func gatewayUnit(v *view, key string) ([]output, bool) {
 	if b.assigned == nil {
 		b.assigned = &assignment{gateway: key}
 	}
-	b.model.Addresses = b.assigned.addresses
+	if b.assigned.accepted.ok() {
+		b.model.Addresses = b.assigned.addresses
+	}
 	for _, l := range b.listeners {
 		if l.https {
 			b.certs[l] = v.listenerCertificates(gw, l)
 		}
 	}
 	b.ports()
-	if b.assigned.accepted.ok() && len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {
+	if len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {
 		b.outs = append(b.outs, out(v.st.Gateways, key, b.model))
 	}
 	return append(b.outs, v.status(b.status())), true
@@ -168,7 +170,7 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
 	case rejected != "":
 		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), rejected)
-	case !b.assigned.accepted.ok() || len(b.model.Addresses) == 0:
+	case len(b.model.Addresses) == 0:
 		programmed = no(condProgrammed, string(gwv1.ListenerReasonPending), "the Gateway has no address")
 	}
 	ls.Conditions = []model.Condition{

@@ -140,7 +140,7 @@ func TestGolden(t *testing.T) {
 		}
 		cases++
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(testConfig)
+			w := newWorld(configOf(name))
 			w.put(t, readObjects(t, path)...)
 			w.Sync()
 			golden(t, "testdata/"+name+".model.yaml", w.model())
@@ -150,6 +150,19 @@ func TestGolden(t *testing.T) {
 	if cases == 0 {
 		t.Fatal("no cases in testdata")
 	}
+}
+
+// configOf gives the place where a case is translated: a node alone unless its name says that it is a cluster's
+// controller or one of a cluster's nodes.
+func configOf(name string) Config {
+	cfg := testConfig
+	switch {
+	case strings.HasPrefix(name, "controller-"):
+		cfg.Addresses = AddressesOfPools
+	case strings.HasPrefix(name, "cluster-node-"):
+		cfg.Addresses = AddressesOfStatus
+	}
+	return cfg
 }
 
 func golden(t *testing.T, path string, v any) {

@@ -131,6 +131,36 @@ func TestAddressOfAPoolDoesNotMove(t *testing.T) {
 	}
 }
 
+// TestAnotherControllerGoesOnWithTheAddressesGiven: it translates beside the one that writes, may have thought of other
+// addresses, and takes over.
+func TestAnotherControllerGoesOnWithTheAddressesGiven(t *testing.T) {
+	w := newWorld(configOf("controller-"))
+	gw := func(name string, age int64, given ...string) *gwv1.Gateway {
+		g := &gwv1.Gateway{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, CreationTimestamp: metav1.NewTime(time.Unix(age, 0))},
+			Spec: gwv1.GatewaySpec{GatewayClassName: "weft", Listeners: []gwv1.Listener{{
+				Name: "http", Port: 80, Protocol: gwv1.HTTPProtocolType,
+			}}},
+		}
+		for _, a := range given {
+			g.Status.Addresses = append(g.Status.Addresses, gwv1.GatewayStatusAddress{Value: a})
+		}
+		return g
+	}
+	w.put(t, &gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "weft"}, Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}},
+		&weftv1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: weftv1.AddressPoolSpec{Addresses: []string{"192.0.2.0/30"}}},
+		gw("a", 1), gw("b", 2))
+	w.Sync() // it would give a .0 and b .1
+	w.put(t, gw("a", 1, "192.0.2.1"), gw("b", 2, "192.0.2.0"), gw("c", 0), gw("d", 3, "198.51.100.1", "192.0.2.0"))
+	w.Sync()
+	for name, want := range map[string]string{"a": "192.0.2.1", "b": "192.0.2.0", "c": "192.0.2.2", "d": "192.0.2.3"} {
+		g, ok := w.st.Gateways.Get(w.st.Snapshot(), "ns/"+name)
+		if !ok || len(g.Addresses) != 1 || g.Addresses[0].String() != want {
+			t.Errorf("Gateway %s: %v, want %s", name, g, want)
+		}
+	}
+}
+
 func TestWhatEnvoyRefusedIsToldOfItsObject(t *testing.T) {
 	w := newWorld(testConfig)
 	w.put(t, simpleService("ns", "web"), serviceRoute("ns", "bad", "web", 1), serviceRoute("ns", "good", "web", 1))

@@ -87,7 +87,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
-		ControllerName: gateway.ControllerName, Loaded: a.source.Loaded(),
+		ControllerName: gateway.ControllerName, Loaded: a.source.Loaded(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	mcfg := mtls.Config{TrustDomain: cfg.TrustDomain, StateDir: cfg.StateDir, TTL: cfg.SVIDTTL, Log: cfg.Log}
 	ca, err := mtls.OpenCA(mcfg)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
 )
 
@@ -23,7 +24,7 @@ type Source interface {
 
 // newSource gives the source that the configuration names, and where it reads.
 func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err error) {
-	if cfg.InCluster || cfg.Kubeconfig != "" {
+	if cfg.ofCluster() {
 		if cfg.Manifests != "" || cfg.InCluster && cfg.Kubeconfig != "" {
 			return nil, "", errors.New("objects come from one place: --manifests, --kubeconfig or --in-cluster")
 		}
@@ -40,6 +41,17 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 		return nil, "", fmt.Errorf("--manifests: %s is not a folder", cfg.Manifests)
 	}
 	return kube.NewFolder(cfg.Manifests, objs, kube.FolderOptions{Log: cfg.Log}), cfg.Manifests, nil
+}
+
+// ofCluster tells whether the objects are an API server's.
+func (c Config) ofCluster() bool { return c.InCluster || c.Kubeconfig != "" }
+
+// addressSource: nodes of a cluster take the addresses of Gateways that its controller gave.
+func (c Config) addressSource() gateway.AddressSource {
+	if c.ofCluster() {
+		return gateway.AddressesOfStatus
+	}
+	return gateway.AddressesOfNode
 }
 
 // load reads a folder once, so that one that cannot be read is an error of the start.

@@ -82,6 +82,7 @@ func New(cfg Config) (*Controller, error) {
 	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
+		Addresses: gateway.AddressesOfPools,
 	}, cfg.Log)
 	return c, nil
 }
