@@ -6,16 +6,33 @@ import (
 	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
-// SupportedFeatures are the Gateway API's names for what is translated, sorted, as GatewayClass.status (GEP-2162) has
-// them. Names of the mesh's own conformance profile are among them.
-func SupportedFeatures() []string {
-	out := []string{
-		string(features.SupportGateway), string(features.SupportReferenceGrant), string(features.SupportHTTPRoute),
-		string(features.SupportGRPCRoute), string(features.SupportMesh),
-
+// GatewayFeatures are the Gateway API's names for what is translated for Gateways, sorted, as the status of a
+// GatewayClass (GEP-2162) has them.
+func GatewayFeatures() []string {
+	return sorted([]string{
+		string(features.SupportGateway), string(features.SupportReferenceGrant),
 		string(features.SupportGatewayPort8080), string(features.SupportGatewayHTTPListenerIsolation),
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
+	}, routeFeatures())
+}
 
+// MeshFeatures are the names for what is translated for Services, sorted, as the status of an XMesh has them.
+func MeshFeatures() []string {
+	return sorted([]string{
+		string(features.SupportMesh),
+
+		string(features.SupportMeshClusterIPMatching), string(features.SupportMeshConsumerRoute),
+		string(features.SupportMeshHTTPRouteRewritePath), string(features.SupportMeshHTTPRouteSchemeRedirect),
+		string(features.SupportMeshHTTPRouteRedirectPort), string(features.SupportMeshHTTPRouteRedirectPath),
+		string(features.SupportMeshHTTPRouteBackendRequestHeaderModification),
+		string(features.SupportMeshHTTPRouteQueryParamMatching), string(features.SupportMeshHTTPRouteNamedRouteRule),
+	}, routeFeatures())
+}
+
+// routeFeatures are those of routes, which are the same for both kinds of parents.
+func routeFeatures() []string {
+	return []string{
+		string(features.SupportHTTPRoute), string(features.SupportHTTPRouteDestinationPortMatching),
 		string(features.SupportHTTPRouteBackendRequestHeaderModification), string(features.SupportHTTPRouteQueryParamMatching),
 		string(features.SupportHTTPRouteMethodMatching), string(features.SupportHTTPRouteResponseHeaderModification),
 		string(features.SupportHTTPRoutePortRedirect), string(features.SupportHTTPRouteSchemeRedirect),
@@ -31,14 +48,12 @@ func SupportedFeatures() []string {
 		string(features.SupportHTTPRouteRetry), string(features.SupportHTTPRouteRetryBackendTimeout),
 		string(features.SupportHTTPRouteRetryConnectionError),
 
-		string(features.SupportGRPCRouteNamedRouteRule),
-
-		string(features.SupportMeshClusterIPMatching), string(features.SupportMeshConsumerRoute),
-		string(features.SupportMeshHTTPRouteRewritePath), string(features.SupportMeshHTTPRouteSchemeRedirect),
-		string(features.SupportMeshHTTPRouteRedirectPort), string(features.SupportMeshHTTPRouteRedirectPath),
-		string(features.SupportMeshHTTPRouteBackendRequestHeaderModification),
-		string(features.SupportMeshHTTPRouteQueryParamMatching), string(features.SupportMeshHTTPRouteNamedRouteRule),
+		string(features.SupportGRPCRoute), string(features.SupportGRPCRouteNamedRouteRule),
 	}
+}
+
+func sorted(lists ...[]string) []string {
+	out := slices.Concat(lists...)
 	slices.Sort(out)
 	return out
 }

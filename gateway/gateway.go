@@ -181,23 +181,3 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 	}
 	return ls
 }
-
-// gatewayClass is the status of a GatewayClass of ours.
-func gatewayClass(v *view, key string) ([]output, bool) {
-	c, ok := v.objs.GatewayClasses.Get(v.Snapshot, key)
-	if !ok {
-		return nil, false
-	}
-	if string(c.Spec.ControllerName) != v.cfg.ControllerName {
-		return nil, true
-	}
-	s := &model.Status{
-		Object:     model.ObjectRef{Group: gwv1.GroupName, Kind: "GatewayClass", Name: c.Name},
-		Generation: c.Generation,
-		Conditions: []model.Condition{yes(condAccepted, string(gwv1.GatewayClassReasonAccepted))},
-	}
-	if c.Spec.ParametersRef != nil {
-		s.Conditions[0] = no(condAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; the class is served without")
-	}
-	return []output{v.status(s)}, true
-}

@@ -27,6 +27,7 @@ const (
 	unitEndpoints
 	unitGateway
 	unitClass
+	unitMesh
 	unitPolicy
 	unitPool
 )
@@ -65,6 +66,8 @@ func (u unit) compute(v *view) (outs []output, alive bool) {
 		return gatewayUnit(v, u.key)
 	case unitClass:
 		return gatewayClass(v, u.key)
+	case unitMesh:
+		return mesh(v, u.key)
 	case unitPolicy:
 		return policyStatus(v, u.key)
 	case unitPool:
@@ -82,6 +85,7 @@ var rootKinds = map[string][]unitKind{
 	"kube-services":               {unitService, unitEndpoints},
 	"kube-gateways":               {unitGateway},
 	"kube-gateway-classes":        {unitClass},
+	"kube-meshes":                 {unitMesh},
 	"kube-authorization-policies": {unitPolicy},
 	"kube-address-pools":          {unitPool},
 }
@@ -107,6 +111,7 @@ func (t *Translator) allUnits(s *state.Snapshot, into map[unit]struct{}) {
 	addAll(o.Services.Name(), o.Services.All(s), into)
 	addAll(o.Gateways.Name(), o.Gateways.All(s), into)
 	addAll(o.GatewayClasses.Name(), o.GatewayClasses.All(s), into)
+	addAll(o.Meshes.Name(), o.Meshes.All(s), into)
 	addAll(o.AuthorizationPolicies.Name(), o.AuthorizationPolicies.All(s), into)
 	addAll(o.AddressPools.Name(), o.AddressPools.All(s), into)
 }

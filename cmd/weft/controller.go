@@ -40,6 +40,7 @@ Several may run; the one that holds the Lease writes.`,
 	f.StringVar(&cfg.Lease, "lease", "weft-controller", "name of the Lease")
 	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
+	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,8 +66,11 @@ func (w *world) until(what string, ok func() bool) {
 
 func (w *world) resource(o *unstructured.Unstructured) dynamic.ResourceInterface {
 	gvr, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
-	if o.GetKind() == "Gateway" {
+	switch o.GetKind() {
+	case "Gateway":
 		gvr.Resource = "gateways"
+	case "XMesh":
+		gvr.Resource = "xmeshes"
 	}
 	if o.GetNamespace() == "" {
 		return w.dyn.Resource(gvr)
@@ -109,6 +113,15 @@ func (w *world) get(o *unstructured.Unstructured) *unstructured.Unstructured {
 	return got
 }
 
+func (w *world) exists(o *unstructured.Unstructured) bool {
+	w.Helper()
+	_, err := w.resource(o).Get(w.Context(), o.GetName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		w.Fatal(err)
+	}
+	return err == nil
+}
+
 func (w *world) install(paths ...string) {
 	w.Helper()
 	for _, p := range paths {
@@ -142,13 +155,18 @@ func crdsOfTheGatewayAPI(t *testing.T, kinds ...string) []string {
 	dir := gatewayAPI(t)
 	var out []string
 	for _, k := range kinds {
-		out = append(out, dir+"/config/crd/experimental/gateway.networking.k8s.io_"+k+".yaml")
+		group := "gateway.networking.k8s.io"
+		if strings.HasPrefix(k, "x") {
+			group = "gateway.networking.x-k8s.io"
+		}
+		out = append(out, dir+"/config/crd/experimental/"+group+"_"+k+".yaml")
 	}
 	return out
 }
 
 const (
 	class = `{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: weft}, spec: {controllerName: weft.io/gateway-controller}}`
+	mesh  = `{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XMesh, metadata: {name: weft}}`
 	pool  = `{apiVersion: weft.io/v1alpha1, kind: AddressPool, metadata: {name: pool}, spec: {addresses: [192.0.2.0/28]}}`
 	gw    = `{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gw, namespace: default},
   spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}}`
@@ -164,7 +182,7 @@ func route(name, rest string) string {
 func (w *world) start(identity string) (*Controller, func()) {
 	w.Helper()
 	c, err := New(Config{
-		Kube: w.cfg, TrustDomain: "cluster.local", Identity: identity, Namespace: "default",
+		Kube: w.cfg, Defaults: true, TrustDomain: "cluster.local", Identity: identity, Namespace: "default",
 		Election: Election{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 500 * time.Millisecond},
 		Log:      slog.New(slog.NewTextHandler(w.Output(), nil)),
 	})
@@ -197,11 +215,13 @@ func TestController(t *testing.T) {
 	w.until("leads without any CRD", func() bool { return closed(first.Leads()) })
 
 	// CRDs come after the controller.
-	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants")...)
+	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "httproutes", "grpcroutes", "referencegrants")...)
 	w.install("../../install/crds/weft.io_addresspools.yaml", "../../install/crds/weft.io_authorizationpolicies.yaml")
 	w.create(`{apiVersion: v1, kind: Namespace, metadata: {name: default-2}}`)
 	w.create(service)
-	classObj, poolObj, gwObj := w.create(class), w.create(pool), w.create(gw)
+	classObj, meshObj := w.object(class), w.object(mesh)
+	w.until("the class and the mesh are created", func() bool { return w.exists(classObj) && w.exists(meshObj) })
+	poolObj, gwObj := w.create(pool), w.create(gw)
 	good, bad := w.create(route("good", "")), w.create(route("bad", `, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]`))
 	w.until("statuses", func() bool {
 		return condition(w.get(classObj), "Accepted") == "True Accepted" && condition(w.get(poolObj), "Accepted") == "True Accepted" &&
@@ -212,10 +232,21 @@ func TestController(t *testing.T) {
 	if len(addrs) != 1 || addrs[0].(map[string]any)["value"] != "192.0.2.0" {
 		t.Errorf("addresses of the Gateway are %v", addrs)
 	}
-	supported, _, _ := unstructured.NestedSlice(w.get(classObj).Object, "status", "supportedFeatures")
-	if len(supported) < 30 {
-		t.Errorf("supported features are %v", supported)
+	w.until("status of the mesh", func() bool { return condition(w.get(meshObj), "Accepted") == "True Accepted" })
+	for _, o := range []*unstructured.Unstructured{classObj, meshObj} {
+		supported, _, _ := unstructured.NestedSlice(w.get(o).Object, "status", "supportedFeatures")
+		if len(supported) < 30 {
+			t.Errorf("supported features of %s are %v", o.GetKind(), supported)
+		}
 	}
+	t.Run("a class that is deleted comes back", func(t *testing.T) {
+		if err := w.resource(classObj).Delete(t.Context(), "weft", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the class is there again", func() bool {
+			return w.exists(classObj) && condition(w.get(classObj), "Accepted") == "True Accepted"
+		})
+	})
 	t.Run("policy", func(t *testing.T) { policies(w) })
 	t.Run("others' conditions", func(t *testing.T) { others(w, good) })
 

@@ -30,6 +30,8 @@ type Config struct {
 	Namespace, Lease string
 	// Election tells how fast another replica takes over; the zero value is DefaultElection.
 	Election Election
+	// Defaults makes the controller create the GatewayClass and the XMesh named weft where they are missing.
+	Defaults bool
 	// Writes bounds the status writes in a second; 0 is 100.
 	Writes int
 	Log    *slog.Logger
@@ -161,9 +163,14 @@ func (c *Controller) elect(ctx context.Context) error {
 	return nil
 }
 
-// lead writes statuses until the context ends.
+// lead writes until the context ends.
 func (c *Controller) lead(ctx context.Context) {
 	c.cfg.Log.Info("leads", "identity", c.cfg.Identity)
 	c.once.Do(func() { close(c.leads) })
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if c.cfg.Defaults {
+		wg.Go(func() { c.keepDefaults(ctx) })
+	}
 	newWriter(c.objs, c.st, c.cluster, c.cfg.Log).run(ctx)
 }

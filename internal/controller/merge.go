@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
@@ -17,8 +18,9 @@ import (
 type merger struct {
 	// controller is our name in the status of routes, and in the classes that are ours.
 	controller string
-	features   []string // of a GatewayClass, sorted
-	now        metav1.Time
+	// Features of a GatewayClass and of an XMesh, sorted.
+	gatewayFeatures, meshFeatures []string
+	now                           metav1.Time
 }
 
 // fields are those fields of a status that change, by their JSON names.
@@ -74,7 +76,10 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 		f.set("listeners", o.Status.Listeners, m.listeners(o.Status.Listeners, want))
 	case *gwv1.GatewayClass:
 		conditions(o.Status.Conditions)
-		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.features))
+		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.gatewayFeatures))
+	case *gwxv1.XMesh:
+		conditions(o.Status.Conditions)
+		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.meshFeatures))
 	case *weftv1.AuthorizationPolicy:
 		conditions(o.Status.Conditions)
 	case *weftv1.AddressPool:

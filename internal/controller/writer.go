@@ -145,7 +145,7 @@ func (w *writer) sync(ctx context.Context, i item) error {
 	ref := model.ObjectRef{Group: i.gk.Group, Kind: i.gk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	want, _ := w.st.Statuses.Get(snap, ref.String())
 	m := merger{
-		controller: gateway.ControllerName, features: gateway.SupportedFeatures(),
+		controller: gateway.ControllerName, gatewayFeatures: gateway.GatewayFeatures(), meshFeatures: gateway.MeshFeatures(),
 		now: metav1.NewTime(time.Now().Truncate(time.Second)), // the API keeps seconds
 	}
 	patch, err := m.patch(obj, want)

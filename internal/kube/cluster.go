@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -56,8 +57,11 @@ type problemKey struct {
 	key string
 }
 
-// unread are the kinds that have a table but no reader.
-var unread = []schema.GroupKind{{Kind: "ServiceAccount"}, {Kind: "ConfigMap"}}
+// unread are the kinds that have a table but no reader; xmesh is read by who writes its status.
+var (
+	unread = []schema.GroupKind{{Kind: "ServiceAccount"}, {Kind: "ConfigMap"}}
+	xmesh  = schema.GroupKind{Group: gwxv1.GroupName, Kind: "XMesh"}
+)
 
 // NewCluster makes a reader of an API server. Nothing is asked yet.
 func NewCluster(cfg *rest.Config, objs *Objects, opts ClusterOptions) *Cluster {
@@ -70,7 +74,7 @@ func NewCluster(cfg *rest.Config, objs *Objects, opts ClusterOptions) *Cluster {
 		problems: map[problemKey]Problem{}, places: map[string]Place{},
 	}
 	for _, k := range objs.kinds {
-		if gk := k.gvk.GroupKind(); !slices.Contains(unread, gk) {
+		if gk := k.gvk.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {
 			c.waiting[gk] = struct{}{}
 			c.sources = append(c.sources, newSource(c, k))
 		}
@@ -89,6 +93,12 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 // Loaded is closed when every kind was read once, or is known not to be installed.
 func (c *Cluster) Loaded() <-chan struct{} { return c.loaded }
+
+// Installed tells whether the API server served a kind when it was last asked.
+func (c *Cluster) Installed(gk schema.GroupKind) bool {
+	s, err := c.source(gk)
+	return err == nil && s.there.Load()
+}
 
 // Host is the API server's address.
 func (c *Cluster) Host() string { return c.host }

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -83,20 +85,51 @@ func (c *clients) of(gv schema.GroupVersion) (*rest.RESTClient, error) {
 	return r, nil
 }
 
+// source finds the source of a kind.
+func (c *Cluster) source(gk schema.GroupKind) (*source, error) {
+	for _, s := range c.sources {
+		if s.gk() == gk {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: objects of this kind are not read", gk)
+}
+
+// client gives a client for a kind, in the version that the API server serves.
+func (c *Cluster) client(gk schema.GroupKind) (*rest.RESTClient, *source, error) {
+	s, err := c.source(gk)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := c.clients.of(s.version().GroupVersion())
+	return client, s, err
+}
+
+// Create makes an object of a kind. The errors are the API server's.
+func (c *Cluster) Create(ctx context.Context, gk schema.GroupKind, obj runtime.Object) error {
+	client, s, err := c.client(gk)
+	if err != nil {
+		return err
+	}
+	o, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	return client.Post().NamespaceIfScoped(o.GetNamespace(), s.kind.namespaced).Resource(resourceOf(s.version())).
+		VersionedParams(&metav1.CreateOptions{FieldManager: fieldManager}, c.clients.params).Body(obj).Do(ctx).Error()
+}
+
+// fieldManager is our name among those who own fields of objects.
+const fieldManager = "weft-controller"
+
 // PatchStatus applies an RFC 7396 merge patch to an object's status subresource. The errors are the API server's.
 func (c *Cluster) PatchStatus(ctx context.Context, gk schema.GroupKind, key string, patch []byte) error {
-	for _, s := range c.sources {
-		if s.kind.gvk.GroupKind() != gk {
-			continue
-		}
-		gvk := s.version()
-		client, err := c.clients.of(gvk.GroupVersion())
-		if err != nil {
-			return err
-		}
-		namespace, name := model.SplitKey(key)
-		return client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, s.kind.namespaced).
-			Resource(resourceOf(gvk)).Name(name).SubResource("status").Body(patch).Do(ctx).Error()
+	client, s, err := c.client(gk)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%s: objects of this kind are not read", gk)
+	namespace, name := model.SplitKey(key)
+	return client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, s.kind.namespaced).
+		Resource(resourceOf(s.version())).Name(name).SubResource("status").
+		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager}, c.clients.params).Body(patch).Do(ctx).Error()
 }

@@ -30,6 +30,8 @@ type source struct {
 	kind kind
 	// served is the version that is asked for, if it is not the kind's own.
 	served atomic.Pointer[string]
+	// there tells that the kind was listed and has not gone since.
+	there atomic.Bool
 }
 
 func newSource(c *Cluster, k kind) *source { return &source{c: c, kind: k} }
@@ -127,8 +129,11 @@ func (s *source) listWatch(client rest.Interface, gvk schema.GroupVersionKind) *
 
 // resourceOf gives the plural that a kind has in paths.
 func resourceOf(gvk schema.GroupVersionKind) string {
-	if gvk.Kind == "Gateway" {
-		return "gateways" // the rule of English that the guess follows would have gatewaies
+	switch gvk.Kind { // the rules of English that the guess follows would have gatewaies and xmeshs
+	case "Gateway":
+		return "gateways"
+	case xmesh.Kind:
+		return "xmeshes"
 	}
 	r, _ := meta.UnsafeGuessKindToResource(gvk)
 	return r.Resource
@@ -193,6 +198,7 @@ func (s *source) awaitChange(ctx context.Context, client rest.Interface, name, r
 // absent notes that the kind is not installed.
 func (s *source) absent() {
 	_ = (&store{s}).Replace(nil, "")
+	s.there.Store(false)
 	s.c.setProblem(s.gk(), "", "")
 }
 

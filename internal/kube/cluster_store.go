@@ -67,6 +67,7 @@ func (s *store) Replace(objs []any, _ string) error {
 		s.settle(there)
 	})
 	if err == nil {
+		s.there.Store(true)
 		s.c.setProblem(s.gk(), "", "")
 		s.c.markLoaded(s.gk())
 	}

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 )
@@ -20,7 +21,7 @@ func WritesStatus() []schema.GroupKind {
 	gw := func(kind string) schema.GroupKind { return schema.GroupKind{Group: gwv1.GroupName, Kind: kind} }
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
-		gw("GatewayClass"), gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), weft("AuthorizationPolicy"), weft("AddressPool"),
+		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }
 
@@ -48,6 +49,7 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		if !keep {
 			o.Status = gwv1.GatewayClassStatus{}
 		}
+	case *gwxv1.XMesh: // read only by who keeps statuses
 	case *gwv1.HTTPRoute:
 		if !keep {
 			o.Status = gwv1.HTTPRouteStatus{}

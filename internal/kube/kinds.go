@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/state"
@@ -72,6 +73,7 @@ func (o *Objects) allKinds() []kind {
 		kindOf(core("ConfigMap"), true, o.ConfigMaps),
 		kindOf(gw("Gateway"), true, o.Gateways),
 		kindOf(gw("GatewayClass"), false, o.GatewayClasses),
+		kindOf(gwxv1.SchemeGroupVersion.WithKind("XMesh"), false, o.Meshes),
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
@@ -84,7 +86,7 @@ func (o *Objects) allKinds() []kind {
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, gwv1.Install, gwv1beta1.Install, weftv1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, gwv1.Install, gwv1beta1.Install, gwxv1.Install, weftv1.AddToScheme,
 	} {
 		if err := add(s); err != nil {
 			panic(err) // two types under one name: a mistake in the program

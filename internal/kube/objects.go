@@ -5,6 +5,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
@@ -12,7 +13,7 @@ import (
 )
 
 // Objects holds what users wrote, one table a kind. Keys are model.Key(namespace, name); the namespace of objects of
-// the cluster (Namespace, GatewayClass, AddressPool) is "". Objects in it are immutable.
+// the cluster (Namespace, GatewayClass, XMesh, AddressPool) is "". Objects in it are immutable.
 type Objects struct {
 	DB                    *state.DB
 	Namespaces            *state.Table[*corev1.Namespace]
@@ -24,6 +25,7 @@ type Objects struct {
 	ConfigMaps            *state.Table[*corev1.ConfigMap]
 	Gateways              *state.Table[*gwv1.Gateway]
 	GatewayClasses        *state.Table[*gwv1.GatewayClass]
+	Meshes                *state.Table[*gwxv1.XMesh]
 	HTTPRoutes            *state.Table[*gwv1.HTTPRoute]
 	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
 	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
@@ -89,6 +91,7 @@ func NewObjects(db *state.DB) *Objects {
 			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }},
 			state.Index[*gwv1.Gateway]{Name: BySecret, Of: gatewaySecrets}),
 		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
+		Meshes:         table[*gwxv1.XMesh](db, "kube-meshes"),
 		HTTPRoutes: table(db, "kube-http-routes",
 			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
 			state.Index[*gwv1.HTTPRoute]{Name: ByBackend, Of: httpBackends}),
