@@ -92,6 +92,11 @@ cluster-test: ## the cluster's own tests, as root
 	@install/setup-cluster.sh
 	@go test -tags cluster -count 1 -timeout 60m ./test/cluster/...
 
+.PHONY: e2e
+e2e: ## the examples and faults on the cluster that is up, else on one of its own, as root; ARGS=-run=NAME
+	@install/setup-cluster.sh
+	@go test -tags cluster -count 1 -timeout 40m -v $(ARGS) ./test/e2e
+
 .PHONY: clean
 clean: ## removes what was built
 	@rm -rf bin build

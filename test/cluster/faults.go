@@ -68,6 +68,15 @@ func (c *Cluster) Nodes() []string {
 	return out
 }
 
+// Link is the host's end of a node's link: all that the node sends and receives passes it.
+func (c *Cluster) Link(node string) (string, error) {
+	n, err := c.node(node)
+	if err != nil {
+		return "", err
+	}
+	return n.machine.HostLink, nil
+}
+
 // ImportImages gives image archives (OCI layouts or Docker's, as tar files) to every node.
 func (c *Cluster) ImportImages(ctx context.Context, archives ...string) error {
 	for _, n := range c.nodes {

@@ -93,6 +93,12 @@ func writeImages(ctx context.Context, log *slog.Logger, dir string, bin Binaries
 	return out, nil
 }
 
+// WriteImage writes a Docker archive with an image of one static binary, its entry point, for ImportImages.
+func WriteImage(archive, name, entrypoint, binary string) error {
+	img := image{names: []string{name}, entrypoint: entrypoint, binaries: map[string]string{entrypoint: "binary"}}
+	return img.write(archive, Binaries{"binary": binary})
+}
+
 // write writes a Docker archive, which holds the image under all its names.
 func (i image) write(path string, bin Binaries) error {
 	layer, err := i.layer(bin)

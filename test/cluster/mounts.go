@@ -68,7 +68,7 @@ func mountNode(dir, cgroup string, nameservers []string) error {
 	if err := showSettings(filepath.Join(dir, "settings")); err != nil {
 		return err
 	}
-	if err := populate(nameservers); err != nil {
+	if err := install(filepath.Join(dir, "installed"), nameservers); err != nil {
 		return err
 	}
 	// Shared among the node's own namespaces, so that containers may ask for mounts in both directions.
@@ -111,6 +111,17 @@ func showSettings(dir string) error {
 		}
 	}
 	return nil
+}
+
+// install populates a node's disk when it boots for the first time: what was changed since then stays, as on any disk.
+func install(mark string, nameservers []string) error {
+	if _, err := os.Stat(mark); err == nil {
+		return nil
+	}
+	if err := populate(nameservers); err != nil {
+		return err
+	}
+	return os.WriteFile(mark, nil, 0o644)
 }
 
 // populate writes what a node has in /etc and /opt: name servers and CNI plugins, and nothing of the machine's own CNI.

@@ -104,7 +104,11 @@ func (n *node) namespaces() error {
 	if err := mountNode(n.dir, filepath.Join(root, n.machine.Cgroup), nameservers(readResolvConf(), n.cluster.lab.Gateway.String())); err != nil {
 		return err
 	}
-	return os.WriteFile("/etc/cni/net.d/10-bridge.conflist", n.cniConfig(), 0o644)
+	conf := "/etc/cni/net.d/10-bridge.conflist"
+	if _, err := os.Stat(conf); err == nil {
+		return nil // a mesh may have put itself into it before the node rebooted
+	}
+	return os.WriteFile(conf, n.cniConfig(), 0o644)
 }
 
 // boot starts what a machine starts, and gives it the images.

@@ -1,0 +1,41 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// outage is how long the API server is down.
+const outage = 2 * time.Minute
+
+// TestAPIServerDown ends the API server for two minutes. What is known goes on, over new connections too; once the API
+// server is back, nodes hear of changes again.
+func TestAPIServerDown(t *testing.T) {
+	all := standing(t)
+	f := begin(t, all...)
+	t.Cleanup(func() {
+		if err := mesh.API.Start(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	mesh.API.StopServing()
+	if _, err := mesh.Kubectl(t.Context(), nil, "get", "nodes"); err == nil {
+		t.Error("the API server answers during its outage")
+	}
+	hold(outage)
+	if err := mesh.API.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	ns := "e2e-after"
+	namespace(t, ns, "")
+	apply(t, service(ns, "web", "web")+route(ns, "web", "web", backend{"web", 1}))
+	deploy(t, deployment{namespace: ns, name: "web"}, deployment{namespace: ns, name: "client", node: "n1"})
+	works(t, inside(t, ns, "route", "web"))
+	measured(t, "from the API server's return to the answer of a workload made since", time.Since(back))
+	hold(30 * time.Second) // who was thought dead meanwhile is found alive
+	f.end()
+}
