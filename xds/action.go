@@ -249,6 +249,8 @@ func corsConfig(c *model.CORS) map[string]*anypb.Any {
 		AllowMethods:  strings.Join(c.AllowMethods, ","),
 		AllowHeaders:  strings.Join(c.AllowHeaders, ","),
 		ExposeHeaders: strings.Join(c.ExposeHeaders, ","),
+		// The mesh answers all preflights: a backend might allow what the route does not.
+		ForwardNotMatchingPreflights: no(),
 	}
 	if c.MaxAge > 0 {
 		p.MaxAge = strconv.Itoa(int(c.MaxAge / time.Second))
