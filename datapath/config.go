@@ -59,7 +59,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("cgroup of the proxy: %q is not a path below the cgroup2 mount", c.ProxyCgroup)
 	}
 	if c.CgroupRoot == "" {
-		root, err := cgroupMount()
+		root, err := CgroupMount()
 		if err != nil {
 			return c, err
 		}
@@ -70,8 +70,8 @@ func (c Config) withDefaults() (Config, error) {
 
 func (c Config) proxyPath() string { return filepath.Join(c.CgroupRoot, c.ProxyCgroup) }
 
-// cgroupMount finds the first cgroup2 mount.
-func cgroupMount() (string, error) {
+// CgroupMount finds the first cgroup2 mount.
+func CgroupMount() (string, error) {
 	f, err := os.Open("/proc/mounts")
 	if err != nil {
 		return "", fmt.Errorf("look for the cgroup2 mount: %w", err)

@@ -14,7 +14,7 @@ import (
 // A machine that has just booted may have no bpffs, and nothing can be made in the sysfs below its place.
 func TestBPFFSIsMountedWhereItBelongs(t *testing.T) {
 	testenv.Root(t)
-	root, err := cgroupMount()
+	root, err := CgroupMount()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,6 +142,13 @@ func (d *Datapath) running() *reconciler {
 	return d.rec
 }
 
+// Holds tells whether a local workload is in the kernel as it is given: its entries are written and its namespace's hooks
+// are on.
+func (d *Datapath) Holds(w *model.Workload) bool {
+	rec := d.running()
+	return rec != nil && rec.holds(w)
+}
+
 // CloseConnections ends live connections of a local workload (namespace/name) and says how many. Run closes those in
 // the clear itself when a workload becomes strict or gets its first policy; call this when a policy allows less than
 // before and Envoy has it. Of the selected ones it ends those that forbidden picks by their ends, or all if it is nil.

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	}
 	leave := func() {}
 	if os.Geteuid() == 0 {
-		if root, err := cgroupMount(); err == nil {
+		if root, err := CgroupMount(); err == nil {
 			leave = moveTo(filepath.Join(root, testCgroup, "self"), root)
 		}
 	}
@@ -87,7 +87,7 @@ type node struct {
 
 func testConfig(t testing.TB) Config {
 	t.Helper()
-	root, err := cgroupMount()
+	root, err := CgroupMount()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -271,6 +272,14 @@ func (r *reconciler) setNodes(addrs []netip.Addr) error {
 	}
 	errs = append(errs, r.nodes.prune(func(a weftAddress, _ uint32) bool { return want[a] }))
 	return errors.Join(errs...)
+}
+
+// holds tells whether nothing is left to do for a local workload.
+func (r *reconciler) holds(w *model.Workload) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.workloads.local[w.Key()]
+	return l != nil && r.errs[object{kindWorkload, w.Key()}] == nil && reflect.DeepEqual(l.workload, w)
 }
 
 func (r *reconciler) closeConnections(workload string, which Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error) {

@@ -15,6 +15,8 @@ type Config struct {
 	NodeAddresses []netip.Addr
 	// Addresses tells where Gateways' addresses come from.
 	Addresses AddressSource
+	// NetNSDir is where pods' network namespaces have names; /run/netns if empty.
+	NetNSDir string
 	// ControllerName selects GatewayClasses; the constant ControllerName if empty.
 	ControllerName string
 	// Loaded is closed when the object tables hold all that was there at the start; nil means that they do.

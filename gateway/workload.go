@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -133,7 +134,7 @@ func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
 			return ""
 		}
 	}
-	return "/run/netns/" + name
+	return path.Join(cmp.Or(v.cfg.NetNSDir, "/run/netns"), name)
 }
 
 // cgroupPath is the annotation's path below the cgroup2 mount, without a leading slash.

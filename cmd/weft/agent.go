@@ -33,6 +33,9 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err
 			}
+			if cfg.InCluster && !cmd.Flags().Changed("health-address") {
+				cfg.HealthAddress = "127.0.0.1:15021"
+			}
 			a, err := agent.New(cfg)
 			if err != nil {
 				return err
@@ -53,6 +56,12 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup2 folder that holds this node's processes, Envoy and pods included (default: the cgroup2 mount)")
 	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")
+	f.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the container runtime names pods' network namespaces")
+	f.StringVar(&cfg.HealthAddress, "health-address", "", "address and port of /healthz and /readyz (default: none, 127.0.0.1:15021 with --in-cluster)")
+	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
+	f.StringVar(&cfg.CNI.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
+	f.StringVar(&cfg.CNI.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")
+	f.StringVar(&cfg.CNI.LogFile, "cni-log", "/var/log/weft-cni.log", "the plugin's log")
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")

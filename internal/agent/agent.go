@@ -43,6 +43,9 @@ type Config struct {
 	TrustDomain   string
 	NodeAddresses []netip.Addr
 	SVIDTTL       time.Duration
+	NetNSDir      string // where container runtimes name pods' network namespaces; "" is /run/netns
+	CNI           CNI
+	HealthAddress string // host:port of the probes; "" for none
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool
 	ProxyArgs  []string
@@ -66,8 +69,10 @@ type Agent struct {
 	mtls    *mtls.Manager
 	flows   *observe.Store
 	proxy   *proxy.Client
+	objs    *kube.Objects
+	node    *node // nil if manifests say where pods run
 
-	xdsSocket, apiSocket net.Listener
+	xdsSocket, apiSocket, healthSocket net.Listener
 }
 
 // New opens what the node needs: the CA, the eBPF programs. Close releases it; hooks stay in the kernel.
@@ -85,9 +90,13 @@ func New(cfg Config) (*Agent, error) {
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err
 	}
+	a.objs = objs
+	if a.node, err = newNode(cfg, objs, a.source); err != nil {
+		return nil, err
+	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
-		ControllerName: gateway.ControllerName, Loaded: a.source.Loaded(), Addresses: cfg.addressSource(),
+		NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	mcfg := mtls.Config{TrustDomain: cfg.TrustDomain, StateDir: cfg.StateDir, TTL: cfg.SVIDTTL, Log: cfg.Log}
 	ca, err := mtls.OpenCA(mcfg)
@@ -102,10 +111,10 @@ func New(cfg Config) (*Agent, error) {
 	}
 	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
 	if err := a.listen(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, a.closeSockets())
 	}
 	if a.path, err = datapath.Open(dcfg); err != nil {
-		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close())
+		return nil, errors.Join(err, a.closeSockets())
 	}
 	a.local = datapath.NewAddresses(dcfg)
 	a.xds = xds.New(a.st, xds.Config{
@@ -119,9 +128,22 @@ func (a *Agent) listen() (err error) {
 		return err
 	}
 	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock")); err != nil {
-		return errors.Join(err, a.xdsSocket.Close())
+		return err
 	}
-	return nil
+	if a.healthSocket, err = listenHealth(a.cfg.HealthAddress); err != nil {
+		return err
+	}
+	return a.node.listen()
+}
+
+func (a *Agent) closeSockets() error {
+	errs := []error{a.node.close()}
+	for _, l := range []net.Listener{a.xdsSocket, a.apiSocket, a.healthSocket} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Run serves until ctx ends. The hooks and Envoy go on without the agent.
@@ -141,6 +163,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
+	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens})
+	if a.healthSocket != nil {
+		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
+	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })
 	}

@@ -49,7 +49,7 @@ type Cluster struct {
 	waiting map[schema.GroupKind]struct{} // kinds that were not read yet
 	// problems of objects, and of whole kinds with an empty key.
 	problems map[problemKey]Problem
-	places   map[string]Place // by a pod's UID
+	places   map[string]placed // by a pod's NodeUID
 }
 
 type problemKey struct {
@@ -71,7 +71,7 @@ func NewCluster(cfg *rest.Config, objs *Objects, opts ClusterOptions) *Cluster {
 	c := &Cluster{
 		log: opts.Log, opts: opts, objs: objs, host: cfg.Host, clients: newClients(cfg),
 		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
-		problems: map[problemKey]Problem{}, places: map[string]Place{},
+		problems: map[problemKey]Problem{}, places: map[string]placed{},
 	}
 	for _, k := range objs.kinds {
 		if gk := k.gvk.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {

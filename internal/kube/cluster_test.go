@@ -130,3 +130,45 @@ func TestPlaceBelongsToOnePod(t *testing.T) {
 		t.Errorf("forgotten pod is in %q", netns())
 	}
 }
+
+func TestPlaceGivesAddressesUntilTheStatusHasSome(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "1"}, Spec: corev1.PodSpec{NodeName: "n"}}
+	addresses := func() []string {
+		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
+		a, _ := PodAddresses(p)
+		return texts(a)
+	}
+	noError(t, s.Add(pod.DeepCopy()))
+	c.Place("ns", "p", "1", Place{NetNS: "a", Addresses: "10.0.0.1,fd00::1"})
+	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.1" {
+		t.Errorf("before the status: %v", got)
+	}
+	pod.Status.PodIP = "10.0.0.2"
+	noError(t, s.Add(pod.DeepCopy()))
+	if got := addresses(); len(got) != 1 || got[0] != "10.0.0.2" {
+		t.Errorf("with a status: %v", got)
+	}
+	if got := c.objs.NodePods(c.objs.DB.Snapshot(), "n"); len(got) != 1 || got[0] != (NodePod{"ns", "p", "1", "a"}) {
+		t.Errorf("pods of the node: %v", got)
+	}
+}
+
+func TestPlaceOfAStaticPod(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := func(name string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, UID: types.UID("of-" + name), Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"},
+		}}
+	}
+	noError(t, s.Add(pod("static")))
+	noError(t, s.Add(pod("thief")))
+	c.Place("ns", "static", "hash", Place{NetNS: "a"})
+	noError(t, s.Add(pod("thief")))
+	for name, want := range map[string]string{"static": "a", "thief": ""} {
+		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/"+name)
+		if got := p.Annotations[AnnotationNetNS]; got != want {
+			t.Errorf("pod %s is in %q, want %q", name, got, want)
+		}
+	}
+}

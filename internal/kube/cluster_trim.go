@@ -86,7 +86,7 @@ func trimMeta(o metav1.Object, resourceVersion bool) {
 	}
 	var ours map[string]string
 	for k, v := range o.GetAnnotations() {
-		if strings.HasPrefix(k, "weft.io/") {
+		if strings.HasPrefix(k, "weft.io/") || k == corev1.MirrorPodAnnotationKey {
 			if ours == nil {
 				ours = map[string]string{}
 			}

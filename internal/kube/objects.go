@@ -43,6 +43,8 @@ const (
 	ByLabel = "label"
 	// ByAddress finds Pods by each of PodAddresses, and Services by each of ServiceAddresses.
 	ByAddress = "address"
+	// ByNode finds Pods by spec.nodeName.
+	ByNode = "node"
 	// ByNetNS finds Pods by AnnotationNetNS.
 	ByNetNS = "netns"
 	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies by that of each
@@ -69,6 +71,12 @@ func NewObjects(db *state.DB) *Objects {
 		Pods: table(db, "kube-pods", byNamespace[*corev1.Pod](),
 			state.Index[*corev1.Pod]{Name: ByLabel, Of: func(p *corev1.Pod) []string { return labelKeys(p.Namespace, p.Labels) }},
 			state.Index[*corev1.Pod]{Name: ByAddress, Of: podAddressTexts},
+			state.Index[*corev1.Pod]{Name: ByNode, Of: func(p *corev1.Pod) []string {
+				if n := p.Spec.NodeName; n != "" {
+					return []string{n}
+				}
+				return nil
+			}},
 			state.Index[*corev1.Pod]{Name: ByNetNS, Of: func(p *corev1.Pod) []string {
 				if n := p.Annotations[AnnotationNetNS]; n != "" {
 					return []string{n}

@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// health answers the kubelet's probes: /healthz while the agent runs, /readyz when it has done what it must once. That
+// Envoy is there is not among it: traffic that needs no Envoy goes on without.
+func (a *Agent) health() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if lacks := a.lacks(); len(lacks) > 0 {
+			http.Error(w, "not ready: "+strings.Join(lacks, "; "), http.StatusServiceUnavailable)
+		}
+	})
+	return mux
+}
+
+// lacks says what is not done yet.
+func (a *Agent) lacks() []string {
+	var out []string
+	for _, step := range []struct {
+		done <-chan struct{}
+		what string
+	}{
+		{a.source.Loaded(), "objects are not all read from " + a.where},
+		{a.placed(), "pods that run on this node were not looked for yet"},
+		{a.st.Synced(), "objects are not translated yet"},
+	} {
+		select {
+		case <-step.done:
+		default:
+			out = append(out, step.what)
+		}
+	}
+	if st := a.path.Status(); st.Pending || len(st.Attached) == 0 {
+		out = append(out, "eBPF programs are not attached")
+	}
+	return out
+}
+
+// listenHealth gives nil for no address.
+func listenHealth(address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--health-address: %w", err)
+	}
+	return l, nil
+}

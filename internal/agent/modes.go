@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/cni"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// modesPause gathers changes: a file a change is too many when a cluster's objects come.
+const modesPause = 100 * time.Millisecond
+
+// modes keeps the file of the namespaces' modes, by which the CNI plugin decides while there is no agent.
+type modes struct {
+	objs    *kube.Objects
+	loaded  <-chan struct{}
+	file    string
+	log     *slog.Logger
+	written chan struct{} // closed when the file is there
+
+	mu  sync.Mutex
+	now cni.Modes
+}
+
+func newModes(objs *kube.Objects, loaded <-chan struct{}, file string, log *slog.Logger) *modes {
+	m := &modes{objs: objs, loaded: loaded, file: file, log: log, written: make(chan struct{}), now: cni.Modes{}}
+	if before, err := cni.ReadModes(file); err == nil && before != nil {
+		m.now = before
+		close(m.written)
+	}
+	return m
+}
+
+// strict tells whether pods of a namespace may be strict. All may of one that is not known.
+func (m *modes) strict(namespace string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mode, ok := m.now[namespace]
+	return !ok || mode.Strict()
+}
+
+// run keeps the file until ctx ends.
+func (m *modes) run(ctx context.Context) error {
+	feed := m.objs.DB.Feed()
+	defer feed.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.loaded:
+	}
+	_, snap := feed.Take()
+	m.write(m.all(snap))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(modesPause):
+		}
+		keys, snap := feed.Take()
+		if next := m.changed(keys, snap); !maps.Equal(next, m.now) {
+			m.write(next)
+		}
+	}
+}
+
+// all computes the modes of all namespaces.
+func (m *modes) all(snap *state.Snapshot) cni.Modes {
+	keys := map[state.Key]struct{}{}
+	for name := range m.now {
+		keys[state.Key{Table: m.objs.Namespaces.Name(), Value: model.Key("", name)}] = struct{}{}
+	}
+	for ns := range m.objs.Namespaces.All(snap) {
+		keys[state.Key{Table: m.objs.Namespaces.Name(), Value: kube.Key(ns)}] = struct{}{}
+	}
+	for p := range m.objs.Pods.All(snap) {
+		keys[state.Key{Table: m.objs.Pods.Name(), Value: kube.Key(p)}] = struct{}{}
+	}
+	return m.changed(keys, snap)
+}
+
+// changed gives the modes after a change of objects.
+func (m *modes) changed(keys map[state.Key]struct{}, snap *state.Snapshot) cni.Modes {
+	next := maps.Clone(m.now)
+	for k := range keys {
+		if k.Index == "" && k.Table == m.objs.Namespaces.Name() {
+			m.namespace(next, k.Value, snap)
+		}
+	}
+	for k := range keys {
+		if k.Index == "" && k.Table == m.objs.Pods.Name() {
+			m.pod(next, k.Value, snap)
+		}
+	}
+	return next
+}
+
+func (m *modes) namespace(next cni.Modes, key string, snap *state.Snapshot) {
+	_, name := model.SplitKey(key)
+	ns, ok := m.objs.Namespaces.Get(snap, key)
+	if !ok {
+		delete(next, name)
+		return
+	}
+	label, _ := kube.MTLS(ns)
+	mode := next[name]
+	mode.Label = label == model.MTLSStrict
+	next[name] = mode
+}
+
+func (m *modes) pod(next cni.Modes, key string, snap *state.Snapshot) {
+	p, ok := m.objs.Pods.Get(snap, key)
+	if !ok || p.Spec.HostNetwork {
+		return
+	}
+	if label, _ := kube.MTLS(p); label != model.MTLSStrict {
+		return
+	}
+	if mode, known := next[p.Namespace]; known {
+		mode.Pod = true
+		next[p.Namespace] = mode
+	}
+}
+
+func (m *modes) write(next cni.Modes) {
+	m.mu.Lock()
+	m.now = next
+	m.mu.Unlock()
+	if err := cni.WriteModes(m.file, next); err != nil {
+		m.log.Error("pods of new namespaces cannot start while the agent is down", "error", err)
+		return
+	}
+	select {
+	case <-m.written:
+	default:
+		close(m.written)
+	}
+}

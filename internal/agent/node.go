@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/cni"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/places"
+)
+
+const (
+	// placesFile in the run directory holds where pods run. It goes with their namespaces when the machine restarts.
+	placesFile = "places.json"
+	// modesFile in the state directory holds the namespaces' modes.
+	modesFile = "namespaces.json"
+)
+
+// CNI says how a node's container runtime is told of the mesh.
+type CNI struct {
+	// Install keeps the plugin in the network configurations of ConfDir, and its binary in BinDir.
+	Install         bool
+	ConfDir, BinDir string
+	LogFile         string // of the plugin, on the node
+}
+
+// node is what an agent of a real node has, and one that reads a folder has not: there manifests say where pods run.
+type node struct {
+	places *places.Places
+	modes  *modes
+	cni    CNI
+	socket net.Listener
+	self   cni.Settings
+	log    *slog.Logger
+}
+
+// newNode gives nil for a source that knows by itself where pods run.
+func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
+	c, ok := s.(*kube.Cluster)
+	if !ok {
+		if cfg.CNI.Install {
+			return nil, errors.New("--cni needs an API server: in a folder, manifests say where pods run")
+		}
+		return nil, nil
+	}
+	root := cfg.CgroupRoot
+	if root == "" {
+		var err error
+		if root, err = datapath.CgroupMount(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.NetNSDir == "" {
+		cfg.NetNSDir = "/run/netns"
+	}
+	n := &node{
+		cni: cfg.CNI, log: cfg.Log,
+		modes: newModes(objs, c.Loaded(), filepath.Join(cfg.StateDir, modesFile), cfg.Log),
+		places: places.New(places.Config{
+			Objects: objs, Place: c.Place, Loaded: c.Loaded(), Node: cfg.Node, File: filepath.Join(cfg.RunDir, placesFile), Log: cfg.Log,
+			Scanner: places.Scanner{CgroupRoot: root, NetNSDir: cfg.NetNSDir, Proc: "/proc"},
+		}),
+		self: cni.Settings{
+			Socket: filepath.Join(cfg.RunDir, "cni.sock"), Modes: filepath.Join(cfg.StateDir, modesFile), LogFile: cfg.CNI.LogFile,
+		},
+	}
+	return n, nil
+}
+
+func (n *node) listen() (err error) {
+	if n == nil {
+		return nil
+	}
+	n.socket, err = listenUnix(n.self.Socket)
+	return err
+}
+
+func (n *node) close() error {
+	if n == nil || n.socket == nil {
+		return nil
+	}
+	return n.socket.Close()
+}
+
+// run serves the plugin, looks for pods, and keeps the plugin installed.
+func (n *node) run(ctx context.Context, g *errgroup.Group, j *joiner) {
+	if n == nil {
+		return
+	}
+	j.places, j.strict, j.log, j.limit, j.patience = n.places, n.modes.strict, n.log, joinLimit, joinPatience
+	g.Go(func() error { return n.places.Run(ctx) })
+	g.Go(func() error { return n.modes.run(ctx) })
+	g.Go(func() error { return serveHTTP(ctx, n.socket, cni.Handler(j)) })
+	if n.cni.Install {
+		g.Go(func() error { return n.install(ctx) })
+	}
+}
+
+// install waits until the plugin knows of namespaces, or an agent that never reads any would let no pod start.
+func (n *node) install(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-n.modes.written:
+	}
+	i := cni.NewInstaller(cni.InstallerConfig{ConfDir: n.cni.ConfDir, BinDir: n.cni.BinDir, Settings: n.self, Log: n.log})
+	if err := i.Run(ctx); err != nil {
+		return fmt.Errorf("install the CNI plugin: %w", err)
+	}
+	return nil
+}
+
+// placed is closed when objects are read and it is known where the pods of this node run: what is translated before
+// would lack pods that run.
+func (a *Agent) placed() <-chan struct{} {
+	if a.node == nil {
+		return a.source.Loaded()
+	}
+	return a.node.places.Scanned()
+}
