@@ -97,6 +97,17 @@ e2e: ## the examples and faults on the cluster that is up, else on one of its ow
 	@install/setup-cluster.sh
 	@go test -tags cluster -count 1 -timeout 40m -v $(ARGS) ./test/e2e
 
+.PHONY: conformance
+conformance: ## the official Gateway API suite on a cluster, started if none is up; ARGS="-run /HTTPRouteWeight"; results in build/
+	@go run ./test/cluster/cmd status >/dev/null 2>&1 || $(MAKE) cluster
+	@mkdir -p build && rm -f build/conformance*
+	@echo "takes minutes; to see it go: tail -f build/conformance.log"
+	@export KUBECONFIG=$$(go run ./test/cluster/cmd kubeconfig); \
+	go test -C test/conformance -count 1 -timeout 60m -v . $(ARGS) -args -version $(VERSION) \
+		-table-output $(CURDIR)/build/conformance.txt -report-output $(CURDIR)/build/conformance-report.yaml \
+		>build/conformance.log 2>&1 || failed=1; \
+	cat build/conformance.txt 2>/dev/null || tail -20 build/conformance.log; exit $${failed:-0}
+
 .PHONY: clean
 clean: ## removes what was built
 	@rm -rf bin build

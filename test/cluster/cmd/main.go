@@ -21,6 +21,7 @@ const usage = `usage: go run ./test/cluster/cmd COMMAND
   up [-nodes N]       build what is missing and start (2 nodes)
   down                take everything away
   status              processes and nodes
+  kubeconfig          the path of the administrator's kubeconfig
   kubectl ARGS...     as the administrator
   exec NODE ARGS...   a command in a node's namespaces
   build               only fill the cache of binaries
@@ -55,6 +56,13 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 		return err
 	case "status":
 		return status(ctx, log)
+	case "kubeconfig":
+		c, err := cluster.Open(ctx, log)
+		if err != nil {
+			return err
+		}
+		fmt.Println(c.API.Kubeconfig)
+		return nil
 	case "kubectl":
 		c, err := cluster.Open(ctx, log)
 		if err != nil {
