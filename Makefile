@@ -64,6 +64,14 @@ golden: envoy ## refresh golden files; read the diff
 generate: ## eBPF objects and deep copies; needs clang 19
 	@go generate ./...
 
+.PHONY: images
+images: ## container images for amd64 and arm64 in build/images; ARGS="-arch amd64" for fewer
+	@go run ./install/images $(ARGS) $(QUIET)
+
+.PHONY: install-manifest
+install-manifest: ## refresh what is rendered from the chart: install/*.yaml
+	@go -C install/render run . -write $(QUIET)
+
 .PHONY: lint
 lint: setup $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## formatting, vet, import rules
 	@$(TOOLS)/golangci-lint-$(GOLANGCI_LINT) run ./...

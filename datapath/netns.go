@@ -119,9 +119,7 @@ func markSysctls(value string) error {
 	}
 	var errs []error
 	for _, name := range names {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
-			errs = append(errs, fmt.Errorf("sysctl net/%s: %w", name, err))
-		}
+		errs = append(errs, writeSysctl(name, value))
 	}
 	return errors.Join(errs...)
 }
