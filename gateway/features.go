@@ -40,8 +40,7 @@ func routeFeatures() []string {
 		string(features.SupportHTTPRoutePathRewrite), string(features.SupportHTTPRouteRequestMirror),
 		string(features.SupportHTTPRouteRequestMultipleMirrors), string(features.SupportHTTPRouteRequestPercentageMirror),
 		string(features.SupportHTTPRouteRequestTimeout), string(features.SupportHTTPRouteBackendTimeout),
-		string(features.SupportHTTPRouteParentRefPort), string(features.SupportHTTPRouteDestinationPortMatching),
-		string(features.SupportHTTPRouteNamedRouteRule),
+		string(features.SupportHTTPRouteParentRefPort), string(features.SupportHTTPRouteNamedRouteRule),
 		string(features.SupportHTTPRouteCORS), string(features.SupportHTTPRoute303RedirectStatusCode),
 		string(features.SupportHTTPRoute307RedirectStatusCode), string(features.SupportHTTPRoute308RedirectStatusCode),
 
