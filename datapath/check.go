@@ -3,40 +3,81 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Problem is something that the datapath needs and this machine lacks.
-type Problem struct {
-	What string `json:"what"`
-	How  string `json:"how"` // to get it
+// Finding tells whether this machine has one thing that the datapath needs.
+type Finding struct {
+	Name string // of what was looked for, in a few words
+	What string // was found, or is missing
+	How  string // to get what is missing; "" where nothing is
 }
 
-func (p Problem) String() string { return p.What + ": " + p.How }
+// Missing tells whether the datapath cannot do with what was found.
+func (f Finding) Missing() bool { return f.How != "" }
 
-// Check looks for what is missing. It changes nothing. Without the capabilities it cannot ask the kernel for more.
-func Check(cfg Config) []Problem {
+func (f Finding) String() string {
+	if !f.Missing() {
+		return f.What
+	}
+	return f.What + ": " + f.How
+}
+
+// Check looks for all that the datapath needs. It changes nothing. The kernel is asked for its BPF only where the
+// capabilities and the file systems are there.
+func Check(cfg Config) []Finding {
 	out := checkCapabilities(effectiveCapabilities())
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		out = append(out, Problem{"cgroup2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"})
-	} else if !isFS(cfg.CgroupRoot, unix.CGROUP2_SUPER_MAGIC) {
-		out = append(out, Problem{cfg.CgroupRoot + " is not in a cgroup2 file system", "give a directory below the cgroup2 mount"})
-	}
-	if _, err := os.Stat("/sys/fs/bpf"); err != nil && cfg.PinDir == defaultPinDir {
-		out = append(out, Problem{"there is no /sys/fs/bpf", "needs sysfs, and a kernel with CONFIG_BPF_SYSCALL; or name another directory for pins"})
-	}
-	if len(out) > 0 {
+	out = append(out, checkFileSystems(cfg)...)
+	if len(missing(out)) > 0 {
 		return out
 	}
-	return append(checkKernel(), checkPrograms()...)
+	return append(append(out, checkKernel()...), checkDestroy(), checkPrograms())
+}
+
+func missing(all []Finding) []Finding {
+	return slices.DeleteFunc(slices.Clone(all), func(f Finding) bool { return !f.Missing() })
+}
+
+func checkFileSystems(cfg Config) []Finding {
+	cgroup := Finding{Name: "cgroup2"}
+	cfg, err := cfg.withDefaults()
+	switch {
+	case err != nil:
+		cgroup.What, cgroup.How = "cgroup2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"
+	case !isFS(cfg.CgroupRoot, unix.CGROUP2_SUPER_MAGIC):
+		cgroup.What, cgroup.How = cfg.CgroupRoot+" is not in a cgroup2 file system", "give a directory below the cgroup2 mount"
+	default:
+		cgroup.What = "programs go to " + cfg.CgroupRoot
+	}
+	return []Finding{cgroup, checkBPFFS(cfg.PinDir)}
+}
+
+// checkBPFFS looks for a place for pins; the agent mounts a bpffs where none is.
+func checkBPFFS(pins string) Finding {
+	f := Finding{Name: "bpffs"}
+	if pins != defaultPinDir {
+		f.What = "pins go to " + pins
+		return f
+	}
+	switch ok, err := isBPFFS(sysBPF); {
+	case err != nil:
+		f.What, f.How = "there is no "+sysBPF, "needs sysfs, and a kernel with CONFIG_BPF_SYSCALL; or name another directory for pins"
+	case ok:
+		f.What = "mounted on " + sysBPF
+	default:
+		f.What = "not mounted on " + sysBPF + " yet; weft agent does it"
+	}
+	return f
 }
 
 func isFS(path string, magic int64) bool {
@@ -59,8 +100,8 @@ func effectiveCapabilities() uint64 {
 	return 0
 }
 
-func checkCapabilities(have uint64) []Problem {
-	var out []Problem
+func checkCapabilities(have uint64) []Finding {
+	var out []Finding
 	for _, c := range []struct {
 		bit  int
 		name string
@@ -69,44 +110,34 @@ func checkCapabilities(have uint64) []Problem {
 		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "to enter the pods' network namespaces and to load programs"},
 		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to attach programs, to set rules and routes, to close connections"},
 	} {
+		f := Finding{Name: c.name, What: c.why}
 		if have&(1<<c.bit) == 0 {
-			out = append(out, Problem{c.name + " is missing, " + c.why, "run as root; in a container, add the capability"})
+			f.What, f.How = c.name+" is missing, "+c.why, "run as root; in a container, add the capability"
 		}
+		out = append(out, f)
 	}
 	return out
 }
 
-func missingError(missing []Problem) error {
+func missingError(missing []Finding) error {
 	errs := make([]error, len(missing))
-	for i, p := range missing {
-		errs[i] = errors.New(p.String())
+	for i, f := range missing {
+		errs[i] = errors.New(f.String())
 	}
 	return errors.Join(errs...)
 }
 
-// checkKernel probes for each program type, map type and helper; the versions are those in which they came.
-func checkKernel() []Problem {
-	var out []Problem
-	probe := func(what, since string, err error) {
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			out = append(out, Problem{"the kernel has no " + what, "needs Linux " + since + " with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL"})
-		} else if err != nil {
-			out = append(out, Problem{"cannot tell whether the kernel has " + what, err.Error()})
-		}
-	}
-	for _, p := range []struct {
+// features that are asked of the kernel; the versions are those in which they came.
+var (
+	programTypes = []struct {
 		t     ebpf.ProgramType
 		since string
-	}{{ebpf.CGroupSockAddr, "4.17"}, {ebpf.SockOps, "4.13"}, {ebpf.CGroupSockopt, "5.3"}, {ebpf.SkLookup, "5.9"}} {
-		probe(fmt.Sprintf("BPF programs of type %s", p.t), p.since, features.HaveProgramType(p.t))
-	}
-	for _, m := range []struct {
+	}{{ebpf.CGroupSockAddr, "4.17"}, {ebpf.SockOps, "4.13"}, {ebpf.CGroupSockopt, "5.3"}, {ebpf.SkLookup, "5.9"}}
+	mapTypes = []struct {
 		t     ebpf.MapType
 		since string
-	}{{ebpf.LRUHash, "4.10"}, {ebpf.SockHash, "4.18"}, {ebpf.SkStorage, "5.2"}, {ebpf.RingBuf, "5.8"}} {
-		probe(fmt.Sprintf("BPF maps of type %s", m.t), m.since, features.HaveMapType(m.t))
-	}
-	for _, h := range []struct {
+	}{{ebpf.LRUHash, "4.10"}, {ebpf.SockHash, "4.18"}, {ebpf.SkStorage, "5.2"}, {ebpf.RingBuf, "5.8"}}
+	helpers = []struct {
 		t     ebpf.ProgramType
 		f     asm.BuiltinFunc
 		since string
@@ -114,14 +145,62 @@ func checkKernel() []Problem {
 		{ebpf.CGroupSockAddr, asm.FnGetNetnsCookie, "5.7"}, {ebpf.CGroupSockAddr, asm.FnSkcLookupTcp, "5.2"},
 		{ebpf.CGroupSockAddr, asm.FnSkStorageGet, "5.8"}, {ebpf.SockOps, asm.FnGetNetnsCookie, "5.15"},
 		{ebpf.SockOps, asm.FnSkStorageGet, "5.8"}, {ebpf.SkLookup, asm.FnSkAssign, "5.9"},
-	} {
-		probe(fmt.Sprintf("helper %s in programs of type %s", h.f, h.t), h.since, features.HaveProgramHelper(h.t, h.f))
 	}
-	return out
+)
+
+// checkKernel probes for each program type, map type and helper. What is there is one finding for each of the three.
+func checkKernel() []Finding {
+	types, maps, calls := probes{name: "BPF program types"}, probes{name: "BPF map types"}, probes{name: "BPF helpers"}
+	for _, p := range programTypes {
+		types.add(p.t.String(), "BPF programs of type "+p.t.String(), p.since, features.HaveProgramType(p.t))
+	}
+	for _, m := range mapTypes {
+		maps.add(m.t.String(), "BPF maps of type "+m.t.String(), m.since, features.HaveMapType(m.t))
+	}
+	for _, h := range helpers {
+		calls.add(fmt.Sprintf("%s in %s", strings.TrimPrefix(h.f.String(), "Fn"), h.t),
+			fmt.Sprintf("helper %s in programs of type %s", h.f, h.t), h.since, features.HaveProgramHelper(h.t, h.f))
+	}
+	return slices.Concat(types.findings(), maps.findings(), calls.findings())
+}
+
+// probes gathers answers of the kernel to questions of one sort.
+type probes struct {
+	name    string
+	there   []string
+	missing []Finding
+}
+
+func (p *probes) add(short, long, since string, err error) {
+	switch {
+	case err == nil:
+		p.there = append(p.there, short)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		p.missing = append(p.missing, Finding{p.name, "the kernel has no " + long, "needs Linux " + since + " with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL"})
+	default:
+		p.missing = append(p.missing, Finding{p.name, "cannot tell whether the kernel has " + long, err.Error()})
+	}
+}
+
+func (p *probes) findings() []Finding {
+	if len(p.missing) > 0 {
+		return p.missing
+	}
+	return []Finding{{Name: p.name, What: strings.Join(p.there, ", ")}}
+}
+
+// checkDestroy asks the kernel to close a connection that cannot be there.
+func checkDestroy() Finding {
+	f := Finding{Name: "SOCK_DESTROY", What: "connections can be closed when a policy changes"}
+	_, err := destroy([]socket{{diag: &netlink.Socket{Family: unix.AF_INET, ID: netlink.SocketID{Source: net.IPv4zero, Destination: net.IPv4zero}}}})
+	if err != nil {
+		f.What, f.How = err.Error(), "needs a kernel with CONFIG_INET_DIAG_DESTROY: without it connections live on that a new policy forbids"
+	}
+	return f
 }
 
 // checkPrograms lets the verifier judge every program, on maps that are gone afterwards.
-func checkPrograms() []Problem {
+func checkPrograms() Finding {
 	spec, err := loadSpec()
 	if err == nil {
 		for _, m := range spec.Maps {
@@ -132,8 +211,8 @@ func checkPrograms() []Problem {
 		var coll *ebpf.Collection
 		if coll, err = ebpf.NewCollection(spec); err == nil {
 			coll.Close()
-			return nil
+			return Finding{Name: "BPF programs", What: fmt.Sprintf("the kernel takes all %d", len(spec.Programs))}
 		}
 	}
-	return []Problem{{"the kernel does not take the BPF programs: " + verifier(err).Error(), "needs Linux 5.15; please report it if yours is later"}}
+	return Finding{"BPF programs", "the kernel does not take the BPF programs: " + verifier(err).Error(), "needs Linux 5.15; please report it if yours is later"}
 }

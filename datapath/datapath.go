@@ -40,8 +40,8 @@ func Open(cfg Config) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	if missing := checkCapabilities(effectiveCapabilities()); len(missing) > 0 {
-		return nil, missingError(missing)
+	if lacks := missing(checkCapabilities(effectiveCapabilities())); len(lacks) > 0 {
+		return nil, missingError(lacks)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil { // accounting by memory cgroup came with Linux 5.11
 		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)

@@ -6,12 +6,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -460,8 +463,20 @@ func TestGatewayAddressesAreLocal(t *testing.T) {
 
 func TestCheckFindsNothingHere(t *testing.T) {
 	testenv.Root(t)
-	if got := Check(testConfig(t)); len(got) > 0 {
+	all := Check(testConfig(t))
+	if got := missing(all); len(got) > 0 {
 		t.Errorf("problems: %v", got)
+	}
+	var names []string
+	for _, f := range all {
+		if f.What == "" {
+			t.Errorf("%s: nothing is said of what was found", f.Name)
+		}
+		names = append(names, f.Name)
+	}
+	want := []string{"CAP_SYS_ADMIN", "CAP_NET_ADMIN", "cgroup2", "bpffs", "BPF program types", "BPF map types", "BPF helpers", "SOCK_DESTROY", "BPF programs"}
+	if !slices.Equal(names, want) {
+		t.Errorf("looked for %q, want %q", names, want)
 	}
 }
 
@@ -488,5 +503,30 @@ func TestOneAgentAtATime(t *testing.T) {
 	outside.ProxyCgroup = "../outside"
 	if _, err := Open(outside); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
 		t.Errorf("a cgroup outside of the mount: %v", err)
+	}
+}
+
+// Another's program at a hook is named, ours are not.
+func TestForeignPrograms(t *testing.T) {
+	n, _, _ := meshed(t)
+	if got, err := ForeignPrograms(n.cfg); err != nil || len(got) > 0 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "theirs", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: n.cfg.CgroupRoot, Attach: ebpf.AttachCGroupInet4Connect, Program: prog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	want := []Foreign{{Hook: "cgroup/connect4", Program: "theirs"}}
+	if got, err := ForeignPrograms(n.cfg); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

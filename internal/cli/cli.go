@@ -51,7 +51,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
 	client := func() *api.Client { return api.NewClient(*r.Run) }
-	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newVersionCmd(o))
+	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newCheckCmd(), newVersionCmd(o))
 	return r
 }
 

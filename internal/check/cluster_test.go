@@ -1,0 +1,73 @@
+package check
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/kube/survey"
+)
+
+// crds gives the Gateway API's CRDs of a release.
+func crds(bundle, channel string, names ...string) []survey.CRD {
+	if names == nil {
+		names = []string{"gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"}
+	}
+	var out []survey.CRD
+	for _, n := range names {
+		out = append(out, survey.CRD{Name: n + gatewaySuffix, Served: []string{"v1"}, Established: true, Bundle: bundle, Channel: channel})
+	}
+	return out
+}
+
+func TestPreflight(t *testing.T) {
+	node := []survey.Node{{Name: "b", Kernel: "6.18.1", Linux: true}, {Name: "a", Kernel: "6.18.1", Linux: true}}
+	late := crds("v1.6.3", "standard")
+	late[1].Established = false
+	mixed := append(crds("v1.6.3", "standard"), crds("v1.2.0", "standard", "tlsroutes")...)
+	beta := crds("v0.8.0", "standard")
+	beta[2].Served = []string{"v1beta1"}
+	for _, c := range []struct {
+		name  string
+		e     survey.Environment
+		err   error
+		line  string
+		level Level
+		text  string
+	}{
+		{"kernels", survey.Environment{Nodes: node}, nil, "kernel of a, b", OK, "6.18.1"},
+		{"an old node", survey.Environment{Nodes: append(node, survey.Node{Name: "c", Kernel: "4.19.0", Linux: true})}, nil, "kernel of c", Fail, "4.19.0"},
+		{"no node", survey.Environment{Nodes: []survey.Node{{Name: "w"}}}, nil, "nodes", Fail, "no Linux node"},
+		{"no CRDs", survey.Environment{CRDs: []survey.CRD{{Name: "gateways" + gatewaySuffix}}}, nil, "Gateway API", Warn, "kubectl apply"},
+		{"CRDs", survey.Environment{CRDs: crds("v1.6.3", "experimental")}, nil, "Gateway API", OK, "v1.6.3 experimental"},
+		{"some CRDs", survey.Environment{CRDs: append(crds("v1.6.3", "standard", "gateways"), survey.CRD{Name: "httproutes" + gatewaySuffix})}, nil, "Gateway API", Warn, "not there: httproutes"},
+		{"CRDs that come", survey.Environment{CRDs: late}, nil, "Gateway API", Fail, "not established: gateways"},
+		{"two releases", survey.Environment{CRDs: mixed}, nil, "Gateway API", Warn, "v1.2.0 standard, v1.6.3 standard"},
+		{"old CRDs", survey.Environment{CRDs: beta}, nil, "Gateway API", Warn, "not served as v1: httproutes"},
+		{"CRDs of nowhere", survey.Environment{CRDs: crds("", "")}, nil, "Gateway API", Warn, "unknown version"},
+		{"kube-proxy", survey.Environment{KubeProxy: "kube-system/kube-proxy"}, nil, "kube-proxy", OK, "kube-system/kube-proxy"},
+		{"no kube-proxy", survey.Environment{}, nil, "kube-proxy", OK, "none"},
+		{"Cilium at the socket", survey.Environment{Cilium: &survey.Cilium{SocketLB: true}}, nil, "Cilium", Fail, "hostNamespaceOnly"},
+		{"Cilium beside", survey.Environment{Cilium: &survey.Cilium{SocketLB: true, HostOnly: true}}, nil, "Cilium", OK, "alone"},
+		{"another mesh", survey.Environment{Meshes: []survey.OtherMesh{{Name: "Istio", Where: "DaemonSet/istio-system/ztunnel"}}}, nil, "Istio", Warn, "no namespace is in it"},
+		{"a clash", survey.Environment{Meshes: []survey.OtherMesh{{Name: "Linkerd", Where: "Deployment/linkerd/x", Namespaces: []string{"shop"}}}}, nil, "Linkerd", Fail, "takes the pods of shop"},
+		{"no other mesh", survey.Environment{}, nil, "other meshes", OK, "none"},
+		{"not allowed", survey.Environment{}, errors.New("forbidden"), "what can be read", Warn, "forbidden"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			all := preflight("https://api:6443", "v1.37.2", c.e, c.err)
+			expect(t, all, "API server", OK, "v1.37.2")
+			expect(t, all, c.line, c.level, c.text)
+			for _, r := range all {
+				if r.Level != OK && r.Remedy == "" {
+					t.Errorf("%s: no remedy", r.Name)
+				}
+			}
+		})
+	}
+}
+
+func TestSome(t *testing.T) {
+	if got := some([]string{"d", "b", "a", "c", "e"}); got != "a, b, c and 2 more" {
+		t.Error(got)
+	}
+}
