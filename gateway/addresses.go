@@ -54,7 +54,11 @@ func assignAddresses(v *view) []output {
 	}
 	slices.SortFunc(gateways, func(x, y *gwv1.Gateway) int { return compareAge(x, y) })
 	for _, gw := range gateways {
-		a.done[kube.Key(gw)] = &assignment{gateway: kube.Key(gw)}
+		as := &assignment{gateway: kube.Key(gw)}
+		if gw.Spec.Infrastructure != nil && gw.Spec.Infrastructure.ParametersRef != nil {
+			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), "infrastructure.parametersRef is not supported")
+		}
+		a.done[as.gateway] = as
 	}
 	if v.cfg.Addresses == AddressesOfStatus {
 		a.told(gateways)

@@ -23,6 +23,9 @@ func endpoints(v *view, key string) ([]output, bool) {
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil, true
 	}
+	if gw, ok := kube.GatewayOfService(svc); ok {
+		return v.toGateway(svc, gw), true
+	}
 	slicesOf := slices.Collect(v.objs.EndpointSlices.By(v.Snapshot, kube.ByService, key))
 	var pods []*corev1.Pod
 	if len(slicesOf) == 0 {
@@ -44,6 +47,28 @@ func endpoints(v *view, key string) ([]output, bool) {
 		outs = append(outs, out(v.st.Endpoints, e.Key(), e))
 	}
 	return outs, true
+}
+
+// toGateway gives the endpoints of a Service that stands for a Gateway: each port leads to that of the Gateway's
+// addresses.
+func (v *view) toGateway(svc *corev1.Service, gateway string) []output {
+	assigned, ok := v.assignments.Get(v.Snapshot, gateway)
+	families := addressFamilies(svc)
+	var outs []output
+	var ignored trouble
+	for _, port := range servicePorts(svc, &ignored) {
+		e := &model.Endpoints{Service: kube.Key(svc), Port: port.Port, Protocol: port.Protocol}
+		if ok && assigned.accepted.ok() {
+			for _, a := range assigned.addresses {
+				if families(a) && backendAddress(a) && v.podAt(a) == nil {
+					e.Backends = append(e.Backends, model.Endpoint{Address: netip.AddrPortFrom(a, port.Port)})
+				}
+			}
+		}
+		slices.SortFunc(e.Backends, func(a, b model.Endpoint) int { return a.Address.Compare(b.Address) })
+		outs = append(outs, out(v.st.Endpoints, e.Key(), e))
+	}
+	return outs
 }
 
 // addressFamilies tells which addresses a Service's backends may have: those of its families, else of its addresses,

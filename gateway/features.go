@@ -13,6 +13,7 @@ func GatewayFeatures() []string {
 		string(features.SupportGateway), string(features.SupportReferenceGrant),
 		string(features.SupportGatewayPort8080), string(features.SupportGatewayHTTPListenerIsolation),
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
+		string(features.SupportGatewayInfrastructure),
 	}, routeFeatures())
 }
 

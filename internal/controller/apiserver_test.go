@@ -248,6 +248,7 @@ func TestController(t *testing.T) {
 		})
 	})
 	t.Run("policy", func(t *testing.T) { policies(w) })
+	t.Run("Services of Gateways", func(*testing.T) { servicesOfGateways(w, gwObj, "192.0.2.0") })
 	t.Run("others' conditions", func(t *testing.T) { others(w, good) })
 
 	// A second replica waits, takes over, and writes nothing that is written already.

@@ -10,7 +10,7 @@ import (
 
 // owned are the types of conditions that the mesh sets. One that is there and not wanted any more is taken away; those
 // of other types are others'.
-var owned = []string{"Accepted", "Programmed", "ResolvedRefs", "Conflicted", "PartiallyInvalid"}
+var owned = []string{"Accepted", "Programmed", "ResolvedRefs", "Conflicted", "PartiallyInvalid", conditionService}
 
 // maxConditions is what the API's schemas take.
 const maxConditions = 8

@@ -54,6 +54,7 @@ type Controller struct {
 	cfg        Config
 	objs       *kube.Objects
 	st         *state.State
+	notes      *state.Table[*note]
 	cluster    *kube.Cluster
 	translator *gateway.Translator
 	leads      chan struct{}
@@ -80,7 +81,7 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube = rest.CopyConfig(cfg.Kube)
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
-	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), leads: make(chan struct{})}
+	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{})}
 	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
@@ -172,5 +173,7 @@ func (c *Controller) lead(ctx context.Context) {
 	if c.cfg.Defaults {
 		wg.Go(func() { c.keepDefaults(ctx) })
 	}
-	newWriter(c.objs, c.st, c.cluster, c.cfg.Log).run(ctx)
+	services := newServices(c.objs, c.st, c.notes, c.cluster, c.cfg.Log)
+	wg.Go(func() { services.run(ctx) })
+	newWriter(c.objs, c.st, c.notes, c.cluster, c.cfg.Log).run(ctx)
 }

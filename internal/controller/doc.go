@@ -8,5 +8,10 @@
 // that to apply our entries would take away those of other controllers. With the resourceVersion a write that did not
 // see another's is refused (409) and computed anew, and the status that the watch shows is all that has to be compared.
 //
-// Files: controller.go (wiring, election), writer.go (queue, writes), merge.go and conditions.go (status -> patch, pure).
+// It also keeps a Service of type LoadBalancer for each Gateway (GEP-1762), by server-side apply, and creates the
+// GatewayClass and the XMesh named weft.
+//
+// Files: controller.go (wiring, election), queue.go (what changed -> what is written), writer.go (statuses), merge.go and
+// conditions.go (status -> patch, pure), services.go (Services), infrastructure.go (Gateway -> Service, pure), note.go
+// (conditions that follow from writes), defaults.go (class and mesh).
 package controller

@@ -4,13 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/util/workqueue"
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
@@ -29,28 +26,21 @@ type item struct {
 	key string // namespace/name
 }
 
+func (i item) String() string { return i.gk.Kind + " " + strings.TrimPrefix(i.key, "/") }
+
 // writer brings statuses to the API server.
 type writer struct {
 	objs  *kube.Objects
 	st    *state.State
+	notes *state.Table[*note]
 	api   patcher
-	log   *slog.Logger
 	kinds map[string]schema.GroupKind // by kind
-	queue workqueue.TypedRateLimitingInterface[item]
+	queue *queue[item]
 }
 
-const (
-	writers    = 8 // at a time
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = time.Minute
-)
-
-func newWriter(objs *kube.Objects, st *state.State, api patcher, log *slog.Logger) *writer {
-	w := &writer{
-		objs: objs, st: st, api: api, log: log, kinds: map[string]schema.GroupKind{},
-		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry)),
-	}
+func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], api patcher, log *slog.Logger) *writer {
+	w := &writer{objs: objs, st: st, notes: notes, api: api, kinds: map[string]schema.GroupKind{}}
+	w.queue = newQueue(log, "status", w.sync)
 	for _, gk := range kube.WritesStatus() {
 		w.kinds[gk.Kind] = gk
 	}
@@ -67,72 +57,33 @@ func (w *writer) run(ctx context.Context) {
 			w.queue.Add(item{gk, kube.Key(o)})
 		}
 	}
-	var wg sync.WaitGroup
-	for range writers {
-		wg.Go(func() {
-			for w.next(ctx) {
-			}
-		})
-	}
-	defer wg.Wait()
-	defer w.queue.ShutDown()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-feed.Ready():
-		}
-		keys, _ := feed.Take()
-		for k := range keys {
-			if i, ok := w.item(k); ok {
-				w.queue.Add(i)
-			}
-		}
-	}
+	w.queue.run(ctx, feed, w.items)
 }
 
-// item gives the object that a changed key is about: a status that is wanted, or an object with the status that it has.
-func (w *writer) item(k state.Key) (item, bool) {
+// items adds the object that a changed key is about: a status that is wanted, or an object with the status that it has.
+func (w *writer) items(k state.Key, add func(item)) {
 	if k.Index != "" {
-		return item{}, false
+		return
 	}
-	if k.Table == w.st.Statuses.Name() {
-		kind, key, _ := strings.Cut(k.Value, "/")
-		gk, ok := w.kinds[kind]
-		if !strings.Contains(key, "/") {
-			key = model.Key("", key)
+	if k.Table == w.st.Statuses.Name() || k.Table == w.notes.Name() {
+		kind, key := splitRef(k.Value)
+		if gk, ok := w.kinds[kind]; ok {
+			add(item{gk, key})
 		}
-		return item{gk, key}, ok
+		return
 	}
-	gk, ok := w.objs.TableKind(k.Table)
-	if !ok || w.kinds[gk.Kind] != gk {
-		return item{}, false
+	if gk, ok := w.objs.TableKind(k.Table); ok && w.kinds[gk.Kind] == gk {
+		add(item{gk, k.Value})
 	}
-	return item{gk, k.Value}, true
 }
 
-// next handles one item and tells whether there may be more.
-func (w *writer) next(ctx context.Context) bool {
-	i, shutdown := w.queue.Get()
-	if shutdown {
-		return false
+// splitRef takes the text of a model.ObjectRef apart.
+func splitRef(ref string) (kind, key string) {
+	kind, key, _ = strings.Cut(ref, "/")
+	if !strings.Contains(key, "/") {
+		key = model.Key("", key)
 	}
-	defer w.queue.Done(i)
-	if ctx.Err() != nil {
-		return false
-	}
-	err := w.sync(ctx, i)
-	switch {
-	case err == nil || apierrors.IsNotFound(err):
-		w.queue.Forget(i)
-		return true
-	case ctx.Err() != nil:
-		return false
-	case !apierrors.IsConflict(err): // who was faster is seen soon
-		w.log.Warn("status not written, tried again", "kind", i.gk.Kind, "object", strings.TrimPrefix(i.key, "/"), "error", err)
-	}
-	w.queue.AddRateLimited(i)
-	return true
+	return kind, key
 }
 
 // sync writes an object's status if it is not what is wanted.
@@ -144,6 +95,9 @@ func (w *writer) sync(ctx context.Context, i item) error {
 	}
 	ref := model.ObjectRef{Group: i.gk.Group, Kind: i.gk.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	want, _ := w.st.Statuses.Get(snap, ref.String())
+	if n, ok := w.notes.Get(snap, ref.String()); ok {
+		want = n.addTo(want)
+	}
 	m := merger{
 		controller: gateway.ControllerName, gatewayFeatures: gateway.GatewayFeatures(), meshFeatures: gateway.MeshFeatures(),
 		now: metav1.NewTime(time.Now().Truncate(time.Second)), // the API keeps seconds

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -121,6 +123,47 @@ func (c *Cluster) Create(ctx context.Context, gk schema.GroupKind, obj runtime.O
 
 // fieldManager is our name among those who own fields of objects.
 const fieldManager = "weft-controller"
+
+// Service asks the API server for a Service; nil if there is none. The errors are the API server's.
+func (c *Cluster) Service(ctx context.Context, key string) (*corev1.Service, error) {
+	client, err := c.clients.of(corev1.SchemeGroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	namespace, name := model.SplitKey(key)
+	s := &corev1.Service{}
+	err = client.Get().Namespace(namespace).Resource("services").Name(name).Do(ctx).Into(s)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return s, err
+}
+
+// Apply makes the fields of an object that its manifest names what they are there, by server-side apply: it takes away
+// those that an earlier manifest named and this one does not, and leaves all others. An object that is missing is
+// created. Without force a field that another manager wants otherwise makes it fail (409).
+func (c *Cluster) Apply(ctx context.Context, gk schema.GroupKind, key string, manifest []byte, force bool) error {
+	client, s, err := c.client(gk)
+	if err != nil {
+		return err
+	}
+	namespace, name := model.SplitKey(key)
+	return client.Patch(types.ApplyYAMLPatchType).NamespaceIfScoped(namespace, s.kind.namespaced).
+		Resource(resourceOf(s.version())).Name(name).
+		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager, Force: &force}, c.clients.params).
+		Body(manifest).Do(ctx).Error()
+}
+
+// Delete takes an object away if it is still the one with this UID. The errors are the API server's.
+func (c *Cluster) Delete(ctx context.Context, gk schema.GroupKind, key string, uid types.UID) error {
+	client, s, err := c.client(gk)
+	if err != nil {
+		return err
+	}
+	namespace, name := model.SplitKey(key)
+	return client.Delete().NamespaceIfScoped(namespace, s.kind.namespaced).Resource(resourceOf(s.version())).Name(name).
+		Body(&metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(uid))}).Do(ctx).Error()
+}
 
 // PatchStatus applies an RFC 7396 merge patch to an object's status subresource. The errors are the API server's.
 func (c *Cluster) PatchStatus(ctx context.Context, gk schema.GroupKind, key string, patch []byte) error {

@@ -36,7 +36,12 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		trimPod(o)
 		keep = false
 	case *corev1.Service:
-		o.Status.Conditions, keep = nil, false
+		o.Status.Conditions = nil
+		if _, gateway := GatewayOfService(o); keep && gateway {
+			o.ManagedFields = nil
+			return o // it is written, so all of its metadata is compared
+		}
+		keep = false
 	case *corev1.Secret:
 		trimSecret(o)
 		keep = false

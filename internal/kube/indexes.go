@@ -60,12 +60,15 @@ func podAddressTexts(p *corev1.Pod) []string {
 }
 
 // ServiceAddresses gives the addresses that clients reach a Service by, without duplicates: cluster, external and load
-// balancer addresses, in this order. What is not an address is left out and reported in bad.
+// balancer addresses, in this order. What is not an address is left out and reported in bad. The load balancer addresses
+// of a Service that stands for a Gateway are the Gateway's.
 func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 	in := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
 	in = append(in, s.Spec.ExternalIPs...)
-	for _, i := range s.Status.LoadBalancer.Ingress {
-		in = append(in, i.IP)
+	if _, gateway := GatewayOfService(s); !gateway {
+		for _, i := range s.Status.LoadBalancer.Ingress {
+			in = append(in, i.IP)
+		}
 	}
 	for _, t := range in {
 		if t == "" || t == corev1.ClusterIPNone {
