@@ -20,7 +20,8 @@ import (
 const routeProtocol = 119
 
 // Addresses makes the Gateways' addresses local to the host: a local route on lo for each that no interface has. Envoy
-// binds them with freebind, and who routes the address to this host reaches the Gateway.
+// binds them with freebind, and who routes the address to this host reaches the Gateway. It is for a node that is alone:
+// the host answers for them on all its links. Where there are several, Announcer takes its place.
 type Addresses struct{ log *slog.Logger }
 
 // NewAddresses makes one. Of the configuration it uses Log.
@@ -65,6 +66,9 @@ func (a *Addresses) Run(ctx context.Context, st *state.State) error {
 		case <-retry:
 		case <-synced:
 			synced = nil
+			if err := removeLinkAddresses(); err != nil { // of a time when this node was one of several
+				a.log.Error("addresses of Gateways", "error", err)
+			}
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Detach removes everything that Open, Run and Addresses left: hooks, maps, the pods' rules and routes, the Gateways'
+// Detach removes everything that Open, Run, Addresses and Announcer left: hooks, maps, the pods' rules and routes, the Gateways'
 // addresses and, if it is empty, the proxy's cgroup. Live connections that were redirected lose nothing: Envoy carries
 // them to their end.
 func Detach(cfg Config) error {
@@ -29,7 +29,7 @@ func Detach(cfg Config) error {
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, removeAddresses())
+	errs = append(errs, removeAddresses(), removeLinkAddresses())
 	if err := os.Remove(cfg.proxyPath()); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, fmt.Errorf("cgroup of the proxy: %w", err))
 	}

@@ -128,6 +128,13 @@ func (s *Server) Accepted(typeURL, name string) bool {
 	return false
 }
 
+// Connected tells whether some Envoy is connected and asks for listeners.
+func (s *Server) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.cache.stores[TypeListener].subs) > 0
+}
+
 // Listens tells whether some connected Envoy has all that it needs to take authenticated connections to a local
 // workload as the tables have it now. It takes what it accepted into use at once, some milliseconds later at most.
 func (s *Server) Listens(w *model.Workload) bool {

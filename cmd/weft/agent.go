@@ -52,6 +52,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.Node, "node", host, "name of this node")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
 	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")
+	f.BoolVar(&cfg.Announce, "announce", true, "this node of a cluster may answer for Gateways' addresses on its links")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
 	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup2 folder that holds this node's processes, Envoy and pods included (default: the cgroup2 mount)")

@@ -42,6 +42,7 @@ type Config struct {
 	Node          string
 	TrustDomain   string
 	NodeAddresses []netip.Addr
+	Announce      bool // this node may answer for Gateways' addresses; in a cluster only
 	SVIDTTL       time.Duration
 	NetNSDir      string // where container runtimes name pods' network namespaces; "" is /run/netns
 	CNI           CNI
@@ -65,7 +66,7 @@ type Agent struct {
 	gateway *gateway.Translator
 	xds     *xds.Server
 	path    *datapath.Datapath
-	local   *datapath.Addresses
+	addrs   *addresses
 	mtls    *mtls.Manager
 	flows   *observe.Store
 	proxy   *proxy.Client
@@ -116,7 +117,9 @@ func New(cfg Config) (*Agent, error) {
 	if a.path, err = datapath.Open(dcfg); err != nil {
 		return nil, errors.Join(err, a.closeSockets())
 	}
-	a.local = datapath.NewAddresses(dcfg)
+	if a.addrs, err = a.newAddresses(dcfg); err != nil {
+		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close(), a.path.Close())
+	}
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog,
 	})
@@ -158,7 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.returnMemory(ctx) })
 	g.Go(func() error { return a.path.Run(ctx, a.st) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
-	g.Go(func() error { return a.local.Run(ctx, a.st) })
+	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })

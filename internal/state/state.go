@@ -22,6 +22,8 @@ type State struct {
 	Bundles *Table[*model.Bundle]
 	// Written by xds: what Envoy refused.
 	Rejections *Table[*model.Rejection]
+	// Written by announce: which node answers for which address. An address without an entry stays where it is.
+	Announcements *Table[*model.Announcement]
 	// Written by the agent: the network namespaces of local workloads that are there.
 	Namespaces *Table[*model.Namespace]
 
@@ -59,8 +61,9 @@ func New(db *DB) *State {
 		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
 		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
-		Namespaces: NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
-		synced:     make(chan struct{}),
+		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
+		Namespaces:    NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
+		synced:        make(chan struct{}),
 	}
 }
 

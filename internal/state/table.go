@@ -135,3 +135,6 @@ func (t *Table[T]) touch(w *Write, o T) {
 		}
 	}
 }
+
+// AnyKey is touched by every change of the table.
+func (t *Table[T]) AnyKey() Key { return Key{t.name, wholeTable, ""} }

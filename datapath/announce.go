@@ -1,0 +1,210 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// announceAt is when neighbours are told of an address that was taken over, from then on: again, for frames are lost, and
+// because a neighbour may not heed the first (Linux does not within a second of another answer).
+var announceAt = []time.Duration{0, 200 * time.Millisecond, 1200 * time.Millisecond, 3 * time.Second, 6 * time.Second}
+
+// Announcer puts the addresses of Gateways that this node answers for on its links, where the kernel answers ARP and NDP
+// for them, and takes away those that another node answers for. Addresses takes its place where there is one node only.
+type Announcer struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	placed map[netip.Addr]string // name of the link
+	err    error
+
+	alone   bool                               // local routes of a time when this node was the only one may be left
+	entries map[netip.Addr]*model.Announcement // as of the last reconcile
+	rounds  map[netip.Addr]*round
+}
+
+// round is where an address's announcements are in announceAt.
+type round struct {
+	began time.Time
+	next  int
+	link  int
+}
+
+// NewAnnouncer makes one. Of the configuration it uses Log.
+func NewAnnouncer(cfg Config) *Announcer {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Announcer{
+		log: cfg.Log, placed: map[netip.Addr]string{}, alone: true,
+		entries: map[netip.Addr]*model.Announcement{}, rounds: map[netip.Addr]*round{},
+	}
+}
+
+// Run keeps the links as st.Announcements says, until ctx ends. Addresses stay when it returns, so that traffic goes on;
+// Detach removes them.
+func (a *Announcer) Run(ctx context.Context, st *state.State) error {
+	feed := st.Feed()
+	defer feed.Close()
+	synced := st.Synced()
+	check := time.NewTicker(10 * retryLast) // somebody may flush the addresses
+	defer check.Stop()
+	var retry <-chan time.Time
+	due := true
+	for {
+		keys, snap := feed.Take()
+		if due || touches(keys, st.Gateways.Name()) || touches(keys, st.Announcements.Name()) {
+			retry = nil
+			if a.setError(a.reconcile(snap, st, synced == nil)) {
+				retry = time.After(retryLast)
+			}
+		}
+		next := a.tell(time.Now())
+		due = true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+			due = false
+		case <-next:
+			due = false
+		case <-check.C:
+		case <-retry:
+		case <-synced:
+			synced = nil
+		}
+	}
+}
+
+// reconcile changes what is on the links. An address without an announcement stays where it is: who answers is not
+// decided yet, or cannot be.
+func (a *Announcer) reconcile(snap *state.Snapshot, st *state.State, synced bool) error {
+	have, err := listAddresses()
+	if err != nil {
+		return err
+	}
+	wanted := map[netip.Addr]bool{}
+	for g := range st.Gateways.All(snap) {
+		for _, addr := range g.Addresses {
+			wanted[addr] = true
+		}
+	}
+	var errs []error
+	placed := map[netip.Addr]int{}
+	for _, h := range have {
+		addr := h.prefix.Addr()
+		if !h.ours {
+			continue
+		}
+		e, known := st.Announcements.Get(snap, addr.String())
+		if known && !e.Here || synced && !wanted[addr] {
+			if err := removeAddress(addr, h.link); err != nil {
+				errs = append(errs, err)
+			} else {
+				a.log.Info("no longer answers for an address", "address", addr)
+			}
+			continue
+		}
+		placed[addr] = h.link
+	}
+	entries := map[netip.Addr]*model.Announcement{}
+	for e := range st.Announcements.All(snap) {
+		entries[e.Address] = e
+		if e.Here && wanted[e.Address] {
+			errs = append(errs, a.place(e, placed))
+		}
+	}
+	a.entries = entries
+	if synced && a.alone {
+		err := removeAddresses()
+		a.alone = err != nil
+		errs = append(errs, err)
+	}
+	a.keepPlaced(placed)
+	return errors.Join(errs...)
+}
+
+// place puts an address on its link, if it is not there, and begins to tell the neighbours where something changed.
+func (a *Announcer) place(e *model.Announcement, placed map[netip.Addr]int) error {
+	link, there := placed[e.Address]
+	if !there {
+		l, err := linkFor(e.Address)
+		if err != nil {
+			return err
+		}
+		if err := addAddress(e.Address, l.Index); err != nil {
+			return err
+		}
+		a.log.Info("answers for an address", "address", e.Address, "link", l.Name)
+		link, placed[e.Address] = l.Index, l.Index
+	}
+	if old := a.entries[e.Address]; !there || old == nil || !old.Here || !slices.Equal(old.Holders, e.Holders) {
+		a.rounds[e.Address] = &round{began: time.Now(), link: link}
+	}
+	return nil
+}
+
+// keepPlaced remembers what is on the links, and ends the rounds of what is not.
+func (a *Announcer) keepPlaced(placed map[netip.Addr]int) {
+	maps.DeleteFunc(a.rounds, func(addr netip.Addr, _ *round) bool { _, ok := placed[addr]; return !ok })
+	names := make(map[netip.Addr]string, len(placed))
+	for addr, link := range placed {
+		if l, err := net.InterfaceByIndex(link); err == nil {
+			names[addr] = l.Name
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.placed = names
+}
+
+// tell sends what is due to the neighbours, and gives when more is; nil is never.
+func (a *Announcer) tell(now time.Time) <-chan time.Time {
+	var next time.Time
+	for addr, r := range a.rounds {
+		if !now.Before(r.began.Add(announceAt[r.next])) {
+			if err := announce(addr, r.link); err != nil {
+				a.log.Warn("neighbours are not told of an address; they find it when they ask", "error", err)
+			}
+			r.next++
+		}
+		if r.next == len(announceAt) {
+			delete(a.rounds, addr)
+		} else if at := r.began.Add(announceAt[r.next]); next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	if next.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(next))
+}
+
+// setError notes why the links are not as they should be, logs it when it changes, and tells whether there is an error.
+func (a *Announcer) setError(err error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil && fmt.Sprint(err) != fmt.Sprint(a.err) {
+		a.log.Error("addresses of Gateways", "error", err)
+	}
+	a.err = err
+	return err != nil
+}
+
+// Placed gives the addresses that are on links, with the links' names, and why the links are not as they should be.
+func (a *Announcer) Placed() (map[netip.Addr]string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.placed), a.err
+}

@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/announce"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// addresses brings what is sent to the Gateways' addresses to this host: all of it where it is alone, and in a cluster,
+// for the addresses that this node is elected for.
+type addresses struct {
+	local   *datapath.Addresses // nil in a cluster
+	links   *datapath.Announcer // nil on a node alone, and elector too
+	elector *announce.Elector
+}
+
+func (a *Agent) newAddresses(dcfg datapath.Config) (*addresses, error) {
+	if !a.cfg.ofCluster() {
+		return &addresses{local: datapath.NewAddresses(dcfg)}, nil
+	}
+	rc, err := kube.Config(a.cfg.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	rc.UserAgent = "weft-agent"
+	return &addresses{links: datapath.NewAnnouncer(dcfg), elector: announce.New(a.st, announce.Config{
+		Kube: rc, Node: a.cfg.Node, Links: datapath.LinkPrefixes, Log: a.cfg.Log,
+		Ready: func() bool { return a.cfg.Announce && a.xds.Connected() },
+	})}, nil
+}
+
+// Run works until ctx ends. The addresses stay then.
+func (a *addresses) Run(ctx context.Context, st *state.State) error {
+	if a.local != nil {
+		return a.local.Run(ctx, st)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.links.Run(ctx, st) })
+	g.Go(func() error { return a.elector.Run(ctx) })
+	return g.Wait()
+}
