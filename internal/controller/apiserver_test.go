@@ -50,7 +50,9 @@ func newWorld(t *testing.T) *world {
 	}
 	admin := rest.CopyConfig(cfg)
 	admin.QPS, admin.Burst = 1000, 1000
-	return &world{t, api, cfg, dynamic.NewForConfigOrDie(admin)}
+	w := &world{t, api, cfg, dynamic.NewForConfigOrDie(admin)}
+	w.grant()
+	return w
 }
 
 // until waits for a condition.
@@ -182,7 +184,7 @@ func route(name, rest string) string {
 func (w *world) start(identity string) (*Controller, func()) {
 	w.Helper()
 	c, err := New(Config{
-		Kube: w.cfg, Defaults: true, TrustDomain: "cluster.local", Identity: identity, Namespace: "default",
+		Kube: w.as("controller"), Defaults: true, TrustDomain: "cluster.local", Identity: identity, Namespace: namespace,
 		Election: Election{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 500 * time.Millisecond},
 		Log:      slog.New(slog.NewTextHandler(w.Output(), nil)),
 	})
@@ -380,7 +382,7 @@ func TestWhatIsHeld(t *testing.T) {
 	w.create(`{apiVersion: v1, kind: Namespace, metadata: {name: typo, labels: {weft.io/mtls: strickt}}}`)
 
 	objs := kube.NewObjects(state.NewDB())
-	c := kube.NewCluster(w.cfg, objs, kube.ClusterOptions{Log: slog.New(slog.NewTextHandler(w.Output(), nil))})
+	c := kube.NewCluster(w.as("agent"), objs, kube.ClusterOptions{Log: slog.New(slog.NewTextHandler(w.Output(), nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
