@@ -37,8 +37,10 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.DurationVar(&cfg.DrainTime, "drain-time", 0, "time that connections get to end after their listener went (default 5s)")
 	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 5m)")
 	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
+	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
+	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	cmd.AddCommand(newProxyRestartCmd(run))
+	cmd.AddCommand(newProxyRestartCmd(run), newProxyReadyCmd())
 	return cmd
 }
 
@@ -60,4 +62,19 @@ func newProxyRestartCmd(run *string) *cobra.Command {
 			return err
 		},
 	}
+}
+
+func newProxyReadyCmd() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "ready",
+		Short: "Tell whether the weft proxy of a health socket is ready: its Envoy is live",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return proxy.Ready(cmd.Context(), socket) },
+	}
+	cmd.Flags().StringVar(&socket, "health-socket", "", "as given to weft proxy")
+	if err := cmd.MarkFlagRequired("health-socket"); err != nil {
+		panic(err) // the flag of the line before
+	}
+	return cmd
 }

@@ -49,6 +49,12 @@ type Config struct {
 	// ParentShutdownTime after a hot restart the old Envoy ends, with what is still connected to it. At least DrainTime;
 	// 5 min: connections of bytes (mTLS without a route) cannot be moved, and live until then.
 	ParentShutdownTime time.Duration
+	// InPod says that this runs in a pod of the node's PID namespace, and that another pod may take over. Envoy then
+	// outlives the pod, and goes on serving when the supervisor is told to end (End ends it); a supervisor that handed over
+	// waits instead of ending, for the kubelet would start it again, and it would take over again.
+	InPod bool
+	// HealthSocket is a unix socket where HTTP tells whether this supervisor is ready; "" is none. See Ready.
+	HealthSocket string
 	// LogLevel of Envoy: trace, debug, info, warning, error, critical. warning.
 	LogLevel string
 	Log      *slog.Logger

@@ -117,7 +117,7 @@ func (s *supervisor) commit(lock io.Closer, committed chan<- struct{}) error {
 // status asks Envoy's admin for what the supervisor does not know itself.
 func (s *supervisor) status(ctx context.Context) *Status {
 	s.mu.Lock()
-	st := &Status{State: "STOPPED", Restarts: s.restarts, Crashes: s.crashes, LastError: s.lastError, Supervisor: os.Getpid()}
+	st := &Status{State: "STOPPED", Restarts: s.restarts, Crashes: s.crashes, LastError: s.lastError, Supervisor: os.Getpid(), InPod: s.cfg.InPod}
 	p := s.current
 	for _, d := range s.draining {
 		st.Draining = append(st.Draining, d.PID)

@@ -1,6 +1,12 @@
 package proxy
 
-import "log/slog"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+)
 
 // Forget removes the shared memory that the Envoys of a run directory left when they were killed. Call it when none of
 // them runs any more.
@@ -9,4 +15,29 @@ func Forget(runDir string) {
 	for _, e := range c.loadRecord().Envoys {
 		c.forget(e.BaseID)
 	}
+}
+
+// End drains and ends the Envoys that a supervisor left serving, and removes what they leave. It fails where a
+// supervisor runs.
+func End(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	lock, err := cfg.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no run directory, so none ever ran
+	}
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	defer lock.Close()
+	s := &supervisor{cfg: cfg, admin: newAdmin(cfg.path(AdminSocket)), owner: true}
+	if s.cgroup, err = prepareCgroup(cfg.CgroupRoot, cfg.Cgroup); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	s.adopt(cfg.loadRecord())
+	err = s.stop(ctx)
+	s.endStrays()
+	return err
 }

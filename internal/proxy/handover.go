@@ -191,7 +191,8 @@ func (s *supervisor) askHandover(ctx context.Context) (*offer, error) {
 	return &offer{record: r, close: end}, nil
 }
 
-// leave waits for the Envoys of a supervisor that handed over. The new one's Envoy ends them.
+// leave waits for the Envoys of a supervisor that handed over. The new one's Envoy ends them, and its supervisor if that
+// does not come about; of this one they have the log.
 func (s *supervisor) leave(ctx context.Context) error {
 	s.stopServing()
 	s.cfg.Log.Info("another weft proxy took over; waiting for the old Envoy to drain", "pid", s.current.PID)
@@ -207,6 +208,40 @@ func (s *supervisor) leave(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// detach leaves Envoy serving, for the next supervisor to adopt.
+func (s *supervisor) detach() {
+	if p := s.current; p != nil && !p.gone() {
+		s.cfg.Log.Info("Envoy goes on serving without a supervisor", "pid", p.PID)
+	}
+	s.save()
+	s.set(func() { s.owner = false }) // from here on it cannot tell what is used
+	s.unwatch()
+}
+
+// standBy waits until the supervisor that took over is gone, and gives its lock; nil when ctx is done before. That one
+// is asked first, and not the lock: between its Envoy's start and its hold of the lock a try would be in its way.
+func (c Config) standBy(ctx context.Context) *os.File {
+	const patience = 5 // seconds without an answer
+	client := &Client{RunDir: c.RunDir}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for silent := 0; ; silent++ {
+		if _, err := client.Status(ctx); !errors.Is(err, ErrNotRunning) {
+			silent = 0
+		}
+		if silent >= patience {
+			if lock, err := c.lock(); err == nil {
+				return lock
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // unwatch leaves running Envoys to the new supervisor.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,8 +41,13 @@ func exitOn(err error) {
 	os.Exit(0)
 }
 
-// runLauncher gets "<open files> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
+// runLauncher gets "<open files> <pod or host> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
 func runLauncher() error {
+	if os.Args[2] == inPod {
+		if err := leaveOldHierarchies(); err != nil {
+			return err
+		}
+	}
 	hold, release, err := os.Pipe()
 	if err != nil {
 		return err
@@ -77,8 +83,14 @@ func runGate() error {
 	}
 	// Without the right to raise it the limit stays at what is allowed.
 	_ = raiseOpenFiles(files)
-	binary := os.Args[2]
-	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[3:]...), os.Environ()))
+	if os.Args[2] == inPod {
+		runtime.LockOSThread() // the one that executes
+		if err := outliveParent(); err != nil {
+			return err
+		}
+	}
+	binary := os.Args[3]
+	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[4:]...), os.Environ()))
 }
 
 func raiseOpenFiles(n uint64) error {
@@ -98,23 +110,39 @@ func raiseOpenFiles(n uint64) error {
 	return nil
 }
 
-// launch starts a binary in a cgroup (a directory) and gives its pid. Lines that it writes go to stderr, which launch
-// does not close.
-func launch(cgroup string, openFiles uint64, stderr *os.File, binary string, flags []string) (int, error) {
-	dir, err := os.Open(cgroup)
+// The places that an Envoy can be started from.
+const (
+	inPod  = "pod"
+	onHost = "host"
+)
+
+// launch starts a binary in the supervisor's cgroup for Envoys and gives its pid. Lines that it writes go to stderr,
+// which launch does not close.
+func (s *supervisor) launch(openFiles uint64, stderr *os.File, binary string, flags []string) (int, error) {
+	dir, err := os.Open(s.cgroup)
 	if err != nil {
 		return 0, err
 	}
 	defer dir.Close()
-	var out bytes.Buffer
-	cmd := &exec.Cmd{
-		Path: "/proc/self/exe",
-		Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), binary}, flags...),
-		Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
-		SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
+	place := onHost
+	if s.cfg.InPod {
+		place = inPod
 	}
-	if err := cmd.Run(); err != nil {
-		return 0, fmt.Errorf("start %s in the cgroup %s: %w", binary, cgroup, err)
+	var out bytes.Buffer
+	run := func() error {
+		cmd := &exec.Cmd{
+			Path: "/proc/self/exe",
+			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, binary}, flags...),
+			Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
+			SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
+		}
+		return cmd.Run()
+	}
+	if err = run(); s.cfg.InPod && errors.Is(err, syscall.ENOENT) { // the kernel's answer where it is out of bounds
+		err = inCgroupNamespace(hostCgroups, run)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("start %s in the cgroup %s: %w", binary, s.cgroup, err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
 	if err != nil {

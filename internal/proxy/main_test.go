@@ -30,13 +30,16 @@ import (
 const asSupervisor = "WEFT_TEST_SUPERVISOR"
 
 func TestMain(m *testing.M) {
+	if cgroup := os.Getenv(asShim); cgroup != "" {
+		os.Exit(runShim(cgroup))
+	}
 	if text := os.Getenv(asSupervisor); text != "" {
-		os.Exit(supervise(text))
+		os.Exit(runSupervisor(text))
 	}
 	goleak.VerifyTestMain(m)
 }
 
-func supervise(text string) int {
+func runSupervisor(text string) int {
 	var cfg Config
 	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -105,7 +105,7 @@ func (s *supervisor) start(binary, bootstrap string, epoch int, baseID uint32) (
 	log := forward(r, s.cfg.Log)
 	// A connection has two ends, and an internal one between them.
 	openFiles := 4*s.cfg.MaxConnections + 1<<14
-	pid, err := launch(s.cgroup, openFiles, w, binary, s.cfg.flags(bootstrap, epoch, baseID))
+	pid, err := s.launch(openFiles, w, binary, s.cfg.flags(bootstrap, epoch, baseID))
 	if err == nil {
 		var p *process
 		p, err = attach(envoy{PID: pid, Epoch: epoch, BaseID: baseID, Binary: binary, Since: time.Now()})
@@ -197,11 +197,20 @@ func freshBaseID() uint32 {
 	return 1 + rand.Uint32N(200_000_000) // Envoy replaces what is there
 }
 
+// finish is what a supervisor does with its Envoy when it is told to end.
+func (s *supervisor) finish() error {
+	if s.cfg.InPod {
+		s.detach()
+		return nil
+	}
+	return s.stop(context.Background())
+}
+
 // stop drains Envoy and ends it: no listener takes anything new after the drain time.
-func (s *supervisor) stop() error {
+func (s *supervisor) stop(ctx context.Context) error {
 	if p := s.current; p != nil && !p.gone() {
 		s.cfg.Log.Info("Envoy is drained and ended", "pid", p.PID, "drainTime", s.cfg.DrainTime)
-		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTime)
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTime)
 		s.drained(ctx, p)
 		cancel()
 		p.end(5 * time.Second)

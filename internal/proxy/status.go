@@ -21,6 +21,8 @@ type Status struct {
 	Draining []int `json:"draining,omitempty"`
 	// Supervisor is the pid of `weft proxy`.
 	Supervisor int `json:"supervisor"`
+	// InPod: it runs in a pod, where the kubelet starts it again.
+	InPod bool `json:"inPod,omitempty"`
 
 	// From Envoy's admin; absent when it does not answer.
 	AllocatedBytes uint64 `json:"allocatedBytes,omitempty"` // in use by Envoy

@@ -38,8 +38,9 @@ type request struct {
 	done chan error
 }
 
-// Run supervises an Envoy until ctx is done (Envoy is then drained and ended) or another supervisor took over (nil, when
-// the Envoy of this one has ended). An Envoy that an earlier supervisor left behind is adopted by a hot restart.
+// Run supervises an Envoy until ctx is done (Envoy is then drained and ended, unless this is InPod) or another supervisor
+// took over (nil, when the Envoy of this one has ended; InPod it waits for ctx, or for the other's end). An Envoy that an
+// earlier supervisor left behind is adopted by a hot restart.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -48,27 +49,54 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return fmt.Errorf("proxy: make the run directory: %w", err)
 	}
-	s := &supervisor{cfg: cfg, admin: newAdmin(cfg.path(AdminSocket)), requests: make(chan request)}
-	if s.cgroup, err = prepareCgroup(cfg.CgroupRoot, cfg.Cgroup); err != nil {
-		return fmt.Errorf("proxy: %w", err)
-	}
-	defer s.wg.Wait()
-	lock, err := s.acquire(ctx)
+	h, err := newHealth(cfg)
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
+	}
+	defer h.close()
+	var lock *os.File // held already
+	for {
+		if err := supervise(ctx, cfg, h, lock); err != nil {
+			return fmt.Errorf("proxy: %w", err)
+		}
+		if ctx.Err() != nil || !cfg.InPod {
+			return nil
+		}
+		if lock = cfg.standBy(ctx); lock == nil {
+			return nil
+		}
+		cfg.Log.Info("the weft proxy that took over is gone; this one goes on in its place")
+	}
+}
+
+// supervise is one time of holding the lock, which it closes.
+func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err error) {
+	s := &supervisor{cfg: cfg, admin: newAdmin(cfg.path(AdminSocket)), requests: make(chan request)}
+	if s.cgroup, err = prepareCgroup(cfg.CgroupRoot, cfg.Cgroup); err != nil {
+		return err
+	}
+	if err := limitMemory(s.cgroup, cfg.MemoryLimitBytes); err != nil {
+		cfg.Log.Warn("Envoy's cgroup has no limit of memory", "error", err)
+	}
+	defer s.wg.Wait()
+	if lock == nil {
+		if lock, err = s.acquire(ctx); err != nil {
+			return err
+		}
 	}
 	defer lock.Close()
 	s.set(func() { s.owner = true })
+	h.watch(s)
 	listener, err := s.listen()
 	if err != nil {
-		return fmt.Errorf("proxy: %w", err)
+		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.stopServing = sync.OnceFunc(s.serve(ctx, listener, lock))
 	defer s.stopServing()
 	if err := s.begin(ctx); err != nil {
-		return fmt.Errorf("proxy: %w", err)
+		return err
 	}
 	return s.loop(ctx)
 }
@@ -145,7 +173,7 @@ func (s *supervisor) loop(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return s.stop()
+			return s.finish()
 		case <-exited:
 			if time.Since(s.current.Since) > time.Minute {
 				failures = 0

@@ -1,0 +1,162 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A supervisor in a pod starts an Envoy that outlives the pod. What would end it with the pod:
+//
+//   - The container runtime kills what is in the container's cgroups. Envoy's cgroup is the node's, in the second
+//     version's hierarchy. Where namespaces bound who may be put where (the mount option nsdelegate), it takes the
+//     node's cgroup namespace to put a process there (inCgroupNamespace). Where the runtime uses hierarchies of the first
+//     version, and so no namespace, Envoy leaves those (leaveOldHierarchies).
+//   - Envoy asks the kernel for a SIGTERM when its parent ends. Its parent is the runtime's shim, a subreaper, which ends
+//     with the pod. The request is let through without effect (outliveParent).
+//
+// Its mount namespace lives as long as it does, with the container's files; what it opens later lies in folders of the
+// node: the run directory, /dev/shm, the pods' network namespaces.
+
+// hostCgroups is the cgroup namespace of the node's init.
+const hostCgroups = "/proc/1/ns/cgroup"
+
+// inCgroupNamespace runs f on a thread that is in a cgroup namespace. Processes that f starts are too.
+func inCgroupNamespace(path string, f func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("the node's cgroup namespace: %w; the pod needs hostPID and CAP_SYS_PTRACE", err)
+	}
+	defer ns.Close()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWCGROUP); err != nil {
+			done <- fmt.Errorf("enter the node's cgroup namespace: %w; the pod needs CAP_SYS_ADMIN", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// leaveOldHierarchies moves this process to the root of every cgroup hierarchy of the first version. A container sees
+// only its own part of them, so each is mounted anew, where nobody else sees it.
+func leaveOldHierarchies() error {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	for _, controllers := range oldHierarchies(string(text)) {
+		if err := moveToRoot(controllers); err != nil {
+			return fmt.Errorf("leave the container's cgroup of %s: %w", controllers, err)
+		}
+	}
+	return nil
+}
+
+// oldHierarchies gives the controllers ("cpu,cpuacct", "name=systemd") of the hierarchies in which a process is not at
+// the root, from the text of cgroups(7)'s /proc/<pid>/cgroup: lines "ID:controllers:path".
+func oldHierarchies(text string) []string {
+	var out []string
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 && f[1] != "" && f[2] != "/" {
+			out = append(out, f[1])
+		}
+	}
+	return out
+}
+
+func moveToRoot(controllers string) error {
+	ctx, err := unix.Fsopen("cgroup", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(ctx) }()
+	for c := range strings.SplitSeq(controllers, ",") {
+		if name, ok := strings.CutPrefix(c, "name="); ok {
+			err = unix.FsconfigSetString(ctx, "name", name)
+		} else {
+			err = unix.FsconfigSetFlag(ctx, c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return err
+	}
+	root, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(root) }()
+	procs, err := unix.Openat(root, "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(procs) }()
+	_, err = unix.Write(procs, []byte("0"))
+	return err
+}
+
+// auditArch names the architecture in a seccomp filter.
+var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
+
+// outliveParent makes prctl(PR_SET_PDEATHSIG) a success without effect, for this thread and what it executes.
+func outliveParent() error {
+	const (
+		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		equals = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		answer = unix.BPF_RET | unix.BPF_K
+		// Offsets in struct seccomp_data; both architectures are little-endian.
+		number, arch, firstArgument = 0, 4, 16
+	)
+	filter := []unix.SockFilter{
+		{Code: load, K: arch},
+		{Code: equals, K: auditArch[runtime.GOARCH], Jf: 5},
+		{Code: load, K: number},
+		{Code: equals, K: unix.SYS_PRCTL, Jf: 3},
+		{Code: load, K: firstArgument},
+		{Code: equals, K: unix.PR_SET_PDEATHSIG, Jf: 1},
+		{Code: answer, K: unix.SECCOMP_RET_ERRNO}, // errno 0
+		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
+	}
+	// A filter needs either this or CAP_SYS_ADMIN, and Envoy executes nothing that gains privileges.
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	// Older kernels slow down a process with a filter unless they are told not to.
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&program)))
+	runtime.KeepAlive(filter)
+	if errno != 0 {
+		return fmt.Errorf("seccomp filter that keeps Envoy from ending with its pod: %w", errno)
+	}
+	return nil
+}
+
+// limitMemory bounds what all processes of a cgroup use together: two Envoys, while one hands over to the other, each
+// with what is not heap. The kernel then ends an Envoy that the bound of its heap did not hold, and not something else
+// of the node. Where the cgroup has no memory controller there is no bound.
+func limitMemory(cgroup string, heap uint64) error {
+	const beside = 512 << 20
+	file := filepath.Join(cgroup, "memory.max")
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%d", 2*heap+beside)
+	return errors.Join(err, f.Close())
+}
