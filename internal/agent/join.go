@@ -73,7 +73,7 @@ func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 		case <-time.After(pause):
 			pause = min(pause+pause/4+1, joinPollMost)
 		}
-		if !j.places.Has(r.UID, r.NetNS) {
+		if !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
 			return later(fmt.Sprintf("pod %s was deleted while it joined the mesh", r.Pod()), "")
 		}
 	}
@@ -152,7 +152,7 @@ func (j *joiner) Delete(_ context.Context, r *cni.Request) error {
 // Check tells what a pod lacks.
 func (j *joiner) Check(_ context.Context, r *cni.Request) error {
 	s := j.look(r)
-	if s.lacks == "" && !j.places.Has(r.UID, r.NetNS) {
+	if s.lacks == "" && !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
 		s.lacks = "a network namespace that the agent knows"
 	}
 	if s.lacks == "" {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // Settings are what the plugin is told in the network configuration.
@@ -32,9 +31,10 @@ type list struct {
 	plugins []json.RawMessage
 }
 
-// isConfiguration tells whether container runtimes read a file of this name. They take the first one by name.
+// isConfiguration tells whether container runtimes read a file of this name, hidden or not (libcni.ConfFiles). They take
+// the first one by name.
 func isConfiguration(name string) bool {
-	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
+	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
 }
 
 // parseConfiguration reads a conflist, or a configuration of a single plugin as the list of one that it is worth.

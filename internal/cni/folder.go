@@ -44,6 +44,10 @@ func (dir folder) all() ([]configuration, error) {
 func read(file string) configuration {
 	c := configuration{file: file}
 	info, err := os.Stat(file)
+	if link, lerr := os.Readlink(file); err != nil && lerr == nil {
+		c.err = fmt.Errorf("it is a link to %s, which the agent does not see", link)
+		return c
+	}
 	if err != nil {
 		c.err = err
 		return c

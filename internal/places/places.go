@@ -40,8 +40,8 @@ type Places struct {
 	places map[string]*place // by UID
 	// gone holds, by UID, the namespace that a DEL was about: processes in it may live a moment longer and be found.
 	gone    map[string]inode
-	changed bool            // since the file was written
-	told    map[string]bool // UIDs of pods that the log was told about
+	changed bool              // since the file was written
+	told    map[string]string // by UID, and "" for all: the last thing that the log was told
 }
 
 // place is where a pod runs.
@@ -67,7 +67,7 @@ func New(cfg Config) *Places {
 		cfg.Log = slog.Default()
 	}
 	p := &Places{
-		cfg: cfg, scanned: make(chan struct{}), places: map[string]*place{}, gone: map[string]inode{}, told: map[string]bool{},
+		cfg: cfg, scanned: make(chan struct{}), places: map[string]*place{}, gone: map[string]inode{}, told: map[string]string{},
 	}
 	p.load()
 	return p
@@ -96,13 +96,16 @@ func (p *Places) load() {
 	}
 }
 
-// there tells whether a place's namespace is still the one of its name.
+// there tells whether a place's namespace is still the one of its name. One that cannot be looked at is.
 func (p *Places) there(e *place) bool {
 	if !isName(e.NetNS) {
 		return false
 	}
 	ns, err := inodeOf(filepath.Join(p.cfg.Scanner.NetNSDir, e.NetNS))
-	return err == nil && ns == e.inode()
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	return ns == e.inode()
 }
 
 func isName(s string) bool {
@@ -167,8 +170,7 @@ func (p *Places) Delete(uid, containerID, netns string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.places[uid]
-	if e == nil || e.ContainerID != "" && e.ContainerID != containerID ||
-		e.ContainerID == "" && filepath.Base(netns) != e.NetNS {
+	if e == nil || !e.is(containerID, netns) {
 		return
 	}
 	p.gone[uid] = e.inode()
@@ -192,18 +194,35 @@ func (p *Places) Keep(containerIDs []string) {
 	p.save()
 }
 
-// Has tells whether a pod runs in a namespace, given by its path.
-func (p *Places) Has(uid, netns string) bool {
+// Has tells whether a sandbox is its pod's last one.
+func (p *Places) Has(uid, containerID, netns string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.places[uid]
-	return e != nil && (filepath.Base(netns) == e.NetNS || netns == "")
+	return e != nil && e.is(containerID, netns)
+}
+
+// is tells whether a place is that of a sandbox. One that was found has no container ID, and is known by its namespace.
+func (e *place) is(containerID, netns string) bool {
+	if e.ContainerID != "" {
+		return e.ContainerID == containerID
+	}
+	return filepath.Base(netns) == e.NetNS
 }
 
 func (p *Places) forget(e *place) {
 	delete(p.places, e.UID)
 	p.changed = true
 	p.cfg.Place(e.Namespace, e.Name, e.UID, kube.Place{})
+}
+
+// tellLog writes a warning about a pod, or about all of them by "", unless it was the last one about it.
+func (p *Places) tellLog(uid, message string, args ...any) {
+	text := fmt.Sprint(message, args)
+	if p.told[uid] != text {
+		p.told[uid] = text
+		p.cfg.Log.Warn(message, args...)
+	}
 }
 
 // save writes the file. A failure costs the next agent a look through the cgroups.

@@ -2,6 +2,7 @@ package places
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -54,11 +55,7 @@ func (p *Places) look(snap *state.Snapshot) {
 		return
 	}
 	found, err := p.cfg.Scanner.Find(missing)
-	if err != nil {
-		p.once("", func() { p.cfg.Log.Error("pods that started without the CNI plugin cannot be found", "error", err) })
-		return
-	}
-	p.take(pods, found)
+	p.take(pods, found, err)
 }
 
 // settle brings places in line with the pods that there are.
@@ -81,7 +78,7 @@ func (p *Places) settle(pods []kube.NodePod) {
 		}
 	}
 	for uid := range p.told {
-		if !there[uid] {
+		if uid != "" && !there[uid] {
 			delete(p.told, uid)
 		}
 	}
@@ -104,23 +101,24 @@ func (p *Places) missing(pods []kube.NodePod) map[string]bool {
 }
 
 // take places the pods that were found.
-func (p *Places) take(pods []kube.NodePod, found map[string]Found) {
+func (p *Places) take(pods []kube.NodePod, found map[string]Found, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil {
+		p.tellLog("", "pods that started without the CNI plugin cannot be found", "error", err)
+	}
 	for _, pod := range pods {
 		f, ok := found[pod.UID]
 		if !ok || p.places[pod.UID] != nil {
 			continue
 		}
 		if f.NetNS == "" {
-			p.onceLocked(pod.UID, func() {
-				p.cfg.Log.Warn("a pod is not in the mesh: its network namespace has no name",
-					"pod", pod.Namespace+"/"+pod.Name, "folder", p.cfg.Scanner.NetNSDir)
-			})
+			p.tellLog(pod.UID, "a pod is not in the mesh: its network namespace has no name",
+				"pod", pod.Namespace+"/"+pod.Name, "folder", p.cfg.Scanner.NetNSDir)
 			continue
 		}
 		e := &place{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, NetNS: f.NetNS, Cgroup: f.Cgroup, known: true}
-		ns, err := inodeOf(p.cfg.Scanner.NetNSDir + "/" + f.NetNS)
+		ns, err := inodeOf(filepath.Join(p.cfg.Scanner.NetNSDir, f.NetNS))
 		if err != nil || p.gone[pod.UID] == ns {
 			continue
 		}
@@ -132,19 +130,5 @@ func (p *Places) take(pods []kube.NodePod, found map[string]Found) {
 	}
 	if p.changed {
 		p.save()
-	}
-}
-
-// once logs something about a pod, or about all by "", one time.
-func (p *Places) once(uid string, log func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.onceLocked(uid, log)
-}
-
-func (p *Places) onceLocked(uid string, log func()) {
-	if !p.told[uid] {
-		p.told[uid] = true
-		log()
 	}
 }

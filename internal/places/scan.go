@@ -1,7 +1,9 @@
 package places
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -137,7 +139,7 @@ func inodeOf(path string) (inode, error) {
 // namespaces gives the names of network namespaces. One with several has the first.
 func (s Scanner) namespaces() (map[inode]string, error) {
 	entries, err := os.ReadDir(s.NetNSDir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no pod has started yet
 		return nil, fmt.Errorf("look for network namespaces: %w", err)
 	}
 	out := map[inode]string{}

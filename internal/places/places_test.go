@@ -1,0 +1,308 @@
+package places
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// record notes what Places tells.
+type record struct {
+	mu  sync.Mutex
+	now map[string]string // by pod and UID: namespace and addresses
+}
+
+func (r *record) place(namespace, name, uid string, p kube.Place) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := namespace + "/" + name + " " + uid
+	if p == (kube.Place{}) {
+		delete(r.now, key)
+		return
+	}
+	r.now[key] = strings.TrimSpace(p.NetNS + " " + p.Addresses)
+}
+
+func (r *record) all() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.now)
+}
+
+// testNode is a machine with the objects that an API server would have.
+type testNode struct {
+	*machine
+	objs   *kube.Objects
+	folder *kube.Folder
+	loaded chan struct{}
+	record record
+	log    strings.Builder
+}
+
+func newTestNode(t *testing.T) *testNode {
+	n := &testNode{machine: newMachine(t), loaded: make(chan struct{})}
+	n.mkdir("manifests")
+	n.mkdir("run")
+	n.objs = kube.NewObjects(state.NewDB())
+	n.folder = kube.NewFolder(n.path("manifests"), n.objs, kube.FolderOptions{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.folder.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// places starts as a new agent would.
+func (n *testNode) places() *Places {
+	n.record = record{now: map[string]string{}}
+	return New(Config{
+		Objects: n.objs, Place: n.record.place, Loaded: n.loaded, Node: "n1", Scanner: n.scanner(), File: n.path("run/places.json"),
+		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
+	})
+}
+
+// pods makes the objects of exactly these pods, given as name=uid, and of one on another node and one in the host's
+// network. In a folder UIDs are given, but for static pods'.
+func (n *testNode) pods(in ...string) {
+	n.t.Helper()
+	old, err := filepath.Glob(n.path("manifests/*"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, file := range old {
+		n.remove(strings.TrimPrefix(file, n.dir+"/"))
+	}
+	pod := func(name, uid, spec string) {
+		n.write("manifests/"+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop, "+
+			"annotations: {kubernetes.io/config.mirror: %q}}\nspec: {%s, containers: [{name: c, image: i}]}\n", name, uid, spec))
+	}
+	for _, p := range in {
+		name, uid, _ := strings.Cut(p, "=")
+		pod(name, uid, "nodeName: n1")
+	}
+	pod("far", "far", "nodeName: n2")
+	pod("host", "host", "nodeName: n1, hostNetwork: true")
+	var got []string
+	for range 1000 {
+		got = nil
+		for _, p := range n.objs.NodePods(n.objs.DB.Snapshot(), "n1") {
+			got = append(got, p.Name+"="+p.UID)
+		}
+		slices.Sort(in)
+		if slices.Equal(got, in) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	n.t.Fatalf("objects %v, want %v; %v", got, in, n.folder.Problems())
+}
+
+func (n *testNode) look(p *Places) { p.look(n.objs.DB.Snapshot()) }
+
+func (n *testNode) want(what string, want map[string]string) {
+	n.t.Helper()
+	if got := n.record.all(); !maps.Equal(got, want) {
+		n.t.Errorf("%s: %v, want %v\n%s", what, got, want, n.log.String())
+	}
+}
+
+func (n *testNode) sandbox(name, uid, container, netns string) Sandbox {
+	return Sandbox{
+		Namespace: "shop", Name: name, UID: uid, ContainerID: container, NetNS: "/var/run/netns/" + netns,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+	}
+}
+
+func TestSandboxesComeAndGo(t *testing.T) {
+	n := newTestNode(t)
+	n.namespace("cni-1")
+	n.namespace("cni-2")
+	p := n.places()
+	add := func(s Sandbox) {
+		t.Helper()
+		if err := p.Add(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(n.sandbox("web", uidA, "c1", "cni-1"))
+	n.want("before its object", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
+	n.pods()
+	n.look(p)
+	n.want("an ADD is known before its object", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
+	n.pods("web=" + uidA)
+	n.look(p)
+	if !p.Has(uidA, "c1", "") || p.Has(uidA, "c0", "/var/run/netns/cni-1") || p.Has(uidB, "c1", "") {
+		t.Error("Has is wrong")
+	}
+
+	add(n.sandbox("web", uidA, "c2", "cni-2")) // a new sandbox
+	p.Delete(uidA, "c1", "/var/run/netns/cni-1")
+	n.want("a late DEL of the sandbox before", map[string]string{"shop/web " + uidA: "cni-2 10.0.0.1"})
+	p.Keep([]string{"c2", "other"})
+	n.want("a GC that names it", map[string]string{"shop/web " + uidA: "cni-2 10.0.0.1"})
+	p.Delete(uidA, "c2", "")
+	p.Delete(uidB, "c9", "")
+	n.want("DEL", map[string]string{})
+
+	n.process(10, 1, "cni-2")
+	n.cgroup("kubepods/pod"+uidA+"/c", 10)
+	n.look(p)
+	n.want("a process that lives a moment longer than the DEL", map[string]string{})
+	add(n.sandbox("web", uidA, "c3", "cni-1"))
+	p.Keep(nil)
+	n.want("a GC that does not name it", map[string]string{})
+
+	add(n.sandbox("web", uidA, "c4", "cni-1"))
+	n.look(p)
+	n.pods()
+	n.look(p)
+	n.want("the object is gone", map[string]string{})
+	if err := p.Add(n.sandbox("web", uidA, "c5", "missing")); err == nil || !strings.Contains(err.Error(), "missing") {
+		t.Errorf("a namespace that is not there: %v", err)
+	}
+}
+
+func TestNamespaceByAnotherPath(t *testing.T) {
+	n := newTestNode(t)
+	n.namespace("cni-1")
+	n.process(10, 1, "cni-1")
+	p := n.places()
+	s := n.sandbox("web", uidA, "c1", "")
+	s.NetNS = n.path("proc/10/ns/net")
+	if err := p.Add(s); err != nil {
+		t.Fatal(err)
+	}
+	n.want("found by its inode", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
+}
+
+func TestNamespacesThatGo(t *testing.T) {
+	n := newTestNode(t)
+	n.namespace("cni-1")
+	n.pods("web=" + uidA)
+	p := n.places()
+	if err := p.Add(n.sandbox("web", uidA, "c1", "cni-1")); err != nil {
+		t.Fatal(err)
+	}
+	n.write("netns/other", "") // keeps the number from being given again
+	n.remove("netns/cni-1")
+	n.write("netns/keep", "")
+	n.look(p)
+	n.want("its name is gone", map[string]string{})
+}
+
+func TestPodsThatRanBefore(t *testing.T) {
+	n := newTestNode(t)
+	for i, name := range []string{"cni-1", "cni-2"} {
+		n.namespace(name)
+		n.process(10+i, 1, name)
+	}
+	n.cgroup("kubepods/pod"+uidA+"/c", 10)
+	n.pods("web="+uidA, "db="+uidB)
+	p := n.places()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	select {
+	case <-p.Scanned():
+		t.Error("scanned before objects were loaded")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(n.loaded)
+	<-p.Scanned()
+	n.want("first scan", map[string]string{"shop/web " + uidA: "cni-1"})
+
+	n.cgroup("kubepods/pod"+uidB+"/c", 11) // it started while no plugin was there
+	for range 500 {
+		if len(n.record.all()) == 2 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	n.want("later scan", map[string]string{"shop/web " + uidA: "cni-1", "shop/db " + uidB: "cni-2"})
+	n.pods("db=" + uidB)
+	for range 500 {
+		if len(n.record.all()) == 1 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	n.want("a pod that is gone", map[string]string{"shop/db " + uidB: "cni-2"})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNextAgentKnowsAtOnce(t *testing.T) {
+	n := newTestNode(t)
+	n.namespace("cni-1")
+	n.namespace("cni-2")
+	n.pods("web="+uidA, "db="+uidB)
+	p := n.places()
+	for _, s := range []Sandbox{n.sandbox("web", uidA, "c1", "cni-1"), n.sandbox("db", uidB, "c2", "cni-2")} {
+		if err := p.Add(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.remove("netns/cni-2")
+	p = n.places()
+	n.want("before anything was read", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
+	p.Delete(uidA, "c1", "")
+	n.want("its DEL", map[string]string{})
+
+	for _, text := range []string{"{", "[null]", `[{"uid":"x","netns":"../../etc"}]`, ""} {
+		n.write("run/places.json", text)
+		n.places()
+		n.want("file "+text, map[string]string{})
+	}
+	if !strings.Contains(n.log.String(), "places.json") {
+		t.Errorf("log: %s", n.log.String())
+	}
+}
+
+func TestTellsOfPodsThatCannotJoin(t *testing.T) {
+	n := newTestNode(t)
+	n.namespace("cni-1")
+	n.process(10, 1, "cni-1")
+	n.remove("netns/cni-1")
+	n.cgroup("kubepods/pod"+uidA+"/c", 10)
+	n.pods("web=" + uidA)
+	p := n.places()
+	for range 3 {
+		n.look(p)
+	}
+	if c := strings.Count(n.log.String(), "shop/web"); c != 1 {
+		t.Errorf("told %d times: %s", c, n.log.String())
+	}
+	n.remove("cgroup")
+	for range 3 {
+		n.look(p)
+	}
+	if c := strings.Count(n.log.String(), "cannot be found"); c != 1 {
+		t.Errorf("told %d times: %s", c, n.log.String())
+	}
+	if err := os.RemoveAll(filepath.Dir(n.path("run/places.json"))); err != nil {
+		t.Fatal(err)
+	}
+	n.namespace("cni-2")
+	if err := p.Add(n.sandbox("web", uidA, "c1", "cni-2")); err != nil {
+		t.Errorf("a file that cannot be written: %v", err)
+	}
+}
