@@ -7,7 +7,7 @@ GOLANGCI_LINT := v2.15.0
 export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
-PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
+PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/places/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
 # Whole-node suites, by make node: root too, not in CI yet.
 NODE := $(patsubst %,./%/...,$(wildcard test/node test/faults))
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)

@@ -152,8 +152,10 @@ func (s Scanner) namespaces() (map[inode]string, error) {
 			out[ns] = e.Name()
 		}
 	}
-	if own, err := inodeOf(filepath.Join(s.Proc, "self/ns/net")); err == nil {
-		delete(out, own) // the host's: no pod's own
+	// The host's is no pod's own. It is that of any thread that may run this; the process's first thread, which self
+	// would name, may be in a pod's at the moment.
+	if own, err := inodeOf(filepath.Join(s.Proc, "thread-self/ns/net")); err == nil {
+		delete(out, own)
 	}
 	return out, nil
 }

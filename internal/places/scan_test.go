@@ -49,11 +49,11 @@ type machine struct {
 
 func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, dir: t.TempDir()}
-	for _, d := range []string{"cgroup", "netns", "proc/self/ns"} {
+	for _, d := range []string{"cgroup", "netns", "proc/thread-self/ns"} {
 		m.mkdir(d)
 	}
 	m.write("netns/host", "")
-	m.link("netns/host", "proc/self/ns/net")
+	m.link("netns/host", "proc/thread-self/ns/net")
 	return m
 }
 
@@ -189,7 +189,7 @@ func TestFindTellsWhatItCannotRead(t *testing.T) {
 	if _, err := m.scanner().Find(map[string]bool{uidA: true}); err == nil {
 		t.Error("no error without cgroups")
 	}
-	if _, err := startTime(m.path("proc/self")); err == nil {
+	if _, err := startTime(m.path("proc/thread-self")); err == nil {
 		t.Error("a folder has a start time")
 	}
 	for _, text := range []string{"", "1 (x", "1 (x) S 1", strings.Repeat(")", 40)} {

@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/weft-mesh/weft/internal/cni"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/places"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// joinTest is a joiner whose kernel and Envoy do what the test says.
+type joinTest struct {
+	*joiner
+	t            *testing.T
+	holds, envoy atomic.Bool
+	strict       atomic.Bool
+	placed       atomic.Pointer[kube.Place]
+	folder       *kube.Folder
+	dir          string
+	log          strings.Builder
+}
+
+func newJoinTest(t *testing.T) *joinTest {
+	j := &joinTest{t: t, dir: t.TempDir()}
+	for _, d := range []string{"netns", "manifests"} {
+		if err := os.Mkdir(filepath.Join(j.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.file("netns/cni-1", "")
+	db := state.NewDB()
+	objs := kube.NewObjects(db)
+	j.folder = kube.NewFolder(filepath.Join(j.dir, "manifests"), objs, kube.FolderOptions{})
+	j.joiner = &joiner{
+		objs: objs, st: state.New(db), log: slog.New(slog.NewTextHandler(&j.log, nil)),
+		holds:   func(*model.Workload) bool { return j.holds.Load() },
+		listens: func(*model.Workload) bool { return j.envoy.Load() },
+		strict:  func(string) bool { return j.strict.Load() },
+		limit:   300 * time.Millisecond, patience: 100 * time.Millisecond,
+	}
+	j.places = places.New(places.Config{
+		Objects: objs, Place: func(_, _, _ string, p kube.Place) { j.placed.Store(&p) }, Node: "n1",
+		Scanner: places.Scanner{NetNSDir: filepath.Join(j.dir, "netns"), Proc: "/proc"}, File: filepath.Join(j.dir, "places.json"),
+	})
+	return j
+}
+
+func (j *joinTest) file(name, text string) {
+	if err := os.WriteFile(filepath.Join(j.dir, name), []byte(text), 0o644); err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+// pod makes the Pod's object. In a folder UIDs are given, but for static pods'.
+func (j *joinTest) pod(uid string, hostNetwork bool) {
+	j.file("manifests/pod.yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, annotations: "+
+		"{kubernetes.io/config.mirror: %s}}\nspec: {nodeName: n1, hostNetwork: %v, containers: [{name: c, image: i}]}\n", uid, hostNetwork))
+	if err := j.folder.Load(); err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+func (j *joinTest) workload(w *model.Workload) {
+	w.Namespace, w.Name = "shop", "web"
+	tx := j.st.Write(j.st.Workloads)
+	j.st.Workloads.Put(tx, w)
+	tx.Commit()
+}
+
+var joinRequest = &cni.Request{
+	Namespace: "shop", Name: "web", UID: "u1", ContainerID: "c1", NetNS: "/var/run/netns/cni-1",
+	Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+}
+
+func TestAddDecides(t *testing.T) {
+	local := func(mode model.MTLSMode, policy *model.Policy) *model.Workload {
+		return &model.Workload{MTLS: mode, Policy: policy, Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses}
+	}
+	for _, test := range []struct {
+		name          string
+		synced, pod   bool
+		uid           string // of the object, if not the request's
+		host          bool
+		workload      *model.Workload
+		kernel, envoy bool
+		strict        bool   // namespace
+		lacks         string // in the error, or in the log where it proceeds
+		proceeds      bool
+	}{
+		{name: "ready", synced: true, pod: true, workload: local(model.MTLSStrict, nil), kernel: true, envoy: true, strict: true, proceeds: true},
+		{name: "host's network", synced: true, pod: true, host: true, strict: true, proceeds: true},
+		{name: "not read yet", strict: true, lacks: "has not read them all"},
+		{name: "not read yet, may go on", lacks: "has not read them all", proceeds: true},
+		{name: "no object", synced: true, strict: true, lacks: "the Pod's object"},
+		{name: "no object, may go on", synced: true, lacks: "the Pod's object", proceeds: true},
+		{name: "object of the pod before", synced: true, pod: true, uid: "u0", strict: true, lacks: "the Pod's object"},
+		{name: "no workload", synced: true, pod: true, strict: true, lacks: "address or network namespace"},
+		{name: "no address, strict", synced: true, pod: true, workload: &model.Workload{MTLS: model.MTLSStrict}, lacks: "address or network namespace"},
+		{name: "not in the kernel, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), envoy: true, lacks: "hooks in the kernel"},
+		{name: "not in the kernel, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), lacks: "hooks in the kernel"},
+		{name: "not in the kernel, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), strict: true, lacks: "hooks in the kernel", proceeds: true},
+		{name: "no Envoy, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), kernel: true, lacks: "Envoy"},
+		{name: "no Envoy, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), kernel: true, lacks: "Envoy", proceeds: true},
+		{name: "no Envoy, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), kernel: true, strict: true, lacks: "Envoy", proceeds: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			j := newJoinTest(t)
+			if test.synced {
+				j.st.MarkSynced()
+			}
+			if test.uid == "" {
+				test.uid = joinRequest.UID
+			}
+			if test.pod {
+				j.pod(test.uid, test.host)
+			}
+			if test.workload != nil {
+				j.workload(test.workload)
+			}
+			j.holds.Store(test.kernel)
+			j.envoy.Store(test.envoy)
+			j.strict.Store(test.strict)
+			began := time.Now()
+			err := j.Add(context.Background(), joinRequest)
+			if p := j.placed.Load(); p == nil || *p != (kube.Place{NetNS: "cni-1", Addresses: "10.0.0.1"}) {
+				t.Errorf("place %+v", p)
+			}
+			if test.proceeds {
+				if err != nil || !strings.Contains(j.log.String(), test.lacks) {
+					t.Errorf("error %v, log %s", err, j.log.String())
+				}
+			} else if e := tryLater(t, err); !strings.Contains(e.Msg, test.lacks) || !strings.Contains(e.Msg, "namespace shop") {
+				t.Errorf("error %v, want one about %q", err, test.lacks)
+			}
+			if took := time.Since(began); test.lacks == "" && took > j.patience {
+				t.Errorf("took %v", took)
+			}
+			if checked := j.Check(context.Background(), joinRequest); (checked == nil) != (test.lacks == "") {
+				t.Errorf("CHECK: %v", checked)
+			}
+		})
+	}
+}
+
+func tryLater(t *testing.T, err error) *types.Error {
+	t.Helper()
+	var e *types.Error
+	if !errors.As(err, &e) || e.Code != types.ErrTryAgainLater {
+		t.Fatalf("error %v is not one that says to try again later", err)
+	}
+	return e
+}
+
+func TestAddWaits(t *testing.T) {
+	j := newJoinTest(t)
+	j.limit = time.Minute
+	j.strict.Store(true)
+	done := make(chan error, 1)
+	go func() { done <- j.Add(context.Background(), joinRequest) }()
+	for _, step := range []func(){
+		j.st.MarkSynced,
+		func() { j.pod("u1", false) },
+		func() {
+			j.workload(&model.Workload{MTLS: model.MTLSStrict, Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses})
+		},
+		func() { j.holds.Store(true) },
+	} {
+		select {
+		case err := <-done:
+			t.Fatalf("returned too early: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		step()
+	}
+	j.envoy.Store(true)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAddEndsWithItsSandbox(t *testing.T) {
+	j := newJoinTest(t)
+	j.limit = time.Minute
+	j.strict.Store(true)
+	done := make(chan error, 1)
+	go func() { done <- j.Add(context.Background(), joinRequest) }()
+	for j.placed.Load() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if err := j.Delete(context.Background(), joinRequest); err != nil {
+		t.Error(err)
+	}
+	if e := tryLater(t, <-done); !strings.Contains(e.Msg, "deleted") {
+		t.Errorf("error %v", e)
+	}
+	if p := j.placed.Load(); *p != (kube.Place{}) {
+		t.Errorf("place %+v", p)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := j.Add(ctx, joinRequest); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a plugin that does not wait any more: %v", err)
+	}
+}
+
+func TestAddWithoutANamedNamespace(t *testing.T) {
+	j := newJoinTest(t)
+	r := *joinRequest
+	r.NetNS = "/proc/0/ns/net"
+	if err := j.Add(context.Background(), &r); err != nil {
+		t.Errorf("a pod that may go on: %v", err)
+	}
+	j.strict.Store(true)
+	if e := tryLater(t, j.Add(context.Background(), &r)); !strings.Contains(e.Msg, "/proc/0/ns/net") {
+		t.Errorf("error %v", e)
+	}
+}
+
+func TestCollect(t *testing.T) {
+	j := newJoinTest(t)
+	if err := j.places.Add(places.Sandbox{Namespace: "shop", Name: "web", UID: "u1", ContainerID: "c1", NetNS: joinRequest.NetNS}); err != nil {
+		t.Fatal(err)
+	}
+	for _, keep := range []bool{true, false} {
+		ids := []string{}
+		if keep {
+			ids = []string{"c1"}
+		}
+		if err := j.Collect(context.Background(), &cni.Keep{ContainerIDs: ids}); err != nil {
+			t.Fatal(err)
+		}
+		if j.places.Has("u1", "c1", "") != keep {
+			t.Errorf("keep %v", keep)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package places
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/testenv"
+)
+
+// TestFindOnTheKernel looks for processes in real cgroups and network namespaces, named as kubelets name them.
+func TestFindOnTheKernel(t *testing.T) {
+	l := testenv.Lab(t, "wftplace", "10.77.12.0/24")
+	root, err := lab.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	systemd := "kubepods-burstable-pod" + strings.ReplaceAll(uidB, "-", "_") + ".slice"
+	want := map[string]Found{}
+	for name, p := range map[string]struct{ uid, pod, inside string }{
+		"a": {uidA, "kubepods/besteffort/pod" + uidA, "0123456789ab"},
+		"b": {uidB, "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-" + systemd, "cri-containerd-0123456789ab.scope"},
+	} {
+		pod := testenv.Pod(t, l, name)
+		want[p.uid] = Found{NetNS: pod.NetNSName, Cgroup: filepath.Join(l.Prefix, p.pod)}
+		for _, within := range []string{"1-" + p.inside, "2-" + p.inside} { // sandbox and container
+			pod.Cgroup = filepath.Join(l.Prefix, p.pod, within)
+			if err := os.MkdirAll(filepath.Join(root, pod.Cgroup), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			start(t, pod)
+		}
+	}
+	stray := testenv.Pod(t, l, "stray") // a process of pod a that went into a namespace that is not its own
+	stray.Cgroup = filepath.Join(want[uidA].Cgroup, "1-0123456789ab")
+	if err := os.MkdirAll(filepath.Join(root, stray.Cgroup), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start(t, stray)
+
+	s := Scanner{CgroupRoot: root, NetNSDir: "/run/netns", Proc: "/proc"}
+	got, err := s.Find(map[string]bool{uidA: true, uidB: true, uidC: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Errorf("found %v", got)
+	}
+	for uid, f := range want {
+		if got[uid] != f {
+			t.Errorf("pod %s: found %+v, want %+v", uid, got[uid], f)
+		}
+	}
+}
+
+// start runs a process in a pod until the test ends.
+func start(t *testing.T, p *lab.Pod) {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	if err := p.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
