@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"syscall"
 	"time"
 
@@ -15,12 +17,24 @@ import (
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
-// proxyEnds bounds the wait for Envoy's connections to drain.
-const proxyEnds = 30 * time.Second
+const (
+	// proxyEnds bounds the wait for Envoy's connections to drain.
+	proxyEnds = 30 * time.Second
+	// cleanupRetry lies between attempts of a cleanup that stays.
+	cleanupRetry = 2 * time.Second
+)
+
+// cleanup takes the mesh off a node.
+type cleanup struct {
+	run             string
+	path            datapath.Config
+	confDir, binDir string
+}
 
 func newCleanupCmd(run *string) *cobra.Command {
-	var cfg datapath.Config
-	var confDir, binDir string
+	var c cleanup
+	var stay bool
+	var health string
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Take the mesh off this node: Envoy, eBPF programs, rules in pods",
@@ -29,22 +43,69 @@ remove their maps, undo what was set up in pods, and take the CNI plugin out of 
 certificate authority in --state stays.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if st, err := api.NewClient(*run).Status(cmd.Context()); err == nil {
-				return fmt.Errorf("the agent still runs, pid %d: end it first, or it puts everything back", st.Agent.PID)
+			c.run = *run
+			if stay {
+				return c.stay(cmd.Context(), health)
 			}
-			uninstalled := cni.Uninstall(confDir, binDir) // first, or pods would wait for what is taken away
-			if err := stopProxy(cmd.Context(), &proxy.Client{RunDir: *run}); err != nil {
-				return errors.Join(uninstalled, err)
-			}
-			return errors.Join(uninstalled, datapath.Detach(cfg))
+			return c.do(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVar(&cfg.PinDir, "pins", "", "as given to weft agent")
-	cmd.Flags().StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "as given to weft agent")
-	cmd.Flags().StringVar(&cfg.CgroupRoot, "cgroup-root", "", "as given to weft agent")
-	cmd.Flags().StringVar(&confDir, "cni-conf-dir", cniConfDir, "as given to weft agent")
-	cmd.Flags().StringVar(&binDir, "cni-bin-dir", cniBinDir, "as given to weft agent")
+	f := cmd.Flags()
+	f.StringVar(&c.path.PinDir, "pins", "", "as given to weft agent")
+	f.StringVar(&c.path.ProxyCgroup, "proxy-cgroup", "", "as given to weft agent")
+	f.StringVar(&c.path.CgroupRoot, "cgroup-root", "", "as given to weft agent")
+	f.StringVar(&c.confDir, "cni-conf-dir", cniConfDir, "as given to weft agent")
+	f.StringVar(&c.binDir, "cni-bin-dir", cniBinDir, "as given to weft agent")
+	f.BoolVar(&stay, "stay", false, "as a DaemonSet's pod: try until it is done, then stay")
+	f.StringVar(&health, "health-address", "127.0.0.1:15024", "with --stay: address and port of /readyz, which succeeds when it is done")
 	return cmd
+}
+
+// do does it once. What can be done is, whatever else fails.
+func (c *cleanup) do(ctx context.Context) error {
+	if st, err := api.NewClient(c.run).Status(ctx); err == nil {
+		return fmt.Errorf("the agent still runs, pid %d: end it first, or it puts everything back", st.Agent.PID)
+	}
+	uninstalled := cni.Uninstall(c.confDir, c.binDir) // first, or pods would wait for what is taken away
+	if err := c.endProxy(ctx); err != nil {
+		return errors.Join(uninstalled, err)
+	}
+	return errors.Join(uninstalled, datapath.Detach(c.path))
+}
+
+// endProxy ends the supervisor, if one runs, and Envoy.
+func (c *cleanup) endProxy(ctx context.Context) error {
+	if err := stopProxy(ctx, &proxy.Client{RunDir: c.run}); err != nil {
+		return err
+	}
+	return proxy.End(ctx, proxy.Config{RunDir: c.run, CgroupRoot: c.path.CgroupRoot, Cgroup: c.path.ProxyCgroup, Log: slog.Default()})
+}
+
+// stay does it until it succeeds, tells so, and waits for ctx.
+func (c *cleanup) stay(ctx context.Context, address string) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	done := make(chan struct{})
+	stop, err := serveReady(address, done)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for {
+		err := c.do(ctx)
+		if err == nil {
+			break
+		}
+		log.Warn("the mesh is not off this node yet; it is tried again", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(cleanupRetry):
+		}
+	}
+	log.Info("the mesh is off this node")
+	close(done)
+	<-ctx.Done()
+	return nil
 }
 
 // stopProxy ends the supervisor, which ends Envoy, and waits until it is gone.
@@ -57,6 +118,9 @@ func stopProxy(ctx context.Context, c *proxy.Client) error {
 	}
 	if err != nil {
 		return err
+	}
+	if st.InPod {
+		return fmt.Errorf("weft proxy still runs in a pod, pid %d: delete the DaemonSet weft-proxy first", st.Supervisor)
 	}
 	if err := syscall.Kill(st.Supervisor, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("end weft proxy, pid %d: %w", st.Supervisor, err)

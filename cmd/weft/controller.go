@@ -13,7 +13,7 @@ import (
 func newControllerCmd() *cobra.Command {
 	var cfg controller.Config
 	var level slog.Level
-	var kubeconfig string
+	var kubeconfig, health string
 	cmd := &cobra.Command{
 		Use:   "controller",
 		Short: "Run the cluster's controller: statuses of Gateways, routes and policies",
@@ -30,6 +30,13 @@ Several may run; the one that holds the Lease writes.`,
 			if err != nil {
 				return err
 			}
+			if health != "" {
+				stop, err := serveReady(health, c.Ready())
+				if err != nil {
+					return err
+				}
+				defer stop()
+			}
 			return c.Run(cmd.Context())
 		},
 	}
@@ -42,6 +49,7 @@ Several may run; the one that holds the Lease writes.`,
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
+	f.StringVar(&health, "health-address", "", "address and port of /healthz and /readyz (default: none)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	return cmd
 }

@@ -19,7 +19,8 @@ import (
 
 // manifests are kept in the repository: file below install, and the values that give it.
 var manifests = map[string]string{
-	"weft.yaml": "namespace.create=true",
+	"weft.yaml":    "namespace.create=true",
+	"cleanup.yaml": "namespace.create=true,cleanup=true",
 }
 
 func main() {
