@@ -43,6 +43,7 @@ test: lint unit privileged ## all that CI runs
 .PHONY: unit
 unit: setup envoy ## tests that need no privileges, with the race detector
 	@go test -race -timeout 15m $$(go list ./... | grep -vxFf <(go list $(PRIVILEGED) $(NODE)))
+	@go -C install/render test ./... $(QUIET)
 
 .PHONY: privileged
 privileged: setup envoy build ## tests on the real kernel and the real Envoy, as root

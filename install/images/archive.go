@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -116,7 +117,8 @@ func (o options) layer(files []file) (v1.Layer, error) {
 		return nil, err
 	}
 	path := filepath.Join(o.cache, fmt.Sprintf("layer-%x.tar.gz", sum.Sum(nil)[:12]))
-	if _, err := os.Stat(path); err != nil {
+	now := time.Now()
+	if os.Chtimes(path, now, now) != nil { // prune keeps what was used
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 			r, w := io.Pipe()
 			go func() { w.CloseWithError(writeTar(w, files)) }()
@@ -139,6 +141,23 @@ func (o options) layer(files []file) (v1.Layer, error) {
 		}
 	}
 	return tarball.LayerFromFile(path, tarball.WithMediaType(types.OCILayer))
+}
+
+// prune removes the layers that were not used for a day.
+func (o options) prune() error {
+	layers, err := filepath.Glob(filepath.Join(o.cache, "layer-*"))
+	if err != nil {
+		return err
+	}
+	for _, l := range layers {
+		if info, err := os.Stat(l); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			err = os.Remove(l)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // writeIndex writes an OCI archive of all architectures. ctr takes the image's name from the first annotation, others

@@ -59,7 +59,10 @@ func run(ctx context.Context, args []string) error {
 		}
 		archives = append(archives, images...)
 	}
-	return o.write(archives)
+	if err := o.write(archives); err != nil {
+		return err
+	}
+	return o.prune()
 }
 
 func parse(args []string) (options, error) {

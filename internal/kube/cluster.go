@@ -100,6 +100,15 @@ func (c *Cluster) Installed(gk schema.GroupKind) bool {
 	return err == nil && s.there.Load()
 }
 
+// Reads lists what is asked of the API server, which a role must allow.
+func (c *Cluster) Reads() []schema.GroupResource {
+	out := make([]schema.GroupResource, len(c.sources))
+	for i, s := range c.sources {
+		out[i] = schema.GroupResource{Group: s.gk().Group, Resource: resourceOf(s.kind.gvk)}
+	}
+	return out
+}
+
 // Host is the API server's address.
 func (c *Cluster) Host() string { return c.host }
 

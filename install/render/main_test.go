@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const chart = "../chart"
+
+func TestManifestsAreWhatTheChartGives(t *testing.T) {
+	for name, set := range manifests {
+		want, err := renderManifest(chart, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(chart, "..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != string(want) {
+			t.Errorf("install/%s is not what the chart gives: make install-manifest", name)
+		}
+	}
+}
+
+// TestValues holds that each value arrives where it is for, and nothing is given where it is off.
+func TestValues(t *testing.T) {
+	for set, c := range map[string]struct{ has, lacks string }{
+		"":                                     {"image: \"ghcr.io/weft-mesh/weft:0.1.0\"", "kind: Namespace"},
+		"image.registry=r:5000/x,image.tag=v2": {"image: \"r:5000/x/weft-controller:v2\"", "ghcr.io"},
+		"image.pullSecrets={a,b}":              {"imagePullSecrets:\n        - name: \"a\"\n        - name: \"b\"", ""},
+		"image.pullPolicy=Never":               {"imagePullPolicy: Never", "IfNotPresent"},
+		"trustDomain=a.example":                {"--trust-domain=a.example", "cluster.local"},
+		"kubernetes.apiServer.host=10.0.0.1":   {"- name: KUBERNETES_SERVICE_HOST\n              value: \"10.0.0.1\"", ""},
+		"kubernetes.apiServer.port=6443":       {"", "KUBERNETES_SERVICE_PORT"},
+		"cgroup.hostRoot=/x":                   {"hostPath: {path: \"/x\", type: Directory}", "/sys/fs/cgroup"},
+		"cni.enabled=false":                    {"", "cni"},
+		"cni.confDir=/x,cni.binDir=/y":         {"hostPath: {path: \"/x\"", "path: \"/etc/cni/net.d\""},
+		"gatewayClass.create=false":            {"--create-gateway-class=false", "resources: [gatewayclasses]\n    verbs: [create]"},
+		"proxy.memoryLimit=512Mi":              {"--memory-limit=536870912", "1073741824"},
+		"proxy.maxConnections=2000000":         {"--max-connections=2000000", "e+06"},
+		"controller.replicas=1":                {"replicas: 1", "PodDisruptionBudget"},
+		"logLevel=debug":                       {"--log-level=debug", "--log-level=info"},
+		"cleanup=true":                         {"- cleanup\n", "weft-agent"},
+	} {
+		out, err := renderSets(chart, "weft-system", set)
+		if err != nil {
+			t.Errorf("%s: %v", set, err)
+			continue
+		}
+		if !strings.Contains(string(out), c.has) {
+			t.Errorf("%s: %q is missing", set, c.has)
+		}
+		if c.lacks != "" && strings.Contains(string(out), c.lacks) {
+			t.Errorf("%s: %q is there", set, c.lacks)
+		}
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for _, set := range []string{
+		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
+		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "cni.enabled=1", "cleanup=1",
+	} {
+		if _, err := renderSets(chart, "weft-system", set); err == nil {
+			t.Errorf("%s is taken", set)
+		}
+	}
+	if _, err := renderSets(chart, "default"); err == nil || !strings.Contains(err.Error(), "weft-system") {
+		t.Errorf("another namespace: %v", err)
+	}
+}
