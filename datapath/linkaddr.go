@@ -80,7 +80,7 @@ func addAddress(addr netip.Addr, link int) error {
 		head.Scope = unix.RT_SCOPE_LINK
 	} else {
 		flags |= unix.IFA_F_NODAD // whoever had it before may still answer
-		forever := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: ^uint32(0), Prefered: 0}}
+		forever := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: ^uint32(0), Prefered: 0}} //nolint:misspell // the kernel's name for it
 		req.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, forever.Serialize()))
 	}
 	req.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(flags)))

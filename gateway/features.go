@@ -6,9 +6,9 @@ import (
 	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
-// GatewayFeatures are the Gateway API's names for what is translated for Gateways, sorted, as the status of a
+// ClassFeatures are the Gateway API's names for what is translated for Gateways, sorted, as the status of a
 // GatewayClass (GEP-2162) has them.
-func GatewayFeatures() []string {
+func ClassFeatures() []string {
 	return sorted([]string{
 		string(features.SupportGateway), string(features.SupportReferenceGrant),
 		string(features.SupportGatewayPort8080), string(features.SupportGatewayHTTPListenerIsolation),

@@ -8,6 +8,7 @@ import "fmt"
 // Level of a result.
 type Level uint8
 
+// Levels, the worst last.
 const (
 	OK Level = iota
 	Warn

@@ -99,7 +99,7 @@ func (w *writer) sync(ctx context.Context, i item) error {
 		want = n.addTo(want)
 	}
 	m := merger{
-		controller: gateway.ControllerName, gatewayFeatures: gateway.GatewayFeatures(), meshFeatures: gateway.MeshFeatures(),
+		controller: gateway.ControllerName, gatewayFeatures: gateway.ClassFeatures(), meshFeatures: gateway.MeshFeatures(),
 		now: metav1.NewTime(time.Now().Truncate(time.Second)), // the API keeps seconds
 	}
 	patch, err := m.patch(obj, want)

@@ -73,7 +73,7 @@ func (o *Objects) allKinds() []kind {
 		kindOf(core("ConfigMap"), true, o.ConfigMaps),
 		kindOf(gw("Gateway"), true, o.Gateways),
 		kindOf(gw("GatewayClass"), false, o.GatewayClasses),
-		kindOf(gwxv1.SchemeGroupVersion.WithKind("XMesh"), false, o.Meshes),
+		kindOf(schema.GroupVersionKind{Group: gwxv1.GroupName, Version: gwxv1.GroupVersion.Version, Kind: "XMesh"}, false, o.Meshes),
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),

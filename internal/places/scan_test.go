@@ -22,18 +22,18 @@ const (
 func TestPodUID(t *testing.T) {
 	for name, want := range map[string]string{
 		"pod" + uidA: uidA,
-		"kubepods-burstable-pod" + strings.ReplaceAll(uidA, "-", "_") + ".slice":         uidA,
+		"kubepods-burstable-pod" + strings.ReplaceAll(uidA, "-", "_") + ".slice":          uidA,
 		"kubelet-kubepods-besteffort-pod" + strings.ReplaceAll(uidA, "-", "_") + ".slice": uidA,
-		"kubepods-pod" + uidC + ".slice":                                                 uidC,
-		"pod" + uidC:                                                                     uidC,
-		"xpod" + uidA:                                                                    "",
-		"pod" + uidA + ".scope":                                                          "",
-		"pod" + uidA + "0":                                                               "",
-		"pod":                                                                            "",
-		"podinfo":                                                                        "",
-		"kubepods":                                                                       "",
-		"kubepods-burstable.slice":                                                       "",
-		"cri-containerd-" + uidC + ".scope":                                              "",
+		"kubepods-pod" + uidC + ".slice":                                                  uidC,
+		"pod" + uidC:                                                                      uidC,
+		"xpod" + uidA:                                                                     "",
+		"pod" + uidA + ".scope":                                                           "",
+		"pod" + uidA + "0":                                                                "",
+		"pod":                                                                             "",
+		"podinfo":                                                                         "",
+		"kubepods":                                                                        "",
+		"kubepods-burstable.slice":                                                        "",
+		"cri-containerd-" + uidC + ".scope":                                               "",
 	} {
 		if got, ok := podUID(name); got != want || ok != (want != "") {
 			t.Errorf("%s: %q %v, want %q", name, got, ok, want)
