@@ -79,7 +79,7 @@ func addAddress(addr netip.Addr, link int) error {
 	if addr.Is4() {
 		head.Scope = unix.RT_SCOPE_LINK
 	} else {
-		flags |= unix.IFA_F_NODAD // whoever had it before may still answer
+		flags |= unix.IFA_F_NODAD                                                                   // whoever had it before may still answer
 		forever := nl.IfaCacheInfo{IfaCacheinfo: unix.IfaCacheinfo{Valid: ^uint32(0), Prefered: 0}} //nolint:misspell // the kernel's name for it
 		req.AddData(nl.NewRtAttr(unix.IFA_CACHEINFO, forever.Serialize()))
 	}

@@ -74,7 +74,7 @@ func gatewayPorts(gw *gwv1.Gateway) []corev1.ServicePort {
 		}
 		p := corev1.ServicePort{
 			Name: fmt.Sprintf("%s-%d", strings.ToLower(string(l.Protocol)), l.Port), Protocol: proto,
-			Port: l.Port, TargetPort: intstr.FromInt32(int32(l.Port)),
+			Port: l.Port, TargetPort: intstr.FromInt32(l.Port),
 		}
 		if !slices.ContainsFunc(ports, func(o corev1.ServicePort) bool { return o.Port == p.Port && o.Protocol == p.Protocol }) {
 			ports = append(ports, p)
