@@ -9,7 +9,7 @@ TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
 PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/places/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
 # Whole-node suites, by make node: root too, not in CI yet.
-NODE := $(patsubst %,./%/...,$(wildcard test/node test/faults))
+NODE := $(patsubst %,./%/...,$(wildcard test/node test/faults test/pods))
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # The first build fetches some hundred modules; a line for each hides the rest.

@@ -13,8 +13,12 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// modesPause gathers changes: a file a change is too many when a cluster's objects come.
-const modesPause = 100 * time.Millisecond
+const (
+	// modesPause gathers changes: a file a change is too many when a cluster's objects come.
+	modesPause = 100 * time.Millisecond
+	// modesRetry is the pause after a file that could not be written.
+	modesRetry = 5 * time.Second
+)
 
 // modes keeps the file of the namespaces' modes, by which the CNI plugin decides while there is no agent.
 type modes struct {
@@ -55,12 +59,17 @@ func (m *modes) run(ctx context.Context) error {
 	case <-m.loaded:
 	}
 	_, snap := feed.Take()
-	m.write(m.all(snap))
+	failed := !m.write(m.all(snap))
 	for {
+		var retry <-chan time.Time
+		if failed {
+			retry = time.After(modesRetry)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-feed.Ready():
+		case <-retry:
 		}
 		select {
 		case <-ctx.Done():
@@ -68,8 +77,8 @@ func (m *modes) run(ctx context.Context) error {
 		case <-time.After(modesPause):
 		}
 		keys, snap := feed.Take()
-		if next := m.changed(keys, snap); !maps.Equal(next, m.now) {
-			m.write(next)
+		if next := m.changed(keys, snap); failed || !maps.Equal(next, m.now) {
+			failed = !m.write(next)
 		}
 	}
 }
@@ -113,9 +122,15 @@ func (m *modes) namespace(next cni.Modes, key string, snap *state.Snapshot) {
 		return
 	}
 	label, _ := kube.MTLS(ns)
-	mode := next[name]
+	mode, known := next[name]
 	mode.Label = label == model.MTLSStrict
 	next[name] = mode
+	if known {
+		return
+	}
+	for p := range m.objs.Pods.By(snap, kube.ByNamespace, name) { // that were told of before their namespace
+		m.pod(next, kube.Key(p), snap)
+	}
 }
 
 func (m *modes) pod(next cni.Modes, key string, snap *state.Snapshot) {
@@ -132,17 +147,19 @@ func (m *modes) pod(next cni.Modes, key string, snap *state.Snapshot) {
 	}
 }
 
-func (m *modes) write(next cni.Modes) {
+// write tells whether it could.
+func (m *modes) write(next cni.Modes) bool {
 	m.mu.Lock()
 	m.now = next
 	m.mu.Unlock()
 	if err := cni.WriteModes(m.file, next); err != nil {
 		m.log.Error("pods of new namespaces cannot start while the agent is down", "error", err)
-		return
+		return false
 	}
 	select {
 	case <-m.written:
 	default:
 		close(m.written)
 	}
+	return true
 }
