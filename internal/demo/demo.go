@@ -154,7 +154,9 @@ func checkMachine() error {
 		missing = append(missing, "root: run it by sudo; it makes network namespaces and loads eBPF programs")
 	} else {
 		for _, p := range datapath.Check(datapath.Config{}) {
-			missing = append(missing, p.What+": "+p.How)
+			if p.Missing() {
+				missing = append(missing, p.String())
+			}
 		}
 	}
 	if _, err := proxy.Find(); err != nil {

@@ -198,7 +198,7 @@ func (p *pod) run() {
 }
 
 // cni runs the plugin that the agent installed, as the runtime would: the error that it prints, and how long it took.
-func (p *pod) cni(command string) (error, time.Duration) { //nolint:revive // the error is the result here, not a failure
+func (p *pod) cni(command string) (time.Duration, error) {
 	p.n.t.Helper()
 	conf, err := os.ReadFile(p.n.path("conf/10-a.conflist"))
 	if err != nil {
@@ -229,9 +229,9 @@ func (p *pod) cni(command string) (error, time.Duration) { //nolint:revive // th
 	out, err := cmd.Output()
 	took := time.Since(began)
 	if err == nil {
-		return nil, took
+		return took, nil
 	}
-	return errors.New(string(out)), took
+	return took, errors.New(string(out))
 }
 
 // joined tells whether Envoy listens in the pod and, if it is strict, the kernel refuses what is in the clear.

@@ -39,7 +39,7 @@ func TestPods(t *testing.T) {
 	n.eventually("the plugin is chained", n.chained)
 
 	late := n.newPod("bank", "late")
-	err, took := late.cni("ADD")
+	took, err := late.cni("ADD")
 	if err != nil {
 		t.Fatalf("ADD: %v", err)
 	}
@@ -48,11 +48,11 @@ func TestPods(t *testing.T) {
 	if err := late.joined(true); err != nil {
 		t.Errorf("right after ADD: %v", err)
 	}
-	if err, _ := late.cni("CHECK"); err != nil {
+	if _, err := late.cni("CHECK"); err != nil {
 		t.Errorf("CHECK: %v", err)
 	}
 	stranger := n.newPod("bank", "stranger")
-	if err, _ := stranger.cni("CHECK"); err == nil {
+	if _, err := stranger.cni("CHECK"); err == nil {
 		t.Error("CHECK of a pod that was not added passes")
 	}
 
@@ -65,7 +65,7 @@ func TestPods(t *testing.T) {
 		return func() {}
 	})
 
-	if err, _ := late.cni("DEL"); err != nil {
+	if _, err := late.cni("DEL"); err != nil {
 		t.Errorf("DEL: %v", err)
 	}
 	n.eventually("a pod leaves", func() error {
@@ -74,7 +74,7 @@ func TestPods(t *testing.T) {
 		}
 		return nil
 	})
-	if err, _ := late.cni("DEL"); err != nil {
+	if _, err := late.cni("DEL"); err != nil {
 		t.Errorf("a second DEL: %v", err)
 	}
 	n.clean()
@@ -117,7 +117,7 @@ func downtime(t *testing.T, n *node) func() {
 	for i, namespace := range []string{"bank", "unknown", "shop", "plain"} {
 		p := n.newPod(namespace, fmt.Sprintf("down%d", i))
 		down[namespace] = p
-		err, took := p.cni("ADD")
+		took, err := p.cni("ADD")
 		if refused := namespace == "bank" || namespace == "unknown"; refused != (err != nil) {
 			t.Errorf("ADD in namespace %s without an agent: %v", namespace, err)
 		} else if refused && (!strings.Contains(err.Error(), `"code": 11`) || !strings.Contains(err.Error(), namespace)) {
@@ -126,7 +126,7 @@ func downtime(t *testing.T, n *node) func() {
 		if took > 5*time.Second {
 			t.Errorf("ADD without an agent took %v", took)
 		}
-		if err, _ := p.cni("CHECK"); err != nil {
+		if _, err := p.cni("CHECK"); err != nil {
 			t.Errorf("CHECK without an agent: %v", err)
 		}
 	}
@@ -140,7 +140,7 @@ func downtime(t *testing.T, n *node) func() {
 			n.eventually("a pod that came without an agent joins", func() error { return p.joined(false) })
 		}
 		for namespace, strict := range map[string]bool{"bank": true, "unknown": false} {
-			if err, _ := down[namespace].cni("ADD"); err != nil {
+			if _, err := down[namespace].cni("ADD"); err != nil {
 				t.Errorf("ADD in namespace %s, tried again: %v", namespace, err)
 			} else if err := down[namespace].joined(strict); err != nil {
 				t.Error(err)
