@@ -14,6 +14,7 @@ const (
 	condProgrammed       = "Programmed"
 	condConflicted       = "Conflicted"
 	condPartiallyInvalid = "PartiallyInvalid"
+	condOverlappingTLS   = "OverlappingTLSConfig"
 )
 
 func yes(kind, reason string) model.Condition {
@@ -66,8 +67,11 @@ func problem(s *model.Status) string {
 	collect := func(of string, conds []model.Condition) {
 		for _, c := range conds {
 			bad := !c.Status
-			if c.Type == condConflicted || c.Type == condPartiallyInvalid {
+			switch c.Type {
+			case condConflicted, condPartiallyInvalid:
 				bad = c.Status
+			case condOverlappingTLS: // usual where a wildcard stands beside a name
+				bad = false
 			}
 			if bad && len(out) < maxMessages {
 				out = append(out, of+c.Type+": "+c.Reason+": "+c.Message)

@@ -12,6 +12,7 @@ func ClassFeatures() []string {
 	return sorted([]string{
 		string(features.SupportGateway), string(features.SupportReferenceGrant),
 		string(features.SupportGatewayPort8080), string(features.SupportGatewayHTTPListenerIsolation),
+		string(features.SupportGatewayHTTPSListenerDetectMisdirectedRequests),
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
 		string(features.SupportGatewayInfrastructure),
 	}, routeFeatures())

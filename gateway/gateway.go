@@ -179,5 +179,11 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 		l.refs.condition(condResolvedRefs, string(gwv1.ListenerReasonResolvedRefs)),
 		programmed,
 	}
+	if len(l.overlapping) > 0 {
+		ls.Conditions = append(ls.Conditions, model.Condition{
+			Type: condOverlappingTLS, Status: true, Reason: string(gwv1.ListenerReasonOverlappingHostnames),
+			Message: "hostnames in common with " + strings.Join(l.overlapping, ", ") + ": requests that come on a connection for another listener's host are answered 421",
+		})
+	}
 	return ls
 }

@@ -28,6 +28,15 @@ type listener struct {
 	kinds    []string // of routes that it supports and allows
 	// accepted and conflicted hold what is wrong; refs only kinds that are not known.
 	accepted, conflicted, refs trouble
+	overlapping                []string // HTTPS listeners of the port that share a name with it
+}
+
+// pattern is the hostname as route tables have it.
+func (l *listener) pattern() string {
+	if l.hostname == "" {
+		return "*"
+	}
+	return l.hostname
 }
 
 // ours tells whether a Gateway's class is this controller's.
@@ -149,12 +158,15 @@ func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 }
 
 // markConflicts finds listeners that traffic could not be told apart for. None of them is accepted (Gateway API,
-// "Handling indistinct Listeners").
+// "Handling indistinct Listeners"). Of HTTPS listeners it also notes which others have names in common with them.
 func markConflicts(list []*listener) {
 	for i, a := range list {
 		for _, b := range list[i+1:] {
 			if a.table == "" || b.table == "" || a.port != b.port {
 				continue
+			}
+			if a.https && b.https && overlap([]string{a.pattern()}, []string{b.pattern()}) {
+				a.overlapping, b.overlapping = append(a.overlapping, b.name), append(b.overlapping, a.name)
 			}
 			reason, message := string(gwv1.ListenerReasonHostnameConflict), "listeners %s and %s have one port and hostname"
 			if a.https != b.https {

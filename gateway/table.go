@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -130,11 +131,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 	hosts := map[string][]part{}
 	wild := map[string][]string{} // wildcard hosts by listener
 	for _, l := range listeners {
-		own := l.hostname
-		if own == "" {
-			own = "*"
-		}
-		hosts[own] = nil // so that what no route matches gets its 404 here and not from a wider listener
+		hosts[l.pattern()] = nil // so that what no route matches gets its 404 here and not from a wider listener
 	}
 	for a := range v.attachments.By(v.Snapshot, byTable, table) {
 		for i := range a.spots {
@@ -155,11 +152,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 			}
 		}
 	}
-	names := make([]string, 0, len(hosts))
-	for h := range hosts {
-		names = append(names, h)
-	}
-	slices.SortFunc(names, compareHosts)
+	names := slices.SortedFunc(maps.Keys(hosts), compareHosts)
 	t = &model.RouteTable{Name: table}
 	old, cache := v.hostCache[table], make(map[string]cachedHost, len(hosts))
 	for _, h := range names {
@@ -172,18 +165,33 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 		t.VirtualHosts = append(t.VirtualHosts, c.vhost)
 	}
 	v.hostCache[table] = cache
+	if others := misdirected(listeners, all); len(others) > 0 {
+		t.VirtualHosts = append(t.VirtualHosts, model.VirtualHost{Hosts: others, Rules: []model.Rule{{Status: 421}}})
+	}
 	return t, attached
+}
+
+// misdirected gives the hosts of an HTTPS port's other listeners. A client chose a listener by the name in its TLS
+// handshake; a request for a host that belongs to another one came on the wrong connection (RFC 9110, 15.5.20). Of two
+// that match a host the more specific counts, as everywhere, so none of these hosts hides one of the listener's own.
+func misdirected(listeners, all []*listener) []string {
+	if !listeners[0].https {
+		return nil
+	}
+	var out []string
+	for _, o := range all {
+		if !slices.Contains(listeners, o) {
+			out = append(out, o.pattern())
+		}
+	}
+	return out
 }
 
 // withWider adds to a host's parts those of the wildcard hosts of its listener that cover it.
 func withWider(h string, hosts map[string][]part, wild map[string][]string, listeners, all []*listener) []part {
 	parts := slices.Clone(hosts[h])
 	for _, l := range listeners {
-		own := l.hostname
-		if own == "" {
-			own = "*"
-		}
-		if len(wild[l.key]) == 0 || !covers(own, h) || isolated(h, l, all) {
+		if len(wild[l.key]) == 0 || !covers(l.pattern(), h) || isolated(h, l, all) {
 			continue
 		}
 		for _, w := range wild[l.key] {

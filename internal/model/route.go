@@ -51,7 +51,8 @@ type Rule struct {
 	Timeout         *time.Duration `json:"timeout,omitempty"`        // of the whole request; 0 is none
 	BackendTimeout  *time.Duration `json:"backendTimeout,omitempty"` // of one try
 	Retry           *Retry         `json:"retry,omitempty"`
-	// Status other than 0 answers directly: 404 where nothing is to serve a caller, 500 where no backend is valid.
+	// Status other than 0 answers directly: 404 where nothing is to serve a caller, 421 where the host is another
+	// listener's, 500 where no backend is valid.
 	Status   int       `json:"status,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`
 }
