@@ -176,12 +176,17 @@ func TestRules(t *testing.T) {
 		model.Rule{Match: path(model.MatchPrefix, "/retry"), Backends: one, Retry: &model.Retry{Codes: []int{503}, Attempts: 2, Backoff: time.Millisecond}},
 		model.Rule{Match: path(model.MatchPrefix, "/cors"), Backends: one, CORS: &model.CORS{
 			AllowOrigins: []string{"https://*.example.com"}, AllowMethods: []string{"GET", "PUT"}, AllowHeaders: []string{"x-h"}, MaxAge: time.Minute, AllowCredentials: true}},
+		model.Rule{Match: path(model.MatchPrefix, "/anycors"), Backends: one, CORS: &model.CORS{
+			AllowOrigins: []string{"*"}, AllowMethods: []string{"*"}, AllowHeaders: []string{"*"}, AllowCredentials: true}},
 		model.Rule{Match: path(model.MatchPrefix, "/"+strings.Repeat("long/", 200_000)), Backends: one},
 	)
 	e := w.envoy()
 	e.until("listener", func() error { _, err := trySend(port, "GET", "x", "/exact", nil); return err })
 	w.noRejections()
 
+	preflight := map[string]string{
+		"Origin": "https://b.example.com:8443", "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "x-1, x-2",
+	}
 	for _, test := range []struct {
 		method, path string
 		header       map[string]string
@@ -235,6 +240,11 @@ func TestRules(t *testing.T) {
 		{"OPTIONS", "/cors", map[string]string{"Origin": "https://a.example.com", "Access-Control-Request-Method": "PUT"}, 200, "Access-Control-Allow-Origin: https://a.example.com"},
 		{"OPTIONS", "/cors", map[string]string{"Origin": "https://a.example.com", "Access-Control-Request-Method": "PUT"}, 200, "Access-Control-Max-Age: 60"},
 		{"GET", "/cors", map[string]string{"Origin": "https://a.example.com"}, 200, "Access-Control-Allow-Origin: https://a.example.com"},
+		// With credentials a browser takes "*" for a name: what it asked for is answered instead.
+		{"OPTIONS", "/anycors", preflight, 200, "Access-Control-Allow-Origin: https://b.example.com:8443"},
+		{"OPTIONS", "/anycors", preflight, 200, "Access-Control-Allow-Methods: PUT"},
+		{"OPTIONS", "/anycors", preflight, 200, "Access-Control-Allow-Headers: x-1, x-2"},
+		{"OPTIONS", "/anycors", preflight, 200, "Access-Control-Allow-Credentials: true"},
 	} {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
 			a := send(t, port, test.method, "shop.example", test.path, test.header)
