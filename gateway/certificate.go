@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -11,35 +12,49 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// keyPairs remembers which Secrets hold a valid pair, for parsing one costs more than all else about a listener. The
-// answer follows from the Secret alone.
-type keyPairs map[string]checkedSecret
+// keyPairs remembers which Secrets hold a valid pair, for parsing one costs more than all else about a listener, and the
+// last valid one of those that are in use: what works goes on when its Secret goes bad or away.
+type keyPairs map[string]*checkedSecret
 
 type checkedSecret struct {
-	secret *corev1.Secret
+	secret *corev1.Secret // that was judged last
 	err    string
+	good   *corev1.Secret // the last that was valid; nil if none was
 }
 
-// certificate translates a Secret that a listener of ours uses.
+// certificate translates a Secret that a listener of ours uses: as it is, or as it was when it was last valid.
 func certificate(v *view, key string) ([]output, bool) {
 	secret, ok := v.objs.Secrets.Get(v.Snapshot, key)
-	if !ok {
-		delete(v.keyPairs, key)
-		return nil, false
+	if ok {
+		v.checkSecret(secret)
 	}
-	if !v.certificateUsed(secret) || v.checkSecret(secret) != "" {
-		return nil, true
+	if !v.certificateUsed(key) {
+		delete(v.keyPairs, key)
+		return nil, ok
+	}
+	good := v.lastGood(key)
+	if good == nil {
+		return nil, ok
 	}
 	c := &model.Certificate{
-		Namespace: secret.Namespace, Name: secret.Name,
-		ChainPEM: secret.Data[corev1.TLSCertKey], KeyPEM: secret.Data[corev1.TLSPrivateKeyKey],
+		Namespace: good.Namespace, Name: good.Name,
+		ChainPEM: good.Data[corev1.TLSCertKey], KeyPEM: good.Data[corev1.TLSPrivateKeyKey],
 	}
 	return []output{out(v.st.Certificates, key, c)}, true
 }
 
-func (v *view) certificateUsed(secret *corev1.Secret) bool {
-	for gw := range v.objs.Gateways.By(v.Snapshot, kube.BySecret, kube.Key(secret)) {
-		if v.ours(gw) && v.mayUse(gw, secret.Namespace, secret.Name) {
+// lastGood is the Secret as it was when it was last valid, while it is in use; nil if it never was.
+func (v *view) lastGood(key string) *corev1.Secret {
+	if c := v.keyPairs[key]; c != nil {
+		return c.good
+	}
+	return nil
+}
+
+func (v *view) certificateUsed(key string) bool {
+	namespace, name, _ := strings.Cut(key, "/")
+	for gw := range v.objs.Gateways.By(v.Snapshot, kube.BySecret, key) {
+		if v.ours(gw) && v.mayUse(gw, namespace, name) {
 			return true
 		}
 	}
@@ -53,10 +68,15 @@ func (v *view) mayUse(gw *gwv1.Gateway, namespace, secret string) bool {
 // checkSecret says why a Secret is no certificate; "" is good. It never quotes what is in it.
 func (v *view) checkSecret(secret *corev1.Secret) string {
 	key := kube.Key(secret)
-	if c, ok := v.keyPairs[key]; ok && c.secret == secret {
+	c := v.keyPairs[key]
+	if c == nil {
+		c = &checkedSecret{}
+		v.keyPairs[key] = c
+	}
+	if c.secret == secret {
 		return c.err
 	}
-	c := checkedSecret{secret: secret}
+	c.secret, c.err = secret, ""
 	chain, private := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	switch {
 	case len(chain) == 0 || len(private) == 0:
@@ -66,11 +86,14 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 			c.err = fmt.Sprintf("Secret %s is not a certificate with its key: %v", key, err)
 		}
 	}
-	v.keyPairs[key] = c
+	if c.err == "" {
+		c.good = secret
+	}
 	return c.err
 }
 
-// listenerCertificates gives the keys of a listener's valid certificates and notes what is wrong with the others.
+// listenerCertificates gives the keys of a listener's certificates, those too that are served as they last were, and
+// notes what is wrong.
 func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 	const invalid = string(gwv1.ListenerReasonInvalidCertificateRef)
 	if l.spec.TLS == nil || len(l.spec.TLS.CertificateRefs) == 0 {
@@ -90,16 +113,23 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 				short(model.Key(ns, string(r.Name))), gw.Namespace))
 			continue
 		}
-		secret, ok := v.objs.Secrets.Get(v.Snapshot, model.Key(ns, string(r.Name)))
-		if !ok {
-			l.refs.add(invalid, fmt.Sprintf("there is no Secret %q", short(model.Key(ns, string(r.Name)))))
-			continue
+		key := model.Key(ns, string(r.Name))
+		problem := ""
+		if secret, ok := v.objs.Secrets.Get(v.Snapshot, key); !ok {
+			problem = fmt.Sprintf("there is no Secret %q", short(key))
+		} else {
+			problem = v.checkSecret(secret)
 		}
-		if err := v.checkSecret(secret); err != "" {
-			l.refs.add(invalid, err)
-			continue
+		good := v.lastGood(key)
+		if problem != "" && good != nil {
+			problem += "; the certificate that it held before is served on"
 		}
-		certs = append(certs, kube.Key(secret))
+		if problem != "" {
+			l.refs.add(invalid, problem)
+		}
+		if good != nil {
+			certs = append(certs, key)
+		}
 	}
 	return certs
 }

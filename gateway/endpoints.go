@@ -203,6 +203,8 @@ func (v *view) endpoint(a netip.AddrPort, terminating bool, node string) model.E
 	if pod == nil {
 		return e
 	}
+	// The slice tells it later than the pod, which may end before that.
+	e.Terminating = terminating || pod.DeletionTimestamp != nil
 	var ignored trouble
 	if w := v.member(pod, &ignored); w != nil {
 		e.Workload, e.MTLS, e.Identity = w.Key(), w.MTLS, w.Identity
