@@ -88,9 +88,13 @@ bench: setup build envoy ## one run, ratios side by side; writes build/bench.jso
 	@go run ./test/bench $(ARGS)
 
 .PHONY: cluster
-cluster: ## a real Kubernetes of two nodes in network namespaces, as root; a cold build takes 20 minutes
+cluster: ## a real Kubernetes of two nodes in network namespaces, with Weft, as root; a cold build takes 20 minutes; ARGS=-bare
 	@install/setup-cluster.sh
 	@go run ./test/cluster/cmd up $(ARGS)
+
+.PHONY: cluster-install
+cluster-install: ## Weft as it is now on the cluster that is up
+	@go run ./test/cluster/cmd install
 
 .PHONY: cluster-down
 cluster-down: ## takes the cluster away

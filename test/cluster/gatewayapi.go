@@ -3,20 +3,17 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"path/filepath"
-	"strings"
 )
 
 // InstallGatewayAPI installs the CRDs of the Gateway API's experimental channel, of the version that go.mod requires, and
 // waits until they are served.
 func (c *Cluster) InstallGatewayAPI(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api").Output()
+	root, err := modulePath(ctx, "sigs.k8s.io/gateway-api")
 	if err != nil {
-		return fmt.Errorf("find the Gateway API's module: %w: run in the repository", err)
+		return err
 	}
-	dir := filepath.Join(strings.TrimSpace(string(out)), "config", "crd", "experimental")
-	return c.installCRDs(ctx, "--kustomize", dir)
+	return c.installCRDs(ctx, "--kustomize", filepath.Join(root, "config", "crd", "experimental"))
 }
 
 // installCRDs applies on the server's side: the schemas are too large for the annotation that a client would keep.

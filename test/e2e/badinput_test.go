@@ -169,7 +169,7 @@ func once(t *testing.T, c load.Config) *load.Report {
 // poolRunsDry leaves the pool the addresses that are in use, asks for one more, and gives it one.
 func poolRunsDry(t *testing.T, ns string) {
 	used := []string{gatewayAddress(t, plain, "edge"), "10.89.1.219"}
-	addressPool(t, strings.Join(used, ", "))
+	addressPool(t, used...)
 	t.Cleanup(func() { addressPool(t, pool) })
 	apply(t, httpGateway(ns, "thirsty", ""))
 	conditionOf(t, ns, "thirsty", "Programmed", "False", "AddressNotAssigned")

@@ -4,15 +4,22 @@ package e2e
 
 import (
 	"context"
-	"errors"
-	"fmt"
+
+	"github.com/weft-mesh/weft/test/cluster"
 )
 
-// install waits for Weft, which it installs where it is not.
+// install installs Weft as it is now, or upgrades to it, and gives it the suite's addresses.
 func (e *env) install(ctx context.Context) error {
-	err := e.api.get(ctx, "apps/v1", "Deployment", system, "weft-controller", nil)
-	if errors.Is(err, errNotFound) {
-		return fmt.Errorf("Weft is not installed")
+	if err := e.InstallWeft(ctx); err != nil {
+		return err
 	}
-	return err
+	return e.pool(ctx, pool)
+}
+
+// pool makes the cluster's AddressPool hold these addresses.
+func (e *env) pool(ctx context.Context, addresses ...string) error {
+	return e.api.applyOne(ctx, object{
+		"apiVersion": "weft.io/v1alpha1", "kind": "AddressPool", "metadata": object{"name": cluster.PoolName},
+		"spec": object{"addresses": addresses},
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/test/cluster"
 	"github.com/weft-mesh/weft/test/e2e/workload"
 )
 
@@ -20,10 +21,14 @@ const (
 // pool holds the suite's addresses, on the link of all machines.
 const pool = "10.89.1.200-10.89.1.219"
 
-// addressPool makes the suite's pool hold these addresses.
-func addressPool(t testing.TB, addresses string) {
+// addressPool makes the cluster's pool hold these addresses.
+func addressPool(t testing.TB, addresses ...string) {
 	t.Helper()
-	apply(t, fmt.Sprintf("apiVersion: weft.io/v1alpha1\nkind: AddressPool\nmetadata: {name: e2e}\nspec: {addresses: [%s]}\n", addresses))
+	ctx, cancel := bounded(t)
+	defer cancel()
+	if err := mesh.pool(ctx, addresses...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // httpGateway has one listener for HTTP on port 80, which takes routes of its namespace; more is YAML of its spec.
@@ -112,12 +117,12 @@ func works(t testing.TB, all []flow) {
 	}
 }
 
-// clear removes what the tests share.
+// clear removes what the tests share, and gives the cluster all of its addresses back.
 func (e *env) clear(ctx context.Context) {
 	for _, ns := range []string{plain, strict} {
 		_ = e.api.remove(ctx, "v1", "Namespace", "", ns)
 	}
-	_ = e.api.remove(ctx, "weft.io/v1alpha1", "AddressPool", "", "e2e")
+	_ = e.pool(ctx, cluster.Pool.String())
 }
 
 // hold keeps flows running for so long after what a test did.

@@ -1,4 +1,4 @@
-// Command cmd runs the project's own Kubernetes: up, down, status, kubectl and exec. See package cluster.
+// Command cmd runs the project's own Kubernetes: up, install, down, status, kubectl and exec. See package cluster.
 package main
 
 import (
@@ -18,7 +18,9 @@ import (
 )
 
 const usage = `usage: go run ./test/cluster/cmd COMMAND
-  up [-nodes N]       build what is missing and start (2 nodes)
+  up [-nodes N] [-bare]
+                      build what is missing and start (2 nodes), and install Weft unless it is to be bare
+  install             build Weft as it is now and install it, or upgrade to it
   down                take everything away
   status              processes and nodes
   kubeconfig          the path of the administrator's kubeconfig
@@ -49,6 +51,8 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	switch command, args := args[0], args[1:]; command {
 	case "up":
 		return up(ctx, log, args)
+	case "install":
+		return install(ctx, log)
 	case "down":
 		return cluster.Down(ctx)
 	case "build":
@@ -79,6 +83,7 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 func up(ctx context.Context, log *slog.Logger, args []string) error {
 	f := flag.NewFlagSet("up", flag.ContinueOnError)
 	nodes := f.Int("nodes", 2, "number of nodes, 1 to 8")
+	bare := f.Bool("bare", false, "without Weft")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -86,8 +91,24 @@ func up(ctx context.Context, log *slog.Logger, args []string) error {
 	if err != nil {
 		return err
 	}
+	if !*bare {
+		if err := c.InstallWeft(ctx); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("export KUBECONFIG=%s\n", c.API.Kubeconfig)
 	return attached(c.KubectlCommand(ctx, "get", "nodes", "--output=wide"))
+}
+
+func install(ctx context.Context, log *slog.Logger) error {
+	c, err := cluster.Open(ctx, log)
+	if err != nil {
+		return err
+	}
+	if err := c.InstallWeft(ctx); err != nil {
+		return err
+	}
+	return attached(c.KubectlCommand(ctx, "--namespace=weft-system", "get", "pods", "--output=wide"))
 }
 
 func status(ctx context.Context, log *slog.Logger) error {

@@ -1,0 +1,152 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+const (
+	weftNamespace = "weft-system"
+	weftImages    = "ghcr.io/weft-mesh/"
+)
+
+// weftParts are the workloads that the chart makes.
+var weftParts = []string{"daemonset/weft-agent", "daemonset/weft-proxy", "deployment/weft-controller"}
+
+// PoolName is the AddressPool that InstallWeft makes of Pool.
+const PoolName = "cluster"
+
+// InstallWeft builds the repository's Weft and installs it as its users do: the CRDs of the Gateway API and its own, and
+// what its chart gives. It waits until all of it runs. Where Weft is installed already it is an upgrade, which rolls out
+// what has changed. The working directory must be in the repository.
+func (c *Cluster) InstallWeft(ctx context.Context) error {
+	root, err := modulePath(ctx, "github.com/weft-mesh/weft")
+	if err != nil {
+		return err
+	}
+	tag, err := c.weftImages(ctx, root)
+	if err != nil {
+		return err
+	}
+	c.log.Info("installing Weft", "tag", tag)
+	if err := c.InstallGatewayAPI(ctx); err != nil {
+		return err
+	}
+	if err := c.installCRDs(ctx, "-f", filepath.Join(root, "install/crds")); err != nil {
+		return err
+	}
+	manifest, err := renderWeft(ctx, root, tag)
+	if err != nil {
+		return err
+	}
+	pool := fmt.Sprintf("---\napiVersion: weft.io/v1alpha1\nkind: AddressPool\nmetadata: {name: %s}\nspec: {addresses: [%s]}\n", PoolName, Pool)
+	out, err := c.Kubectl(ctx, append(manifest, pool...), "apply", "--server-side", "--force-conflicts", "-f", "-")
+	if err != nil {
+		return fmt.Errorf("install Weft: %w: %s", err, tail(out, 10))
+	}
+	return c.weftRuns(ctx)
+}
+
+// weftImages builds the images, gives them to the nodes and names their tag, which tells what is in them: what changes
+// is rolled out, and nothing else.
+func (c *Cluster) weftImages(ctx context.Context, root string) (tag string, err error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "weft")
+	cmd := exec.CommandContext(ctx, "go", "run", "./install/images", "-arch", runtime.GOARCH, "-libc", "host", "-out", dir, "-tag", "test")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build Weft's images: %w: %s", err, tail(out, 10))
+	}
+	for _, image := range []string{"weft", "weft-controller"} {
+		archive := filepath.Join(dir, image+"-"+runtime.GOARCH+".tar")
+		img, err := tarball.ImageFromPath(archive, nil)
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", archive, err)
+		}
+		id, err := img.ConfigName()
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", archive, err)
+		}
+		if tag == "" { // weft holds all that weft-controller does
+			tag = "test-" + id.Hex[:12]
+		}
+		for _, n := range c.nodes {
+			if err := c.giveImage(ctx, n.name, archive, weftImages+image, tag); err != nil {
+				return "", err
+			}
+		}
+	}
+	return tag, nil
+}
+
+// giveImage imports an archive into a node and names the image by the tag, unless the node has it.
+func (c *Cluster) giveImage(ctx context.Context, node, archive, image, tag string) error {
+	out, err := c.ctr(ctx, node, "images", "list", "--quiet", "name=="+image+":"+tag)
+	if err == nil && len(bytes.TrimSpace(out)) > 0 {
+		return nil
+	}
+	for _, args := range [][]string{{"images", "import", archive}, {"images", "tag", "--force", image + ":test", image + ":" + tag}} {
+		if out, err := c.ctr(ctx, node, args...); err != nil {
+			return fmt.Errorf("node %s: %s: %w: %s", node, strings.Join(args, " "), err, tail(out, 3))
+		}
+	}
+	return nil
+}
+
+// ctr runs containerd's client in a node.
+func (c *Cluster) ctr(ctx context.Context, node string, args ...string) ([]byte, error) {
+	cmd, err := c.NodeCommand(ctx, node, append([]string{c.bin["ctr"], "--namespace", "k8s.io"}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return cmd.CombinedOutput()
+}
+
+// renderWeft renders the chart with this cluster's values: no kube-proxy serves the API server's Service, and each node
+// has a cgroup of its own for a root.
+func renderWeft(ctx context.Context, root, tag string) ([]byte, error) {
+	values := []string{
+		"namespace.create=true", "image.tag=" + tag, "image.pullPolicy=Never", "cgroup.hostRoot=" + nodeCgroups,
+		"kubernetes.apiServer.host=" + APIAddress.Addr().String(), "kubernetes.apiServer.port=" + strconv.Itoa(int(APIAddress.Port())),
+	}
+	cmd := exec.CommandContext(ctx, "go", "run", ".", "-set", strings.Join(values, ","))
+	cmd.Dir = filepath.Join(root, "install/render")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("render the chart: %w: %s", err, tail(errs.Bytes(), 10))
+	}
+	return out.Bytes(), nil
+}
+
+// weftRuns waits until the parts have rolled out, for three minutes each at most.
+func (c *Cluster) weftRuns(ctx context.Context) error {
+	for _, part := range weftParts {
+		out, err := c.Kubectl(ctx, nil, "--namespace", weftNamespace, "rollout", "status", part, "--timeout=180s")
+		if err != nil {
+			pods, _ := c.Kubectl(ctx, nil, "--namespace", weftNamespace, "get", "pods", "--output=wide")
+			return fmt.Errorf("%s does not run: %w: %s\n%s\nsee kubectl -n %s describe pods, and logs", part, err, tail(out, 3), pods, weftNamespace)
+		}
+	}
+	return nil
+}
+
+// modulePath is the folder of a module, as go.mod has it.
+func modulePath(ctx context.Context, module string) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module %s: %w: run in the repository", module, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
