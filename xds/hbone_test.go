@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -286,13 +288,20 @@ func TestHTTPPolicy(t *testing.T) {
 }
 
 // hboneServer is an HBONE peer in Go: it answers a CONNECT with the authority, and then with what it gets.
-func hboneServer(t *testing.T, p *lab.Pod, at string, cfg *tls.Config) {
+// The counter is of the connections that it accepted.
+func hboneServer(t *testing.T, p *lab.Pod, at string, cfg *tls.Config) *atomic.Int32 {
 	t.Helper()
+	var accepted atomic.Int32
 	l, err := p.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{TLSConfig: cfg, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	count := func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			accepted.Add(1)
+		}
+	}
+	s := &http.Server{TLSConfig: cfg, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0), ConnState: count, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
@@ -318,6 +327,7 @@ func hboneServer(t *testing.T, p *lab.Pod, at string, cfg *tls.Config) {
 	})}
 	go func() { _ = s.ServeTLS(l, "", "") }()
 	t.Cleanup(func() { _ = s.Close() })
+	return &accepted
 }
 
 // A bare address: bytes go over HBONE to it, and it must show the identity of the workload that has it.
@@ -376,5 +386,37 @@ func TestBytesOverHBONE(t *testing.T) {
 				return fmt.Errorf("flows: %s", describe(w.flows))
 			})
 		})
+	}
+}
+
+// Connections of a workload to the same peer are tunnels in one TLS connection a worker: a handshake costs more than all
+// else that a tunnel does.
+func TestTunnelsShareAConnection(t *testing.T) {
+	const tunnels = 50
+	a := labPods(t, "a")[0]
+	w := newWorld(t, Config{})
+	wa := workload(a, "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, wa, &model.Workload{
+		Namespace: "shop", Name: "b", Identity: identity("shop", "b"), MTLS: model.MTLSStrict,
+		Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	})
+	put(w, w.st.SVIDs, w.ca.svid(wa.Identity))
+	accepted := hboneServer(t, a, "127.0.0.1:15008", w.ca.tlsConfig(identity("shop", "b")))
+	w.envoy()
+	for range tunnels {
+		func() {
+			c, err := a.Dial(t.Context(), "tcp", "127.0.0.1:15002")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}()
+	}
+	if got, most := int(accepted.Load()), runtime.NumCPU(); got > most {
+		t.Errorf("%d tunnels took %d TLS connections, want %d at most: one a worker", tunnels, got, most)
 	}
 }
