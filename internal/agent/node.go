@@ -35,10 +35,11 @@ type CNI struct {
 type node struct {
 	places *places.Places
 	modes  *modes
-	cni    CNI
 	socket net.Listener
 	self   cni.Settings
 	log    *slog.Logger
+
+	installer *cni.Installer // nil if the plugin is not to be installed
 }
 
 // newNode gives nil for a source that knows by itself where pods run.
@@ -61,7 +62,7 @@ func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
 		cfg.NetNSDir = "/run/netns"
 	}
 	n := &node{
-		cni: cfg.CNI, log: cfg.Log,
+		log:   cfg.Log,
 		modes: newModes(objs, c.Loaded(), filepath.Join(cfg.StateDir, modesFile), cfg.Log),
 		places: places.New(places.Config{
 			Objects: objs, Place: c.Place, Loaded: c.Loaded(), Node: cfg.Node, File: filepath.Join(cfg.RunDir, placesFile), Log: cfg.Log,
@@ -70,6 +71,9 @@ func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
 		self: cni.Settings{
 			Socket: filepath.Join(cfg.RunDir, "cni.sock"), Modes: filepath.Join(cfg.StateDir, modesFile), LogFile: cfg.CNI.LogFile,
 		},
+	}
+	if cfg.CNI.Install {
+		n.installer = cni.NewInstaller(cni.InstallerConfig{ConfDir: cfg.CNI.ConfDir, BinDir: cfg.CNI.BinDir, Settings: n.self, Log: cfg.Log})
 	}
 	return n, nil
 }
@@ -98,7 +102,7 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, j *joiner) {
 	g.Go(func() error { return n.places.Run(ctx) })
 	g.Go(func() error { return n.modes.run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, n.socket, cni.Handler(j)) })
-	if n.cni.Install {
+	if n.installer != nil {
 		g.Go(func() error { return n.install(ctx) })
 	}
 }
@@ -110,8 +114,7 @@ func (n *node) install(ctx context.Context) error {
 		return nil
 	case <-n.modes.written:
 	}
-	i := cni.NewInstaller(cni.InstallerConfig{ConfDir: n.cni.ConfDir, BinDir: n.cni.BinDir, Settings: n.self, Log: n.log})
-	if err := i.Run(ctx); err != nil {
+	if err := n.installer.Run(ctx); err != nil {
 		return fmt.Errorf("install the CNI plugin: %w", err)
 	}
 	return nil

@@ -45,6 +45,15 @@ func (a *Agent) Folder() *api.Folder {
 	return out
 }
 
+// CNI tells how the plugin stands.
+func (a *Agent) CNI() *api.CNI {
+	if a.node == nil || a.node.installer == nil {
+		return nil
+	}
+	file, problems := a.node.installer.State()
+	return &api.CNI{File: file, Problems: problems}
+}
+
 // Datapath tells what is in the kernel.
 func (a *Agent) Datapath() api.Datapath {
 	st := a.path.Status()

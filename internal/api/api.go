@@ -38,6 +38,8 @@ type Source interface {
 	Agent() Agent
 	// Folder tells about the manifests; nil where the objects come from elsewhere.
 	Folder() *Folder
+	// CNI tells how the container runtime is told of the mesh; nil where it is not.
+	CNI() *CNI
 	Datapath() Datapath
 	Proxy() Proxy
 	// Flows is nil where flows are not kept.
@@ -68,6 +70,13 @@ type Problem struct {
 	Line   int             `json:"line,omitempty"`
 	Object model.ObjectRef `json:"object,omitzero"` // empty where the text does not tell
 	Reason string          `json:"reason"`
+}
+
+// CNI is how the plugin stands in the node's network configuration.
+type CNI struct {
+	// File is the configuration that it is in; "" while it is in none.
+	File     string   `json:"file"`
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Datapath is what is in the kernel.
@@ -109,6 +118,7 @@ type Status struct {
 	Synced     bool               `json:"synced"`
 	Agent      Agent              `json:"agent"`
 	Folder     *Folder            `json:"folder,omitempty"`
+	CNI        *CNI               `json:"cni,omitempty"`
 	Datapath   Datapath           `json:"datapath"`
 	Proxy      Proxy              `json:"proxy"`
 	Workloads  []Workload         `json:"workloads"` // of this node

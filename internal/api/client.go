@@ -19,20 +19,28 @@ import (
 
 // Client asks a node's agent.
 type Client struct {
-	socket string
-	http   *http.Client
+	where string // the agent is: its socket, or words for it
+	local bool
+	http  *http.Client
 }
 
 // NewClient makes a client for the agent whose run directory is run. Nothing is dialled yet.
 func NewClient(run string) *Client {
-	c := &Client{socket: filepath.Join(run, SocketName)}
-	c.http = &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", c.socket)
-		},
-	}}
+	socket := filepath.Join(run, SocketName)
+	c := NewClientBy(socket, func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	})
+	c.local = true
 	return c
+}
+
+// NewClientBy makes a client for an agent elsewhere, to which dial connects; where names it in errors. A connection must
+// end when its context does.
+func NewClientBy(where string, dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{where: where, http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}}
 }
 
 // Errors of the way to the agent.
@@ -89,7 +97,7 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, into any) e
 	}
 	defer body.Close()
 	if err := json.NewDecoder(body).Decode(into); err != nil {
-		return fmt.Errorf("%s%s: the answer cannot be read (is the agent of another version?): %w", c.socket, path, err)
+		return fmt.Errorf("%s%s: the answer cannot be read (is the agent of another version?): %w", c.where, path, err)
 	}
 	return nil
 }
@@ -114,12 +122,15 @@ func (c *Client) open(ctx context.Context, path string, q url.Values) (io.ReadCl
 
 // explain says what an operator can do about a socket that does not answer.
 func (c *Client) explain(err error) error {
+	var u *url.Error
 	switch {
+	case !c.local && errors.As(err, &u): // its URL says nothing that is true
+		return fmt.Errorf("asking the agent of %s: %w", c.where, u.Err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: nothing answers on %s. Start it with \"weft agent --manifests DIR --proxy\", or name its run directory with --run",
-			ErrNotRunning, c.socket)
+			ErrNotRunning, c.where)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %s may be opened by root only. Run the command as root, for example with sudo", ErrPermission, c.socket)
+		return fmt.Errorf("%w: %s may be opened by root only. Run the command as root, for example with sudo", ErrPermission, c.where)
 	}
-	return fmt.Errorf("asking the agent on %s: %w", c.socket, err)
+	return fmt.Errorf("asking the agent on %s: %w", c.where, err)
 }

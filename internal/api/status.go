@@ -10,7 +10,7 @@ func NewStatus(src Source, now time.Time) Status {
 	st := src.State()
 	snap := st.Snapshot()
 	s := Status{
-		Agent: src.Agent(), Folder: src.Folder(), Datapath: src.Datapath(), Proxy: src.Proxy(),
+		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: src.Datapath(), Proxy: src.Proxy(),
 		Workloads: []Workload{}, Identities: identities(st, snap),
 		Gateways: collect(st.Gateways.All(snap)), Rejections: collect(st.Rejections.All(snap)),
 	}
@@ -46,6 +46,14 @@ func (s *Status) faults(now time.Time) []string {
 	}
 	if f := s.Folder; f != nil && len(f.Problems) > 0 {
 		fault("manifests: %d not taken as written; where an object was good before, that version stays in force", len(f.Problems))
+	}
+	if c := s.CNI; c != nil {
+		for _, p := range c.Problems {
+			fault("CNI: %s", p)
+		}
+		if c.File == "" && len(c.Problems) == 0 {
+			fault("CNI: the plugin is in no network configuration; pods join the mesh a moment after they start")
+		}
 	}
 	for _, hook := range s.Datapath.Missing {
 		fault("datapath: %s is not attached", hook)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/check"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
@@ -34,53 +35,93 @@ func (c *clusterFlags) flags(cmd *cobra.Command) {
 // known tells whether there is a cluster to ask.
 func (c *clusterFlags) known() bool { return c.Kubeconfig != "" || c.Context != "" || survey.Known() }
 
-func newCheckCmd() *cobra.Command {
-	var out output
-	var cluster clusterFlags
-	var machine datapath.Config
-	var cni string
-	var pre bool
+// checker is weft check.
+type checker struct {
+	out     output
+	cluster clusterFlags
+	machine datapath.Config
+	cni     string
+	pre     bool
+	now     func() time.Time
+}
+
+func newCheckCmd(now func() time.Time) *cobra.Command {
+	c := checker{now: now}
 	cmd := &cobra.Command{
-		Use:   "check --pre",
-		Short: "Check whether a machine and a cluster can carry the mesh",
-		Long: `Check whether a machine and a cluster can carry the mesh; nothing is changed. As root, or where no cluster is known,
-this machine is looked at as a node: kernel, eBPF, cgroup2, CNI. Where a kubeconfig is found, its cluster is.
+		Use:   "check",
+		Short: "Check whether the mesh in a cluster is whole; with --pre, whether it can be carried",
+		Long: `Check whether the mesh in a cluster is whole: what is installed, its versions and CRDs, the controller, and the agent,
+Envoy and CNI plugin of each node, which are asked in the agents' pods (right to create pods/exec). Nothing is changed.
+
+With --pre check whether a machine and a cluster can carry the mesh. As root, or where no cluster is known, this machine
+is looked at as a node: kernel, eBPF, cgroup2, CNI. Where a kubeconfig is found, its cluster is.
 
 Each line that is not good says what to do. The exit status is 1 if one failed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
+			if err := c.out.check(); err != nil {
 				return err
-			}
-			if !pre {
-				return fmt.Errorf("check what? There is --pre")
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), checkWithin)
 			defer cancel()
-			var all []check.Result
-			if os.Geteuid() == 0 || !cluster.known() {
-				m := check.ThisMachine(machine)
-				m.CNI = cni
-				all = m.Check()
+			do := c.after
+			if c.pre {
+				do = c.before
 			}
-			if cluster.known() {
-				c, err := survey.Open(cluster.Options)
-				if err != nil {
-					return err
-				}
-				all = append(all, check.Cluster(ctx, c)...)
+			all, err := do(ctx)
+			if err != nil {
+				return err
 			}
-			return printChecks(cmd.OutOrStdout(), &out, all)
+			return printChecks(cmd.OutOrStdout(), &c.out, all)
 		},
 	}
-	out.flag(cmd, "table", "json", "yaml")
-	cluster.flags(cmd)
+	c.out.flag(cmd, "table", "json", "yaml")
+	c.cluster.flags(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&pre, "pre", false, "before Weft is installed")
-	f.StringVar(&machine.CgroupRoot, "cgroup-root", "", "as given to weft agent")
-	f.StringVar(&machine.PinDir, "pins", "", "as given to weft agent")
-	f.StringVar(&cni, "cni-conf", "/etc/cni/net.d", "folder of the CNI's configuration")
+	f.BoolVar(&c.pre, "pre", false, "before Weft is installed")
+	f.StringVar(&c.machine.CgroupRoot, "cgroup-root", "", "with --pre: as given to weft agent")
+	f.StringVar(&c.machine.PinDir, "pins", "", "with --pre: as given to weft agent")
+	f.StringVar(&c.cni, "cni-conf", "/etc/cni/net.d", "with --pre: folder of the CNI's configuration")
 	return cmd
+}
+
+// before is weft check --pre.
+func (c *checker) before(ctx context.Context) ([]check.Result, error) {
+	var all []check.Result
+	if os.Geteuid() == 0 || !c.cluster.known() {
+		m := check.ThisMachine(c.machine)
+		m.CNI = c.cni
+		all = m.Check()
+	}
+	if c.cluster.known() {
+		s, err := survey.Open(c.cluster.Options)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, check.Cluster(ctx, s)...)
+	}
+	return all, nil
+}
+
+// after is weft check.
+func (c *checker) after(ctx context.Context) ([]check.Result, error) {
+	if !c.cluster.known() {
+		return nil, fmt.Errorf("no cluster is known: name one by --kubeconfig. A node that runs from a folder is told of by \"weft status\", a machine to be by \"weft check --pre\"")
+	}
+	s, err := survey.Open(c.cluster.Options)
+	if err != nil {
+		return nil, err
+	}
+	i := check.Installed{Host: s.Host(), Now: c.now()}
+	if i.Version, err = s.Version(ctx); err != nil {
+		return check.Cluster(ctx, s), nil // it says what to do
+	}
+	i.Installation, i.Unread = s.Installation(ctx, c.cluster.namespace)
+	f := newFleet(s, c.cluster.namespace, i.Pods)
+	for _, a := range ask(ctx, f, f.agents, (*api.Client).Status) {
+		i.Agents = append(i.Agents, check.Agent{Node: a.node, Status: a.value, Err: a.err})
+	}
+	return i.Check(), nil
 }
 
 // printChecks prints results, and gives ErrUnhealthy if one is a failure.

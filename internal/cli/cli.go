@@ -36,7 +36,7 @@ type Root struct {
 }
 
 // ErrUnhealthy makes the exit status 1; what is wrong has been printed already.
-var ErrUnhealthy = errors.New("the node is not healthy")
+var ErrUnhealthy = errors.New("something is not healthy")
 
 // New makes the root command. Add further commands to it before it is executed.
 func New(o Options) *Root { return newRoot(o, time.Now) }
@@ -51,7 +51,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
 	client := func() *api.Client { return api.NewClient(*r.Run) }
-	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newCheckCmd(), newVersionCmd(o))
+	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newCheckCmd(now), newVersionCmd(o), newRelayCmd(r.Run))
 	return r
 }
 

@@ -22,6 +22,7 @@ var fixedNow = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 type node struct {
 	st     *state.State
 	folder api.Folder
+	cni    *api.CNI
 	data   api.Datapath
 	proxy  api.Proxy
 	flows  *observe.Store
@@ -29,6 +30,7 @@ type node struct {
 
 func (n *node) State() *state.State    { return n.st }
 func (n *node) Folder() *api.Folder    { return &n.folder }
+func (n *node) CNI() *api.CNI          { return n.cni }
 func (n *node) Datapath() api.Datapath { return n.data }
 func (n *node) Proxy() api.Proxy       { return n.proxy }
 func (n *node) Flows() *observe.Store  { return n.flows }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -37,10 +40,31 @@ type InstallerConfig struct {
 // stays there when the Installer ends, for without it pods would start outside the mesh; Uninstall takes it out.
 type Installer struct {
 	cfg   InstallerConfig
-	said  map[string]string // by file: the last thing that was logged about it
-	copy  os.FileInfo       // of the binary, as it was left
-	putAt time.Time         // when the plugin was put in last
+	copy  os.FileInfo // of the binary, as it was left
+	putAt time.Time   // when the plugin was put in last
 	pause time.Duration
+
+	mu   sync.Mutex
+	said map[string]string // by file: the last thing that was logged about it
+	in   string            // the configuration that holds the plugin
+}
+
+// State gives the configuration that holds the plugin, or "", and what is wrong.
+func (i *Installer) State() (file string, problems []string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, about := range slices.Sorted(maps.Keys(i.said)) {
+		if text := i.said[about]; text != "" {
+			problems = append(problems, text)
+		}
+	}
+	return i.in, problems
+}
+
+func (i *Installer) isIn(file string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.in = file
 }
 
 // NewInstaller makes one. It does nothing before Run.
@@ -114,6 +138,7 @@ func (i *Installer) look(now time.Time) time.Duration {
 		i.say(c.file, fmt.Errorf("it is no network configuration, and left alone: %w", c.err))
 	}
 	if first == nil {
+		i.isIn("")
 		i.say("none", fmt.Errorf("no network configuration in %s yet: pods join the mesh after they start until there is one", i.cfg.ConfDir))
 		return 0
 	}
@@ -144,11 +169,13 @@ func (i *Installer) install(c *configuration, now time.Time) time.Duration {
 	single := c.conflist() != c.file
 	if err == nil && !changed && !single {
 		i.say(c.file, nil)
+		i.isIn(c.file)
 		if now.Sub(i.putAt) > quiet {
 			i.pause = putBackFirst
 		}
 		return 0
 	}
+	i.isIn("")
 	if wait := i.putAt.Add(i.pause).Sub(now); err == nil && !i.putAt.IsZero() && wait > 0 {
 		return wait
 	}
@@ -165,6 +192,7 @@ func (i *Installer) install(c *configuration, now time.Time) time.Duration {
 			"file", c.file, "nextNotBefore", i.pause.String())
 	}
 	i.putAt = now
+	i.isIn(c.conflist())
 	i.cfg.Log.Info("CNI plugin is in the network configuration", "file", c.conflist())
 	return 0
 }
@@ -175,11 +203,11 @@ func (i *Installer) say(about string, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if i.said[about] == text {
-		return
-	}
+	i.mu.Lock()
+	same := i.said[about] == text
 	i.said[about] = text
-	if err != nil {
+	i.mu.Unlock()
+	if err != nil && !same {
 		i.cfg.Log.Warn("CNI", "about", about, "error", err)
 	}
 }

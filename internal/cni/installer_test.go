@@ -229,3 +229,28 @@ func TestWriteModesReplacesTheFile(t *testing.T) {
 		t.Error("no error for a folder that is none")
 	}
 }
+
+func TestInstallerState(t *testing.T) {
+	i := newInstallation(t, map[string]string{"00-bad.conflist": "{"})
+	in := i.installer()
+	in.look(time.Now())
+	if file, problems := in.State(); file != "" || len(problems) != 2 || !strings.Contains(problems[1], "no network configuration in") {
+		t.Errorf("without a configuration: %q, %q", file, problems)
+	}
+	good := filepath.Join(i.conf, "10-net.conflist")
+	i.write(good, `{"name": "n", "plugins": [{"type": "bridge"}]}`)
+	in.look(time.Now())
+	if file, problems := in.State(); file != good || len(problems) != 1 {
+		t.Errorf("in place: %q, %q", file, problems)
+	}
+	if err := os.Remove(i.self); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(i.bin, Type)); err != nil {
+		t.Fatal(err)
+	}
+	in.look(time.Now())
+	if _, problems := in.State(); len(problems) != 2 {
+		t.Errorf("without a binary: %q", problems)
+	}
+}

@@ -63,10 +63,13 @@ func of(cfg *rest.Config) (*Cluster, error) {
 	return &Cluster{cfg: cfg, rest: c}, nil
 }
 
-// Known tells whether a kubeconfig that follows kubectl's rules names an API server.
+// Known tells whether a kubeconfig that follows kubectl's rules, or the pod that we run in, names an API server.
 func Known() bool {
-	raw, err := clientcmd.NewDefaultClientConfigLoadingRules().Load()
-	return err == nil && len(raw.Clusters) > 0
+	if raw, err := clientcmd.NewDefaultClientConfigLoadingRules().Load(); err == nil && len(raw.Clusters) > 0 {
+		return true
+	}
+	_, err := rest.InClusterConfig()
+	return err == nil
 }
 
 // Host is the API server's address.

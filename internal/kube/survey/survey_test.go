@@ -2,7 +2,6 @@ package survey
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,80 +14,44 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"k8s.io/client-go/rest"
+
+	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// apiServer answers paths with JSON, lists in pages of one object; other paths are not found.
-func apiServer(t *testing.T, objects map[string]any) *Cluster {
-	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		v, ok := objects[r.URL.Path]
-		if !ok {
-			w.WriteHeader(http.StatusNotFound)
-			fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404,"message":"no %s"}`, r.URL.Path)
-			return
-		}
-		if all, ok := v.([]any); ok {
-			v = pageOf(all, r.URL.Query().Get("continue"))
-		}
-		if err := json.NewEncoder(w).Encode(v); err != nil {
-			t.Error(err)
-		}
-	}))
-	t.Cleanup(s.Close)
-	c, err := of(&rest.Config{Host: s.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.rest.Client.CloseIdleConnections)
-	return c
+func TestMain(m *testing.M) {
+	// It ends with its next tick after the connection, which is seconds.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/client-go/tools/remotecommand.(*heartbeat).start"))
 }
 
-func pageOf(all []any, from string) any {
-	i := 0
-	_, _ = fmt.Sscan(from, &i) // "" is the first
-	meta := map[string]any{}
-	if i+1 < len(all) {
-		meta["continue"] = fmt.Sprint(i + 1)
-	}
-	return map[string]any{"metadata": meta, "items": all[i:min(i+1, len(all))]}
-}
-
-type object = map[string]any
-
-func meta(namespace, name string, labels, annotations object) object {
-	return object{"namespace": namespace, "name": name, "labels": labels, "annotations": annotations}
-}
+type object = surveytest.Object
 
 func TestEnvironment(t *testing.T) {
 	const crdPath = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"
-	c := apiServer(t, map[string]any{
+	c := connect(t, &surveytest.Server{Objects: map[string]any{
 		"/version": object{"gitVersion": "v1.37.2"},
 		"/api/v1/nodes": []any{
-			object{"metadata": meta("", "a", nil, nil), "status": object{
+			object{"metadata": surveytest.Meta("", "a", nil, nil), "status": object{
 				"nodeInfo":   object{"kernelVersion": "6.18.1", "osImage": "Debian", "containerRuntimeVersion": "containerd://2.1", "operatingSystem": "linux"},
 				"conditions": []any{object{"type": "Ready", "status": "True"}},
 			}},
-			object{"metadata": meta("", "w", nil, nil), "status": object{"nodeInfo": object{"operatingSystem": "windows"}}},
+			object{"metadata": surveytest.Meta("", "w", nil, nil), "status": object{"nodeInfo": object{"operatingSystem": "windows"}}},
 		},
 		crdPath + "gateways.gateway.networking.k8s.io": object{
-			"metadata": meta("", "x", nil, object{gatewayGroup + "/bundle-version": "v1.6.3", gatewayGroup + "/channel": "standard"}),
+			"metadata": surveytest.Meta("", "x", nil, object{gatewayGroup + "/bundle-version": "v1.6.3", gatewayGroup + "/channel": "standard"}),
 			"spec":     object{"versions": []any{object{"name": "v1", "served": true}, object{"name": "v1beta1", "served": false}}},
 			"status":   object{"conditions": []any{object{"type": "Established", "status": "True"}}},
 		},
 		"/apis/apps/v1/daemonsets": []any{
-			object{"metadata": meta("kube-system", "kube-proxy", nil, nil)},
-			object{"metadata": meta("istio-system", "ztunnel", nil, nil)},
+			object{"metadata": surveytest.Meta("kube-system", "kube-proxy", nil, nil)},
+			object{"metadata": surveytest.Meta("istio-system", "ztunnel", nil, nil)},
 		},
 		"/apis/apps/v1/deployments": []any{},
 		"/api/v1/namespaces": []any{
-			object{"metadata": meta("", "shop", object{"istio.io/dataplane-mode": "ambient"}, nil)},
-			object{"metadata": meta("", "plain", nil, nil)},
+			object{"metadata": surveytest.Meta("", "shop", object{"istio.io/dataplane-mode": "ambient"}, nil)},
+			object{"metadata": surveytest.Meta("", "plain", nil, nil)},
 		},
 		"/api/v1/namespaces/kube-system/configmaps/cilium-config": object{"data": object{"kube-proxy-replacement": "true"}},
-	})
+	}})
 	if v, err := c.Version(t.Context()); err != nil || v != "v1.37.2" {
 		t.Errorf("%q, %v", v, err)
 	}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube/survey"
+)
+
+const (
+	// askAtOnce is how many agents are asked at a time, askWithin the most that one of them may take.
+	askAtOnce = 16
+	askWithin = 15 * time.Second
+)
+
+// fleet is the agents of a cluster, reached through their pods.
+type fleet struct {
+	cluster   *survey.Cluster
+	namespace string
+	agents    []survey.Pod // the best of each node, by node
+}
+
+// newFleet takes the agents among pods that run: on each node one that is ready, else any.
+func newFleet(c *survey.Cluster, namespace string, pods []survey.Pod) *fleet {
+	f := &fleet{cluster: c, namespace: namespace}
+	for _, p := range pods {
+		if p.Component != survey.Agent || p.Node == "" {
+			continue
+		}
+		at := slices.IndexFunc(f.agents, func(o survey.Pod) bool { return o.Node == p.Node })
+		switch {
+		case at < 0:
+			f.agents = append(f.agents, p)
+		case p.Ready:
+			f.agents[at] = p
+		}
+	}
+	slices.SortFunc(f.agents, func(a, b survey.Pod) int { return strings.Compare(a.Node, b.Node) })
+	return f
+}
+
+// client asks the agent in a pod.
+func (f *fleet) client(p survey.Pod) *api.Client {
+	return api.NewClientBy("node "+p.Node, func(ctx context.Context) (net.Conn, error) {
+		return f.cluster.DialAgent(ctx, f.namespace, p.Name)
+	})
+}
+
+// answer is an agent's.
+type answer[T any] struct {
+	node  string
+	value T
+	err   error
+}
+
+// ask asks agents, some at a time, and gives their answers in the same order.
+func ask[T any](ctx context.Context, f *fleet, agents []survey.Pod, do func(*api.Client, context.Context) (T, error)) []answer[T] {
+	out := make([]answer[T], len(agents))
+	slots := make(chan struct{}, askAtOnce)
+	var all sync.WaitGroup
+	for i, p := range agents {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, askWithin)
+			defer cancel()
+			out[i].node = p.Node
+			out[i].value, out[i].err = do(f.client(p), ctx)
+			if ctx.Err() != nil && out[i].err != nil {
+				out[i].err = fmt.Errorf("no answer within %s: %w", askWithin, out[i].err)
+			}
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// newRelayCmd makes what the other side runs in an agent's pod.
+func newRelayCmd(run *string) *cobra.Command {
+	return &cobra.Command{
+		Use:    survey.Relay,
+		Short:  "Join standard input and output to the agent's socket, for weft on another machine",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return survey.ServeRelay(cmd.Context(), filepath.Join(*run, api.SocketName), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}

@@ -1,0 +1,105 @@
+// Package surveytest is an API server for tests: it answers paths with what it is given, and runs agents' relays.
+package surveytest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+)
+
+// Object is an object as JSON has it.
+type Object = map[string]any
+
+// Meta gives metadata.
+func Meta(namespace, name string, labels, annotations Object) Object {
+	return Object{"namespace": namespace, "name": name, "labels": labels, "annotations": annotations}
+}
+
+// Server answers GETs by Objects: a []any is a list, given in pages of one object; an int is a status of failure; paths
+// that are missing are not found.
+type Server struct {
+	Objects map[string]any
+	// Agents are unix sockets by pod, as namespace/name. What is exec'd in a pod is joined to it.
+	Agents map[string]string
+}
+
+// Start serves until the test ends, and gives the URL.
+func (s *Server) Start(t *testing.T) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	for _, method := range []string{http.MethodGet, http.MethodPost} { // by WebSockets, and what is tried after them
+		mux.HandleFunc(method+" /api/v1/namespaces/{namespace}/pods/{pod}/exec", s.exec)
+	}
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch v := s.Objects[r.URL.Path].(type) {
+		case nil:
+			fail(w, http.StatusNotFound, "NotFound", "no "+r.URL.Path)
+		case int:
+			fail(w, v, "Forbidden", "you may not")
+		case []any:
+			_ = json.NewEncoder(w).Encode(page(v, r.URL.Query().Get("continue")))
+		default:
+			_ = json.NewEncoder(w).Encode(v)
+		}
+	})
+	h := httptest.NewServer(mux)
+	t.Cleanup(h.Close)
+	return h.URL
+}
+
+func fail(w http.ResponseWriter, code int, reason, message string) {
+	w.WriteHeader(code)
+	fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"code":%d,"message":%q}`, reason, code, message)
+}
+
+func page(all []any, from string) any {
+	i := 0
+	_, _ = fmt.Sscan(from, &i) // "" is the first
+	meta := Object{}
+	if i+1 < len(all) {
+		meta["continue"] = fmt.Sprint(i + 1)
+	}
+	return Object{"metadata": meta, "items": all[min(i, len(all)):min(i+1, len(all))]}
+}
+
+// exec is the API server's and the kubelet's part of a command that runs in a pod, and weft relay's.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	socket, ok := s.Agents[r.PathValue("namespace")+"/"+r.PathValue("pod")]
+	if command := strings.Join(r.URL.Query()["command"], " "); !ok || command != "weft relay" {
+		fail(w, http.StatusBadRequest, "BadRequest", fmt.Sprintf("pod %s cannot run %q", r.PathValue("pod"), command))
+		return
+	}
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true, Channels: []wsstream.ChannelType{
+		wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.ReadChannel,
+	}}})
+	_, channels, err := conn.Open(w, r)
+	if err != nil {
+		return // the answer has been given
+	}
+	defer func() { _ = conn.Close() }()
+	in, out, stderr, status := channels[0], channels[1], channels[2], channels[3]
+	agent, err := net.Dial("unix", socket)
+	if err != nil {
+		fmt.Fprintf(stderr, "weft: %v", err)
+		fmt.Fprint(status, `{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"1"}]}}`)
+		return
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(agent, in)
+		_ = agent.Close()
+	}()
+	_, _ = io.Copy(out, agent)
+	fmt.Fprint(status, `{"status":"Success"}`)
+	_ = conn.Close()
+	<-ended
+}
