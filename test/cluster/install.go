@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -92,25 +93,27 @@ func (c *Cluster) weftImages(ctx context.Context, root string) (tag string, err 
 
 // giveImage imports an archive into a node and names the image by the tag, unless the node has it.
 func (c *Cluster) giveImage(ctx context.Context, node, archive, image, tag string) error {
-	out, err := c.ctr(ctx, node, "images", "list", "--quiet", "name=="+image+":"+tag)
-	if err == nil && len(bytes.TrimSpace(out)) > 0 {
-		return nil
+	have, err := c.ctr(ctx, node, "images", "list", "--quiet", "name=="+image+":"+tag)
+	if err != nil || have != "" {
+		return err
 	}
-	for _, args := range [][]string{{"images", "import", archive}, {"images", "tag", "--force", image + ":test", image + ":" + tag}} {
-		if out, err := c.ctr(ctx, node, args...); err != nil {
-			return fmt.Errorf("node %s: %s: %w: %s", node, strings.Join(args, " "), err, tail(out, 3))
-		}
-	}
-	return nil
+	_, imported := c.ctr(ctx, node, "images", "import", archive)
+	_, tagged := c.ctr(ctx, node, "images", "tag", "--force", image+":test", image+":"+tag)
+	return errors.Join(imported, tagged)
 }
 
-// ctr runs containerd's client in a node.
-func (c *Cluster) ctr(ctx context.Context, node string, args ...string) ([]byte, error) {
+// ctr runs containerd's client in a node and gives what it printed.
+func (c *Cluster) ctr(ctx context.Context, node string, args ...string) (string, error) {
 	cmd, err := c.NodeCommand(ctx, node, append([]string{c.bin["ctr"], "--namespace", "k8s.io"}, args...)...)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return cmd.CombinedOutput()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("node %s: ctr %s: %w: %s", node, strings.Join(args, " "), err, tail(errs.Bytes(), 3))
+	}
+	return strings.TrimSpace(out.String()), nil
 }
 
 // renderWeft renders the chart with this cluster's values: no kube-proxy serves the API server's Service, and each node
