@@ -66,14 +66,7 @@ func problem(s *model.Status) string {
 	var out []string
 	collect := func(of string, conds []model.Condition) {
 		for _, c := range conds {
-			bad := !c.Status
-			switch c.Type {
-			case condConflicted, condPartiallyInvalid:
-				bad = c.Status
-			case condOverlappingTLS: // usual where a wildcard stands beside a name
-				bad = false
-			}
-			if bad && len(out) < maxMessages {
+			if c.Fails() && len(out) < maxMessages {
 				out = append(out, of+c.Type+": "+c.Reason+": "+c.Message)
 			}
 		}

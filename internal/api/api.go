@@ -125,7 +125,19 @@ type Status struct {
 	Identities []Identity         `json:"identities"`
 	Gateways   []*model.Gateway   `json:"gateways"`
 	Rejections []*model.Rejection `json:"rejections"`
-	LostFlows  uint64             `json:"lostFlows"`
+	// Objects counts those that have a status, Troubles is what does not work of them.
+	Objects   int       `json:"objects"`
+	Troubles  []Trouble `json:"troubles,omitempty"`
+	LostFlows uint64    `json:"lostFlows"`
+}
+
+// Trouble is a condition of an object that says that something of it does not work.
+type Trouble struct {
+	Object  model.ObjectRef `json:"object"`
+	For     string          `json:"for,omitempty"` // the listener or parent; "" for the object itself
+	Type    string          `json:"type"`
+	Reason  string          `json:"reason"`
+	Message string          `json:"message,omitempty"`
 }
 
 // Workload is a pod of this node.

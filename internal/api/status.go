@@ -3,6 +3,9 @@ package api
 import (
 	"fmt"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // NewStatus looks at every part of a node and says what is wrong.
@@ -14,6 +17,7 @@ func NewStatus(src Source, now time.Time) Status {
 		Workloads: []Workload{}, Identities: identities(st, snap),
 		Gateways: collect(st.Gateways.All(snap)), Rejections: collect(st.Rejections.All(snap)),
 	}
+	s.Objects, s.Troubles = troubles(st, snap)
 	for w := range st.Workloads.All(snap) {
 		if w.Local {
 			l := Workload{Namespace: w.Namespace, Name: w.Name, Addresses: w.Addresses, MTLS: w.MTLS, Identity: w.Identity}
@@ -99,4 +103,26 @@ func proxyState(p Proxy) string {
 		return "does not answer (" + p.Error + ")"
 	}
 	return "does not answer"
+}
+
+// troubles counts the objects that have a status, and gives what does not work of them.
+func troubles(st *state.State, snap *state.Snapshot) (objects int, out []Trouble) {
+	for s := range st.Statuses.All(snap) {
+		objects++
+		add := func(of string, all []model.Condition) {
+			for _, c := range all {
+				if c.Fails() {
+					out = append(out, Trouble{Object: s.Object, For: of, Type: c.Type, Reason: c.Reason, Message: c.Message})
+				}
+			}
+		}
+		add("", s.Conditions)
+		for _, l := range s.Listeners {
+			add("listener "+l.Name, l.Conditions)
+		}
+		for i := range s.Parents {
+			add(s.Parents[i].String(), s.Parents[i].Conditions)
+		}
+	}
+	return objects, out
 }

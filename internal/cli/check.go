@@ -19,22 +19,6 @@ import (
 // checkWithin bounds a whole check.
 const checkWithin = 2 * time.Minute
 
-// clusterFlags say which cluster a command asks.
-type clusterFlags struct {
-	survey.Options
-	namespace string // the mesh's own
-}
-
-func (c *clusterFlags) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&c.Kubeconfig, "kubeconfig", "", "file that names the API server (default: as kubectl finds it)")
-	f.StringVar(&c.Context, "context", "", "context of the kubeconfig")
-	f.StringVar(&c.namespace, "mesh-namespace", "weft-system", "namespace that Weft is installed in")
-}
-
-// known tells whether there is a cluster to ask.
-func (c *clusterFlags) known() bool { return c.Kubeconfig != "" || c.Context != "" || survey.Known() }
-
 // checker is weft check.
 type checker struct {
 	out     output

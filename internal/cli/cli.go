@@ -1,5 +1,6 @@
-// Package cli holds the commands with which a user looks at a node: status, config, observe, version. They ask the
-// agent on its socket (package internal/api). The commands that run something are in cmd/weft.
+// Package cli holds the commands with which a user looks at a node or a cluster: status, config, observe, check, version.
+// They ask agents (package internal/api): this node's on its socket, those of a cluster in their pods. The commands that
+// run something are in cmd/weft.
 package cli
 
 import (
@@ -13,8 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/weft-mesh/weft/internal/api"
 )
 
 // Options say what is built.
@@ -50,8 +49,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 	}
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
-	client := func() *api.Client { return api.NewClient(*r.Run) }
-	cmd.AddCommand(newStatusCmd(client, now), newConfigCmd(client, now), newObserveCmd(client), newCheckCmd(now), newVersionCmd(o), newRelayCmd(r.Run))
+	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newObserveCmd(r.Run), newCheckCmd(now), newVersionCmd(o), newRelayCmd(r.Run))
 	return r
 }
 

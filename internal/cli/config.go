@@ -13,39 +13,44 @@ import (
 
 // query is what the config commands ask for.
 type query struct {
-	client    func() *api.Client
 	out       output
 	namespace string
 	all       bool
 }
 
-func newConfigCmd(client func() *api.Client, now func() time.Time) *cobra.Command {
+func newConfigCmd(run *string, now func() time.Time) *cobra.Command {
+	r := &reach{run: run}
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Show what this node made of the manifests",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "Show what a node made of the manifests",
+		Long: `Show what this node made of the manifests. Where no agent runs on this machine and a kubeconfig is found, the nodes of
+the cluster are asked, or the one that --node names; what several nodes say alike is shown once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		listCmd(client, api.Services, "Services, their addresses and ports", printServices),
-		listCmd(client, api.Routes, "The rules for requests, in order of precedence: the first that matches wins", printRoutes),
-		listCmd(client, api.AllEndpoints, "The addresses behind each Service port", printEndpoints),
-		listCmd(client, api.Identities, "SPIFFE IDs, who has them, and this node's certificates for them",
+		listCmd(r, api.Services, "Services, their addresses and ports", printServices),
+		listCmd(r, api.Routes, "The rules for requests, in order of precedence: the first that matches wins", printRoutes),
+		listCmd(r, api.AllEndpoints, "The addresses behind each Service port", printEndpoints),
+		listCmd(r, api.Identities, "SPIFFE IDs, who has them, and this node's certificates for them",
 			func(w io.Writer, list []api.Identity, wide bool) error { return printIdentities(w, list, wide, now()) }),
-		listCmd(client, api.Certificates, "Certificates that this node holds, without their keys",
+		listCmd(r, api.Certificates, "Certificates that this node holds, without their keys",
 			func(w io.Writer, list []api.Certificate, wide bool) error {
 				return printCertificates(w, list, wide, now())
 			}),
-		listCmd(client, api.Policies, "Who may speak to the pods that an AuthorizationPolicy selects", printPolicies),
-		listCmd(client, api.Gateways, "Gateways and their listeners", printGateways),
-		listCmd(client, api.Statuses, "Conditions of every Gateway, listener, route and policy", printStatuses),
+		listCmd(r, api.Policies, "Who may speak to the pods that an AuthorizationPolicy selects", printPolicies),
+		listCmd(r, api.Gateways, "Gateways and their listeners", printGateways),
+		listCmd(r, api.Statuses, "Conditions of every Gateway, listener, route and policy", printStatuses),
 	)
+	for _, sub := range cmd.Commands() {
+		r.flags(sub)
+	}
 	return cmd
 }
 
 // listCmd makes weft config <what> [NAME].
-func listCmd[T any](client func() *api.Client, what, short string, table func(io.Writer, []T, bool) error) *cobra.Command {
-	q := query{client: client}
+func listCmd[T any](r *reach, what, short string, table func(io.Writer, []T, bool) error) *cobra.Command {
+	var q query
 	cmd := &cobra.Command{
 		Use:   what + " [NAME]",
 		Short: short,
@@ -61,18 +66,11 @@ func listCmd[T any](client func() *api.Client, what, short string, table func(io
 			if len(args) > 0 {
 				name = args[0]
 			}
-			list, err := api.List[T](cmd.Context(), q.client(), what, q.namespace, name)
+			lists, err := lists[T](cmd.Context(), r, what, q.namespace, name)
 			if err != nil {
 				return err
 			}
-			if done, err := q.out.structured(cmd.OutOrStdout(), list); done {
-				return err
-			}
-			if len(list) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), none(what, q.namespace, name))
-				return nil
-			}
-			return table(cmd.OutOrStdout(), list, q.out.format == "wide")
+			return lists.show(cmd, &q.out, none(what, q.namespace, name), table)
 		},
 	}
 	q.out.flag(cmd, "table", "wide", "json", "yaml")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -75,7 +76,7 @@ func ask[T any](ctx context.Context, f *fleet, agents []survey.Pod, do func(*api
 			defer cancel()
 			out[i].node = p.Node
 			out[i].value, out[i].err = do(f.client(p), ctx)
-			if ctx.Err() != nil && out[i].err != nil {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) && out[i].err != nil {
 				out[i].err = fmt.Errorf("no answer within %s: %w", askWithin, out[i].err)
 			}
 		})

@@ -1,18 +1,23 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
 )
 
 type object = surveytest.Object
 
 // meshOf gives an API server with nodes, an agent on each of those that have a run directory, and what installs them.
+// Beside a third one there is one without an agent.
 func meshOf(t *testing.T, nodes map[string]string) (kubeconfig string) {
 	t.Helper()
 	s := &surveytest.Server{Agents: map[string]string{}, Objects: map[string]any{"/version": object{"gitVersion": "v1.37.2"}}}
@@ -30,6 +35,9 @@ func meshOf(t *testing.T, nodes map[string]string) (kubeconfig string) {
 			"spec":     object{"nodeName": name}, "status": object{"conditions": []any{object{"type": "Ready", "status": "True"}}},
 		})
 		s.Agents["weft-system/weft-agent-"+name] = filepath.Join(run, api.SocketName)
+	}
+	if _, ok := nodes["worker-3"]; ok {
+		all = append(all, object{"metadata": surveytest.Meta("", "worker-4", nil, nil), "status": object{"nodeInfo": object{"operatingSystem": "linux"}}})
 	}
 	s.Objects["/api/v1/nodes"], s.Objects["/api/v1/namespaces/weft-system/pods"] = all, pods
 	s.Objects["/apis/apps/v1/namespaces/weft-system/daemonsets/weft-agent"] = object{
@@ -51,6 +59,80 @@ func TestCheckInstalled(t *testing.T) {
 	golden(t, filepath.Join("testdata", "check-installed.txt"), hideHost(out))
 	if _, err := run(t, "check"); err == nil || !strings.Contains(err.Error(), "--kubeconfig") {
 		t.Errorf("without a cluster: %v", err)
+	}
+}
+
+// TestCluster asks three nodes, of which one does not answer.
+func TestCluster(t *testing.T) {
+	second := healthyNode()
+	w := second.st.Write(second.st.SVIDs)
+	second.st.SVIDs.Delete(w, string(model.NewIdentity(trust, "edge", "public")))
+	w.Commit()
+	nodes := map[string]string{"worker-1": serve(t, healthyNode()), "worker-2": serve(t, second)}
+	two := meshOf(t, nodes)
+	nodes["worker-3"] = "/nowhere"
+	three := meshOf(t, nodes)
+	for _, c := range []struct {
+		name, kubeconfig, args string
+		err                    error
+	}{
+		{"cluster-status", three, "status", ErrUnhealthy},
+		{"cluster-status-json", two, "status -o json", ErrUnhealthy},
+		{"cluster-node", two, "status --node worker-1", nil},
+		{"cluster-services", two, "config services", nil},
+		{"cluster-identities", three, "config identities", ErrUnhealthy},
+		{"cluster-services-json", two, "config services -n plain -o json", nil},
+		{"cluster-services-node", two, "config services -n plain -o json --node worker-2", nil},
+		{"cluster-nothing", two, "config services -n nowhere", nil},
+		{"cluster-observe", three, "observe --last 3", ErrUnhealthy},
+		{"cluster-observe-json", two, "observe --last 1 -o json", nil},
+		{"cluster-observe-node", three, "observe --last 1 --node worker-1", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := run(t, append(strings.Fields(c.args), "--kubeconfig", c.kubeconfig)...)
+			if !errors.Is(err, c.err) {
+				t.Errorf("error %v, want %v", err, c.err)
+			}
+			golden(t, filepath.Join("testdata", c.name+".txt"), "$ weft "+c.args+"\n"+hideHost(out))
+		})
+	}
+	for _, c := range []struct{ args, want string }{
+		{"status --node worker-9", "there are worker-1, worker-2"},
+		{"status --mesh-namespace elsewhere", "no agent of Weft in namespace elsewhere"},
+		{"status --node worker-1 --kubeconfig=", "--kubeconfig"},
+	} {
+		if _, err := run(t, append([]string{"--kubeconfig", two}, strings.Fields(c.args)...)...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v does not hold %q", c.args, err, c.want)
+		}
+	}
+}
+
+// TestClusterFollow sees flows of two nodes as they come, and hears when one ends.
+func TestClusterFollow(t *testing.T) {
+	a, b := healthyNode(), healthyNode()
+	kubeconfig := meshOf(t, map[string]string{"worker-1": serve(t, a), "worker-2": serve(t, b)})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	root := newRoot(Options{}, time.Now)
+	out := newLineWriter()
+	root.SetOut(out)
+	root.SetErr(out)
+	root.SetArgs([]string{"observe", "-f", "-o", "json", "--kubeconfig", kubeconfig})
+	ended := make(chan error, 1)
+	go func() { ended <- root.ExecuteContext(ctx) }()
+	for node, n := range map[string]*node{"worker-1": a, "worker-2": b} {
+		for seen := false; !seen; { // it may not follow yet
+			n.flows.Add(observe.Flow{Verdict: observe.Failed, Reason: "by " + node})
+			select {
+			case l := <-out.lines:
+				seen = strings.Contains(l, `"node":"`+node+`"`) && strings.Contains(l, "by "+node)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("ended by Ctrl-C: %v", err)
 	}
 }
 

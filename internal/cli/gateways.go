@@ -152,7 +152,7 @@ func printStatuses(w io.Writer, list []model.Status, wide bool) error {
 			add(s, fmt.Sprintf("listener %s (%d routes)", l.Name, l.AttachedRoutes), l.Conditions)
 		}
 		for _, p := range s.Parents {
-			add(s, parent(p), p.Conditions)
+			add(s, p.String(), p.Conditions)
 		}
 	}
 	return printTable(w, rows, []column[conditionRow]{
@@ -173,15 +173,4 @@ func printStatuses(w io.Writer, list []model.Status, wide bool) error {
 		{head: "REASON", of: func(r conditionRow) string { return r.c.Reason }},
 		{head: "MESSAGE", of: func(r conditionRow) string { return r.c.Message }},
 	}, wide)
-}
-
-func parent(p model.ParentStatus) string {
-	s := p.Parent.String()
-	if p.SectionName != "" {
-		s += " section " + p.SectionName
-	}
-	if p.Port != 0 {
-		s += fmt.Sprintf(" port %d", p.Port)
-	}
-	return s
 }

@@ -13,14 +13,16 @@ import (
 	"github.com/weft-mesh/weft/internal/observe"
 )
 
-func newObserveCmd(client func() *api.Client) *cobra.Command {
+func newObserveCmd(run *string) *cobra.Command {
 	var out output
+	r := reach{run: run}
 	q := api.FlowQuery{}
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends see is a line each; -o json says which end, and the identities.
+What both ends see is a line each; -o json says which end, and the identities. Where no agent runs on this machine and a
+kubeconfig is found, the nodes of the cluster are asked, or the one that --node names.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
 these but a CIDR with :PORT, or a SPIFFE ID.`,
@@ -35,16 +37,19 @@ these but a CIDR with :PORT, or a SPIFFE ID.`,
 			if q.Follow && !cmd.Flags().Changed("last") {
 				q.Limit = 0
 			}
-			w := cmd.OutOrStdout()
-			each := func(e observe.Event) error { return printEvent(w, e) }
-			if out.format == "json" {
-				enc := json.NewEncoder(w)
-				each = func(e observe.Event) error { return enc.Encode(e) }
+			print := printer(cmd.OutOrStdout(), out.format)
+			if c := r.local(); c != nil {
+				return c.Flows(cmd.Context(), q, func(e observe.Event) error { return print("", e) })
 			}
-			return client().Flows(cmd.Context(), q, each)
+			f, err := r.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return f.flows(cmd.Context(), q, print, cmd.ErrOrStderr())
 		},
 	}
 	out.flag(cmd, "table", "json")
+	r.flags(cmd)
 	f := cmd.Flags()
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
 	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none unless given")
@@ -54,6 +59,27 @@ these but a CIDR with :PORT, or a SPIFFE ID.`,
 	f.StringVar(&q.Verdict, "verdict", "", "only forwarded, refused or failed")
 	f.StringVar(&q.Layer, "layer", "", "only L4, L7 or mTLS")
 	return cmd
+}
+
+// printer prints events, with the node that saw them where there are several. It is called by one at a time.
+func printer(w io.Writer, format string) func(node string, e observe.Event) error {
+	if format == "json" {
+		enc := json.NewEncoder(w)
+		return func(node string, e observe.Event) error {
+			return enc.Encode(struct {
+				Node string `json:"node,omitempty"`
+				observe.Event
+			}{node, e})
+		}
+	}
+	return func(node string, e observe.Event) error {
+		if node != "" {
+			if _, err := fmt.Fprintf(w, "%s  ", printable(node)); err != nil {
+				return err
+			}
+		}
+		return printEvent(w, e)
+	}
 }
 
 // printEvent prints one line. Lines come one by one, so columns are as wide as most need and not aligned over all.

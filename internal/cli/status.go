@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -12,37 +14,55 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-func newStatusCmd(client func() *api.Client, now func() time.Time) *cobra.Command {
+func newStatusCmd(run *string, now func() time.Time) *cobra.Command {
 	var out output
+	r := reach{run: run}
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the health of this node",
-		Long:  "Show the health of this node: the agent, Envoy, the kernel, the manifests, workloads and certificates.\nThe exit status is 1 if something is wrong.",
-		Args:  cobra.NoArgs,
+		Short: "Show the health of this node, or of a cluster",
+		Long: `Show the health of this node: the agent, Envoy, the kernel, the manifests, workloads and certificates. Where no agent
+runs on this machine and a kubeconfig is found, show that of the cluster: each node's agent is asked in its pod, which
+takes the right to create pods/exec in the mesh's namespace; with --node one node's, in full.
+
+The exit status is 1 if something is wrong.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			s, err := client().Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			w := cmd.OutOrStdout()
-			if done, err := out.structured(w, s); err != nil {
-				return err
-			} else if !done {
-				if err := printStatus(w, &s, now()); err != nil {
-					return err
-				}
-			}
-			if !s.Healthy {
+			healthy, err := showStatus(cmd.Context(), cmd.OutOrStdout(), &r, &out, now())
+			if err == nil && !healthy {
 				return ErrUnhealthy
 			}
-			return nil
+			return err
 		},
 	}
 	out.flag(cmd, "table", "json", "yaml")
+	r.flags(cmd)
 	return cmd
+}
+
+// showStatus prints the status of a node or of a cluster, and tells whether it is healthy.
+func showStatus(ctx context.Context, w io.Writer, r *reach, out *output, now time.Time) (healthy bool, err error) {
+	client := r.local()
+	if client == nil {
+		f, err := r.open(ctx)
+		if err != nil {
+			return false, err
+		}
+		if r.node == "" {
+			return showClusterStatus(ctx, w, f, out)
+		}
+		client = f.client(f.agents[0])
+	}
+	s, err := client.Status(ctx)
+	if err != nil {
+		return false, err
+	}
+	if done, err := out.structured(w, s); done || err != nil {
+		return s.Healthy, err
+	}
+	return s.Healthy, printStatus(w, &s, now)
 }
 
 func printStatus(w io.Writer, s *api.Status, now time.Time) error {
@@ -61,6 +81,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	if s.Folder != nil {
 		line("Manifests", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))
 	}
+	line("Objects", "%s", objectsLine(s.Objects, s.Troubles))
 	line("Flows", "%d lost", s.LostFlows)
 	if err := tw.Flush(); err != nil {
 		return err
@@ -76,6 +97,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 			}
 			return section(w, "Problems in manifests", s.Folder.Problems, problemColumns)
 		},
+		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
 		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
 	}
 	for _, print := range sections {
@@ -133,6 +155,22 @@ func datapathLine(d api.Datapath) string {
 	s += fmt.Sprintf(", %d map entries, %d events lost", entries, d.LostEvents)
 	if d.Error != "" {
 		s += ", error: " + d.Error
+	}
+	return s
+}
+
+// objectsLine counts objects of which something does not work; a route that is not accepted by a parent is one of them.
+func objectsLine(objects int, all []api.Trouble) string {
+	bad, routes := map[model.ObjectRef]bool{}, map[model.ObjectRef]bool{}
+	for _, t := range all {
+		bad[t.Object] = true
+		if t.Type == "Accepted" && strings.HasSuffix(t.Object.Kind, "Route") {
+			routes[t.Object] = true
+		}
+	}
+	s := fmt.Sprintf("%d with a status, %d of them with problems", objects, len(bad))
+	if len(routes) > 0 {
+		s += fmt.Sprintf(", %d routes not accepted", len(routes))
 	}
 	return s
 }
@@ -211,6 +249,14 @@ var problemColumns = []column[api.Problem]{
 		return p.Object.String()
 	}},
 	{head: "REASON", of: func(p api.Problem) string { return p.Reason }},
+}
+
+var troubleColumns = []column[api.Trouble]{
+	{head: "OBJECT", of: func(t api.Trouble) string { return t.Object.String() }},
+	{head: "FOR", of: func(t api.Trouble) string { return cmp.Or(t.For, "itself") }},
+	{head: "CONDITION", of: func(t api.Trouble) string { return t.Type }},
+	{head: "REASON", of: func(t api.Trouble) string { return t.Reason }},
+	{head: "MESSAGE", of: func(t api.Trouble) string { return t.Message }},
 }
 
 var rejectionColumns = []column[*model.Rejection]{

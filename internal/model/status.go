@@ -1,5 +1,7 @@
 package model
 
+import "fmt"
+
 // Status is what the mesh thinks of one object. It maps onto the Gateway API's status fields.
 type Status struct {
 	Object     ObjectRef        `json:"object"`
@@ -21,12 +23,35 @@ type Condition struct {
 	Message string `json:"message,omitempty"`
 }
 
+// Fails tells whether a condition says that something of the object does not work.
+func (c Condition) Fails() bool {
+	switch c.Type {
+	case "Conflicted", "PartiallyInvalid":
+		return c.Status
+	case "OverlappingTLSConfig": // usual where a wildcard stands beside a name
+		return false
+	}
+	return !c.Status
+}
+
 // ParentStatus is a route's status for one parentRef.
 type ParentStatus struct {
 	Parent      ObjectRef   `json:"parent"`
 	SectionName string      `json:"sectionName,omitempty"`
 	Port        uint16      `json:"port,omitempty"`
 	Conditions  []Condition `json:"conditions"`
+}
+
+// String names the parent, with section and port where the route names them.
+func (p *ParentStatus) String() string {
+	s := p.Parent.String()
+	if p.SectionName != "" {
+		s += " section " + p.SectionName
+	}
+	if p.Port != 0 {
+		s += fmt.Sprintf(" port %d", p.Port)
+	}
+	return s
 }
 
 // ListenerStatus is the status of a Gateway's listener.

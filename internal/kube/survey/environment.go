@@ -74,7 +74,7 @@ func (c *Cluster) Environment(ctx context.Context) (Environment, error) {
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }
 	var err error
-	e.Nodes, err = c.nodes(ctx)
+	e.Nodes, err = c.Nodes(ctx)
 	note(err)
 	e.CRDs, err = c.crds(ctx)
 	note(err)
@@ -92,7 +92,8 @@ func (c *Cluster) Environment(ctx context.Context) (Environment, error) {
 	return e, errors.Join(errs...)
 }
 
-func (c *Cluster) nodes(ctx context.Context) ([]Node, error) {
+// Nodes asks for the nodes.
+func (c *Cluster) Nodes(ctx context.Context) ([]Node, error) {
 	nodes, err := list[corev1.Node](ctx, c, "/api/v1/nodes", "", "")
 	var out []Node
 	for _, n := range nodes {

@@ -88,7 +88,7 @@ func (c *Cluster) Installation(ctx context.Context, namespace string) (Installat
 	note(err)
 	i.Pods, err = c.Pods(ctx, namespace)
 	note(err)
-	i.Nodes, err = c.nodes(ctx)
+	i.Nodes, err = c.Nodes(ctx)
 	note(err)
 	i.CRDs, err = c.crds(ctx)
 	note(err)

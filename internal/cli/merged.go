@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// followAtOnce is the most nodes whose flows are followed: each is a connection that stays.
+const followAtOnce = 64
+
+// listing is a list, and the nodes that gave it; none for this machine.
+type listing[T any] struct {
+	Nodes []string `json:"nodes"`
+	Items []T      `json:"items"`
+	text  []byte
+}
+
+// listings are the lists of a cluster, those that are alike once, and the nodes that gave none.
+type listings[T any] struct {
+	all    []listing[T]
+	merged bool
+	failed []answer[[]T]
+}
+
+// lists asks for a list where r says. It is an error if nobody answers.
+func lists[T any](ctx context.Context, r *reach, what, namespace, name string) (*listings[T], error) {
+	get := func(c *api.Client, ctx context.Context) ([]T, error) {
+		return api.List[T](ctx, c, what, namespace, name)
+	}
+	if c := r.local(); c != nil {
+		list, err := get(c, ctx)
+		return &listings[T]{all: []listing[T]{{Items: list}}}, err
+	}
+	f, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &listings[T]{merged: r.node == ""}
+	for _, a := range ask(ctx, f, f.agents, get) {
+		if a.err != nil {
+			out.failed = append(out.failed, a)
+			continue
+		}
+		text, err := json.Marshal(a.value)
+		if err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(out.all, func(l listing[T]) bool { return bytes.Equal(l.text, text) })
+		if at < 0 {
+			at = len(out.all)
+			out.all = append(out.all, listing[T]{Items: a.value, text: text})
+		}
+		out.all[at].Nodes = append(out.all[at].Nodes, a.node)
+	}
+	if len(out.all) == 0 {
+		return nil, out.failed[0].err
+	}
+	return out, nil
+}
+
+// show prints lists; nothing is what is said where there is nothing in them.
+func (l *listings[T]) show(cmd *cobra.Command, out *output, nothing string, table func(io.Writer, []T, bool) error) error {
+	w := cmd.OutOrStdout()
+	for _, a := range l.failed {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: %s\n", printable(a.node), printable(a.err.Error()))
+	}
+	var value any = l.all
+	if !l.merged {
+		value = l.all[0].Items
+	}
+	done, err := out.structured(w, value)
+	for i, list := range l.all {
+		if done || err != nil {
+			break
+		}
+		if len(l.all) > 1 {
+			fmt.Fprintf(w, "%s# %s\n", strings.Repeat("\n", min(i, 1)), printable(strings.Join(list.Nodes, ", ")))
+		}
+		if len(list.Items) == 0 {
+			fmt.Fprintln(cmd.ErrOrStderr(), nothing)
+			continue
+		}
+		err = table(w, list.Items, out.format == "wide")
+	}
+	if err == nil && len(l.failed) > 0 {
+		err = ErrUnhealthy
+	}
+	return err
+}
+
+// seen is an event, and the node that saw it.
+type seen struct {
+	node string
+	observe.Event
+}
+
+// flows prints the flows of all agents: the last ones in the order of their time, then those that come as they do.
+func (f *fleet) flows(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) error {
+	many := len(f.agents) > 1
+	if !many {
+		return f.client(f.agents[0]).Flows(ctx, q, func(e observe.Event) error { return print("", e) })
+	}
+	if q.Follow && len(f.agents) > followAtOnce {
+		return fmt.Errorf("%d nodes are too many to follow at once (%d): name one by --node", len(f.agents), followAtOnce)
+	}
+	missing, err := f.lastFlows(ctx, q, print, complaints)
+	switch {
+	case err != nil:
+		return err
+	case !q.Follow:
+		return missing
+	}
+	return f.follow(ctx, q, print, complaints)
+}
+
+// lastFlows prints what is kept. missing is ErrUnhealthy if a node did not answer.
+func (f *fleet) lastFlows(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) (missing, err error) {
+	if q.Follow && q.Limit == 0 {
+		return nil, nil
+	}
+	q.Follow = false
+	var all []seen
+	last := func(c *api.Client, ctx context.Context) (out []observe.Event, err error) {
+		err = c.Flows(ctx, q, func(e observe.Event) error { out = append(out, e); return nil })
+		return out, err
+	}
+	for _, a := range ask(ctx, f, f.agents, last) {
+		if a.err != nil {
+			fmt.Fprintf(complaints, "%s does not answer, its flows are missing: %s\n", printable(a.node), printable(a.err.Error()))
+			missing = ErrUnhealthy
+		}
+		for _, e := range a.value {
+			if e.Flow != nil {
+				all = append(all, seen{a.node, e})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b seen) int { return a.Flow.Time.Compare(b.Flow.Time) })
+	if q.Limit > 0 {
+		all = all[max(0, len(all)-q.Limit):]
+	}
+	for _, s := range all {
+		if err := print(s.node, s.Event); err != nil {
+			return missing, err
+		}
+	}
+	return missing, nil
+}
+
+// follow prints what comes from all nodes until ctx ends, or nobody is left.
+func (f *fleet) follow(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) error {
+	q.Limit = 0
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	var failed error
+	for _, p := range f.agents {
+		all.Go(func() {
+			err := f.client(p).Flows(ctx, q, func(e observe.Event) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if err := print(p.Node, e); err != nil {
+					failed = err
+					cancel()
+					return err
+				}
+				return nil
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if ctx.Err() == nil {
+				why := "its agent ended"
+				if err != nil {
+					why = err.Error()
+				}
+				fmt.Fprintf(complaints, "%s is followed no more: %s\n", printable(p.Node), printable(why))
+			}
+		})
+	}
+	all.Wait()
+	if failed == nil && ctx.Err() == nil {
+		return ErrUnhealthy
+	}
+	return failed
+}
