@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serveReady answers /healthz, and /readyz once done is closed, until stop is called.
+// serveReady answers /healthz, /metrics, and /readyz once done is closed, until stop is called.
 func serveReady(address string, done <-chan struct{}) (stop func(), err error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -15,6 +17,7 @@ func serveReady(address string, done <-chan struct{}) (stop func(), err error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	mux.Handle("GET /metrics", promhttp.Handler())
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		select {
 		case <-done:

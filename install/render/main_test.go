@@ -42,8 +42,11 @@ func TestValues(t *testing.T) {
 		"proxy.memoryLimit=512Mi":              {"--memory-limit=536870912", "1073741824"},
 		"proxy.maxConnections=2000000":         {"--max-connections=2000000", "e+06"},
 		"controller.replicas=1":                {"replicas: 1", "PodDisruptionBudget"},
-		"logLevel=debug":                       {"--log-level=debug", "--log-level=info"},
-		"cleanup=true":                         {"- cleanup\n", "weft-agent"},
+		"metrics.enabled=true":                 {"- --metrics-address=:15020", "ServiceMonitor"},
+		"metrics.serviceMonitor.create=true":   {"", "metrics"},
+		"metrics.enabled=true,metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", ""},
+		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
+		"cleanup=true":   {"- cleanup\n", "weft-agent"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
@@ -63,7 +66,7 @@ func TestBadValues(t *testing.T) {
 	for _, set := range []string{
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
-		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "cni.enabled=1", "cleanup=1",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

@@ -19,6 +19,7 @@ import (
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/metrics"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/proxy"
@@ -47,6 +48,8 @@ type Config struct {
 	NetNSDir      string // where container runtimes name pods' network namespaces; "" is /run/netns
 	CNI           CNI
 	HealthAddress string // host:port of the probes; "" for none
+	// MetricsAddress is host:port of what Prometheus reads; "" for none.
+	MetricsAddress string
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool
 	ProxyArgs  []string
@@ -73,7 +76,7 @@ type Agent struct {
 	objs    *kube.Objects
 	node    *node // nil if manifests say where pods run
 
-	xdsSocket, apiSocket, healthSocket net.Listener
+	xdsSocket, apiSocket, healthSocket, metricsSocket net.Listener
 }
 
 // New opens what the node needs: the CA, the eBPF programs. Close releases it; hooks stay in the kernel.
@@ -133,7 +136,10 @@ func (a *Agent) listen() (err error) {
 	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock")); err != nil {
 		return err
 	}
-	if a.healthSocket, err = listenHealth(a.cfg.HealthAddress); err != nil {
+	if a.healthSocket, err = listenTCP("--health-address", a.cfg.HealthAddress); err != nil {
+		return err
+	}
+	if a.metricsSocket, err = listenTCP("--metrics-address", a.cfg.MetricsAddress); err != nil {
 		return err
 	}
 	return a.node.listen()
@@ -141,7 +147,7 @@ func (a *Agent) listen() (err error) {
 
 func (a *Agent) closeSockets() error {
 	errs := []error{a.node.close()}
-	for _, l := range []net.Listener{a.xdsSocket, a.apiSocket, a.healthSocket} {
+	for _, l := range []net.Listener{a.xdsSocket, a.apiSocket, a.healthSocket, a.metricsSocket} {
 		if l != nil {
 			errs = append(errs, l.Close())
 		}
@@ -169,6 +175,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
+	}
+	if a.metricsSocket != nil {
+		g.Go(func() error { return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics)) })
 	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })

@@ -43,14 +43,14 @@ func (a *Agent) lacks() []string {
 	return out
 }
 
-// listenHealth gives nil for no address.
-func listenHealth(address string) (net.Listener, error) {
+// listenTCP gives nil for no address; flag names where the address is from.
+func listenTCP(flag, address string) (net.Listener, error) {
 	if address == "" {
 		return nil, nil
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--health-address: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return l, nil
 }

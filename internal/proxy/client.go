@@ -43,6 +43,15 @@ func (c *Client) Counters(ctx context.Context, filter string) (map[string]uint64
 	return newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).counters(ctx, filter)
 }
 
+// Metrics gives what Envoy counts in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	status, body, err := newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).do(ctx, http.MethodGet, "/stats/prometheus")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("Envoy's admin answers %d to a question for its statistics", status)
+	}
+	return body, err
+}
+
 // call sends JSON and reads JSON; an answer other than 2xx holds the error as text.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	socket := filepath.Join(or(c.RunDir, DefaultRunDir), ControlSocket)

@@ -1,0 +1,138 @@
+// Package metrics tells Prometheus what weft status tells people
+// (https://prometheus.io/docs/instrumenting/exposition_formats/).
+//
+//	GET /metrics          the agent's own, and its process's
+//	GET /metrics/proxy    what the node's Envoy counts, in its own names
+package metrics
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Handler answers both paths. proxy gives Envoy's metrics in the text format.
+func Handler(src api.Source, proxy func(context.Context) ([]byte, error)) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node{src})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /metrics/proxy", func(w http.ResponseWriter, r *http.Request) {
+		text, err := proxy(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = w.Write(text)
+	})
+	return mux
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("weft_"+name, help, labels, nil)
+}
+
+var (
+	info       = desc("agent_info", "Always 1.", "version", "envoy", "node", "trust_domain")
+	synced     = desc("agent_synced", "1 once all objects are read and translated.")
+	faults     = desc("node_faults", "What weft status lists as wrong on this node.")
+	workloads  = desc("workloads", "Pods of this node in the mesh, by mTLS mode.", "mtls")
+	expiry     = desc("svid_not_after_timestamp_seconds", "When the certificate of an identity of this node ends; 0 if there is none.", "identity")
+	rejections = desc("proxy_rejected_resources", "xDS resources that Envoy refuses now.")
+	live       = desc("proxy_live", "1 while Envoy serves.")
+	connected  = desc("proxy_connected", "1 while Envoy holds a stream to the agent.")
+	restarts   = desc("proxy_restarts_total", "Starts of Envoy after the first.")
+	missing    = desc("datapath_missing_hooks", "Hooks whose eBPF program is not attached.")
+	inStep     = desc("datapath_in_step", "1 while the kernel holds what the agent knows.")
+	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
+	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
+	events     = desc("datapath_lost_events_total", "Connection events that the kernel's ring buffer had no room for.")
+	flows      = desc("flows_total", "Flows that were observed.")
+	lostFlows  = desc("flows_lost_total", "Flows that were lost before they could be observed.")
+	gateways   = desc("gateways", "Gateways, by whether they have an address.", "address")
+)
+
+var all = []*prometheus.Desc{
+	info, synced, faults, workloads, expiry, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
+	flows, lostFlows, gateways,
+}
+
+// node collects from a status that is made for each scrape.
+type node struct{ src api.Source }
+
+func (n node) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range all {
+		ch <- d
+	}
+}
+
+func (n node) Collect(ch chan<- prometheus.Metric) {
+	s := api.NewStatus(n.src, time.Now())
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	}
+	gauge(info, 1, s.Agent.Version, s.Agent.Envoy, s.Agent.Node, s.Agent.TrustDomain)
+	gauge(synced, number(s.Synced))
+	gauge(faults, float64(len(s.Faults)))
+	modes := map[model.MTLSMode]int{model.MTLSDisabled: 0, model.MTLSPermissive: 0, model.MTLSStrict: 0}
+	for _, w := range s.Workloads {
+		modes[w.MTLS]++
+	}
+	for mode, n := range modes {
+		gauge(workloads, float64(n), mode.String())
+	}
+	for _, i := range s.Identities {
+		if i.Local {
+			gauge(expiry, ends(i.SVID), string(i.Identity))
+		}
+	}
+	gauge(rejections, float64(len(s.Rejections)))
+	gauge(live, number(s.Proxy.State == "LIVE"))
+	gauge(connected, number(s.Proxy.Connected))
+	count(restarts, float64(s.Proxy.Restarts))
+	gauge(missing, float64(len(s.Datapath.Missing)))
+	gauge(inStep, number(s.Datapath.Error == ""))
+	for _, m := range s.Datapath.Maps {
+		gauge(entries, float64(m.Entries), m.Name)
+		gauge(capacity, float64(m.Max), m.Name)
+	}
+	count(events, float64(s.Datapath.LostEvents))
+	if f := n.src.Flows(); f != nil {
+		added, lost := f.Counts()
+		count(flows, float64(added))
+		count(lostFlows, float64(lost))
+	}
+	with := 0
+	for _, g := range s.Gateways {
+		if len(g.Addresses) > 0 {
+			with++
+		}
+	}
+	gauge(gateways, float64(with), "yes")
+	gauge(gateways, float64(len(s.Gateways)-with), "no")
+}
+
+func ends(c *api.Certificate) float64 {
+	if c == nil {
+		return 0
+	}
+	return float64(c.NotAfter.Unix())
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

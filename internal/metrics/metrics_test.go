@@ -1,0 +1,154 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+type source struct {
+	st    *state.State
+	flows *observe.Store
+}
+
+func (s source) State() *state.State   { return s.st }
+func (s source) Folder() *api.Folder   { return nil }
+func (s source) Flows() *observe.Store { return s.flows }
+func (s source) Agent() api.Agent {
+	return api.Agent{Version: "v1", Envoy: "1.40.0", Node: "n1", TrustDomain: "td"}
+}
+func (s source) Datapath() api.Datapath {
+	return api.Datapath{Missing: []string{"sock_ops"}, Maps: []api.Map{{Name: "services", Entries: 3, Max: 10}}, LostEvents: 7, Error: "full"}
+}
+func (s source) CNI() *api.CNI    { return nil }
+func (s source) Proxy() api.Proxy { return api.Proxy{State: "LIVE", Restarts: 2} }
+
+func newSource() source {
+	s := source{st: state.New(state.NewDB()), flows: observe.NewStore(2)}
+	for range 5 {
+		s.flows.Add(observe.Flow{})
+	}
+	s.flows.AddLost(4)
+	tx := s.st.Write(s.st.Workloads, s.st.Gateways)
+	s.st.Workloads.Put(tx, &model.Workload{
+		Namespace: "shop", Name: "a", Identity: "spiffe://td/ns/shop/sa/a", MTLS: model.MTLSStrict, Local: true,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+	})
+	s.st.Workloads.Put(tx, &model.Workload{Namespace: "shop", Name: "elsewhere", MTLS: model.MTLSStrict})
+	s.st.Gateways.Put(tx, &model.Gateway{Namespace: "shop", Name: "g"})
+	tx.Commit()
+	return s
+}
+
+const want = `
+# HELP weft_agent_info Always 1.
+# TYPE weft_agent_info gauge
+weft_agent_info{envoy="1.40.0",node="n1",trust_domain="td",version="v1"} 1
+# HELP weft_agent_synced 1 once all objects are read and translated.
+# TYPE weft_agent_synced gauge
+weft_agent_synced 0
+# HELP weft_datapath_in_step 1 while the kernel holds what the agent knows.
+# TYPE weft_datapath_in_step gauge
+weft_datapath_in_step 0
+# HELP weft_datapath_lost_events_total Connection events that the kernel's ring buffer had no room for.
+# TYPE weft_datapath_lost_events_total counter
+weft_datapath_lost_events_total 7
+# HELP weft_datapath_map_capacity The most entries that a BPF map holds.
+# TYPE weft_datapath_map_capacity gauge
+weft_datapath_map_capacity{map="services"} 10
+# HELP weft_datapath_map_entries Entries of a BPF map.
+# TYPE weft_datapath_map_entries gauge
+weft_datapath_map_entries{map="services"} 3
+# HELP weft_datapath_missing_hooks Hooks whose eBPF program is not attached.
+# TYPE weft_datapath_missing_hooks gauge
+weft_datapath_missing_hooks 1
+# HELP weft_flows_lost_total Flows that were lost before they could be observed.
+# TYPE weft_flows_lost_total counter
+weft_flows_lost_total 4
+# HELP weft_flows_total Flows that were observed.
+# TYPE weft_flows_total counter
+weft_flows_total 5
+# HELP weft_gateways Gateways, by whether they have an address.
+# TYPE weft_gateways gauge
+weft_gateways{address="no"} 1
+weft_gateways{address="yes"} 0
+# HELP weft_node_faults What weft status lists as wrong on this node.
+# TYPE weft_node_faults gauge
+weft_node_faults 6
+# HELP weft_proxy_connected 1 while Envoy holds a stream to the agent.
+# TYPE weft_proxy_connected gauge
+weft_proxy_connected 0
+# HELP weft_proxy_live 1 while Envoy serves.
+# TYPE weft_proxy_live gauge
+weft_proxy_live 1
+# HELP weft_proxy_rejected_resources xDS resources that Envoy refuses now.
+# TYPE weft_proxy_rejected_resources gauge
+weft_proxy_rejected_resources 0
+# HELP weft_proxy_restarts_total Starts of Envoy after the first.
+# TYPE weft_proxy_restarts_total counter
+weft_proxy_restarts_total 2
+# HELP weft_svid_not_after_timestamp_seconds When the certificate of an identity of this node ends; 0 if there is none.
+# TYPE weft_svid_not_after_timestamp_seconds gauge
+weft_svid_not_after_timestamp_seconds{identity="spiffe://td/ns/shop/sa/a"} 0
+# HELP weft_workloads Pods of this node in the mesh, by mTLS mode.
+# TYPE weft_workloads gauge
+weft_workloads{mtls="disabled"} 0
+weft_workloads{mtls="permissive"} 0
+weft_workloads{mtls="strict"} 1
+`
+
+func TestNode(t *testing.T) {
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(node{newSource()})
+	if err := testutil.GatherAndCompare(r, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	problems, err := testutil.GatherAndLint(r)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("names and types: %v %v", problems, err)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	fails := errors.New("Envoy does not answer")
+	for _, test := range []struct {
+		path   string
+		err    error
+		status int
+		has    string
+	}{
+		{"/metrics", fails, 200, "weft_workloads{mtls=\"strict\"} 1"},
+		{"/metrics", nil, 200, "go_goroutines"},
+		{"/metrics/proxy", nil, 200, "envoy_server_live 1"},
+		{"/metrics/proxy", fails, 502, "Envoy does not answer"},
+		{"/other", nil, 404, ""},
+	} {
+		h := Handler(newSource(), func(context.Context) ([]byte, error) { return []byte("envoy_server_live 1\n"), test.err })
+		s := httptest.NewServer(h)
+		c := &http.Client{Timeout: 10 * time.Second}
+		resp, err := c.Get(s.URL + test.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		s.Close()
+		if resp.StatusCode != test.status || !strings.Contains(string(body), test.has) {
+			t.Errorf("%s: %d %s", test.path, resp.StatusCode, body)
+		}
+	}
+}
