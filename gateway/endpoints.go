@@ -176,7 +176,7 @@ func (v *view) fromPods(svc *corev1.Service, pods []*corev1.Pod, port model.Serv
 	var out []model.Endpoint
 	for _, pod := range pods {
 		terminating := pod.DeletionTimestamp != nil
-		if finished(pod) || (!podReady(pod) && !svc.Spec.PublishNotReadyAddresses) {
+		if kube.Ended(pod) || (!podReady(pod) && !svc.Spec.PublishNotReadyAddresses) {
 			continue
 		}
 		number := targetPort(svc, port, pod)

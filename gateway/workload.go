@@ -44,13 +44,10 @@ func workload(v *view, key string) ([]output, bool) {
 // member says what a pod is to the mesh: addresses, mode and identity. It is nil for pods that take no part: those in
 // the host's network and finished ones. It reads the pod's namespace and the pods that have the same addresses.
 func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
-	if pod.Spec.HostNetwork || finished(pod) {
+	if pod.Spec.HostNetwork || kube.Ended(pod) {
 		return nil
 	}
-	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: pod.Spec.ServiceAccountName}
-	if w.ServiceAccount == "" {
-		w.ServiceAccount = "default"
-	}
+	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: kube.ServiceAccountOf(pod)}
 	w.MTLS = v.mtlsMode(pod, t)
 	if w.MTLS != model.MTLSDisabled {
 		w.Identity = model.NewIdentity(v.cfg.TrustDomain, pod.Namespace, w.ServiceAccount)
@@ -93,7 +90,7 @@ func (v *view) mtlsMode(pod *corev1.Pod, t *trouble) model.MTLSMode {
 func (v *view) podAt(a netip.Addr) *corev1.Pod {
 	var owner *corev1.Pod
 	for p := range v.objs.Pods.By(v.Snapshot, kube.ByAddress, a.String()) {
-		if p.Spec.HostNetwork || finished(p) {
+		if p.Spec.HostNetwork || kube.Ended(p) {
 			continue
 		}
 		if owner == nil || older(p, owner) {
@@ -113,10 +110,6 @@ func compareAge(a, b metav1.Object) int {
 	return strings.Compare(kube.Key(a), kube.Key(b))
 }
 
-func finished(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-}
-
 // netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere. Of two pods
 // that name one namespace the older has it: the namespace is what a pod's identity hangs on.
 func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
@@ -129,7 +122,7 @@ func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
 		return ""
 	}
 	for other := range v.objs.Pods.By(v.Snapshot, kube.ByNetNS, name) {
-		if !other.Spec.HostNetwork && !finished(other) && older(other, pod) {
+		if !other.Spec.HostNetwork && !kube.Ended(other) && older(other, pod) {
 			t.add("NetNSConflict", fmt.Sprintf("network namespace %s belongs to the older pod %s", short(name), kube.Key(other)))
 			return ""
 		}

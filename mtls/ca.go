@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -29,7 +27,7 @@ type CA struct {
 	store rootStore
 
 	mu    sync.Mutex
-	roots []*root // by number
+	roots []*Root // by number
 }
 
 // OpenCA opens the CA in cfg.StateDir, and makes it when there is none. A CA that is there and cannot be read is an
@@ -46,7 +44,7 @@ func OpenCA(cfg Config) (*CA, error) {
 	if err := ca.store.prepare(); err != nil {
 		return nil, fmt.Errorf("mtls: open the CA: %w", err)
 	}
-	if ca.roots, err = ca.store.load(td); err != nil {
+	if ca.roots, err = ca.store.load(td.Name()); err != nil {
 		return nil, fmt.Errorf("mtls: open the CA: %w", err)
 	}
 	if len(ca.roots) == 0 {
@@ -54,7 +52,7 @@ func OpenCA(cfg Config) (*CA, error) {
 			return nil, fmt.Errorf("mtls: make the CA: %w", err)
 		}
 	}
-	if _, err := signer(ca.roots, time.Now()); err != nil {
+	if _, err := Signer(ca.roots, time.Now()); err != nil {
 		return nil, fmt.Errorf("mtls: open the CA in %s: %w; check the clock, or remove the directory to start a new CA", ca.store.dir, err)
 	}
 	return ca, nil
@@ -62,21 +60,21 @@ func OpenCA(cfg Config) (*CA, error) {
 
 // addRoot makes, stores and publishes a root. Another process may have stored that number first: its root is taken.
 func (ca *CA) addRoot(number int) error {
-	made, err := newRoot(number, ca.td, time.Now())
+	made, err := NewRoot(number, ca.td.Name(), time.Now())
 	if err != nil {
 		return err
 	}
 	if err := ca.store.add(made); err != nil {
 		return err
 	}
-	if ca.roots, err = ca.store.load(ca.td); err != nil {
+	if ca.roots, err = ca.store.load(ca.td.Name()); err != nil {
 		return err
 	}
 	for _, r := range ca.roots {
-		if r.number == number {
-			sum := sha256.Sum256(r.cert.Raw)
+		if r.Number == number {
+			sum := sha256.Sum256(r.Cert.Raw)
 			ca.cfg.Log.Info("root certificate published", "trustDomain", ca.td.Name(), "number", number,
-				"sha256", hex.EncodeToString(sum[:]), "notAfter", r.cert.NotAfter)
+				"sha256", hex.EncodeToString(sum[:]), "notAfter", r.Cert.NotAfter)
 			return nil
 		}
 	}
@@ -87,7 +85,7 @@ func (ca *CA) addRoot(number int) error {
 func (ca *CA) Bundle() *model.Bundle {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	return &model.Bundle{TrustDomain: ca.td.Name(), PEM: bundlePEM(ca.roots, time.Now())}
+	return &model.Bundle{TrustDomain: ca.td.Name(), PEM: BundlePEM(ca.roots, time.Now())}
 }
 
 // Issue signs an SVID with a new P-256 key, of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>.
@@ -116,46 +114,37 @@ func (ca *CA) Issue(ctx context.Context, id model.Identity) (*model.SVID, error)
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	if template.NotAfter.After(by.cert.NotAfter) {
-		template.NotAfter = by.cert.NotAfter
+	if template.NotAfter.After(by.Cert.NotAfter) {
+		template.NotAfter = by.Cert.NotAfter
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.Cert, key.Public(), by.Key)
 	if err != nil {
 		return nil, err
 	}
-	return newSVID(id, der, key)
+	return newSVID(id, [][]byte{der}, key)
 }
+
+// Sign issues several.
+func (ca *CA) Sign(ctx context.Context, ids []model.Identity) []Issued {
+	out := make([]Issued, len(ids))
+	for i, id := range ids {
+		out[i].SVID, out[i].Err = ca.Issue(ctx, id)
+	}
+	return out
+}
+
+// Changed is nil: the CA depends on nothing but its files.
+func (ca *CA) Changed() <-chan struct{} { return nil }
 
 // signer gives the root that signs now, and makes the next one in time. That may fail without harm for months, so it
 // does not keep an SVID from being issued.
-func (ca *CA) signer(now time.Time) (*root, error) {
+func (ca *CA) signer(now time.Time) (*Root, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	if needsNext(ca.roots, now) {
-		if err := ca.addRoot(ca.roots[len(ca.roots)-1].number + 1); err != nil {
+	if NeedsNext(ca.roots, now) {
+		if err := ca.addRoot(ca.roots[len(ca.roots)-1].Number + 1); err != nil {
 			ca.cfg.Log.Error("the next root certificate cannot be made; check the state directory", "error", err)
 		}
 	}
-	return signer(ca.roots, now)
-}
-
-// newSVID checks a leaf by go-spiffe's rules before anybody gets it.
-func newSVID(id model.Identity, der []byte, key *ecdsa.PrivateKey) (*model.SVID, error) {
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	svid, err := x509svid.ParseRaw(der, pkcs8)
-	if err != nil {
-		return nil, err
-	}
-	leaf := svid.Certificates[0]
-	return &model.SVID{
-		Identity:  id,
-		ChainPEM:  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		KeyPEM:    pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}),
-		NotBefore: leaf.NotBefore,
-		NotAfter:  leaf.NotAfter,
-		Serial:    leaf.SerialNumber.Text(16),
-	}, nil
+	return Signer(ca.roots, now)
 }

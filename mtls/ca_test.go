@@ -37,7 +37,7 @@ func openCA(t *testing.T, dir string) *CA {
 	return ca
 }
 
-func issue(t *testing.T, src Source, id model.Identity) *model.SVID {
+func issue(t *testing.T, src *CA, id model.Identity) *model.SVID {
 	t.Helper()
 	svid, err := src.Issue(context.Background(), id)
 	if err != nil {
@@ -318,7 +318,7 @@ func TestEndedCA(t *testing.T) {
 		dir := t.TempDir()
 		ca := openCA(t, dir)
 		time.Sleep(rootTTL - time.Minute)
-		if svid := issue(t, ca, model.NewIdentity(td, "a", "b")); svid.NotAfter.After(ca.roots[0].cert.NotAfter) {
+		if svid := issue(t, ca, model.NewIdentity(td, "a", "b")); svid.NotAfter.After(ca.roots[0].Cert.NotAfter) {
 			t.Error("an SVID outlives its root")
 		}
 		time.Sleep(2 * rootTTL)

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -72,17 +70,16 @@ func FuzzParseRoot(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:len(good)/2])
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----"))
-	domain := spiffeid.RequireTrustDomainFromString(td)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := parseRoot(1, domain, data)
+		r, err := ParseRoot(1, td, data)
 		if err != nil {
 			return
 		}
-		again, err := r.marshal()
+		again, err := r.Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back, err := parseRoot(1, domain, again); err != nil || !back.cert.Equal(r.cert) {
+		if back, err := ParseRoot(1, td, again); err != nil || !back.Cert.Equal(r.Cert) {
 			t.Errorf("what was read cannot be read again: %v", err)
 		}
 	})

@@ -44,6 +44,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	deps := state.NewDeps[string]()
 	const reader = "identities"
 	m.update(deps, reader)
+	synced := m.st.Synced()
 	for {
 		wait := m.pass(ctx)
 		timer := time.NewTimer(wait)
@@ -56,6 +57,13 @@ func (m *Manager) Run(ctx context.Context) error {
 			if keys, _ := feed.Take(); len(deps.Dirty(keys)) > 0 {
 				m.update(deps, reader)
 			}
+		case <-m.src.Changed():
+			timer.Stop()
+			m.retry()
+		case <-synced:
+			timer.Stop()
+			synced = nil // once
+			m.sweep()
 		case <-timer.C:
 		}
 	}
@@ -75,19 +83,67 @@ func (m *Manager) update(deps *state.Deps[string], reader string) {
 			gone = append(gone, id)
 		}
 	}
+	var kept []*model.SVID
 	for id := range wanted {
-		if m.lives[id] == nil {
-			m.lives[id] = &life{due: time.Now()}
+		if m.lives[id] != nil {
+			continue
+		}
+		now := time.Now()
+		m.lives[id] = &life{due: now}
+		if svid := m.cfg.Kept.load(id, m.src.Bundle(), now); svid != nil {
+			m.lives[id].resumed(now, svid)
+			kept = append(kept, svid)
 		}
 	}
 	m.mu.Unlock()
+	m.publish(kept, gone)
+	for _, id := range gone {
+		if err := m.cfg.Kept.remove(id); err != nil {
+			m.cfg.Log.Warn("an SVID that is not needed any more stays on the disk", "identity", id, "error", err)
+		}
+	}
+}
 
-	w := m.st.Write(m.st.SVIDs)
+// publish writes what the planes read, in one transaction. The bundle is in it, for whoever sees an SVID must see roots
+// that verify it.
+func (m *Manager) publish(made []*model.SVID, gone []model.Identity) {
+	w := m.st.Write(m.st.SVIDs, m.st.Bundles)
 	defer w.Abort()
+	if b := m.src.Bundle(); b != nil {
+		m.st.Bundles.Put(w, b)
+	}
+	for _, svid := range made {
+		m.st.SVIDs.Put(w, svid)
+	}
 	for _, id := range gone {
 		m.st.SVIDs.Delete(w, string(id))
 	}
 	w.Commit()
+}
+
+// retry makes due what failed.
+func (m *Manager) retry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for _, l := range m.lives {
+		if l.failures > 0 {
+			l.due = now
+		}
+	}
+}
+
+// sweep removes the SVIDs that an earlier process kept and nobody needs.
+func (m *Manager) sweep() {
+	m.mu.Lock()
+	keep := map[model.Identity]bool{}
+	for id := range m.lives {
+		keep[id] = true
+	}
+	m.mu.Unlock()
+	if err := m.cfg.Kept.sweep(keep); err != nil {
+		m.cfg.Log.Warn("SVIDs that are not needed any more stay on the disk", "error", err)
+	}
 }
 
 // wanted gives the identities in use on this node. One that is not of the mesh's form was made by a mistake elsewhere;
@@ -107,34 +163,29 @@ func (m *Manager) wanted(s *state.Snapshot) map[model.Identity]bool {
 	return out
 }
 
-// pass issues what is due, writes it in one transaction, and tells how long nothing else will be due.
+// pass issues what is due and tells how long nothing else will be due.
 func (m *Manager) pass(ctx context.Context) time.Duration {
-	var made []*model.SVID
-	for _, id := range m.due(time.Now()) {
-		svid, err := m.issue(ctx, id)
-		if ctx.Err() != nil {
-			break
+	m.publish(nil, nil)
+	for ids := range slices.Chunk(m.due(time.Now()), MaxBatch) {
+		var made []*model.SVID
+		for i, r := range m.sign(ctx, ids) {
+			if ctx.Err() != nil {
+				break // what is issued is lost; it is asked for again
+			}
+			if m.settle(ids[i], r.SVID, r.Err) {
+				made = append(made, r.SVID)
+			}
 		}
-		if m.settle(id, svid, err) {
-			made = append(made, svid)
-		}
+		m.publish(made, nil)
 	}
 	m.alarm(time.Now())
-	w := m.st.Write(m.st.SVIDs, m.st.Bundles)
-	defer w.Abort()
-	// Roots first: whoever sees an SVID sees a bundle that verifies it.
-	m.st.Bundles.Put(w, m.src.Bundle())
-	for _, svid := range made {
-		m.st.SVIDs.Put(w, svid)
-	}
-	w.Commit()
 	return m.wait(time.Now())
 }
 
-func (m *Manager) issue(ctx context.Context, id model.Identity) (*model.SVID, error) {
+func (m *Manager) sign(ctx context.Context, ids []model.Identity) []Issued {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
-	return m.src.Issue(ctx, id)
+	return m.src.Sign(ctx, ids)
 }
 
 // due lists the identities that need an SVID now, those that end first first.
@@ -169,6 +220,9 @@ func (m *Manager) settle(id model.Identity, svid *model.SVID, err error) bool {
 		m.cfg.Log.Info("an SVID is issued again", "identity", id, "failures", l.failures, "notAfter", svid.NotAfter)
 	}
 	l.issued(now, svid)
+	if err := m.cfg.Kept.save(svid); err != nil {
+		m.cfg.Log.Warn("an SVID cannot be kept on the disk; it is lost when the agent restarts", "identity", id, "error", err)
+	}
 	m.cfg.Log.Debug("an SVID was issued", "identity", id, "serial", svid.Serial, "notAfter", svid.NotAfter, "renewAt", l.due)
 	return true
 }
@@ -214,6 +268,21 @@ type IdentityStatus struct {
 	// Overdue: past two thirds of its life. Ended: past its end; peers refuse it.
 	Overdue bool `json:"overdue,omitempty"`
 	Ended   bool `json:"ended,omitempty"`
+}
+
+// Trouble tells why an identity has no SVID that holds; "" if it has one.
+func (m *Manager) Trouble(id model.Identity) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch l := m.lives[id]; {
+	case l == nil:
+		return "the agent has not asked for it yet"
+	case !l.notAfter.IsZero() && time.Now().Before(l.notAfter):
+		return ""
+	case l.err != nil:
+		return l.err.Error()
+	}
+	return "the agent waits for it to be signed"
 }
 
 // Status lists all identities of this node, by name.

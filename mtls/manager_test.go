@@ -19,12 +19,13 @@ import (
 
 // bench is a manager over a CA that can be made to fail and counts what it is asked for.
 type bench struct {
-	t     *testing.T
-	st    *state.State
-	m     *Manager
-	ca    *CA
-	log   logs
-	fails atomic.Bool
+	t       *testing.T
+	st      *state.State
+	m       *Manager
+	ca      *CA
+	log     logs
+	fails   atomic.Bool
+	changed chan struct{}
 
 	mu    sync.Mutex
 	asked []model.Identity
@@ -48,15 +49,17 @@ func (l *logs) String() string {
 	return l.buf.String()
 }
 
-func (b *bench) Issue(ctx context.Context, id model.Identity) (*model.SVID, error) {
+func (b *bench) Sign(ctx context.Context, ids []model.Identity) []Issued {
 	b.mu.Lock()
-	b.asked = append(b.asked, id)
+	b.asked = append(b.asked, ids...)
 	b.mu.Unlock()
 	if b.fails.Load() {
-		return nil, errors.New("no signature today")
+		return slices.Repeat([]Issued{{Err: errors.New("no signature today")}}, len(ids))
 	}
-	return b.ca.Issue(ctx, id)
+	return b.ca.Sign(ctx, ids)
 }
+
+func (b *bench) Changed() <-chan struct{} { return b.changed }
 
 func (b *bench) Bundle() *model.Bundle { return b.ca.Bundle() }
 

@@ -13,10 +13,19 @@ import (
 
 // Source issues SVIDs of one trust domain.
 type Source interface {
-	// Issue makes an SVID with a new key. The caller has made sure that a workload with the identity runs on this node.
-	Issue(ctx context.Context, id model.Identity) (*model.SVID, error)
-	// Bundle holds the roots that verify what Issue makes, and those that will.
+	// Sign makes an SVID with a new key for each of at most MaxBatch identities, in their order. The caller has made sure
+	// that workloads with them run on this node.
+	Sign(ctx context.Context, ids []model.Identity) []Issued
+	// Bundle holds the roots that verify what Sign makes, and those that will; nil while they are not known.
 	Bundle() *model.Bundle
+	// Changed tells that the bundle may be another, or that what failed may work now; nil if that never is so.
+	Changed() <-chan struct{}
+}
+
+// Issued is an SVID, or why there is none.
+type Issued struct {
+	SVID *model.SVID
+	Err  error
 }
 
 // Config of the CA and of the Manager. The zero value of a field is its default, TrustDomain and StateDir excepted.
@@ -27,7 +36,9 @@ type Config struct {
 	StateDir string
 	// TTL of an SVID: DefaultTTL, at least MinTTL.
 	TTL time.Duration
-	Log *slog.Logger
+	// Kept is where a Manager keeps SVIDs, so that they outlive it; nil for nowhere.
+	Kept *SVIDStore
+	Log  *slog.Logger
 }
 
 // Limits and default of SVIDs' lives.

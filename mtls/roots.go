@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"net/url"
 	"time"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 const (
@@ -25,32 +23,32 @@ const (
 	publishLead = 24 * time.Hour
 )
 
-// root is a CA certificate with its key.
-type root struct {
-	number int // in the file's name; a higher one is newer
-	cert   *x509.Certificate
-	key    crypto.Signer
+// Root is a root certificate with its key.
+type Root struct {
+	Number int // in the name that it is kept under; a higher one is newer
+	Cert   *x509.Certificate
+	Key    crypto.Signer
 }
 
-// created is when the root was made, up to what the certificate tells.
-func (r *root) created() time.Time { return r.cert.NotBefore.Add(backdate) }
+// Signs is when the root begins to sign if there is an older one: it is published before.
+func (r *Root) Signs() time.Time { return r.Cert.NotBefore.Add(backdate + publishLead) }
 
-// newRoot makes a self-signed CA certificate as X509-SVID.md, 3 and 4 ask: the trust domain's ID as its only URI, CA,
-// keyCertSign, no chain below it.
-func newRoot(number int, td spiffeid.TrustDomain, now time.Time) (*root, error) {
+// NewRoot makes a self-signed CA certificate as X509-SVID.md, 3 and 4 ask: the ID of the trust domain td as its only
+// URI, CA, keyCertSign, at most one intermediate below it.
+func NewRoot(number int, td string, now time.Time) (*Root, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		Subject:               pkix.Name{Organization: []string{"Weft"}, CommonName: fmt.Sprintf("%s root %d", td.Name(), number)},
-		URIs:                  []*url.URL{td.ID().URL()},
+		Subject:               pkix.Name{Organization: []string{"Weft"}, CommonName: fmt.Sprintf("%s root %d", td, number)},
+		URIs:                  []*url.URL{{Scheme: "spiffe", Host: td}},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(rootTTL),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1,
 	}
 	if len(template.Subject.CommonName) > 64 { // ub-common-name, RFC 5280
 		template.Subject.CommonName = fmt.Sprintf("root %d", number)
@@ -63,21 +61,21 @@ func newRoot(number int, td spiffeid.TrustDomain, now time.Time) (*root, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &root{number, cert, key}, nil
+	return &Root{number, cert, key}, nil
 }
 
-// marshal gives one PEM file with certificate and key, so that the two cannot get apart.
-func (r *root) marshal() ([]byte, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(r.key)
+// Marshal gives one PEM text with certificate and key, so that the two cannot get apart.
+func (r *Root) Marshal() ([]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(r.Key)
 	if err != nil {
 		return nil, err
 	}
-	out := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.cert.Raw})
+	out := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Cert.Raw})
 	return append(out, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...), nil
 }
 
-// parseRoot is the inverse of marshal. It accepts nothing else: one certificate, then its key, then the end.
-func parseRoot(number int, td spiffeid.TrustDomain, data []byte) (*root, error) {
+// ParseRoot is the inverse of Marshal. It accepts nothing else: one certificate, then its key, then the end.
+func ParseRoot(number int, td string, data []byte) (*Root, error) {
 	certBlock, rest := pem.Decode(data)
 	if certBlock == nil || certBlock.Type != "CERTIFICATE" {
 		return nil, errors.New("it does not begin with a PEM certificate")
@@ -107,31 +105,31 @@ func parseRoot(number int, td spiffeid.TrustDomain, data []byte) (*root, error) 
 	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, errors.New("its certificate is not a CA's")
 	}
-	if len(cert.URIs) != 1 || cert.URIs[0].String() != td.IDString() {
-		return nil, fmt.Errorf("its certificate is of %v, not of %s", cert.URIs, td.IDString())
+	if len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://"+td {
+		return nil, fmt.Errorf("its certificate is of %v, not of spiffe://%s", cert.URIs, td)
 	}
-	return &root{number, cert, key}, nil
+	return &Root{number, cert, key}, nil
 }
 
-// bundlePEM joins the roots that have not ended.
-func bundlePEM(roots []*root, now time.Time) []byte {
+// BundlePEM joins the roots that have not ended.
+func BundlePEM(roots []*Root, now time.Time) []byte {
 	var out []byte
 	for _, r := range roots {
-		if now.Before(r.cert.NotAfter) {
-			out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.cert.Raw})...)
+		if now.Before(r.Cert.NotAfter) {
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Cert.Raw})...)
 		}
 	}
 	return out
 }
 
-// signer is the newest root that has been published long enough; the oldest where none has, for it is the first.
-func signer(roots []*root, now time.Time) (*root, error) {
-	var best *root
+// Signer is the newest root that has been published long enough; the oldest where none has, for it is the first.
+func Signer(roots []*Root, now time.Time) (*Root, error) {
+	var best *Root
 	for _, r := range roots {
-		if !now.Before(r.cert.NotAfter) {
+		if !now.Before(r.Cert.NotAfter) {
 			continue
 		}
-		if best == nil || !now.Before(r.created().Add(publishLead)) {
+		if best == nil || !now.Before(r.Signs()) {
 			best = r
 		}
 	}
@@ -141,9 +139,9 @@ func signer(roots []*root, now time.Time) (*root, error) {
 	return best, nil
 }
 
-// needsNext tells whether the newest root has lived two thirds of its life.
-func needsNext(roots []*root, now time.Time) bool {
-	newest := roots[len(roots)-1].cert
+// NeedsNext tells whether the newest root has lived two thirds of its life.
+func NeedsNext(roots []*Root, now time.Time) bool {
+	newest := roots[len(roots)-1].Cert
 	life := newest.NotAfter.Sub(newest.NotBefore)
 	return now.After(newest.NotBefore.Add(life * 2 / 3))
 }

@@ -31,9 +31,22 @@ func (l *life) issued(now time.Time, svid *model.SVID) {
 	}
 }
 
-// failed plans the next attempt: after 1 s, doubling up to a minute, give or take a fifth.
+// resumed plans the renewal of an SVID that was issued before this process began.
+func (l *life) resumed(now time.Time, svid *model.SVID) {
+	whole := svid.NotAfter.Sub(svid.NotBefore)
+	l.issued(now, svid)
+	l.due = svid.NotBefore.Add(time.Duration(float64(whole) * (0.45 + 0.1*rand.Float64())))
+	l.overdueAt = svid.NotBefore.Add(whole * 2 / 3)
+}
+
+// failed plans the next attempt: after 1 s, doubling up to a minute, or to 5 s where a workload still waits for its
+// first SVID, give or take a fifth.
 func (l *life) failed(now time.Time, err error) {
-	const first, most = time.Second, time.Minute
+	const first = time.Second
+	most := time.Minute
+	if l.notAfter.IsZero() {
+		most = 5 * time.Second
+	}
 	pause := min(first<<min(l.failures, 10), most)
 	l.failures++
 	l.err = err

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // maxRootFile bounds what is read as a root: certificate and key have about 1 KiB.
@@ -47,12 +45,12 @@ func private(path string) error {
 }
 
 // load reads all roots, by number. One that cannot be read fails it all.
-func (s rootStore) load(td spiffeid.TrustDomain) ([]*root, error) {
+func (s rootStore) load(td string) ([]*Root, error) {
 	names, err := filepath.Glob(filepath.Join(s.dir, "root-*.pem"))
 	if err != nil {
 		return nil, err
 	}
-	var out []*root
+	var out []*Root
 	for _, name := range names {
 		text := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(name), "root-"), ".pem")
 		number, err := strconv.Atoi(text)
@@ -65,11 +63,11 @@ func (s rootStore) load(td spiffeid.TrustDomain) ([]*root, error) {
 		}
 		out = append(out, r)
 	}
-	slices.SortFunc(out, func(a, b *root) int { return a.number - b.number })
+	slices.SortFunc(out, func(a, b *Root) int { return a.Number - b.Number })
 	return out, nil
 }
 
-func (s rootStore) read(number int, td spiffeid.TrustDomain) (*root, error) {
+func (s rootStore) read(number int, td string) (*Root, error) {
 	path := s.path(number)
 	if err := private(path); err != nil {
 		return nil, err
@@ -81,7 +79,7 @@ func (s rootStore) read(number int, td spiffeid.TrustDomain) (*root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := parseRoot(number, td, data)
+	r, err := ParseRoot(number, td, data)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a root of this CA: %w", path, err)
 	}
@@ -89,8 +87,8 @@ func (s rootStore) read(number int, td spiffeid.TrustDomain) (*root, error) {
 }
 
 // add stores a root, whole or not at all, on the disk when it returns. A root of that number stays as it is.
-func (s rootStore) add(r *root) error {
-	data, err := r.marshal()
+func (s rootStore) add(r *Root) error {
+	data, err := r.Marshal()
 	if err != nil {
 		return err
 	}
@@ -107,7 +105,7 @@ func (s rootStore) add(r *root) error {
 		return err
 	}
 	// Unlike a rename, a link does not replace what another process stored meanwhile.
-	if err := os.Link(tmp.Name(), s.path(r.number)); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Link(tmp.Name(), s.path(r.Number)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	dir, err := os.Open(s.dir)

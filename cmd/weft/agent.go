@@ -19,6 +19,7 @@ func newAgentCmd(run *string) *cobra.Command {
 	cfg := agent.Config{}
 	var level slog.Level
 	var addresses []string
+	var authority string
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
 		Short: "Run this node: eBPF programs, xDS, certificates",
@@ -30,6 +31,12 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.RunDir, cfg.Version = *run, cli.Version(version)
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			switch authority {
+			case "builtin", "controller":
+				cfg.CA.Controller = authority == "controller"
+			default:
+				return fmt.Errorf("--ca %q: builtin and controller are possible", authority)
+			}
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err
 			}
@@ -48,12 +55,14 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.Manifests, "manifests", "", "folder of manifests")
 	f.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "read objects from the API server that this file names")
 	f.BoolVar(&cfg.InCluster, "in-cluster", false, "read objects from the API server of the cluster that this is a pod of")
-	f.StringVar(&cfg.StateDir, "state", "/var/lib/weft", "folder that keeps the certificate authority")
+	f.StringVar(&cfg.StateDir, "state", "/var/lib/weft", "folder that keeps certificates: the authority that signs them, or what the controller signed")
 	f.StringVar(&cfg.Node, "node", host, "name of this node")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
 	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")
 	f.BoolVar(&cfg.Announce, "announce", true, "this node of a cluster may answer for Gateways' addresses on its links")
-	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
+	f.StringVar(&authority, "ca", "builtin", "who signs workloads' certificates: builtin, this node for itself; or controller, the cluster's weft controller")
+	f.StringVar(&cfg.CA.TokenFile, "ca-token", "/var/run/secrets/weft/token", "with --ca controller: file of this agent's ServiceAccount token, of audience weft-ca")
+	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "with --ca builtin: life of a workload's certificate; renewed at half of it")
 	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup2 folder that holds this node's processes, Envoy and pods included (default: the cgroup2 mount)")
 	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")

@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,9 +17,10 @@ func newControllerCmd() *cobra.Command {
 	var kubeconfig, health string
 	cmd := &cobra.Command{
 		Use:   "controller",
-		Short: "Run the cluster's controller: statuses of Gateways, routes and policies",
+		Short: "Run the cluster's controller: statuses of Gateways, routes and policies, and the CA",
 		Long: `Run the cluster's controller, which writes the status of GatewayClasses, Gateways, routes, policies and address pools.
-Several may run; the one that holds the Lease writes.`,
+Several may run; the one that holds the Lease writes. With --ca-address each is the cluster's certificate authority, whose
+roots are in the Secret weft-ca.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
@@ -48,6 +50,8 @@ Several may run; the one that holds the Lease writes.`,
 	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
+	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
+	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
 	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
 	f.StringVar(&health, "health-address", "", "address and port of /healthz and /readyz (default: none)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -35,7 +35,7 @@ type Config struct {
 	Kubeconfig    string
 	InCluster     bool
 	RunDir        string // sockets
-	StateDir      string // the CA's key
+	StateDir      string // the CA's key, or what it signed
 	PinDir        string // "" is datapath's default
 	CgroupRoot    string // "" is the cgroup2 mount
 	ProxyCgroup   string // below CgroupRoot; "" is datapath's default
@@ -44,8 +44,9 @@ type Config struct {
 	TrustDomain   string
 	NodeAddresses []netip.Addr
 	Announce      bool // this node may answer for Gateways' addresses; in a cluster only
-	SVIDTTL       time.Duration
-	NetNSDir      string // where container runtimes name pods' network namespaces; "" is /run/netns
+	CA            CA
+	SVIDTTL       time.Duration // of what this node's own CA signs
+	NetNSDir      string        // where container runtimes name pods' network namespaces; "" is /run/netns
 	CNI           CNI
 	HealthAddress string // host:port of the probes; "" for none
 	// MetricsAddress is host:port of what Prometheus reads; "" for none.
@@ -71,6 +72,7 @@ type Agent struct {
 	path    *datapath.Datapath
 	addrs   *addresses
 	mtls    *mtls.Manager
+	ca      *clusterCA // nil if this node has its own
 	flows   *observe.Store
 	proxy   *proxy.Client
 	objs    *kube.Objects
@@ -102,12 +104,9 @@ func New(cfg Config) (*Agent, error) {
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
 		NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
-	mcfg := mtls.Config{TrustDomain: cfg.TrustDomain, StateDir: cfg.StateDir, TTL: cfg.SVIDTTL, Log: cfg.Log}
-	ca, err := mtls.OpenCA(mcfg)
-	if err != nil {
+	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
 	}
-	a.mtls = mtls.New(a.st, ca, mcfg)
 	dcfg := datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
 		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
@@ -164,6 +163,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.source.Run(ctx) })
 	g.Go(func() error { return a.gateway.Run(ctx) })
 	g.Go(func() error { return a.mtls.Run(ctx) })
+	a.ca.run(ctx, g)
 	g.Go(func() error { return a.returnMemory(ctx) })
 	g.Go(func() error { return a.path.Run(ctx, a.st) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection) })
@@ -172,7 +172,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
-	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens})
+	a.node.run(ctx, g, &joiner{
+		objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens, uncertified: a.mtls.Trouble,
+	})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
 	}

@@ -32,8 +32,10 @@ type joiner struct {
 	places  *places.Places
 	holds   func(*model.Workload) bool // the kernel has the workload as it is now
 	listens func(*model.Workload) bool // Envoy has
-	strict  func(namespace string) bool
-	log     *slog.Logger
+	// uncertified tells why an identity has no certificate; "" if it has one.
+	uncertified func(model.Identity) string
+	strict      func(namespace string) bool
+	log         *slog.Logger
 	// limit and patience are joinLimit and joinPatience but in tests.
 	limit, patience time.Duration
 }
@@ -101,10 +103,21 @@ func (j *joiner) look(r *cni.Request) standing {
 	if !j.holds(w) {
 		return standing{"its hooks in the kernel: see the agent's log", w.MTLS == model.MTLSStrict || w.Policy != nil}
 	}
+	if trouble := j.certificate(w); trouble != "" {
+		return standing{"its certificate: " + trouble, w.MTLS == model.MTLSStrict}
+	}
 	if !j.listens(w) {
 		return standing{"Envoy's listeners: see whether the weft-proxy of this node runs, and weft status", w.MTLS == model.MTLSStrict}
 	}
 	return standing{}
+}
+
+// certificate tells why a pod that needs one has no certificate.
+func (j *joiner) certificate(w *model.Workload) string {
+	if w.Identity == "" {
+		return ""
+	}
+	return j.uncertified(w.Identity)
 }
 
 // trouble is what the status of a Pod says.

@@ -27,6 +27,7 @@ type joinTest struct {
 	*joiner
 	t            *testing.T
 	holds, envoy atomic.Bool
+	uncertified  atomic.Bool
 	strict       atomic.Bool
 	placed       atomic.Pointer[kube.Place]
 	folder       *kube.Folder
@@ -50,7 +51,13 @@ func newJoinTest(t *testing.T) *joinTest {
 		holds:   func(*model.Workload) bool { return j.holds.Load() },
 		listens: func(*model.Workload) bool { return j.envoy.Load() },
 		strict:  func(string) bool { return j.strict.Load() },
-		limit:   300 * time.Millisecond, patience: 100 * time.Millisecond,
+		uncertified: func(model.Identity) string {
+			if j.uncertified.Load() {
+				return "no CA answers"
+			}
+			return ""
+		},
+		limit: 300 * time.Millisecond, patience: 100 * time.Millisecond,
 	}
 	j.places = places.New(places.Config{
 		Objects: objs, Place: func(_, _, _ string, p kube.Place) { j.placed.Store(&p) }, Node: "n1",

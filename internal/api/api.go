@@ -42,6 +42,8 @@ type Source interface {
 	CNI() *CNI
 	Datapath() Datapath
 	Proxy() Proxy
+	// Uncertified tells why an identity of this node has no certificate that holds; "" if it has one.
+	Uncertified(id model.Identity) string
 	// Flows is nil where flows are not kept.
 	Flows() *observe.Store
 }
@@ -160,6 +162,8 @@ type Identity struct {
 	Local bool `json:"local"`
 	// SVID is nil where this node holds none.
 	SVID *Certificate `json:"svid,omitempty"`
+	// Trouble tells why this node has none that holds, where it should. Only a Status has it.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // Certificate is a certificate without its key.

@@ -27,6 +27,11 @@ func NewStatus(src Source, now time.Time) Status {
 			s.Workloads = append(s.Workloads, l)
 		}
 	}
+	for i := range s.Identities {
+		if id := &s.Identities[i]; id.Local {
+			id.Trouble = src.Uncertified(id.Identity)
+		}
+	}
 	select {
 	case <-st.Synced():
 		s.Synced = true
@@ -79,9 +84,9 @@ func (s *Status) faults(now time.Time) []string {
 		switch {
 		case !i.Local:
 		case i.SVID == nil:
-			fault("identity %s: no certificate; its workloads cannot be authenticated", i.Identity)
+			fault("identity %s: no certificate, and its workloads cannot be authenticated: %s", i.Identity, i.Trouble)
 		case !now.Before(i.SVID.NotAfter):
-			fault("identity %s: the certificate ended at %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339))
+			fault("identity %s: the certificate ended at %s: %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339), i.Trouble)
 		}
 	}
 	for _, g := range s.Gateways {

@@ -34,6 +34,14 @@ func (n *node) CNI() *api.CNI          { return n.cni }
 func (n *node) Datapath() api.Datapath { return n.data }
 func (n *node) Proxy() api.Proxy       { return n.proxy }
 func (n *node) Flows() *observe.Store  { return n.flows }
+
+func (n *node) Uncertified(id model.Identity) string {
+	if svid, ok := n.st.SVIDs.Get(n.st.Snapshot(), string(id)); ok && fixedNow.Before(svid.NotAfter) {
+		return ""
+	}
+	return "no replica of the CA is known"
+}
+
 func (n *node) Agent() api.Agent {
 	return api.Agent{
 		Version: "v1.2.3", Envoy: "1.40.0", Node: "worker-1", PID: 100, TrustDomain: "cluster.local",

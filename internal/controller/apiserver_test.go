@@ -181,13 +181,17 @@ func route(name, rest string) string {
 }
 
 // start runs a controller until the function that it gives is called.
-func (w *world) start(identity string) (*Controller, func()) {
+func (w *world) start(identity string, change ...func(*Config)) (*Controller, func()) {
 	w.Helper()
-	c, err := New(Config{
+	cfg := Config{
 		Kube: w.as("controller"), Defaults: true, TrustDomain: "cluster.local", Identity: identity, Namespace: namespace,
 		Election: Election{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 500 * time.Millisecond},
 		Log:      slog.New(slog.NewTextHandler(w.Output(), nil)),
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	c, err := New(cfg)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/ca"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -32,6 +33,9 @@ type Config struct {
 	Election Election
 	// Defaults makes the controller create the GatewayClass and the XMesh named weft where they are missing.
 	Defaults bool
+	// CAAddress is host:port of the CA's service; "" for no CA. SVIDTTL is the life of what it signs, 0 for the default.
+	CAAddress string
+	SVIDTTL   time.Duration
 	// Writes bounds the status writes in a second; 0 is 100.
 	Writes int
 	Log    *slog.Logger
@@ -57,7 +61,9 @@ type Controller struct {
 	notes      *state.Table[*note]
 	cluster    *kube.Cluster
 	translator *gateway.Translator
+	ca         *ca.CA // nil for none
 	leads      chan struct{}
+	ready      chan struct{}
 	once       sync.Once
 }
 
@@ -81,20 +87,46 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube = rest.CopyConfig(cfg.Kube)
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
-	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{})}
+	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
 	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
 		Addresses: gateway.AddressesOfPools,
 	}, cfg.Log)
-	return c, nil
+	if cfg.CAAddress == "" {
+		return c, nil
+	}
+	var err error
+	c.ca, err = ca.New(ca.Config{
+		Kube: cfg.Kube, Namespace: cfg.Namespace, TrustDomain: cfg.TrustDomain, Address: cfg.CAAddress, TTL: cfg.SVIDTTL,
+		Cluster: tables{c.objs, c.st}, Loaded: c.st.Synced(), Log: cfg.Log,
+	})
+	return c, err
 }
 
 // Leads is closed when this replica has held the Lease for the first time.
 func (c *Controller) Leads() <-chan struct{} { return c.leads }
 
-// Ready is closed when everything was read and translated once; a replica that is not may not be elected.
-func (c *Controller) Ready() <-chan struct{} { return c.st.Synced() }
+// Ready is closed when everything was read and translated once, without which a replica may not be elected, and its CA
+// signs.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// awaitReady closes ready in time.
+func (c *Controller) awaitReady(ctx context.Context) error {
+	steps := []<-chan struct{}{c.st.Synced()}
+	if c.ca != nil {
+		steps = append(steps, c.ca.Ready())
+	}
+	for _, step := range steps {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-step:
+		}
+	}
+	close(c.ready)
+	return nil
+}
 
 // Problems lists the objects that were not taken and the kinds that cannot be read.
 func (c *Controller) Problems() []kube.Problem { return c.cluster.Problems() }
@@ -105,6 +137,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.cluster.Run(ctx) })
 	g.Go(func() error { return c.translator.Run(ctx) })
 	g.Go(func() error { return c.elect(ctx) })
+	g.Go(func() error { return c.awaitReady(ctx) })
+	if c.ca != nil {
+		g.Go(func() error { return c.ca.Run(ctx) })
+	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -172,6 +208,9 @@ func (c *Controller) lead(ctx context.Context) {
 	defer wg.Wait()
 	if c.cfg.Defaults {
 		wg.Go(func() { c.keepDefaults(ctx) })
+	}
+	if c.ca != nil {
+		wg.Go(func() { c.ca.Publish(ctx) })
 	}
 	services := newServices(c.objs, c.st, c.notes, c.cluster, c.cfg.Log)
 	wg.Go(func() { services.run(ctx) })

@@ -1,0 +1,134 @@
+package ca
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/weft-mesh/weft/mtls"
+)
+
+const (
+	// maxRequests are served at a time; others are told to come again.
+	maxRequests = 64
+	maxToken    = 16 << 10 // bytes
+)
+
+// server answers agents.
+type server struct {
+	cfg       Config
+	authority *authority
+	reviews   reviewer
+	slots     chan struct{}
+	log       *slog.Logger
+}
+
+func newServer(cfg Config, a *authority, reviews reviewer) *server {
+	return &server{cfg: cfg, authority: a, reviews: reviews, slots: make(chan struct{}, maxRequests), log: cfg.Log}
+}
+
+// serve answers until the context ends.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+mtls.SignPath, s.sign)
+	srv := &http.Server{
+		Handler: mux, TLSConfig: s.authority.tlsConfig(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 2 * maxToken,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 16},
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes that strangers break off
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(l, "", "") }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	// Those who wait for an answer get it.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(end); err != nil {
+		_ = srv.Close() // it is over anyway
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// sign handles a request.
+func (s *server) sign(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the CA is busy", http.StatusServiceUnavailable)
+		return
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" || len(token) > maxToken {
+		http.Error(w, "no bearer token", http.StatusUnauthorized)
+		return
+	}
+	node, err := agentNode(r.Context(), s.reviews, s.cfg.Cluster, s.cfg.Namespace, token)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, mtls.MaxRequest))
+	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	} else if err != nil {
+		return // who asked is gone
+	}
+	request, err := parseRequest(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(s.answer(r.Context(), node, request)) // who asked may be gone
+}
+
+// refuse tells an agent why it is not believed.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, errToken):
+		status = http.StatusUnauthorized
+	case errors.Is(err, errAgent):
+		status = http.StatusForbidden
+	}
+	s.log.Warn("an agent is not believed", "from", r.RemoteAddr, "error", err)
+	http.Error(w, err.Error(), status)
+}
+
+// answer has a result for each CSR of a node's agent.
+func (s *server) answer(ctx context.Context, node string, request *mtls.SignRequest) *mtls.SignResponse {
+	out := &mtls.SignResponse{Results: make([]mtls.SignResult, len(request.CSRs))}
+	end := time.Now().Add(lag) // for all of them
+	for i, der := range request.CSRs {
+		w, err := parseCSR(s.cfg.TrustDomain, der)
+		if err == nil {
+			err = allowed(ctx, s.cfg.Cluster, s.cfg.Namespace, node, w, end)
+		}
+		if err == nil {
+			out.Results[i].Chain, err = s.authority.sign(w.id, w.public, time.Now())
+		}
+		if err != nil {
+			out.Results[i].Error = err.Error()
+			s.log.Warn("an SVID is refused", "node", node, "error", err)
+			continue
+		}
+		s.log.Debug("an SVID was signed", "node", node, "identity", w.id)
+	}
+	return out
+}

@@ -1,0 +1,58 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Namespace is where the mesh's own parts run.
+const Namespace = "weft-system"
+
+// ServiceAccountOf gives the name of the ServiceAccount that a pod runs as.
+func ServiceAccountOf(p *corev1.Pod) string {
+	if p.Spec.ServiceAccountName == "" {
+		return "default"
+	}
+	return p.Spec.ServiceAccountName
+}
+
+// Ended tells whether a pod has come to its end and will not run again.
+func Ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// RunsAs tells whether a pod of a ServiceAccount, with a network of its own, is on a node and has not ended.
+func (o *Objects) RunsAs(s *state.Snapshot, node, namespace, serviceAccount string) bool {
+	if node == "" {
+		return false
+	}
+	for p := range o.Pods.By(s, ByNode, node) {
+		if p.Namespace == namespace && ServiceAccountOf(p) == serviceAccount && !p.Spec.HostNetwork && !Ended(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// ComponentPods gives the addresses of the pods of a part of the mesh that have not ended, the ready ones first.
+func (o *Objects) ComponentPods(s *state.Snapshot, component string) []netip.Addr {
+	var ready, others []netip.Addr
+	for p := range o.Pods.By(s, ByLabel, LabelKey(Namespace, "app.kubernetes.io/component", component)) {
+		addrs, _ := PodAddresses(p)
+		if p.Labels["app.kubernetes.io/name"] != "weft" || len(addrs) == 0 || Ended(p) {
+			continue
+		}
+		if isReady := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		}); isReady {
+			ready = append(ready, addrs[0])
+		} else {
+			others = append(others, addrs[0])
+		}
+	}
+	return slices.Concat(ready, others)
+}
