@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,8 +23,6 @@ type Config struct {
 	PinDir string
 	// ProxyCgroup is Envoy's cgroup below CgroupRoot; "" is weft-proxy. It is made if it is missing.
 	ProxyCgroup string
-	// NodeAddresses may reach probe ports in the clear, in strict mode too.
-	NodeAddresses []netip.Addr
 	// Listens tells whether Envoy is ready to take authenticated connections to a local workload. One that gets its first
 	// identity is made known to the kernel, and so to its peers, only then, or after HoldIdentity. Nil: at once.
 	Listens func(*model.Workload) bool

@@ -100,12 +100,8 @@ func (d *Datapath) replace() error {
 // Run keeps the maps and the pods' namespaces as st says, until ctx ends. What fails is tried again and does not hold
 // up the rest: see Status. Nothing is removed from the kernel because st lacks it before st.Synced.
 func (d *Datapath) Run(ctx context.Context, st *state.State) error {
-	node := map[netip.Addr]bool{}
-	for _, a := range d.cfg.NodeAddresses {
-		node[a.Unmap()] = true
-	}
 	ns := &kernelNamespaces{
-		dir: filepath.Join(d.cfg.PinDir, podDir), node: node,
+		dir:  filepath.Join(d.cfg.PinDir, podDir),
 		load: func(cookie uint64) (*ebpf.Program, error) { return loadInbound(d.spec, d.maps, cookie) },
 		hold: d.waits,
 	}
@@ -115,9 +111,7 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 	}
 	defer rec.close()
 	rec.names, rec.workloads.listens = &d.names, d.cfg.Listens
-	if err := rec.setNodes(d.cfg.NodeAddresses); err != nil {
-		return err
-	}
+	rec.nodeAddresses, rec.workloads.joining, ns.node = nodeAddresses, rec.followNode, rec.isNode
 	d.mu.Lock()
 	d.rec = rec
 	d.mu.Unlock()

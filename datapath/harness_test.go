@@ -109,7 +109,6 @@ func newNode(t testing.TB) *node {
 	t.Helper()
 	l := newLab(t)
 	cfg := testConfig(t)
-	cfg.NodeAddresses = []netip.Addr{l.Gateway, l.Gateway6}
 	if err := Detach(cfg); err != nil {
 		t.Fatal(err)
 	}

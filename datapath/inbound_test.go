@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/weft-mesh/weft/internal/lab"
+
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
@@ -105,6 +107,34 @@ func TestInbound(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNodeGetsAnAddress: a CNI plugin makes its bridge with the node's first pod, and probes come from there.
+func TestNodeGetsAnAddress(t *testing.T) {
+	n := newNode(t)
+	b := testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict, probed(8081)))
+	n.sync()
+	at := netip.AddrPortFrom(b.Address, 8081)
+	echo(t, b, "app", at.String())
+	link, err := netlink.LinkByName(n.lab.Bridge())
+	if err != nil {
+		t.Fatal(err)
+	}
+	four := n.lab.Gateway.As4()
+	own := netip.AddrFrom4([4]byte{four[0], four[1], four[2], 250})
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: own.AsSlice(), Mask: net.CIDRMask(24, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new address may probe", func() bool {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: own.AsSlice()}, Timeout: 5 * time.Second}
+		c, err := d.Dial("tcp", at.String())
+		if err != nil {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
 }
 
 func TestRefusedInboundIsReported(t *testing.T) {

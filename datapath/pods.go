@@ -19,7 +19,7 @@ import (
 type kernelNamespaces struct {
 	dir  string // of pins
 	load func(cookie uint64) (*ebpf.Program, error)
-	node map[netip.Addr]bool
+	node func(netip.Addr) bool // tells the host's own addresses
 	// hold tells that programs of an earlier version are to stay, because they share maps with its other programs.
 	hold func() bool
 }

@@ -36,8 +36,11 @@ type reconciler struct {
 	services  *services
 	workloads *workloads
 	nodes     *mirror[weftAddress, uint32]
+	own       map[netip.Addr]bool // what nodes holds
 	errs      map[object]error
 	names     *atomic.Pointer[map[uint64]string] // told about local workloads, if not nil
+
+	nodeAddresses func() ([]netip.Addr, error) // nil: the host has none
 }
 
 // object is something that is reconciled as a whole.
@@ -94,6 +97,9 @@ func (r *reconciler) run(ctx context.Context, ready func() error) error {
 			synced = nil
 			r.finishStart(feed, ready)
 		case <-check.C:
+			r.mu.Lock()
+			r.followNode()
+			r.mu.Unlock()
 			if gone := r.workloads.moved(); len(gone) > 0 {
 				r.reconcile(r.st.Snapshot(), gone)
 			}
@@ -258,20 +264,6 @@ func (r *reconciler) failed() map[object]struct{} {
 		out[o] = struct{}{}
 	}
 	return out
-}
-
-// setNodes writes the node's own addresses.
-func (r *reconciler) setNodes(addrs []netip.Addr) error {
-	want := map[weftAddress]bool{}
-	var errs []error
-	for _, a := range addrs {
-		want[encodeAddr(a)] = true
-		if err := r.nodes.put(encodeAddr(a), 1); err != nil {
-			errs = append(errs, fmt.Errorf("node address %s: %w", a, err))
-		}
-	}
-	errs = append(errs, r.nodes.prune(func(a weftAddress, _ uint32) bool { return want[a] }))
-	return errors.Join(errs...)
 }
 
 // holds tells whether nothing is left to do for a local workload.

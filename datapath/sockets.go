@@ -100,7 +100,7 @@ func inbound(all []socket) []socket {
 func live(s socket) bool { return s.state != tcpListen && s.state != tcpClose && s.state != timeWait }
 
 // selected tells whether an inbound connection is among those to close.
-func selected(s socket, which Connections, w *model.Workload, node map[netip.Addr]bool) bool {
+func selected(s socket, which Connections, w *model.Workload, node func(netip.Addr) bool) bool {
 	if s.local.Port() == portHBONE {
 		return which == Authenticated || which == Inbound
 	}
@@ -108,7 +108,7 @@ func selected(s socket, which Connections, w *model.Workload, node map[netip.Add
 		return false
 	}
 	for _, p := range w.ProbePorts {
-		if p == s.local.Port() && node[s.remote.Addr()] {
+		if p == s.local.Port() && node(s.remote.Addr()) {
 			return false
 		}
 	}

@@ -109,7 +109,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	dcfg := datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
-		NodeAddresses: cfg.NodeAddresses, Log: cfg.Log,
+		Log:     cfg.Log,
 		Listens: func(w *model.Workload) bool { return a.xds.Listens(w) },
 	}
 	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.

@@ -129,7 +129,7 @@ func l4Example(t *testing.T) {
 	if !load.Within(from["db-1"], 1000, 0.5, 4) {
 		t.Errorf("answers came from %v, which is not half from each", from)
 	}
-	if out := weft(t, "n1", "config", "services"); !regexp.MustCompile(`(?m)l4/db.*\bL4\b`).MatchString(out) {
+	if out := weft(t, "n1", "config", "services"); !regexp.MustCompile(`(?m)^l4 +db .* http:80/TCP +<none>$`).MatchString(out) {
 		t.Errorf("Service db is not L4 in\n%s", out)
 	}
 }
