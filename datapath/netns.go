@@ -104,7 +104,7 @@ func unrouteMarked() error {
 		if err := netlink.RuleDel(markRule(family)); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove ip rule fwmark %d: %w", proxyMark, err))
 		}
-		if err := netlink.RouteDel(localRoute(family)); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := netlink.RouteDel(localRoute(family)); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove the local route of table %d: %w", proxyTable, err))
 		}
 	}
