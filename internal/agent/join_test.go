@@ -97,6 +97,8 @@ func TestAddDecides(t *testing.T) {
 	local := func(mode model.MTLSMode, policy *model.Policy) *model.Workload {
 		return &model.Workload{MTLS: mode, Policy: policy, Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses}
 	}
+	known := local(model.MTLSStrict, nil)
+	known.Identity = model.NewIdentity("cluster.local", "shop", "web")
 	for _, test := range []struct {
 		name          string
 		synced, pod   bool
@@ -104,6 +106,7 @@ func TestAddDecides(t *testing.T) {
 		host          bool
 		workload      *model.Workload
 		kernel, envoy bool
+		uncertified   bool
 		strict        bool   // namespace
 		lacks         string // in the error, or in the log where it proceeds
 		proceeds      bool
@@ -120,6 +123,7 @@ func TestAddDecides(t *testing.T) {
 		{name: "not in the kernel, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), envoy: true, lacks: "hooks in the kernel"},
 		{name: "not in the kernel, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), lacks: "hooks in the kernel"},
 		{name: "not in the kernel, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), strict: true, lacks: "hooks in the kernel", proceeds: true},
+		{name: "no certificate, strict", synced: true, pod: true, workload: known, kernel: true, uncertified: true, lacks: "certificate: no CA answers"},
 		{name: "no Envoy, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), kernel: true, lacks: "Envoy"},
 		{name: "no Envoy, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), kernel: true, lacks: "Envoy", proceeds: true},
 		{name: "no Envoy, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), kernel: true, strict: true, lacks: "Envoy", proceeds: true},
@@ -141,6 +145,7 @@ func TestAddDecides(t *testing.T) {
 			j.holds.Store(test.kernel)
 			j.envoy.Store(test.envoy)
 			j.strict.Store(test.strict)
+			j.uncertified.Store(test.uncertified)
 			began := time.Now()
 			err := j.Add(context.Background(), joinRequest)
 			if p := j.placed.Load(); p == nil || *p != (kube.Place{NetNS: "cni-1", Addresses: "10.0.0.1"}) {

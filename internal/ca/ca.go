@@ -57,6 +57,7 @@ type CA struct {
 	cfg       Config
 	roots     *rootSecret
 	maps      configMaps
+	bundles   *trustBundles
 	reviews   reviewer
 	authority *authority
 	ready     chan struct{}
@@ -86,12 +87,16 @@ func New(cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA: client of the API server: %w", err)
 	}
+	bundles, err := newTrustBundles(kube, cfg.TrustDomain)
+	if err != nil {
+		return nil, fmt.Errorf("CA: client of the API server: %w", err)
+	}
 	a, err := newAuthority(cfg.TrustDomain, cfg.Namespace, cfg.TTL)
 	if err != nil {
 		return nil, err
 	}
 	return &CA{
-		cfg: cfg, authority: a, reviews: auth.TokenReviews(), maps: core.ConfigMaps(cfg.Namespace),
+		cfg: cfg, authority: a, bundles: bundles, reviews: auth.TokenReviews(), maps: core.ConfigMaps(cfg.Namespace),
 		roots: &rootSecret{api: core.Secrets(cfg.Namespace), namespace: cfg.Namespace, td: cfg.TrustDomain, log: cfg.Log},
 		ready: make(chan struct{}), published: make(chan struct{}, 1),
 	}, nil

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -51,10 +52,14 @@ func (c *CA) publish(ctx context.Context) error {
 	if bundle == "" {
 		return nil
 	}
-	if err := c.publishMap(ctx, bundle); err != nil {
-		return fmt.Errorf("ConfigMap %s/%s: %w", c.cfg.Namespace, ConfigMapName, err)
+	err := c.publishMap(ctx, bundle)
+	if err != nil {
+		err = fmt.Errorf("ConfigMap %s/%s: %w", c.cfg.Namespace, ConfigMapName, err)
 	}
-	return nil
+	if c.bundles == nil { // in tests
+		return err
+	}
+	return errors.Join(err, c.bundles.publish(ctx, bundle, time.Now()))
 }
 
 func (c *CA) publishMap(ctx context.Context, bundle string) error {

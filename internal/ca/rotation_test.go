@@ -303,3 +303,36 @@ func TestSecretInTrouble(t *testing.T) {
 	}
 	signs("deleted")
 }
+
+// TestAskedRoot: an operator asks for the next root once, and gets one.
+func TestAskedRoot(t *testing.T) {
+	secret, published := newSecretShelf(), newMapShelf()
+	c := replica(t, secret, published)
+	refresh := func() {
+		t.Helper()
+		if err := c.refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refresh()
+	for _, asked := range []string{"3", "1", "two", ""} {
+		secret.object.Annotations = map[string]string{NextRoot: asked}
+		refresh()
+		if n := len(c.authority.roots); n != 1 {
+			t.Errorf("asked for root %q: %d roots", asked, n)
+		}
+	}
+	secret.object.Annotations[NextRoot] = "2"
+	for range 3 {
+		refresh()
+	}
+	if got := numbers(c.authority.roots); len(got) != 2 || got[1] != 2 || c.authority.by.Number != 1 {
+		t.Errorf("roots %v, %d signs", got, c.authority.by.Number)
+	}
+	if n := strings.Count(published.object.Data[BundleKey], "BEGIN"); n != 2 {
+		t.Errorf("%d roots are published", n)
+	}
+}

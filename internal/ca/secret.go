@@ -70,7 +70,7 @@ func (r *rootSecret) attempt(ctx context.Context, now time.Time) (done bool, err
 			return false, err
 		}
 	}
-	want, err := plan(roots, r.td, now)
+	want, err := plan(roots, r.td, s.Annotations[NextRoot], now)
 	if err != nil {
 		return false, err
 	}
@@ -97,9 +97,12 @@ func (r *rootSecret) attempt(ctx context.Context, now time.Time) (done bool, err
 	return true, nil
 }
 
-// plan adds the next root when the newest is past two thirds of its life, and drops those whose successor has signed for
+// NextRoot is the annotation of the Secret by which an operator asks for the next root, whose number is its value.
+const NextRoot = "weft.io/next-root"
+
+// plan adds the next root when the newest is past two thirds of its life or it is asked for, and drops those whose successor has signed for
 // longer than anything lives.
-func plan(roots []*mtls.Root, td string, now time.Time) ([]*mtls.Root, error) {
+func plan(roots []*mtls.Root, td, asked string, now time.Time) ([]*mtls.Root, error) {
 	var out []*mtls.Root
 	for i, r := range roots {
 		ended := !now.Before(r.Cert.NotAfter)
@@ -112,7 +115,7 @@ func plan(roots []*mtls.Root, td string, now time.Time) ([]*mtls.Root, error) {
 	if len(roots) > 0 {
 		last = roots[len(roots)-1].Number
 	}
-	if len(out) == 0 || mtls.NeedsNext(out, now) {
+	if len(out) == 0 || mtls.NeedsNext(out, now) || asked == strconv.Itoa(last+1) {
 		next, err := mtls.NewRoot(last+1, td, now)
 		if err != nil {
 			return nil, err

@@ -21,7 +21,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,15 +89,15 @@ func newService(t *testing.T) *service {
 	return s
 }
 
-// agent is a node's way to the service.
-func (s *service) agent(token string) *mtls.Remote {
+// agent is a node's way to the service; first are replicas that it asks before.
+func (s *service) agent(token string, first ...netip.AddrPort) *mtls.Remote {
 	file := filepath.Join(s.t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	r := mtls.NewRemote(mtls.RemoteConfig{
 		TrustDomain: td, Server: model.NewIdentity(td, namespace, Account), TokenFile: file,
-		Replicas: func() []netip.AddrPort { return []netip.AddrPort{s.address} },
+		Replicas: func() []netip.AddrPort { return append(slices.Clone(first), s.address) },
 	})
 	if err := r.SetBundle([]byte(s.authority.bundle(time.Now()))); err != nil {
 		s.t.Fatal(err)
@@ -144,6 +146,36 @@ func TestPodThatComes(t *testing.T) {
 	got := s.agent("agent-1").Sign(t.Context(), []model.Identity{model.NewIdentity(td, "shop", "late")})
 	if got[0].Err != nil {
 		t.Error(got[0].Err)
+	}
+}
+
+// TestFailover: a replica that does not answer costs one attempt, and is asked last from then on.
+func TestFailover(t *testing.T) {
+	s := newService(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var dialled atomic.Int32
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			dialled.Add(1)
+			c.Close()
+		}
+	}()
+	r := s.agent("agent-1", netip.MustParseAddrPort(l.Addr().String()))
+	for range 5 {
+		if got := r.Sign(t.Context(), []model.Identity{webID}); got[0].Err != nil {
+			t.Error(got[0].Err)
+		}
+	}
+	if n := dialled.Load(); n != 1 {
+		t.Errorf("the dead replica was asked %d times", n)
 	}
 }
 

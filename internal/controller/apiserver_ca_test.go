@@ -16,6 +16,9 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -176,6 +179,28 @@ func TestCA(t *testing.T) {
 			if !apierrors.IsNotFound(err) && err != nil || time.Now().After(end) {
 				t.Fatalf("%v, %v", err, err2)
 			}
+		}
+	})
+	t.Run("ClusterTrustBundle", func(t *testing.T) {
+		// Kubernetes 1.37, which the tests run, serves it.
+		at := w.dyn.Resource(schema.GroupVersionResource{Group: "certificates.k8s.io", Version: "v1", Resource: "clustertrustbundles"})
+		holds := func() string {
+			o, err := at.Get(t.Context(), "weft.io:mesh:cluster.local", metav1.GetOptions{})
+			if err != nil {
+				return err.Error()
+			}
+			text, _, _ := unstructured.NestedString(o.Object, "spec", "trustBundle")
+			return text
+		}
+		w.until("it is as the ConfigMap", func() bool { return holds() == string(agent.Bundle().PEM) })
+		patch := []byte(`{"metadata":{"annotations":{"weft.io/next-root":"2"}}}`)
+		if _, err := w.client.CoreV1().Secrets(namespace).Patch(t.Context(), "weft-ca", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the agent knows the next root", func() bool { return strings.Count(string(agent.Bundle().PEM), "BEGIN") == 2 })
+		w.until("it holds both", func() bool { return holds() == string(agent.Bundle().PEM) })
+		if got := agent.Sign(t.Context(), []model.Identity{id("shop", "web")}); got[0].Err != nil {
+			t.Error(got[0].Err)
 		}
 	})
 	t.Run("one replica goes", func(t *testing.T) {
