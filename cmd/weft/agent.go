@@ -15,6 +15,9 @@ import (
 	"github.com/weft-mesh/weft/internal/cli"
 )
 
+// stateDir keeps what outlives the machine's restart, unless --state says otherwise.
+const stateDir = "/var/lib/weft"
+
 func newAgentCmd(run *string) *cobra.Command {
 	cfg := agent.Config{}
 	var level slog.Level
@@ -55,7 +58,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.Manifests, "manifests", "", "folder of manifests")
 	f.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "read objects from the API server that this file names")
 	f.BoolVar(&cfg.InCluster, "in-cluster", false, "read objects from the API server of the cluster that this is a pod of")
-	f.StringVar(&cfg.StateDir, "state", "/var/lib/weft", "folder that keeps certificates: the authority that signs them, or what the controller signed")
+	f.StringVar(&cfg.StateDir, "state", stateDir, "folder that keeps certificates: the authority that signs them, or what the controller signed")
 	f.StringVar(&cfg.Node, "node", host, "name of this node")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
 	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/proxy"
@@ -26,7 +28,7 @@ const (
 
 // cleanup takes the mesh off a node.
 type cleanup struct {
-	run             string
+	run, state      string
 	path            datapath.Config
 	confDir, binDir string
 }
@@ -39,8 +41,8 @@ func newCleanupCmd(run *string) *cobra.Command {
 		Use:   "cleanup",
 		Short: "Take the mesh off this node: Envoy, eBPF programs, rules in pods",
 		Long: `Take the mesh off this node after its agent has ended: stop weft proxy and its Envoy, detach the eBPF programs and
-remove their maps, undo what was set up in pods, and take the CNI plugin out of the network configurations. The
-certificate authority in --state stays.`,
+remove their maps, undo what was set up in pods, take the CNI plugin out of the network configurations, and remove the
+files of the run directory and the workloads' keys. A certificate authority of this node's own, in --state, stays.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.run = *run
@@ -51,6 +53,7 @@ certificate authority in --state stays.`,
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&c.state, "state", stateDir, "as given to weft agent")
 	f.StringVar(&c.path.PinDir, "pins", "", "as given to weft agent")
 	f.StringVar(&c.path.ProxyCgroup, "proxy-cgroup", "", "as given to weft agent")
 	f.StringVar(&c.path.CgroupRoot, "cgroup-root", "", "as given to weft agent")
@@ -70,7 +73,19 @@ func (c *cleanup) do(ctx context.Context) error {
 	if err := c.endProxy(ctx); err != nil {
 		return errors.Join(uninstalled, err)
 	}
-	return errors.Join(uninstalled, datapath.Detach(c.path))
+	if err := errors.Join(uninstalled, datapath.Detach(c.path)); err != nil {
+		return err
+	}
+	if err := agent.Forget(c.run, c.state); err != nil {
+		return err
+	}
+	for _, dir := range []string{c.run, c.state} {
+		// Others may have put something there, or it is a mount.
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+	}
+	return nil
 }
 
 // endProxy ends the supervisor, if one runs, and Envoy.

@@ -129,10 +129,10 @@ func New(cfg Config) (*Agent, error) {
 }
 
 func (a *Agent) listen() (err error) {
-	if a.xdsSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "xds.sock")); err != nil {
+	if a.xdsSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, xdsSocket)); err != nil {
 		return err
 	}
-	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, "agent.sock")); err != nil {
+	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, api.SocketName)); err != nil {
 		return err
 	}
 	if a.healthSocket, err = listenTCP("--health-address", a.cfg.HealthAddress); err != nil {

@@ -29,6 +29,8 @@ const (
 	// caPort is the CA's in the pods of the controller.
 	caPort = 15012
 	// trustBundle is the ConfigMap that the controller keeps, caKey the key in it.
+	// svidsDir in the state directory keeps what the cluster's CA signed, keys included.
+	svidsDir           = "svids"
 	trustBundle, caKey = "weft-trust-bundle", "ca.crt"
 )
 
@@ -54,7 +56,7 @@ func newMTLS(cfg Config, objs *kube.Objects, st *state.State) (*mtls.Manager, *c
 		return nil, nil, errors.New("--ca controller needs an API server: a folder of manifests has no controller")
 	}
 	var err error
-	if mcfg.Kept, err = mtls.OpenSVIDStore(cfg.TrustDomain, filepath.Join(cfg.StateDir, "svids")); err != nil {
+	if mcfg.Kept, err = mtls.OpenSVIDStore(cfg.TrustDomain, filepath.Join(cfg.StateDir, svidsDir)); err != nil {
 		return nil, nil, err
 	}
 	c := &clusterCA{cfg: cfg, objs: objs, log: cfg.Log}

@@ -13,6 +13,8 @@ import (
 const (
 	proxyPoll       = 2 * time.Second
 	proxyMaxBackoff = 30 * time.Second
+	// proxyLog in the run directory is what the weft proxy that the agent starts says.
+	proxyLog = "proxy.log"
 )
 
 // keepProxy sees to it that a weft proxy answers on its control socket: one that runs is left alone, so that the
@@ -45,7 +47,7 @@ func (a *Agent) runProxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logFile, err := os.OpenFile(filepath.Join(a.cfg.RunDir, "proxy.log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	logFile, err := os.OpenFile(filepath.Join(a.cfg.RunDir, proxyLog), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("log of weft proxy: %w", err)
 	}

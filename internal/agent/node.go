@@ -69,7 +69,7 @@ func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
 			Scanner: places.Scanner{CgroupRoot: root, NetNSDir: cfg.NetNSDir, Proc: "/proc"},
 		}),
 		self: cni.Settings{
-			Socket: filepath.Join(cfg.RunDir, "cni.sock"), Modes: filepath.Join(cfg.StateDir, modesFile), LogFile: cfg.CNI.LogFile,
+			Socket: filepath.Join(cfg.RunDir, cniSocket), Modes: filepath.Join(cfg.StateDir, modesFile), LogFile: cfg.CNI.LogFile,
 		},
 	}
 	if cfg.CNI.Install {

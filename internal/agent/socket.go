@@ -9,6 +9,14 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/proxy"
+)
+
+// Sockets in the run directory, beside the API's.
+const (
+	xdsSocket = proxy.XDSSocket
+	cniSocket = "cni.sock"
 )
 
 // maxSocketPath is the size of sun_path (unix(7)) but for its final NUL.

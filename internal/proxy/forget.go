@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 )
 
 // Forget removes the shared memory that the Envoys of a run directory left when they were killed. Call it when none of
@@ -17,7 +19,7 @@ func Forget(runDir string) {
 	}
 }
 
-// End drains and ends the Envoys that a supervisor left serving, and removes what they leave. It fails where a
+// End drains and ends the Envoys that a supervisor left serving, and removes what they and it left. It fails where a
 // supervisor runs.
 func End(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
@@ -39,5 +41,23 @@ func End(ctx context.Context, cfg Config) error {
 	s.adopt(cfg.loadRecord())
 	err = s.stop(ctx)
 	s.endStrays()
-	return err
+	if err != nil {
+		return err
+	}
+	return cfg.removeFiles()
+}
+
+// removeFiles removes what is left in the run directory when no Envoy and no supervisor runs, the lock last.
+func (c Config) removeFiles() error {
+	left, _ := filepath.Glob(c.path("envoy") + "_*") // Envoy's own sockets; the pattern is well formed
+	for _, name := range []string{bootstrapFile, recordFile, AdminSocket, ControlSocket, lockFile} {
+		left = append(left, c.path(name))
+	}
+	var errs []error
+	for _, f := range left {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("proxy: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }

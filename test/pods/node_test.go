@@ -37,6 +37,7 @@ type node struct {
 	weft     string
 	args     []string
 	cleanup  []string
+	before   []string // files of others
 	agent    *exec.Cmd
 	agentLog string
 }
@@ -68,7 +69,8 @@ func newNode(t *testing.T) *node {
 		"agent", "--kubeconfig", n.api.kubeconfig(t), "--state", n.path("state"), "--node", "n1", "--node-address", n.lab.Gateway.String(),
 		"--proxy", "--proxy-args=--envoy=" + testenv.Envoy(t), "--cni", "--cni-log", n.path("cni.log"), "--health-address", health,
 	}, shared...)
-	n.cleanup = append([]string{"cleanup"}, shared...)
+	n.cleanup = append([]string{"cleanup", "--state", n.path("state")}, shared...)
+	n.before, _ = filepath.Glob("/dev/shm/envoy_shared_memory_*")
 	return n
 }
 

@@ -1,10 +1,12 @@
 package pods
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -78,11 +80,33 @@ func TestPods(t *testing.T) {
 		t.Errorf("a second DEL: %v", err)
 	}
 	n.clean()
+	n.leftNothing(early)
+}
+
+// leftNothing looks for what weft cleanup must take away; a pod goes on running.
+func (n *node) leftNothing(p *pod) {
+	n.t.Helper()
 	if err := n.chained(); err == nil {
-		t.Error("the plugin is still chained after weft cleanup")
+		n.t.Error("the plugin is still chained after weft cleanup")
 	}
-	if left, _ := filepath.Glob(n.path("bin/*")); len(left) != 0 {
-		t.Errorf("left after weft cleanup: %v", left)
+	for _, pattern := range []string{n.path("bin/*"), n.path("run"), n.path("run/*"), n.path("state/*"), "/sys/fs/bpf/" + prefix, "/dev/shm/envoy_shared_memory_*"} {
+		left, _ := filepath.Glob(pattern)
+		left = slices.DeleteFunc(left, func(f string) bool { return f == n.path("state/ca") || slices.Contains(n.before, f) })
+		if len(left) != 0 {
+			n.t.Errorf("left after weft cleanup: %v", left)
+		}
+	}
+	for _, args := range [][]string{{"rule", "list", "priority", "1337"}, {"-6", "rule", "list", "priority", "1337"}, {"route", "show", "table", "100"}, {"-6", "route", "show", "table", "100"}} {
+		var out bytes.Buffer
+		cmd := exec.Command("ip", args...)
+		cmd.Stdout = &out
+		if err := p.Start(cmd); err != nil {
+			n.t.Fatal(err)
+		}
+		_ = cmd.Wait() // a table that is not there is an error
+		if out.Len() > 0 {
+			n.t.Errorf("left in a pod after weft cleanup: ip %s: %s", strings.Join(args, " "), out.String())
+		}
 	}
 }
 

@@ -1,0 +1,24 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/weft-mesh/weft/internal/api"
+)
+
+// Forget removes what agents leave in their run and state directories, but for the CA's key, by which certificates that
+// are out there can be checked. Call it when no agent runs and the CNI plugin, which reads the namespaces' modes, is out.
+func Forget(runDir, stateDir string) error {
+	var errs []error
+	for _, name := range []string{enforceFile, placesFile, proxyLog, xdsSocket, api.SocketName, cniSocket} {
+		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range []string{modesFile, svidsDir} {
+		errs = append(errs, os.RemoveAll(filepath.Join(stateDir, name)))
+	}
+	return errors.Join(errs...)
+}
