@@ -294,10 +294,21 @@ func (x *file) keptNote(d *document) string {
 	switch kept := x.kept[key]; {
 	case kept != nil && kept.standsIn():
 		return "; " + kept.note
+	case kept == nil && d.obj == nil && x.open(d.ref):
+		return noStandIn
 	case kept != nil, d.unclear() && len(x.kept) > 0, key == "" && x.keepsNamesake(d.ref):
 		return lastGood
 	}
 	return ""
+}
+
+// open tells whether an object is a Pod of which nothing is in force.
+func (x *file) open(r model.ObjectRef) bool {
+	if r.Group != "" || r.Kind != "Pod" {
+		return false
+	}
+	key := objectKey("Pod/" + model.Key(r.Namespace, r.Name))
+	return x.kept[key] == nil && x.good[key] == nil
 }
 
 func (x *file) keepsNamesake(r model.ObjectRef) bool {

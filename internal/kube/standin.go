@@ -32,8 +32,8 @@ func (d *decoder) standIn(ref model.ObjectRef, m map[string]any, text []byte) *d
 		obj, note = closedPolicy(meta, m)
 	case gk == schema.GroupKind{Kind: "Namespace"}:
 		obj, note = closedNamespace(meta, m, text)
-	case gk == schema.GroupKind{Kind: "Pod"} && m != nil:
-		obj, note = closedPod(ref, text)
+	case gk == schema.GroupKind{Kind: "Pod"}:
+		obj, note = closedPod(ref, m, text)
 	}
 	if obj == nil {
 		return nil
@@ -86,37 +86,4 @@ func closedNamespace(meta metav1.ObjectMeta, m map[string]any, text []byte) (run
 	}
 	meta.Labels = map[string]string{labelMTLS: mode}
 	return &corev1.Namespace{ObjectMeta: meta}, "until it can be read, it has the label " + labelMTLS + ": " + mode + " and no other"
-}
-
-// closedPod keeps a pod with a network namespace in the mesh, with what can be read of its metadata, its service
-// account and its addresses. It gets no traffic by Services. A mode that cannot be read is taken as strict.
-func closedPod(ref model.ObjectRef, text []byte) (runtime.Object, string) {
-	var in struct {
-		Metadata struct{ Labels, Annotations map[string]string }
-		Spec     struct {
-			ServiceAccountName, NodeName string
-			HostNetwork                  bool
-		}
-		Status struct {
-			PodIP  string
-			PodIPs []corev1.PodIP
-		}
-	}
-	if json.Unmarshal(text, &in) != nil || in.Metadata.Annotations[AnnotationNetNS] == "" || in.Spec.HostNetwork {
-		return nil, ""
-	}
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-		Namespace: ref.Namespace, Name: ref.Name, Labels: in.Metadata.Labels, Annotations: in.Metadata.Annotations,
-	}}
-	p.Spec.ServiceAccountName, p.Spec.NodeName = in.Spec.ServiceAccountName, in.Spec.NodeName
-	p.Status.PodIP, p.Status.PodIPs = in.Status.PodIP, in.Status.PodIPs
-	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}}
-	if len(checkLabels(p, nil)) > 0 {
-		p.Labels[labelMTLS] = model.MTLSStrict.String()
-		delete(p.Labels, labelL7)
-	}
-	if len(checkPod(p)) > 0 {
-		return nil, ""
-	}
-	return p, "until it can be read, the pod is in the mesh with its metadata alone, and no Service leads to it"
 }
