@@ -95,9 +95,13 @@ func New(cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
+	maps := core.ConfigMaps(cfg.Namespace)
 	return &CA{
-		cfg: cfg, authority: a, bundles: bundles, reviews: auth.TokenReviews(), maps: core.ConfigMaps(cfg.Namespace),
-		roots: &rootSecret{api: core.Secrets(cfg.Namespace), namespace: cfg.Namespace, td: cfg.TrustDomain, log: cfg.Log},
+		cfg: cfg, authority: a, bundles: bundles, reviews: auth.TokenReviews(), maps: maps,
+		roots: &rootSecret{
+			api: core.Secrets(cfg.Namespace), seal: &seal{api: maps, namespace: cfg.Namespace},
+			namespace: cfg.Namespace, td: cfg.TrustDomain, log: cfg.Log,
+		},
 		ready: make(chan struct{}), published: make(chan struct{}, 1),
 	}, nil
 }

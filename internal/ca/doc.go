@@ -15,7 +15,7 @@
 // | file | idea |
 // |---|---|
 // | ca.go | the wiring: what every replica does, what the leader does |
-// | secret.go | roots in the Secret |
+// | secret.go, seal.go | roots in the Secret, which not everybody can use who reads it |
 // | authority.go | the intermediate, the certificate of the service, signing |
 // | csr.go, authorize.go, server.go | what is asked, by whom, and the answer |
 // | publish.go | the trust bundle |

@@ -102,6 +102,9 @@ func newMapShelf() *shelf[*corev1.ConfigMap] {
 	return &shelf[*corev1.ConfigMap]{copy: (*corev1.ConfigMap).DeepCopy}
 }
 
+// newSeal is of a ConfigMap of its own.
+func newSeal() *seal { return &seal{api: newMapShelf(), namespace: namespace} }
+
 // reviews answers by token.
 type reviews map[string]authenticationv1.TokenReviewStatus
 

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -20,8 +19,16 @@ import (
 	"github.com/weft-mesh/weft/mtls"
 )
 
+// objects are what replicas share.
+type objects struct {
+	secret          *shelf[*corev1.Secret]
+	published, seal *shelf[*corev1.ConfigMap]
+}
+
+func newObjects() *objects { return &objects{newSecretShelf(), newMapShelf(), newMapShelf()} }
+
 // replica is a CA without a service.
-func replica(t *testing.T, secret *shelf[*corev1.Secret], published *shelf[*corev1.ConfigMap]) *CA {
+func replica(t *testing.T, o *objects) *CA {
 	t.Helper()
 	a, err := newAuthority(td, namespace, time.Hour)
 	if err != nil {
@@ -29,8 +36,8 @@ func replica(t *testing.T, secret *shelf[*corev1.Secret], published *shelf[*core
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	return &CA{
-		cfg: Config{TrustDomain: td, Namespace: namespace, Log: log}, authority: a, maps: published,
-		roots: &rootSecret{api: secret, namespace: namespace, td: td, log: log},
+		cfg: Config{TrustDomain: td, Namespace: namespace, Log: log}, authority: a, maps: o.published,
+		roots: &rootSecret{api: o.secret, seal: &seal{api: o.seal, namespace: namespace}, namespace: namespace, td: td, log: log},
 		ready: make(chan struct{}), published: make(chan struct{}, 1),
 	}
 }
@@ -38,7 +45,8 @@ func replica(t *testing.T, secret *shelf[*corev1.Secret], published *shelf[*core
 // TestRace: replicas that all see no Secret make one CA.
 func TestRace(t *testing.T) {
 	const n = 8
-	secret, published := newSecretShelf(), newMapShelf()
+	o := newObjects()
+	secret := o.secret
 	var looked sync.WaitGroup
 	looked.Add(n)
 	secret.before = func() { // nobody writes before all have looked
@@ -47,7 +55,7 @@ func TestRace(t *testing.T) {
 	}
 	bundles := make(chan string, n)
 	for range n {
-		c := replica(t, secret, published)
+		c := replica(t, o)
 		go func() {
 			if err := c.refresh(context.Background()); err != nil {
 				t.Error(err)
@@ -105,8 +113,9 @@ func (h history) at(t time.Time) string {
 // life, for nodes that learn of a new bundle 18 hours late too.
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		secret, published := newSecretShelf(), newMapShelf()
-		replicas := []*CA{replica(t, secret, published), replica(t, secret, published)}
+		o := newObjects()
+		published := o.published
+		replicas := []*CA{replica(t, o), replica(t, o)}
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -172,7 +181,7 @@ func TestRotation(t *testing.T) {
 // TestIntermediate: it is replaced at half of its life, so that all that is signed lives as long as it may.
 func TestIntermediate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := replica(t, newSecretShelf(), newMapShelf())
+		c := replica(t, newObjects())
 		c.authority.ttl = MaxTTL
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -207,8 +216,8 @@ func TestIntermediate(t *testing.T) {
 // TestUnpublished: a root that nodes cannot know does not sign, however old it is.
 func TestUnpublished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		secret, published := newSecretShelf(), newMapShelf()
-		c := replica(t, secret, published)
+		o := newObjects()
+		c := replica(t, o)
 		step := func() {
 			t.Helper()
 			if err := c.refresh(t.Context()); err != nil {
@@ -243,8 +252,9 @@ func TestUnpublished(t *testing.T) {
 
 // TestSecretInTrouble: what is damaged is not replaced, what is deleted comes back, and signing goes on.
 func TestSecretInTrouble(t *testing.T) {
-	secret, published := newSecretShelf(), newMapShelf()
-	c := replica(t, secret, published)
+	o := newObjects()
+	secret := o.secret
+	c := replica(t, o)
 	if err := c.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +290,7 @@ func TestSecretInTrouble(t *testing.T) {
 		if err := c.refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "Secret weft-ca") {
 			t.Errorf("%s: %v", what, err)
 		}
-		if err := replica(t, secret, published).refresh(t.Context()); err == nil {
+		if err := replica(t, o).refresh(t.Context()); err == nil {
 			t.Errorf("%s: a new replica makes a new CA", what)
 		}
 		if secret.writes != writes {
@@ -298,7 +308,7 @@ func TestSecretInTrouble(t *testing.T) {
 	if err := c.refresh(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if fmt.Sprint(secret.object.Data) != fmt.Sprint(good.Data) {
+	if again := replica(t, o); again.refresh(t.Context()) != nil || again.authority.bundle(time.Now()) != before {
 		t.Error("the Secret that came back holds something else")
 	}
 	signs("deleted")
@@ -306,8 +316,9 @@ func TestSecretInTrouble(t *testing.T) {
 
 // TestAskedRoot: an operator asks for the next root once, and gets one.
 func TestAskedRoot(t *testing.T) {
-	secret, published := newSecretShelf(), newMapShelf()
-	c := replica(t, secret, published)
+	o := newObjects()
+	secret, published := o.secret, o.published
+	c := replica(t, o)
 	refresh := func() {
 		t.Helper()
 		if err := c.refresh(t.Context()); err != nil {

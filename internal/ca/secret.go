@@ -24,9 +24,10 @@ type secrets interface {
 	Update(ctx context.Context, s *corev1.Secret, opts metav1.UpdateOptions) (*corev1.Secret, error)
 }
 
-// rootSecret keeps the roots in the Secret, as root-<number>.pem each with its key.
+// rootSecret keeps the roots in the Secret, as root-<number>.pem each with its key, sealed.
 type rootSecret struct {
 	api       secrets
+	seal      *seal
 	namespace string
 	td        string
 	log       *slog.Logger
@@ -65,8 +66,18 @@ func (r *rootSecret) attempt(ctx context.Context, now time.Time) (done bool, err
 		roots = r.roots
 	case err != nil:
 		return false, err
-	default:
-		if roots, err = parseRoots(r.td, s.Data); err != nil {
+	}
+	closed := 0 // entries
+	for _, text := range s.Data {
+		if sealed(text) {
+			closed++
+		}
+	}
+	if err := r.seal.fetch(ctx, closed == 0); err != nil {
+		return false, err
+	}
+	if !missing {
+		if roots, err = r.parse(s.Data); err != nil {
 			return false, err
 		}
 	}
@@ -74,11 +85,11 @@ func (r *rootSecret) attempt(ctx context.Context, now time.Time) (done bool, err
 	if err != nil {
 		return false, err
 	}
-	if !missing && slices.Equal(want, roots) {
+	if !missing && closed == len(roots) && slices.Equal(want, roots) {
 		r.roots = roots
 		return true, nil
 	}
-	if s.Data, err = marshalRoots(want); err != nil {
+	if s.Data, err = r.marshal(want); err != nil {
 		return false, err
 	}
 	if missing {
@@ -100,8 +111,8 @@ func (r *rootSecret) attempt(ctx context.Context, now time.Time) (done bool, err
 // NextRoot is the annotation of the Secret by which an operator asks for the next root, whose number is its value.
 const NextRoot = "weft.io/next-root"
 
-// plan adds the next root when the newest is past two thirds of its life or it is asked for, and drops those whose successor has signed for
-// longer than anything lives.
+// plan adds the next root when the newest is past two thirds of its life or it is asked for, and drops those whose
+// successor has signed for longer than anything lives.
 func plan(roots []*mtls.Root, td, asked string, now time.Time) ([]*mtls.Root, error) {
 	var out []*mtls.Root
 	for i, r := range roots {
@@ -127,19 +138,22 @@ func plan(roots []*mtls.Root, td, asked string, now time.Time) ([]*mtls.Root, er
 
 const rootPrefix, rootSuffix = "root-", ".pem"
 
-// parseRoots fails for anything that is not understood: a new CA in the place of one that is damaged would end all trust.
-func parseRoots(td string, data map[string][]byte) ([]*mtls.Root, error) {
+// parse fails for anything that is not understood: a new CA in the place of one that is damaged would end all trust.
+func (r *rootSecret) parse(data map[string][]byte) ([]*mtls.Root, error) {
 	var out []*mtls.Root
 	for key, text := range data {
 		number, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(key, rootPrefix), rootSuffix))
 		if err != nil || number < 1 || key != rootKey(number) {
 			return nil, fmt.Errorf("Secret %s: %q is no root of this CA; take it out", SecretName, key)
 		}
-		r, err := mtls.ParseRoot(number, td, text)
+		var root *mtls.Root
+		if text, err = r.seal.open(key, text); err == nil {
+			root, err = mtls.ParseRoot(number, r.td, text)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("Secret %s: %s: %w; restore it from a backup, or, to start a new CA that nobody trusts yet, delete the Secret while no controller runs", SecretName, key, err)
 		}
-		out = append(out, r)
+		out = append(out, root)
 	}
 	if len(out) == 0 {
 		return nil, errors.New("Secret " + SecretName + " holds no root; restore it from a backup, or delete it while no controller runs to start a new CA")
@@ -148,14 +162,17 @@ func parseRoots(td string, data map[string][]byte) ([]*mtls.Root, error) {
 	return out, nil
 }
 
-func marshalRoots(roots []*mtls.Root) (map[string][]byte, error) {
+func (r *rootSecret) marshal(roots []*mtls.Root) (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for _, r := range roots {
-		text, err := r.Marshal()
+	for _, root := range roots {
+		text, err := root.Marshal()
 		if err != nil {
 			return nil, err
 		}
-		out[rootKey(r.Number)] = text
+		key := rootKey(root.Number)
+		if out[key], err = r.seal.close(key, text); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

@@ -50,7 +50,7 @@ func newService(t *testing.T) *service {
 	if s.authority, err = newAuthority(td, namespace, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	roots := &rootSecret{api: newSecretShelf(), namespace: namespace, td: td, log: slog.New(slog.DiscardHandler)}
+	roots := &rootSecret{api: newSecretShelf(), seal: newSeal(), namespace: namespace, td: td, log: slog.New(slog.DiscardHandler)}
 	all, err := roots.refresh(t.Context(), time.Now())
 	if err != nil {
 		t.Fatal(err)
