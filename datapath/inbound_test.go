@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/weft-mesh/weft/internal/lab"
 
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/testenv"
 )

@@ -289,7 +289,7 @@ func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
 // addressRange holds both ends.
 type addressRange struct{ first, last netip.Addr }
 
-// poolRanges reads a pool's CIDRs and ranges.
+// poolRanges reads a pool's addresses, CIDRs and ranges.
 func poolRanges(p *weftv1.AddressPool) ([]addressRange, *trouble) {
 	var out []addressRange
 	var t trouble
@@ -304,9 +304,13 @@ func poolRanges(p *weftv1.AddressPool) ([]addressRange, *trouble) {
 			out = append(out, addressRange{a, b})
 			continue
 		}
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+			out = append(out, addressRange{a, a})
+			continue
+		}
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			t.add("Invalid", fmt.Sprintf("%q is neither a CIDR nor a range a-b", short(text)))
+			t.add("Invalid", fmt.Sprintf("%q is neither an address, a CIDR nor a range a-b", short(text)))
 			continue
 		}
 		out = append(out, addressRange{prefix.Masked().Addr(), lastOf(prefix)})

@@ -214,5 +214,5 @@ func (c *Controller) lead(ctx context.Context) {
 	}
 	services := newServices(c.objs, c.st, c.notes, c.cluster, c.cfg.Log)
 	wg.Go(func() { services.run(ctx) })
-	newWriter(c.objs, c.st, c.notes, c.cluster, c.cfg.Log).run(ctx)
+	newWriter(c.objs, c.st, c.notes, c.cluster, c.cluster, c.cfg.Log).run(ctx)
 }

@@ -34,12 +34,14 @@ type writer struct {
 	st    *state.State
 	notes *state.Table[*note]
 	api   patcher
+	event eventCreator
+	log   *slog.Logger
 	kinds map[string]schema.GroupKind // by kind
 	queue *queue[item]
 }
 
-func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], api patcher, log *slog.Logger) *writer {
-	w := &writer{objs: objs, st: st, notes: notes, api: api, kinds: map[string]schema.GroupKind{}}
+func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], api patcher, event eventCreator, log *slog.Logger) *writer {
+	w := &writer{objs: objs, st: st, notes: notes, api: api, event: event, log: log, kinds: map[string]schema.GroupKind{}}
 	w.queue = newQueue(log, "status", w.sync)
 	for _, gk := range kube.WritesStatus() {
 		w.kinds[gk.Kind] = gk
@@ -86,7 +88,7 @@ func splitRef(ref string) (kind, key string) {
 	return kind, key
 }
 
-// sync writes an object's status if it is not what is wanted.
+// sync writes an object's status if it is not what is wanted, and tells by events what fails now.
 func (w *writer) sync(ctx context.Context, i item) error {
 	snap := w.st.Snapshot()
 	obj, ok := w.objs.Get(snap, i.gk, i.key)
@@ -106,5 +108,11 @@ func (w *writer) sync(ctx context.Context, i item) error {
 	if err != nil || patch == nil {
 		return err
 	}
-	return w.api.PatchStatus(ctx, i.gk, i.key, patch)
+	if err := w.api.PatchStatus(ctx, i.gk, i.key, patch); err != nil {
+		return err
+	}
+	if want != nil {
+		warn(ctx, w.event, w.log, obj, want, time.Now())
+	}
+	return nil
 }

@@ -2,10 +2,12 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -49,7 +51,7 @@ type clients struct {
 
 func newClients(cfg *rest.Config) *clients {
 	s := Scheme()
-	if err := apiextensionsv1.AddToScheme(s); err != nil {
+	if err := errors.Join(apiextensionsv1.AddToScheme(s), eventsv1.AddToScheme(s)); err != nil {
 		panic(err) // two types under one name: a mistake in the program
 	}
 	return &clients{
@@ -163,6 +165,16 @@ func (c *Cluster) Delete(ctx context.Context, gk schema.GroupKind, key string, u
 	namespace, name := model.SplitKey(key)
 	return client.Delete().NamespaceIfScoped(namespace, s.kind.namespaced).Resource(resourceOf(s.version())).Name(name).
 		Body(&metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(uid))}).Do(ctx).Error()
+}
+
+// CreateEvent makes an event. The errors are the API server's.
+func (c *Cluster) CreateEvent(ctx context.Context, event *eventsv1.Event) error {
+	client, err := c.clients.of(eventsv1.SchemeGroupVersion)
+	if err != nil {
+		return err
+	}
+	return client.Post().Namespace(event.Namespace).Resource("events").
+		VersionedParams(&metav1.CreateOptions{FieldManager: fieldManager}, c.clients.params).Body(event).Do(ctx).Error()
 }
 
 // PatchStatus applies an RFC 7396 merge patch to an object's status subresource. The errors are the API server's.

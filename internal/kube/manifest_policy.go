@@ -134,8 +134,11 @@ func checkPool(p *weftv1.AddressPool, spec *field.Path) (errs field.ErrorList) {
 			}
 			continue
 		}
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+			continue
+		}
 		if _, err := netip.ParsePrefix(text); err != nil {
-			errs = append(errs, field.Invalid(at, text, "must be a CIDR, as 192.0.2.0/28, or a range FIRST-LAST"))
+			errs = append(errs, field.Invalid(at, text, "must be an address, a CIDR, as 192.0.2.0/28, or a range FIRST-LAST"))
 		}
 	}
 	return errs

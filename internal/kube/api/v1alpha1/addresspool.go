@@ -31,11 +31,13 @@ type AddressPoolList struct {
 
 // AddressPoolSpec is what the user wants.
 type AddressPoolSpec struct {
-	// Addresses are CIDRs (192.0.2.0/28, all addresses of it) or ranges (192.0.2.1-192.0.2.9, both ends included).
+	// Addresses are single ones, CIDRs (192.0.2.0/28, all addresses of it) or ranges (192.0.2.1-192.0.2.9, both ends
+	// included).
 	//
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:Pattern=`^[0-9A-Fa-f:.]+(/[0-9]{1,3}| *- *[0-9A-Fa-f:.]+)?$`
 	Addresses []string `json:"addresses"`
 }
 
