@@ -26,6 +26,9 @@ type Config struct {
 	// Listens tells whether Envoy is ready to take authenticated connections to a local workload. One that gets its first
 	// identity is made known to the kernel, and so to its peers, only then, or after HoldIdentity. Nil: at once.
 	Listens func(*model.Workload) bool
+	// Routes tells whether Envoy has the routes of a service port. A port that becomes L7 is balanced in the kernel until
+	// then, or for HoldRoutes: an Envoy that does not know it would answer 404. Nil: it is L7 at once.
+	Routes func(s *model.Service, port uint16) bool
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }
@@ -33,6 +36,9 @@ type Config struct {
 // HoldIdentity bounds the time in which a workload that got its first identity is still treated as one without, because
 // Envoy is not ready: then the new mode holds whatever fails by it.
 const HoldIdentity = 2 * time.Second
+
+// HoldRoutes bounds the time in which a port that became L7 is not handed to Envoy yet.
+const HoldRoutes = 2 * time.Second
 
 const (
 	sysBPF             = "/sys/fs/bpf"

@@ -110,7 +110,7 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 		return err
 	}
 	defer rec.close()
-	rec.names, rec.workloads.listens = &d.names, d.cfg.Listens
+	rec.names, rec.workloads.listens, rec.services.routes = &d.names, d.cfg.Listens, d.cfg.Routes
 	rec.nodeAddresses, rec.workloads.joining, ns.node = nodeAddresses, rec.followNode, rec.isNode
 	d.mu.Lock()
 	d.rec = rec

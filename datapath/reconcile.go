@@ -208,11 +208,16 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) error {
 		w, _ := r.st.Workloads.Get(snap, o.key)
 		return r.workloads.apply(o.key, w)
 	case kindService:
-		var want []portEntries
-		if s, ok := r.st.Services.Get(snap, o.key); ok {
-			want = serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
+		s, ok := r.st.Services.Get(snap, o.key)
+		if !ok {
+			return r.services.apply(o.key, nil)
 		}
-		return r.services.apply(o.key, want)
+		want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
+		held := r.services.holdRoutes(s, want, time.Now())
+		if err := r.services.apply(o.key, want); err != nil || !held {
+			return err
+		}
+		return errHeld
 	default:
 		return errors.Join(r.services.prune(), r.workloads.prune())
 	}

@@ -20,6 +20,8 @@ type services struct {
 	ports     map[string]map[string]*portState // Service -> portEntries.Name
 	used      map[uint32]bool
 	last      uint32
+	// routes is Config.Routes.
+	routes func(*model.Service, uint16) bool
 }
 
 type portState struct {
@@ -27,6 +29,7 @@ type portState struct {
 	slots   []weftEndpoint
 	filled  int                   // slots from here on are empty for certain
 	members map[weftEndpoint]bool // that may be in the map
+	hold    routeHold
 }
 
 func newServices(t tables) (*services, error) {

@@ -27,6 +27,8 @@ type kind struct {
 	units  func(b *builder) []string
 	names  func(b *builder, unit string) []string
 	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
+	// lingers tells whether a name that its unit no longer gives is to stay for those who use it; nil: never.
+	lingers func(b *builder, name string) bool
 	// mode is what the names of all units depend on, read from the index modeOf; nil: nothing.
 	mode   func(b *builder) string
 	modeOf state.Key
@@ -130,6 +132,15 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 // setUnit replaces the names that a unit gives to the wildcard.
 func (c *cache) setUnit(s *store, unit string, names []string, snap *state.Snapshot) {
 	old := s.units[unit]
+	if s.kind.lingers != nil {
+		b := c.builder(snap)
+		b.mode = s.mode
+		for _, n := range old {
+			if !slices.Contains(names, n) && s.kind.lingers(b, n) {
+				names = append(names, n)
+			}
+		}
+	}
 	if len(names) == 0 {
 		delete(s.units, unit)
 	} else {

@@ -10,7 +10,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Route tables. One that is removed is served empty, for Envoy ignores a removal; one that nobody wrote for an L7
+// Route tables. One that is removed is served empty, for Envoy ignores a removal; one that nobody wrote for a
 // service port sends everything to the service.
 var routeKind = &kind{
 	build: buildRoutes,
@@ -67,7 +67,7 @@ func serviceTable(b *builder, n serviceName) *model.RouteTable {
 	if !ok {
 		return nil
 	}
-	if p, ok := s.Port(n.port); !ok || !p.L7 {
+	if p, ok := s.Port(n.port); !ok || p.Protocol != model.TCP {
 		return nil
 	}
 	return &model.RouteTable{Name: n.table(), VirtualHosts: []model.VirtualHost{{

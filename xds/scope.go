@@ -27,8 +27,9 @@ var scopeKind = &kind{
 	unitOf: func(k state.Key) (string, bool) {
 		return k.Value, k.Table == "services" && k.Index == state.ByAddress
 	},
-	mode:   callers,
-	modeOf: state.Key{Table: "workloads", Index: state.ByLocal, Value: "true"},
+	lingers: scopeLingers,
+	mode:    callers,
+	modeOf:  state.Key{Table: "workloads", Index: state.ByLocal, Value: "true"},
 }
 
 // Modes of the wildcard: which callers this node has, and so which variants of scopes it needs.
@@ -75,15 +76,32 @@ func scopeNames(b *builder, unit string) []string {
 	return names
 }
 
+// scopeLingers keeps the scope of a port that is no longer L7: connections that Envoy has live on, and their requests
+// go to the Service as it is.
+func scopeLingers(b *builder, name string) bool {
+	at, plain, ok := parseScopeKey(name)
+	if !ok || plain && !strings.Contains(b.mode, without) || !plain && !strings.Contains(b.mode, withIdentity) {
+		return false
+	}
+	return servicePort(b, at) != nil
+}
+
+// servicePort gives the Service that has a TCP port at an address; nil if none does.
+func servicePort(b *builder, at netip.AddrPort) *model.Service {
+	for s := range b.st.Services.By(b.snap, state.ByAddress, at.Addr().String()) {
+		if p, ok := s.Port(at.Port()); ok && p.Protocol == model.TCP {
+			return s
+		}
+	}
+	return nil
+}
+
 func buildScope(b *builder, name string) *built {
 	at, plain, ok := parseScopeKey(name)
 	if !ok {
 		return nil
 	}
-	for s := range b.st.Services.By(b.snap, state.ByAddress, at.Addr().String()) {
-		if p, ok := s.Port(at.Port()); !ok || !p.L7 {
-			continue
-		}
+	if s := servicePort(b, at); s != nil {
 		table := serviceName{namespace: s.Namespace, name: s.Name, port: at.Port(), plain: plain}
 		return &built{
 			message: &routev3.ScopedRouteConfiguration{

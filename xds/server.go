@@ -151,6 +151,21 @@ func (s *Server) Listens(w *model.Workload) bool {
 	return w.Identity == "" || s.Accepted(TypeSecret, serverPrefix+string(w.Identity)) && s.Accepted(TypeSecret, SecretRootCA)
 }
 
+// Routes tells whether some connected Envoy has accepted the scopes by which this node's callers find the routes of a
+// service port.
+func (s *Server) Routes(svc *model.Service, port uint16) bool {
+	b := &builder{st: s.st, snap: s.st.Snapshot(), cfg: &s.cfg}
+	b.mode = callers(b)
+	for _, a := range svc.Addresses {
+		for _, name := range scopeNames(b, a.String()) {
+			if at, _, ok := parseScopeKey(name); ok && at.Port() == port && !s.Accepted(TypeScope, name) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // ads is the gRPC service.
 type ads struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer

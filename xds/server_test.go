@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"go.uber.org/goleak"
 
@@ -413,5 +415,46 @@ func TestNothingBeforeSynced(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A port that is no longer L7 keeps its scope, and a table that leads to the Service: Envoy still has connections to it.
+func TestScopeLingers(t *testing.T) {
+	w := newWorld(t, Config{})
+	put(w, w.st.Workloads, &model.Workload{Namespace: "shop", Name: "a", Local: true, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
+	service := func(l7 bool, ports ...uint16) *model.Service {
+		s := &model.Service{Namespace: "shop", Name: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1")}}
+		for _, p := range ports {
+			s.Ports = append(s.Ports, model.ServicePort{Port: p, Protocol: model.TCP, L7: l7})
+		}
+		return s
+	}
+	put(w, w.st.Services, service(true, 80, 81))
+	c := w.client()
+	c.subscribe(TypeScope)
+	c.answer(c.next())
+	want := []string{"10.96.0.1:80|plain", "10.96.0.1:81|plain"}
+	if got := c.names(TypeScope); !slices.Equal(got, want) {
+		t.Fatalf("scopes %q, want %q", got, want)
+	}
+	until(t, "the scope is accepted", func() error {
+		if !w.server.Routes(service(true, 80, 81), 80) {
+			return errors.New("Routes does not know")
+		}
+		return nil
+	})
+	put(w, w.st.Services, service(false, 80))
+	c.answer(c.next())
+	if got := c.names(TypeScope); !slices.Equal(got, want[:1]) {
+		t.Errorf("scopes %q, want that of the port that is left", got)
+	}
+	m, ok := w.server.Build(TypeRoute, "service/shop/web/80|plain")
+	if !ok || len(m.(*routev3.RouteConfiguration).VirtualHosts) != 1 {
+		t.Errorf("table of a port without routes: %v", m)
+	}
+	remove(w, w.st.Services, "shop/web")
+	c.answer(c.next())
+	if got := c.names(TypeScope); len(got) > 0 {
+		t.Errorf("scopes %q of no Service", got)
 	}
 }

@@ -111,6 +111,7 @@ func New(cfg Config) (*Agent, error) {
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
 		Log:     cfg.Log,
 		Listens: func(w *model.Workload) bool { return a.xds.Listens(w) },
+		Routes:  func(s *model.Service, port uint16) bool { return a.xds.Routes(s, port) },
 	}
 	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
 	if err := a.listen(); err != nil {

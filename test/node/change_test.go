@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
 )
 
@@ -29,6 +30,7 @@ func (m *mesh) restartAgent(t *testing.T, f func()) {
 }
 
 func changes(t *testing.T, m *mesh) {
+	t.Run("first and last route", func(t *testing.T) { firstRoute(t, m) })
 	t.Run("other endpoints", func(t *testing.T) { swapped(t, m) })
 	t.Run("a pod leaves", func(t *testing.T) { leaves(t, m) })
 	t.Run("a namespace is deleted", func(t *testing.T) { namespaceGone(t, m) })
@@ -38,9 +40,9 @@ func changes(t *testing.T, m *mesh) {
 // swapped changes a Service's selector back and forth under load on both ways to it.
 func swapped(t *testing.T, m *mesh) {
 	c := m.Pod("plain", "c")
-	m.apply(t, route("plain", "swap", "swap", "    - backendRefs: [{name: swap, port: 80}]\n"))
+	m.apply(t, route("plain", "swap", "swap", markedRule("swap")))
 	ip := serviceIPs("plain", "swap")[0]
-	until(t, "the route", func() error { return want(c, at(ip, 80), request{path: "/"}, 200, "plain/s1") })
+	until(t, "the route", func() error { return routed(c, at(ip, 80), true) })
 	kernel, err := load.Start(t.Context(), load.Config{URL: "http://" + at(ip, 90), Dial: c.Dial, Workers: 2, Rate: 100, NewConnections: true, Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +72,47 @@ func swapped(t *testing.T, m *mesh) {
 	})
 }
 
+// firstRoute hands a Service's port to Envoy and takes it back, again and again, under load on connections that are kept
+// and on new ones.
+func firstRoute(t *testing.T, m *mesh) {
+	c := m.Pod("plain", "c")
+	at := at(serviceIPs("plain", "swap")[0], 80)
+	kept, err := load.Start(t.Context(), load.Config{URL: "http://" + at, Dial: c.Dial, Workers: 4, Rate: 200, Timeout: patience, MaxAge: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Stop()
+	under(t, load.Config{URL: "http://" + at, Dial: c.Dial, NewConnections: true, Workers: 4, Rate: 200}, func() {
+		for range 5 {
+			t.Run("route", func(t *testing.T) {
+				m.apply(t, route("plain", "first", "swap", markedRule("swap")))
+				until(t, "requests are routed", func() error { return routed(c, at, true) })
+			})
+			until(t, "requests are not routed", func() error { return routed(c, at, false) })
+		}
+	})
+	if rep := kept.Stop(); rep.Failed > 0 || rep.Requests == 0 {
+		t.Errorf("kept connections: %d of %d failed: %v", rep.Failed, rep.Requests, rep.Failures())
+	}
+}
+
+// markedRule leads to a Service; answers show that they came by it.
+func markedRule(service string) string {
+	return "    - filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-routed, value: here}]}}]\n" +
+		"      backendRefs: [{name: " + service + ", port: 80}]\n"
+}
+
+func routed(from *lab.Pod, addr string, want bool) error {
+	a, err := call(from, addr, request{path: "/"})
+	if err != nil {
+		return err
+	}
+	if got := a.header.Get("x-routed") != ""; got != want || a.status != 200 {
+		return fmt.Errorf("status %d, routed %v", a.status, got)
+	}
+	return nil
+}
+
 func edit(t *testing.T, m *mesh, file string, change func(string) string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(m.Manifests(), file))
@@ -84,13 +127,13 @@ func edit(t *testing.T, m *mesh, file string, change func(string) string) {
 // leaves takes a pod out of the manifests, then its process away, under load through the kernel, Envoy and mTLS.
 func leaves(t *testing.T, m *mesh) {
 	c, permC := m.Pod("plain", "c"), m.Pod("perm", "c")
-	m.apply(t, route("plain", "leaves", "echo", "    - backendRefs: [{name: echo, port: 80}]\n"))
-	routed, kernel := serviceIPs("plain", "echo")[0], serviceIPs("plain", "l4")[0]
-	until(t, "the route", func() error { return want(c, at(routed, 80), request{path: "/"}, 200, "") })
+	m.apply(t, route("plain", "leaves", "echo", markedRule("echo")))
+	l7, kernel := serviceIPs("plain", "echo")[0], serviceIPs("plain", "l4")[0]
+	until(t, "the route", func() error { return routed(c, at(l7, 80), true) })
 	running := []*load.Running{}
 	for _, cfg := range []load.Config{
 		{URL: "http://" + at(kernel, 80), Dial: c.Dial, NewConnections: true},
-		{URL: "http://" + at(routed, 80), Dial: permC.Dial, NewConnections: true},
+		{URL: "http://" + at(l7, 80), Dial: permC.Dial, NewConnections: true},
 	} {
 		cfg.Workers, cfg.Rate, cfg.Timeout = 2, 100, patience
 		r, err := load.Start(t.Context(), cfg)
@@ -104,7 +147,7 @@ func leaves(t *testing.T, m *mesh) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	under(t, load.Config{URL: "http://" + at(routed, 80), Dial: c.Dial}, func() {
+	under(t, load.Config{URL: "http://" + at(l7, 80), Dial: c.Dial}, func() {
 		if err := os.Remove(filepath.Join(m.Manifests(), file)); err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +169,7 @@ func leaves(t *testing.T, m *mesh) {
 		if err := m.Write(file, text); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "it is back", func() error { return want(c, at(routed, 80), request{path: "/"}, 200, "plain/s2") })
+		until(t, "it is back", func() error { return want(c, at(l7, 80), request{path: "/"}, 200, "plain/s2") })
 	})
 	for _, r := range running {
 		if rep := r.Stop(); rep.Failed > 0 || rep.Requests == 0 {
