@@ -37,7 +37,11 @@ func TestCADown(t *testing.T) {
 
 	apply(t, service(ns, "web", "web")+deployment{namespace: ns, name: "web", node: "n2", account: "fresh"}.manifest())
 	eventually(t, settle, func() error {
-		pod := podOf(t, ns, "web").Metadata.Name
+		pods := allPods(t, ns, "deployment=web")
+		if len(pods) != 1 {
+			return fmt.Errorf("%d pods", len(pods))
+		}
+		pod := pods[0].Metadata.Name
 		all := strings.Join(events(t, ns, "Pod", pod), "\n")
 		if !strings.Contains(all, "lacks its certificate: no replica of the CA is known") {
 			return fmt.Errorf("no event of pod %s says what it waits for: %s", pod, all)
