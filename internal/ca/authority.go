@@ -104,6 +104,8 @@ func (a *authority) renew(by *mtls.Root, now time.Time) error {
 		return fmt.Errorf("CA: certificate of the service: %w", err)
 	}
 	a.by, a.ca, a.key = by, ca, key
+	rootEnds.Set(float64(by.Cert.NotAfter.Unix()))
+	intermediateEnds.Set(float64(ca.NotAfter.Unix()))
 	a.serving = &tls.Certificate{Certificate: [][]byte{serving.Raw, ca.Raw}, PrivateKey: own, Leaf: serving}
 	return nil
 }

@@ -17,6 +17,6 @@
 // | ca.go | the wiring: what every replica does, what the leader does |
 // | secret.go, seal.go | roots in the Secret, which not everybody can use who reads it |
 // | authority.go | the intermediate, the certificate of the service, signing |
-// | csr.go, authorize.go, server.go | what is asked, by whom, and the answer |
-// | publish.go | the trust bundle |
+// | csr.go, authorize.go, server.go, slots.go | what is asked, by whom, the answer, and how many at a time |
+// | publish.go, trustbundle.go | the trust bundle |
 package ca

@@ -14,23 +14,19 @@ import (
 	"github.com/weft-mesh/weft/mtls"
 )
 
-const (
-	// maxRequests are served at a time; others are told to come again.
-	maxRequests = 64
-	maxToken    = 16 << 10 // bytes
-)
+const maxToken = 16 << 10 // bytes
 
 // server answers agents.
 type server struct {
 	cfg       Config
 	authority *authority
 	reviews   reviewer
-	slots     chan struct{}
+	slots     slots
 	log       *slog.Logger
 }
 
 func newServer(cfg Config, a *authority, reviews reviewer) *server {
-	return &server{cfg: cfg, authority: a, reviews: reviews, slots: make(chan struct{}, maxRequests), log: cfg.Log}
+	return &server{cfg: cfg, authority: a, reviews: reviews, log: cfg.Log}
 }
 
 // serve answers until the context ends.
@@ -64,16 +60,17 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // sign handles a request.
 func (s *server) sign(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
+	source, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if !s.slots.take(source) {
+		busy.Inc()
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "the CA is busy", http.StatusServiceUnavailable)
 		return
 	}
+	defer s.slots.give(source)
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" || len(token) > maxToken {
+		strangers.Inc()
 		http.Error(w, "no bearer token", http.StatusUnauthorized)
 		return
 	}
@@ -100,14 +97,15 @@ func (s *server) sign(w http.ResponseWriter, r *http.Request) {
 
 // refuse tells an agent why it is not believed.
 func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusServiceUnavailable
+	strangers.Inc()
+	status, level := http.StatusServiceUnavailable, slog.LevelWarn
 	switch {
-	case errors.Is(err, errToken):
-		status = http.StatusUnauthorized
+	case errors.Is(err, errToken): // anybody can send one, as often as they like
+		status, level = http.StatusUnauthorized, slog.LevelDebug
 	case errors.Is(err, errAgent):
 		status = http.StatusForbidden
 	}
-	s.log.Warn("an agent is not believed", "from", r.RemoteAddr, "error", err)
+	s.log.Log(r.Context(), level, "an agent is not believed", "from", r.RemoteAddr, "error", err)
 	http.Error(w, err.Error(), status)
 }
 
@@ -124,10 +122,12 @@ func (s *server) answer(ctx context.Context, node string, request *mtls.SignRequ
 			out.Results[i].Chain, err = s.authority.sign(w.id, w.public, time.Now())
 		}
 		if err != nil {
+			answers.WithLabelValues("refused").Inc()
 			out.Results[i].Error = err.Error()
 			s.log.Warn("an SVID is refused", "node", node, "error", err)
 			continue
 		}
+		answers.WithLabelValues("signed").Inc()
 		s.log.Debug("an SVID was signed", "node", node, "identity", w.id)
 	}
 	return out
