@@ -1,0 +1,128 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// workstation runs weft beside a kubeconfig, as a user does who is on no node.
+type workstation struct {
+	t    *testing.T
+	weft string
+}
+
+func newWorkstation(t *testing.T) *workstation {
+	w := &workstation{t, filepath.Join(t.TempDir(), "weft")}
+	build := exec.Command("go", "build", "-o", w.weft, "./cmd/weft")
+	build.Dir, build.Env = mesh.root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build weft: %v\n%s", err, out)
+	}
+	return w
+}
+
+// run gives standard output, and the exit status.
+func (w *workstation) run(args ...string) (string, int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, w.weft, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+mesh.API.Kubeconfig)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		w.t.Fatalf("weft %s: %v", strings.Join(args, " "), err)
+	}
+	if stderr.Len() > 0 {
+		w.t.Logf("weft %s: %s", strings.Join(args, " "), stderr.String())
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// TestCommands asks the cluster what users ask it.
+func TestCommands(t *testing.T) {
+	w := newWorkstation(t)
+	namespace(t, "e2e-commands", "")
+	apply(t, `apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: e2e-commands}
+spec: {selector: {app: none}, ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: refused, namespace: e2e-commands}
+spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs: [{name: nothing, port: 80}]}]}
+`)
+	nodes := mesh.Nodes()
+	t.Run("check", func(t *testing.T) {
+		eventually(t, settle, func() error {
+			out, code := w.run("check")
+			if code != 0 || strings.Count(out, "FAIL") != 0 || !strings.Contains(out, strings.Join(nodes, ", ")) || !strings.Contains(out, "CNI plugin in ") {
+				return fmt.Errorf("exit status %d:\n%s", code, out)
+			}
+			return nil
+		})
+	})
+	t.Run("check in a namespace without it", func(t *testing.T) {
+		if out, code := w.run("check", "--mesh-namespace", "e2e-commands"); code != 1 || !strings.Contains(out, "is not installed in namespace e2e-commands") {
+			t.Errorf("exit status %d:\n%s", code, out)
+		}
+	})
+	t.Run("status", func(t *testing.T) {
+		eventually(t, settle, func() error {
+			out, code := w.run("status")
+			for _, want := range append(nodes, "Workloads ", "HTTPRoute/e2e-commands/refused", "BackendNotFound") {
+				if !strings.Contains(out, want) {
+					return fmt.Errorf("exit status %d, no %q in\n%s", code, want, out)
+				}
+			}
+			return nil
+		})
+		if out, _ := w.run("status", "--node", nodes[0]); !strings.Contains(out, "Node ") || !strings.Contains(out, nodes[0]+", ") || !strings.Contains(out, "BPF maps") {
+			t.Errorf("of one node:\n%s", out)
+		}
+	})
+	t.Run("config", func(t *testing.T) {
+		var lists []struct {
+			Nodes []string
+			Items []struct{ Namespace, Name string }
+		}
+		eventually(t, settle, func() error {
+			out, _ := w.run("config", "services", "-n", "e2e-commands", "-o", "json")
+			if err := json.Unmarshal([]byte(out), &lists); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			if len(lists) != 1 || !slices.Equal(lists[0].Nodes, nodes) || len(lists[0].Items) != 1 || lists[0].Items[0].Name != "web" {
+				return fmt.Errorf("lists %+v", lists)
+			}
+			return nil
+		})
+		if out, code := w.run("config", "services", "--node", nodes[1], "-n", "default"); code != 0 || !strings.Contains(out, "kubernetes") {
+			t.Errorf("of one node: exit status %d:\n%s", code, out)
+		}
+	})
+	t.Run("observe", func(t *testing.T) {
+		eventually(t, settle, func() error {
+			out, code := w.run("observe", "--last", "200")
+			for _, n := range nodes {
+				if !strings.Contains(out, n+"  ") {
+					return fmt.Errorf("exit status %d, no flow of node %s in\n%s", code, n, out)
+				}
+			}
+			return nil
+		})
+	})
+}
