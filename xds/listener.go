@@ -208,13 +208,14 @@ func networkStateOnce(key, format string) *listener.Filter {
 	return stateFilter([]*sfsValue{setState(key, "", format, once)})
 }
 
-// tunnel sends a connection's bytes through a CONNECT.
+// tunnel sends a connection's bytes through a CONNECT. It is asked for once: tcp_proxy takes a policy's 403 for a failed
+// connection, and would ask again each time. What may be repeated, the route repeats.
 func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand bool) *listener.Filter {
 	p := &tcpproxy.TcpProxy{
 		StatPrefix:         statPrefix,
 		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: clusterName},
 		IdleTimeout:        duration(0),
-		MaxConnectAttempts: number(3), // a pooled tunnel may have gone away
+		MaxConnectAttempts: number(1),
 		TunnelingConfig:    &tcpproxy.TcpProxy_TunnelingConfig{Hostname: authority},
 		AccessLog:          cfg.tunnelLog(logOut),
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
