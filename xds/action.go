@@ -76,16 +76,9 @@ func (t *table) action(r *model.Rule, backends []model.Backend, retry *routev3.R
 		setRewrite(a, r)
 	}
 	for _, m := range r.Mirrors {
-		if m.Backend.Invalid || m.Denominator == 0 {
-			continue
+		if !m.Backend.Invalid && m.Denominator != 0 {
+			a.RequestMirrorPolicies = append(a.RequestMirrorPolicies, t.mirror(m, r))
 		}
-		name := t.cluster(m.Backend, r)
-		t.pins = append(t.pins, name)
-		a.RequestMirrorPolicies = append(a.RequestMirrorPolicies, &routev3.RouteAction_RequestMirrorPolicy{
-			Cluster:                       name,
-			RuntimeFraction:               fraction(m.Numerator, m.Denominator),
-			DisableShadowHostSuffixAppend: true,
-		})
 	}
 	return a
 }
@@ -111,17 +104,18 @@ func (t *table) setClusters(a *routev3.RouteAction, r *model.Rule, backends []mo
 }
 
 // cluster names a backend's cluster for the callers of this table.
-func (t *table) cluster(b model.Backend, r *model.Rule) string {
+func (t *table) cluster(b model.Backend, r *model.Rule) string { return t.clusterOf(b, r, t.gateway) }
+
+// clusterOf names it with the protocol that the rule means, if explicit says so, or with that of the client.
+func (t *table) clusterOf(b model.Backend, r *model.Rule, explicit bool) string {
 	n := serviceName{namespace: b.Namespace, name: b.Name, port: b.Port, plain: t.plain}
-	if t.gateway {
+	if explicit {
 		n.protocol = httpSuffix
 		if r.Match.GRPC {
 			n.protocol = grpcSuffix
 		}
 	}
-	name := n.String()
-	t.uses = append(t.uses, name)
-	return name
+	return n.String()
 }
 
 // byClient keeps a client on one endpoint: a pod is its network namespace, a client of a Gateway its address.

@@ -26,6 +26,8 @@ const (
 	connectTimeout = 5 * time.Second
 	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
 	idleTunnel = time.Minute
+	// onDemandTimeout bounds how long a request waits for the agent to tell of a cluster.
+	onDemandTimeout = 5 * time.Second
 )
 
 // Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones and
@@ -41,7 +43,7 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			return []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP}
+			return []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror}
 		}
 		if w, ok := b.st.Workloads.Get(b.snap, unit); ok && terminates(w) {
 			return []string{workloadName(w, inHTTP)}
@@ -55,6 +57,8 @@ func buildCluster(b *builder, name string) *built {
 	switch name {
 	case clusterOriginate:
 		return &built{message: originateCluster(b.cfg.TrustDomain)}
+	case clusterMirror:
+		return &built{message: mirrorToListener()}
 	case clusterConnect:
 		// The authority was checked by the route: it is one of the workload's own addresses.
 		c := originalDestination(name, &cluster.Cluster_OriginalDstLbConfig{UseHttpHeader: true, HttpHeaderName: ":authority"})

@@ -7,11 +7,11 @@
 //	netns.go                      paths to network namespaces
 //	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
-//	ondemand.go pins.go           the cache: build, remember, build again, forget; wildcards and pinned clusters
+//	ondemand.go                   the cache: build, remember, build again, forget; wildcards
 //	limit.go                      how many connections a listener may have
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	authorization.go              a workload's policy as a filter of its own
-//	scope.go route.go match.go action.go redirect.go   original destination -> route table -> cluster
+//	scope.go route.go match.go action.go redirect.go mirror.go   original destination -> route table -> cluster
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow
 //

@@ -3,6 +3,7 @@ package xds
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -86,7 +87,8 @@ var cases = map[string]struct {
 	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
-		TypeListener: {listenerOriginate}, TypeCluster: {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP},
+		TypeListener: {listenerOriginate, listenerMirror},
+		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror},
 	}},
 }
 
@@ -222,19 +224,27 @@ func TestEnvoyTakesGoldens(t *testing.T) {
 					put(w, w.st.SVIDs, w.ca.svid(wl.Identity))
 				}
 			}
-			// A Gateway on the loopback leads Envoy to every table; clusters are pinned as mirrors of a table it holds.
+			// A Gateway on the loopback leads Envoy to every table; clusters are fetched for copies of a request.
 			port := freePort(t)
 			rule := model.Rule{Status: 200}
 			for _, n := range c.names[TypeCluster] {
 				if s, ok := parseServiceName(n); ok {
-					rule.Mirrors = append(rule.Mirrors, model.Mirror{Backend: model.Backend{Namespace: s.namespace, Name: s.name, Port: s.port}, Numerator: 1, Denominator: 100})
+					rule.Mirrors = append(rule.Mirrors, model.Mirror{Backend: model.Backend{Namespace: s.namespace, Name: s.name, Port: s.port}, Numerator: 100, Denominator: 100})
 				}
 			}
 			if len(rule.Mirrors) > 0 {
-				rule.Status, rule.Backends = 0, []model.Backend{to("none", 1)}
+				backend(t, w, "live")
+				rule.Status, rule.Backends = 0, []model.Backend{to("live", 1)}
 			}
 			goldenTables(w, port, c.names[TypeRoute], rule)
 			e := w.envoy()
+			e.until("an answer", func() error {
+				a, err := trySend(port, "GET", "x", "/", nil)
+				if err == nil && a.status != 200 {
+					err = fmt.Errorf("status %d", a.status)
+				}
+				return err
+			})
 			e.until("everything is accepted", func() error {
 				w.server.mu.Lock()
 				defer w.server.mu.Unlock()
@@ -249,10 +259,15 @@ func TestEnvoyTakesGoldens(t *testing.T) {
 				}
 				return nil
 			})
-			w.noRejections()
-			if len(c.names[TypeCluster]) > 0 && len(rule.Mirrors) > 0 && !w.server.Accepted(TypeCluster, "service/shop/echo/80|plain|http1") {
-				t.Error("the mirrored cluster is not there")
+			if len(rule.Mirrors) > 0 {
+				e.until("the cluster that copies go to is there", func() error {
+					if !w.server.Accepted(TypeCluster, "service/shop/echo/80|plain|http1") {
+						return errors.New("not yet")
+					}
+					return nil
+				})
 			}
+			w.noRejections()
 		})
 	}
 }

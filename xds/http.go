@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"time"
-
 	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -70,7 +68,7 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 func routingFilters() []*hcm.HttpFilter {
 	return []*hcm.HttpFilter{
 		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
-			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(5 * time.Second)},
+			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(onDemandTimeout)},
 		}),
 		httpFilter(filterCORS, &cors.Cors{}),
 		routerFilter(),

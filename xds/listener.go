@@ -2,7 +2,6 @@ package xds
 
 import (
 	"net/netip"
-	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -13,8 +12,9 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Listeners: those of local workloads, of Gateways, and the internal one that wraps L7 connections in HBONE. All go to
-// Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the constant one.
+// Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE and send
+// copies of requests on. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
+// constant ones.
 var listenerKind = &kind{
 	build: buildListener,
 	units: func(b *builder) []string {
@@ -47,7 +47,7 @@ const (
 func listenerNames(b *builder, unit string) []string {
 	switch {
 	case unit == "":
-		return []string{listenerOriginate}
+		return []string{listenerOriginate, listenerMirror}
 	case unit[:2] == unitGateway:
 		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
 		if !ok {
@@ -82,8 +82,11 @@ func ListenerNames(w *model.Workload) []string {
 }
 
 func buildListener(b *builder, name string) *built {
-	if name == listenerOriginate {
+	switch name {
+	case listenerOriginate:
 		return &built{message: originateListener(b.cfg)}
+	case listenerMirror:
+		return &built{message: mirrorListener()}
 	}
 	if n, ok := parseGatewayName(name); ok {
 		return buildGatewayListener(b, name, n)
@@ -221,7 +224,7 @@ func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand boo
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
 	}
 	if onDemand {
-		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(5 * time.Second)}
+		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(onDemandTimeout)}
 	}
 	return networkFilter("envoy.filters.network.tcp_proxy", p)
 }

@@ -43,7 +43,10 @@ const (
 	clusterConnect     = "inbound-connect" // a CONNECT's authority -> the app
 	clusterInbound     = "inbound"         // a connection's original destination -> the app
 	clusterInboundHTTP = "inbound-http"    // the same for requests
-	clusterNone        = "none"            // never served: tcp_proxy needs a name, filter state overrides it
+	listenerMirror     = "mirror"          // internal listener that sends copies of requests on
+	clusterMirror      = "mirror"          // leads there
+
+	clusterNone = "none" // never served: tcp_proxy needs a name, filter state overrides it
 
 	scopeHeader = "x-weft-scope" // the scope key: always overwritten by us, stripped before the upstream sees it
 	scopesName  = "mesh"
@@ -59,8 +62,8 @@ const (
 	serverPrefix = "server|"
 
 	plainSuffix = "|plain" // for callers without an identity: no HBONE
-	httpSuffix  = "|http1" // for Gateways: HTTP/1.1 unless the service says otherwise
-	grpcSuffix  = "|grpc"  // for Gateways: HTTP/2
+	httpSuffix  = "|http1" // for Gateways and copies of requests: HTTP/1.1 unless the service says otherwise
+	grpcSuffix  = "|grpc"  // for the same: HTTP/2
 )
 
 // Listener names of a local workload.

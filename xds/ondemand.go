@@ -23,7 +23,7 @@ type kind struct {
 	// refused response must tell at once which one it was.
 	single bool
 	// A wildcard subscription holds the names of all units: parts of the model that change as one. nil: the wildcard
-	// holds nothing but pinned resources.
+	// holds nothing.
 	units  func(b *builder) []string
 	names  func(b *builder, unit string) []string
 	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
@@ -38,8 +38,6 @@ type kind struct {
 type built struct {
 	message proto.Message
 	objects []model.ObjectRef // whose configuration it comes from
-	pins    []string          // clusters that Envoy does not fetch by itself: mirrors
-	uses    []string          // all clusters that it names
 	err     error             // why it must not be sent
 }
 
@@ -53,12 +51,11 @@ type builder struct {
 
 // resource is what the cache holds of a name that somebody is subscribed to.
 type resource struct {
-	any        *anypb.Any
-	version    string // hash of the content; "" if there is no resource of this name
-	objects    []model.ObjectRef
-	pins, uses []string
-	invalid    bool // the model's newest version cannot be served
-	refs       int  // subscriptions by name, and one if a wildcard subscription holds it
+	any     *anypb.Any
+	version string // hash of the content; "" if there is no resource of this name
+	objects []model.ObjectRef
+	invalid bool // the model's newest version cannot be served
+	refs    int  // subscriptions by name, and one if a wildcard subscription holds it
 }
 
 // ref names a resource across types.
@@ -73,7 +70,7 @@ type store struct {
 	wildSubs  int
 	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
-	wild      map[string]int      // the same by name, with pins: how often it is held
+	wild      map[string]int      // the same by name: how often it is held
 }
 
 // cache builds resources when they are asked for. It is guarded by the server's lock.
@@ -81,11 +78,10 @@ type cache struct {
 	server *Server
 	stores map[string]*store
 	deps   *state.Deps[ref]
-	pins   pins
 }
 
 func newCache(s *Server) *cache {
-	c := &cache{server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), pins: newPins()}
+	c := &cache{server: s, stores: map[string]*store{}, deps: state.NewDeps[ref]()}
 	for url, k := range kinds {
 		c.stores[url] = &store{
 			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
@@ -187,11 +183,6 @@ func (c *cache) openWild(s *store, snap *state.Snapshot) {
 		mode = s.kind.mode(c.builder(snap))
 	}
 	c.fill(s, mode, snap)
-	if s.typeURL == TypeCluster {
-		for n := range c.pins.pinned {
-			c.addWild(s, n, snap)
-		}
-	}
 }
 
 // fill finds the names of all units anew. What the tables hold is not remembered as read: unitOf finds what is new.
@@ -245,7 +236,6 @@ func (c *cache) release(s *store, name string) {
 	}
 	delete(s.resources, name)
 	c.deps.Remove(ref{s.typeURL, name})
-	c.pin(s, r, nil, nil, nil)
 	c.server.clearRejection(s.typeURL, name)
 }
 
@@ -258,7 +248,6 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	old := r.version
 	if result == nil {
 		r.any, r.version, r.objects, r.invalid = nil, "", nil, false
-		c.pin(s, r, nil, nil, snap)
 	} else {
 		r.objects = result.objects
 		a, err := marshal(s.typeURL, result.message)
@@ -268,7 +257,6 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 		}
 		r.invalid = false
 		r.any, r.version, r.objects = a, version(a), result.objects
-		c.pin(s, r, result.pins, result.uses, snap)
 	}
 	if r.version != old {
 		s.changed(name)
@@ -301,28 +289,6 @@ func (c *cache) invalid(s *store, name string, err error) {
 	if a, err := marshal(s.typeURL, s.kind.empty(name)); err == nil {
 		r.any, r.version = a, version(a)
 		s.changed(name)
-	}
-}
-
-// pin takes in the clusters that a route table names.
-func (c *cache) pin(s *store, r *resource, mirrors, uses []string, snap *state.Snapshot) {
-	if s.typeURL != TypeRoute {
-		return
-	}
-	add, drop := c.pins.replace(r.pins, r.uses, mirrors, uses)
-	r.pins, r.uses = mirrors, uses
-	clusters := c.stores[TypeCluster]
-	if clusters.wildSubs == 0 {
-		return
-	}
-	if snap == nil {
-		snap = c.server.st.Snapshot()
-	}
-	for _, n := range add {
-		c.addWild(clusters, n, snap)
-	}
-	for _, n := range drop {
-		c.dropWild(clusters, n)
 	}
 }
 

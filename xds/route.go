@@ -25,8 +25,6 @@ type table struct {
 	scheme  string // that requests come in with
 	port    uint16 // that requests come in on
 	objects []model.ObjectRef
-	pins    []string
-	uses    []string
 }
 
 func buildRoutes(b *builder, name string) *built {
@@ -55,7 +53,7 @@ func buildRoutes(b *builder, name string) *built {
 	if source != nil {
 		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
 	}
-	return &built{message: out, objects: t.objects, pins: unique(t.pins), uses: unique(t.uses)}
+	return &built{message: out, objects: t.objects}
 }
 
 // serviceTable gives the table of a service port, or nil if there is no such port.
@@ -159,9 +157,4 @@ func routeName(r *model.Rule) string {
 
 func directResponse(status uint32) *routev3.Route_DirectResponse {
 	return &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: status}}
-}
-
-func unique(s []string) []string {
-	slices.Sort(s)
-	return slices.Compact(s)
 }

@@ -86,7 +86,7 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster) // wildcard
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterInbound, clusterConnect, clusterInboundHTTP}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror}) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9:80")
@@ -168,7 +168,7 @@ func TestWildcards(t *testing.T) {
 		t.Fatal(resourceNames(r), r.RemovedResources)
 	}
 	c.subscribe(TypeListener)
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror}) {
 		t.Fatal(resourceNames(r))
 	}
 	pod := &model.Workload{
@@ -190,46 +190,6 @@ func TestWildcards(t *testing.T) {
 		t.Fatal(r.RemovedResources)
 	}
 	c.quiet()
-}
-
-func TestMirrorsArePinned(t *testing.T) {
-	w := newWorld(t, Config{})
-	mirror := func(backend string, mirrors ...string) {
-		r := model.Rule{Backends: []model.Backend{to(backend, 1)}}
-		for _, m := range mirrors {
-			r.Mirrors = append(r.Mirrors, model.Mirror{Backend: to(m, 1), Numerator: 1, Denominator: 100})
-		}
-		put(w, w.st.RouteTables, &model.RouteTable{Name: "service/shop/s1/80", VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{r}}}})
-	}
-	mirror("s1", "s2")
-	c := w.client()
-	c.subscribe(TypeCluster)
-	c.next()
-	c.quiet()
-	c.subscribe(TypeRoute, "service/shop/s1/80")
-	got := map[string][]string{}
-	for range 2 {
-		r := c.next()
-		got[r.TypeUrl] = resourceNames(r)
-	}
-	if !slices.Equal(got[TypeCluster], []string{"service/shop/s2/80"}) {
-		t.Fatal(got)
-	}
-	// Not mirrored to any more, but used: Envoy has not asked for it, so it stays.
-	mirror("s2")
-	if r := c.next(); r.TypeUrl != TypeRoute {
-		t.Fatal(r.TypeUrl, resourceNames(r), r.RemovedResources)
-	}
-	c.quiet()
-	mirror("s1")
-	got = map[string][]string{}
-	for range 2 {
-		r := c.next()
-		got[r.TypeUrl] = r.RemovedResources
-	}
-	if !slices.Equal(got[TypeCluster], []string{"service/shop/s2/80"}) {
-		t.Fatal(got)
-	}
 }
 
 // An agent that restarts sends an Envoy what differs from what it has, and nothing else.
@@ -409,7 +369,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // passes if nothing comes; a slow machine cannot fail it
 	}
 	st.MarkSynced()
-	if r := c.next(); len(r.Resources) != 1 {
+	if r := c.next(); len(r.Resources) != 2 {
 		t.Error(resourceNames(r))
 	}
 	cancel()

@@ -1,0 +1,121 @@
+package xds
+
+import (
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	sfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	ondemand "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
+	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Envoy gives the copies of a request no filter state (https://github.com/envoyproxy/envoy/issues/38894), so they would
+// have no identity and no network namespace: a strict backend would refuse them. Copies therefore go through an internal
+// listener. They carry what it needs in headers, which are written over whatever the client sent and end there.
+const (
+	mirrorCluster = "x-weft-mirror" // where to
+	mirrorPrefix  = mirrorCluster + "-"
+)
+
+// mirrored are the headers that carry filter state, in order.
+var mirrored = []struct{ header, state, factory string }{
+	{mirrorPrefix + "owner", stateOwner, factoryString},
+	{mirrorPrefix + "identity", stateSecret, factoryHashable},
+	{mirrorPrefix + "netns", stateNetNS, factoryHashable},
+}
+
+// mirror copies requests to a backend. The listener fetches its cluster, which Envoy does not for mirrors. A copy says nothing of its client's protocol, so the rule does.
+func (t *table) mirror(m model.Mirror, r *model.Rule) *routev3.RouteAction_RequestMirrorPolicy {
+	p := &routev3.RouteAction_RequestMirrorPolicy{
+		Cluster:                       clusterMirror,
+		RuntimeFraction:               fraction(m.Numerator, m.Denominator),
+		DisableShadowHostSuffixAppend: true,
+		RequestHeadersMutations:       []*mutation.HeaderMutation{overwrite(mirrorCluster, literal(t.clusterOf(m.Backend, r, true)))},
+	}
+	for _, h := range mirrored {
+		p.RequestHeadersMutations = append(p.RequestHeadersMutations,
+			&mutation.HeaderMutation{Action: &mutation.HeaderMutation_Remove{Remove: h.header}},
+			overwrite(h.header, "%FILTER_STATE("+h.state+":PLAIN)%"))
+	}
+	return p
+}
+
+func overwrite(header, value string) *mutation.HeaderMutation {
+	h := setHeader(header, value)
+	h.KeepEmptyValue = false
+	return &mutation.HeaderMutation{Action: &mutation.HeaderMutation_Append{Append: h}}
+}
+
+// mirrorListener sends the copies on, as whose they are.
+func mirrorListener() *listener.Listener {
+	m := newHTTP(listenerMirror)
+	m.SkipXffAppend = true
+	m.NormalizePath = no() // it was, and may have been rewritten since
+	m.UpgradeConfigs = nil
+	internal := []string{"x-envoy-external-address", "x-envoy-internal", mirrorCluster}
+	state := &httpsfs.Config{}
+	for _, h := range mirrored {
+		v := setState(h.state, h.factory, "%REQ("+h.header+")%", transitive)
+		v.Value.(*sfs.FilterStateValue_FormatString).FormatString.OmitEmptyValues = true
+		v.SkipIfEmpty = true
+		state.OnRequestHeaders = append(state.OnRequestHeaders, v)
+		internal = append(internal, h.header)
+	}
+	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
+		Name:                   listenerMirror,
+		ValidateClusters:       no(),
+		RequestHeadersToRemove: internal,
+		VirtualHosts: []*routev3.VirtualHost{{Name: listenerMirror, Domains: []string{"*"}, Routes: []*routev3.Route{{
+			Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+			Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+				ClusterSpecifier: &routev3.RouteAction_ClusterHeader{ClusterHeader: mirrorCluster},
+				Timeout:          duration(0), // Envoy ends a copy when its request's time is over
+				RetryPolicy:      retryPolicy(&model.Rule{}, false),
+			}},
+		}}}},
+	}}
+	m.HttpFilters = []*hcm.HttpFilter{
+		httpFilter("envoy.filters.http.set_filter_state", state),
+		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
+			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(onDemandTimeout)},
+		}),
+		routerFilter(),
+	}
+	return &listener.Listener{
+		Name:              listenerMirror,
+		StatPrefix:        listenerMirror,
+		TrafficDirection:  core.TrafficDirection_OUTBOUND,
+		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		FilterChains:      []*listener.FilterChain{{Filters: []*listener.Filter{managed(m)}}},
+	}
+}
+
+// mirrorToListener is the cluster that leads there.
+func mirrorToListener() *cluster.Cluster {
+	c := newCluster(clusterMirror)
+	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+	c.LoadAssignment = &endpoint.ClusterLoadAssignment{
+		ClusterName: clusterMirror,
+		Endpoints: localities(&endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+			Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerMirror, "")},
+		}}),
+	}
+	c.TypedExtensionProtocolOptions = protocol(&upstreams.HttpProtocolOptions{
+		UpstreamProtocolOptions: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+					Http2ProtocolOptions: &core.Http2ProtocolOptions{},
+				},
+			},
+		},
+	})
+	return c
+}
