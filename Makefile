@@ -8,8 +8,8 @@ export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
 PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/lab/... ./internal/places/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
-# Whole-node suites, by make node: root too, not in CI yet.
-NODE := $(patsubst %,./%/...,$(wildcard test/node test/faults test/pods))
+# Whole-node suites: root too; make node runs them alone.
+NODE := ./test/node/... ./test/faults/... ./test/pods/...
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # The first build fetches some hundred modules; a line for each hides the rest.
@@ -38,7 +38,7 @@ demo: build envoy ## a working node with figures; ARGS=--exit stops after them
 	@bin/weft demo $(ARGS)
 
 .PHONY: test
-test: lint unit privileged ## all that CI runs
+test: lint unit privileged ## all that needs no cluster
 
 .PHONY: unit
 unit: setup envoy ## tests that need no privileges, with the race detector
@@ -47,7 +47,7 @@ unit: setup envoy ## tests that need no privileges, with the race detector
 
 .PHONY: privileged
 privileged: setup envoy build ## tests on the real kernel and the real Envoy, as root
-	@go test -race -p 1 -count 1 -timeout 25m $(PRIVILEGED)
+	@go test -race -p 1 -count 1 -timeout 25m $(PRIVILEGED) $(NODE)
 
 .PHONY: node
 node: setup envoy build ## what the demo does not measure, on a whole real node; as root
@@ -101,9 +101,17 @@ cluster-down: ## takes the cluster away
 	@go run ./test/cluster/cmd down
 
 .PHONY: cluster-test
-cluster-test: ## the cluster's own tests, as root
+cluster-test: ## tests on a real API server, and the cluster's own, while no cluster is up; as root
 	@install/setup-cluster.sh
-	@go test -tags cluster -count 1 -timeout 60m ./test/cluster/...
+	@go test -tags cluster -p 1 -count 1 -timeout 60m ./internal/announce ./internal/controller ./test/cluster/...
+
+.PHONY: cluster-ci
+cluster-ci: ## what CI runs on a cluster: cluster-test, then e2e and conformance on one that is taken away afterwards
+	@$(MAKE) --no-print-directory cluster-down cluster-test
+	@trap '$(MAKE) --no-print-directory cluster-down' EXIT; \
+	$(MAKE) --no-print-directory cluster; \
+	$(MAKE) --no-print-directory e2e; \
+	$(MAKE) --no-print-directory conformance
 
 .PHONY: e2e
 e2e: ## the examples and faults on the cluster that is up, else on one of its own, as root; ARGS=-run=NAME
