@@ -420,3 +420,51 @@ func TestTunnelsShareAConnection(t *testing.T) {
 		t.Errorf("%d tunnels took %d TLS connections, want %d at most: one a worker", tunnels, got, most)
 	}
 }
+
+// A pod loses its identity while connections to it are under way: they do not wait for a cluster that is gone.
+func TestLostIdentity(t *testing.T) {
+	a := labPods(t, "a")[0]
+	w := newWorld(t, Config{})
+	wa := workload(a, "shop", model.MTLSStrict, nil)
+	peer := model.Workload{
+		Namespace: "shop", Name: "b", Identity: identity("shop", "b"), MTLS: model.MTLSStrict,
+		Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	}
+	put(w, w.st.Workloads, wa, &peer)
+	put(w, w.st.SVIDs, w.ca.svid(wa.Identity))
+	hboneServer(t, a, "127.0.0.1:15008", w.ca.tlsConfig(peer.Identity))
+	e := w.envoy()
+	call := func() error {
+		c, err := a.Dial(t.Context(), "tcp", "127.0.0.1:15002")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if want := "127.0.0.1:15002 " + string(wa.Identity) + "\n"; line != want {
+			return fmt.Errorf("answer %q, error %w", line, err)
+		}
+		return nil
+	}
+	if err := call(); err != nil {
+		t.Fatal(err)
+	}
+	lost := peer
+	lost.MTLS, lost.Identity = model.MTLSDisabled, ""
+	put(w, w.st.Workloads, &lost)
+	// What Envoy is sent next comes after what the change did to the cluster.
+	other := workload(a, "shop", model.MTLSStrict, nil)
+	other.Policy = &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{}}}
+	put(w, w.st.Workloads, other)
+	until(t, "Envoy has what came after", func() error {
+		if !w.server.Accepted(TypeListener, "shop/a/in") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := call(); err != nil {
+		t.Errorf("after the identity is gone: %v\n%s", err, e.log.String())
+	}
+	w.noRejections()
+}

@@ -29,6 +29,8 @@ type kind struct {
 	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
 	// lingers tells whether a name that its unit no longer gives is to stay for those who use it; nil: never.
 	lingers func(b *builder, name string) bool
+	// stays tells whether a resource that is no more is kept as it was for who has it; nil: never.
+	stays func(name string) bool
 	// mode is what the names of all units depend on, read from the index modeOf; nil: nothing.
 	mode   func(b *builder) string
 	modeOf state.Key
@@ -246,6 +248,9 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	result := s.kind.build(b, name)
 	c.deps.Set(ref{s.typeURL, name}, b.snap.Reads())
 	old := r.version
+	if result == nil && old != "" && s.kind.stays != nil && s.kind.stays(name) {
+		return
+	}
 	if result == nil {
 		r.any, r.version, r.objects, r.invalid = nil, "", nil, false
 	} else {
