@@ -69,6 +69,9 @@ func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
 // mtlsMode is the pod's label, else its namespace's. A value that is none is taken as strict: who wrote it wanted
 // something, and the most careful reading fails closed.
 func (v *view) mtlsMode(pod *corev1.Pod, t *trouble) model.MTLSMode {
+	if pod.Namespace == kube.Namespace {
+		return model.MTLSDisabled // who signs certificates cannot wait for one
+	}
 	value, ok := pod.Labels[labelMTLS]
 	where := "the pod"
 	if !ok {

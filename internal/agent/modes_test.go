@@ -37,6 +37,7 @@ func TestModesFollowObjects(t *testing.T) {
 	}
 	namespace("plain", "")
 	namespace("bank", "weft.io/mtls: strict")
+	namespace("weft-system", "weft.io/mtls: strict") // whose pods may always start
 	namespace("mixed", "weft.io/mtls: permissive")
 	pod("host", "weft.io/mtls: strict", ", hostNetwork: true")
 	pod("quiet", "weft.io/mtls: disabled", "")
@@ -68,22 +69,22 @@ func TestModesFollowObjects(t *testing.T) {
 		t.Fatalf("%s: %v, want %v", what, got, want)
 	}
 	<-m.written
-	want("start", cni.Modes{"plain": {}, "bank": {Label: true}, "mixed": {}})
+	want("start", cni.Modes{"plain": {}, "bank": {Label: true}, "mixed": {}, "weft-system": {}})
 	for namespace, strict := range map[string]bool{"plain": false, "bank": true, "unknown": true} {
 		if m.strict(namespace) != strict {
 			t.Errorf("%s: strict is %v", namespace, !strict)
 		}
 	}
 	pod("loud", "weft.io/mtls: strict", "")
-	want("a strict pod", cni.Modes{"plain": {}, "bank": {Label: true}, "mixed": {Pod: true}})
+	want("a strict pod", cni.Modes{"plain": {}, "bank": {Label: true}, "mixed": {Pod: true}, "weft-system": {}})
 	manifest("loud", "")
 	namespace("bank", "weft.io/mtls: permissive")
 	namespace("new", "")
-	want("a pod that was strict, and labels", cni.Modes{"plain": {}, "bank": {}, "mixed": {Pod: true}, "new": {}})
+	want("a pod that was strict, and labels", cni.Modes{"plain": {}, "bank": {}, "mixed": {Pod: true}, "new": {}, "weft-system": {}})
 	manifest("host", "")
 	manifest("quiet", "")
 	manifest("mixed", "")
-	want("a namespace that is gone", cni.Modes{"plain": {}, "bank": {}, "new": {}})
+	want("a namespace that is gone", cni.Modes{"plain": {}, "bank": {}, "new": {}, "weft-system": {}})
 
 	next := newModes(objs, make(chan struct{}), file, slog.Default())
 	if next.strict("plain") || !next.strict("unknown") {

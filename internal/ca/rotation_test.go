@@ -340,6 +340,8 @@ func TestAskedRoot(t *testing.T) {
 	for range 3 {
 		refresh()
 	}
+	secret.object.Annotations[NextRoot] = "3" // while the second does not sign yet
+	refresh()
 	if got := numbers(c.authority.roots); len(got) != 2 || got[1] != 2 || c.authority.by.Number != 1 {
 		t.Errorf("roots %v, %d signs", got, c.authority.by.Number)
 	}

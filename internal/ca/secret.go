@@ -126,7 +126,9 @@ func plan(roots []*mtls.Root, td, asked string, now time.Time) ([]*mtls.Root, er
 	if len(roots) > 0 {
 		last = roots[len(roots)-1].Number
 	}
-	if len(out) == 0 || mtls.NeedsNext(out, now) || asked == strconv.Itoa(last+1) {
+	// Of those that do not sign yet there is one at most, however often one is asked for: bundles stay short.
+	waits := len(out) > 1 && now.Before(out[len(out)-1].Signs())
+	if len(out) == 0 || mtls.NeedsNext(out, now) || asked == strconv.Itoa(last+1) && !waits {
 		next, err := mtls.NewRoot(last+1, td, now)
 		if err != nil {
 			return nil, err

@@ -108,10 +108,10 @@ func nodePod(p *corev1.Pod) NodePod {
 }
 
 // MTLS reads the mTLS mode that a Namespace or Pod has by its own label, if it has one. A value that is not understood is
-// taken as strict.
+// taken as strict. The mesh's own namespace has none: who signs certificates cannot wait for one.
 func MTLS(o metav1.Object) (mode model.MTLSMode, ok bool) {
 	value, ok := o.GetLabels()[labelMTLS]
-	if !ok {
+	if !ok || o.GetNamespace() == Namespace || o.GetNamespace() == "" && o.GetName() == Namespace {
 		return model.MTLSDisabled, false
 	}
 	mode, known := model.ParseMTLSMode(value)

@@ -58,7 +58,8 @@ func TestCADown(t *testing.T) {
 	f.end()
 }
 
-// TestRotationUnderLoad has certificates live 20 s, so that each is renewed every 10 s, while pods on both nodes talk.
+// TestRotationUnderLoad has certificates live 20 s, so that each is renewed every 10 s, while pods on both nodes talk; then
+// another root comes into the bundle, and goes.
 func TestRotationUnderLoad(t *testing.T) {
 	const life = 20 * time.Second
 	t.Cleanup(func() { svidTTL(t, time.Hour) })
@@ -84,7 +85,72 @@ func TestRotationUnderLoad(t *testing.T) {
 		}
 		before = now
 	}
+	anotherRoot(t)
 	f.end()
+}
+
+// anotherRoot asks for the CA's next root, waits until each node's Envoy trusts both, and takes it out again: it would
+// not sign before tomorrow.
+func anotherRoot(t *testing.T) {
+	t.Helper()
+	if n := roots(t); n != 1 {
+		t.Fatalf("%d roots are trusted at the start", n)
+	}
+	t.Cleanup(func() {
+		kubectl(t, "-n", system, "patch", "secret", "weft-ca", "--type=merge", "-p", `{"metadata": {"annotations": {"weft.io/next-root": null}}, "data": {"root-2.pem": null}}`)
+		trusted(t, 1)
+	})
+	asked := time.Now()
+	kubectl(t, "-n", system, "annotate", "secret", "weft-ca", "weft.io/next-root=2")
+	trusted(t, 2)
+	measured(t, "from asking for a root to its trust on all nodes", time.Since(asked))
+	hold(5 * time.Second)
+}
+
+// trusted waits until all nodes trust so many roots.
+func trusted(t *testing.T, want int) {
+	t.Helper()
+	eventually(t, 2*settle, func() error {
+		if n := roots(t); n != want {
+			return fmt.Errorf("%d roots are trusted, want %d", n, want)
+		}
+		return nil
+	})
+}
+
+// roots gives how many roots all nodes trust; -1 where they differ.
+func roots(t *testing.T) int {
+	t.Helper()
+	all := map[int]bool{}
+	for _, p := range allPods(t, system, agentLabel) {
+		n := 0
+		for _, c := range certificates(t, p.Metadata.Name) {
+			if c.Kind == "Bundle" {
+				n++
+			}
+		}
+		all[n] = true
+	}
+	if len(all) != 1 {
+		return -1
+	}
+	for n := range all {
+		return n
+	}
+	return -1
+}
+
+// certificate is a line of weft config certificates.
+type certificate struct{ Kind, Name, Serial string }
+
+func certificates(t *testing.T, agent string, args ...string) []certificate {
+	t.Helper()
+	var list []certificate
+	text := kubectl(t, append([]string{"-n", system, "exec", agent, "--", "weft", "config", "certificates", "-o", "json"}, args...)...)
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return list
 }
 
 // svidTTL sets the life of certificates by the controller's flag.
@@ -108,12 +174,7 @@ func serials(t *testing.T, ns string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	for _, p := range allPods(t, system, agentLabel) {
-		var list []struct{ Kind, Name, Serial string }
-		text := kubectl(t, "-n", system, "exec", p.Metadata.Name, "--", "weft", "config", "certificates", "-n", ns, "-o", "json")
-		if err := json.Unmarshal([]byte(text), &list); err != nil {
-			t.Fatalf("%v: %s", err, text)
-		}
-		for _, c := range list {
+		for _, c := range certificates(t, p.Metadata.Name, "-n", ns) {
 			if c.Kind == "SVID" {
 				out[p.Spec.NodeName+" "+c.Name] = c.Serial
 			}
