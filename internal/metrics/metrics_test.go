@@ -34,8 +34,9 @@ func (s source) Agent() api.Agent {
 func (s source) Datapath() api.Datapath {
 	return api.Datapath{Missing: []string{"sock_ops"}, Maps: []api.Map{{Name: "services", Entries: 3, Max: 10}}, LostEvents: 7, Error: "full"}
 }
-func (s source) CNI() *api.CNI    { return nil }
-func (s source) Proxy() api.Proxy { return api.Proxy{State: "LIVE", Restarts: 2} }
+func (s source) CNI() *api.CNI                     { return nil }
+func (s source) Uncertified(model.Identity) string { return "" }
+func (s source) Proxy() api.Proxy                  { return api.Proxy{State: "LIVE", Restarts: 2} }
 
 func newSource() source {
 	s := source{st: state.New(state.NewDB()), flows: observe.NewStore(2)}
