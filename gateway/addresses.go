@@ -13,6 +13,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // assignment is which addresses a Gateway has.
@@ -23,6 +24,21 @@ type assignment struct {
 	taken []uint16
 	// accepted and programmed hold what is wrong, for the conditions of these names.
 	accepted, programmed trouble
+}
+
+// assignedAddress is the index of assignments by address.
+const assignedAddress = "address"
+
+func newAssignments(db *state.DB) *state.Table[*assignment] {
+	return state.NewTable(db, "gateway-assignments", func(a *assignment) string { return a.gateway }, state.Index[*assignment]{
+		Name: assignedAddress, Of: func(a *assignment) []string {
+			out := make([]string, len(a.addresses))
+			for i, addr := range a.addresses {
+				out[i] = addr.String()
+			}
+			return out
+		},
+	})
 }
 
 // allocator remembers which addresses of pools Gateways were given, by Gateway: an address does not move while its
@@ -120,7 +136,7 @@ func (a *assigner) keep(gateways []*gwv1.Gateway) {
 	}
 	for _, gw := range gateways {
 		for _, addr := range statusAddresses(gw) {
-			if slices.Contains(a.v.pools[kube.Key(gw)], addr) || a.unusable(addr) == "" {
+			if slices.Contains(a.v.pools[kube.Key(gw)], addr) || a.unusable(addr, gw) == "" {
 				take(gw, addr)
 			}
 		}
@@ -169,7 +185,7 @@ func (a *assigner) static(gw *gwv1.Gateway) {
 			continue
 		}
 		addr = addr.Unmap()
-		if err := a.unusable(addr); err != "" {
+		if err := a.unusable(addr, gw); err != "" {
 			as.programmed.add(string(gwv1.GatewayReasonAddressNotUsable), err)
 			continue
 		}
@@ -180,10 +196,11 @@ func (a *assigner) static(gw *gwv1.Gateway) {
 	}
 }
 
-// unusable says why a Gateway cannot have an address; "" is good.
-func (a *assigner) unusable(addr netip.Addr) string {
+// unusable says why a Gateway cannot have an address; "" is good. A Service that names an address that is not the
+// cluster's takes it from no older Gateway.
+func (a *assigner) unusable(addr netip.Addr, gw *gwv1.Gateway) string {
 	switch {
-	case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast():
+	case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast() || addr.IsLoopback() || addr == broadcast:
 		return fmt.Sprintf("%s is not an address that a Gateway can have", addr)
 	case a.v.cfg.Addresses == AddressesOfNode && slices.Contains(a.v.cfg.NodeAddresses, addr):
 		return ""
@@ -194,9 +211,22 @@ func (a *assigner) unusable(addr netip.Addr) string {
 		return fmt.Sprintf("%s belongs to pod %s", addr, kube.Key(pod))
 	}
 	for s := range a.v.objs.Services.By(a.v.Snapshot, kube.ByAddress, addr.String()) {
-		return fmt.Sprintf("%s belongs to Service %s", addr, kube.Key(s))
+		if clusterAddress(s, addr) || older(s, gw) {
+			return fmt.Sprintf("%s belongs to Service %s", addr, kube.Key(s))
+		}
 	}
 	return ""
+}
+
+// broadcast is the limited broadcast address (RFC 919).
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// ofService tells whether a Service names an address.
+func (a *assigner) ofService(addr netip.Addr) bool {
+	for range a.v.objs.Services.By(a.v.Snapshot, kube.ByAddress, addr.String()) {
+		return true
+	}
+	return false
 }
 
 // fromPools gives an address of each family that the pools have, or where there is no pool, the node's.
@@ -222,7 +252,7 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 		if hasFamily(own, is4) {
 			continue
 		}
-		if addr, ok := a.free(is4); ok {
+		if addr, ok := a.free(is4, gw); ok {
 			a.used[addr] = true
 			own = append(own, addr)
 		}
@@ -239,7 +269,7 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 const maxScan = 1 << 16
 
 // free finds the lowest address that nobody has.
-func (a *assigner) free(is4 bool) (netip.Addr, bool) {
+func (a *assigner) free(is4 bool, gw *gwv1.Gateway) (netip.Addr, bool) {
 	scanned := 0
 	for _, r := range a.pools {
 		if r.first.Is4() != is4 {
@@ -247,7 +277,7 @@ func (a *assigner) free(is4 bool) (netip.Addr, bool) {
 		}
 		for addr := r.first; addr.IsValid() && addr.Compare(r.last) <= 0 && scanned < maxScan; addr = addr.Next() {
 			scanned++
-			if !a.used[addr] && a.unusable(addr) == "" {
+			if !a.used[addr] && !a.ofService(addr) && a.unusable(addr, gw) == "" {
 				return addr, true
 			}
 		}

@@ -106,8 +106,9 @@ func protocol(p corev1.Protocol) (model.Protocol, bool) {
 	return model.TCP, false
 }
 
-// serviceAddresses leaves out addresses that belong to others: to a pod, or to an older Service with a port of the same
-// number. Else whoever may write a Service could take another's traffic.
+// serviceAddresses leaves out addresses that belong to others: to a pod, a Gateway, or another Service with a port of the
+// same number, which has it as its cluster address or, if neither or both have, is older. Else whoever may write a
+// Service could take another's traffic.
 func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
 	addrs, bad := kube.ServiceAddresses(svc)
 	for _, b := range bad {
@@ -119,20 +120,52 @@ func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
 			t.add("AddressConflict", fmt.Sprintf("address %s belongs to pod %s", a, kube.Key(pod)))
 			continue
 		}
+		if gw := v.gatewayAt(a); gw != "" && !clusterAddress(svc, a) {
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to Gateway %s", a, gw))
+			continue
+		}
 		var holder *corev1.Service
 		for other := range v.objs.Services.By(v.Snapshot, kube.ByAddress, a.String()) {
-			if older(other, svc) && other.Spec.Type != corev1.ServiceTypeExternalName && sharesPort(other, svc) {
+			if outranks(other, svc, a) && other.Spec.Type != corev1.ServiceTypeExternalName && sharesPort(other, svc) {
 				holder = other
 				break
 			}
 		}
 		if holder != nil {
-			t.add("AddressConflict", fmt.Sprintf("address %s belongs to the older Service %s, which has a port of the same number", a, kube.Key(holder)))
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to Service %s, which has a port of the same number", a, kube.Key(holder)))
 			continue
 		}
 		own = append(own, a)
 	}
 	return own
+}
+
+// outranks tells whether of two Services with an address a has it: a cluster address is the API server's to give, all
+// others anybody may write who may write a Service.
+func outranks(a, b *corev1.Service, addr netip.Addr) bool {
+	if x, y := clusterAddress(a, addr), clusterAddress(b, addr); x != y {
+		return x
+	}
+	return older(a, b)
+}
+
+func clusterAddress(svc *corev1.Service, addr netip.Addr) bool {
+	return svc.Spec.ClusterIP == addr.String() || slices.ContainsFunc(svc.Spec.ClusterIPs, func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err == nil && a.Unmap() == addr
+	})
+}
+
+// gatewayAt gives the key of a Gateway that was given an address; "" for none. The node's addresses are not only a
+// Gateway's.
+func (v *view) gatewayAt(a netip.Addr) string {
+	if v.cfg.Addresses == AddressesOfNode && slices.Contains(v.cfg.NodeAddresses, a) {
+		return ""
+	}
+	for as := range v.assignments.By(v.Snapshot, assignedAddress, a.String()) {
+		return as.gateway
+	}
+	return ""
 }
 
 func sharesPort(a, b *corev1.Service) bool {

@@ -41,7 +41,7 @@ func New(objs *kube.Objects, st *state.State, cfg Config, log *slog.Logger) *Tra
 	return &Translator{
 		objs: objs, st: st, cfg: cfg, log: log, feed: st.Feed(),
 		attachments: newAttachments(st.DB),
-		assignments: state.NewTable(st.DB, "gateway-assignments", func(a *assignment) string { return a.gateway }),
+		assignments: newAssignments(st.DB),
 		deps:        state.NewDeps[unit](),
 		outputs:     map[unit][]output{},
 		pools:       allocator{},

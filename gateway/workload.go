@@ -49,7 +49,12 @@ func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
 	}
 	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: kube.ServiceAccountOf(pod)}
 	w.MTLS = v.mtlsMode(pod, t)
-	if w.MTLS != model.MTLSDisabled {
+	switch {
+	case w.MTLS == model.MTLSDisabled:
+	case v.cfg.Addresses != AddressesOfNode && kube.IsMirror(pod):
+		// Its node alone says that it is there, and could say so of any: the cluster's CA signs nothing for it.
+		t.add("NoIdentity", fmt.Sprintf("a static pod has no ServiceAccount, and so no identity; it is %s without one", w.MTLS))
+	default:
 		w.Identity = model.NewIdentity(v.cfg.TrustDomain, pod.Namespace, w.ServiceAccount)
 	}
 	addrs, bad := kube.PodAddresses(pod)

@@ -30,7 +30,6 @@ type joinTest struct {
 	uncertified  atomic.Bool
 	strict       atomic.Bool
 	placed       atomic.Pointer[kube.Place]
-	folder       *kube.Folder
 	dir          string
 	log          strings.Builder
 }
@@ -45,7 +44,6 @@ func newJoinTest(t *testing.T) *joinTest {
 	j.file("netns/cni-1", "")
 	db := state.NewDB()
 	objs := kube.NewObjects(db)
-	j.folder = kube.NewFolder(filepath.Join(j.dir, "manifests"), objs, kube.FolderOptions{})
 	j.joiner = &joiner{
 		objs: objs, st: state.New(db), log: slog.New(slog.NewTextHandler(&j.log, nil)),
 		holds:   func(*model.Workload) bool { return j.holds.Load() },
@@ -72,13 +70,24 @@ func (j *joinTest) file(name, text string) {
 	}
 }
 
+// load reads the manifests as they are now.
+func (j *joinTest) load() {
+	if err := kube.NewFolder(filepath.Join(j.dir, "manifests"), j.objs, kube.FolderOptions{}).Load(); err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+// namespace makes the Namespace's object.
+func (j *joinTest) namespace(mode model.MTLSMode) {
+	j.file("manifests/namespace.yaml", fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {weft.io/mtls: %s}}\n", mode))
+	j.load()
+}
+
 // pod makes the Pod's object. In a folder UIDs are given, but for static pods'.
 func (j *joinTest) pod(uid string, hostNetwork bool) {
 	j.file("manifests/pod.yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, annotations: "+
 		"{kubernetes.io/config.mirror: %s}}\nspec: {nodeName: n1, hostNetwork: %v, containers: [{name: c, image: i}]}\n", uid, hostNetwork))
-	if err := j.folder.Load(); err != nil {
-		j.t.Fatal(err)
-	}
+	j.load()
 }
 
 func (j *joinTest) workload(w *model.Workload) {
@@ -141,6 +150,9 @@ func TestAddDecides(t *testing.T) {
 			}
 			if test.workload != nil {
 				j.workload(test.workload)
+				j.namespace(test.workload.MTLS)
+			} else {
+				j.namespace(model.MTLSStrict)
 			}
 			j.holds.Store(test.kernel)
 			j.envoy.Store(test.envoy)
@@ -186,7 +198,13 @@ func TestAddWaits(t *testing.T) {
 	for _, step := range []func(){
 		j.st.MarkSynced,
 		func() { j.pod("u1", false) },
+		func() { // as it is while its namespace is not known
+			j.workload(&model.Workload{Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses})
+			j.holds.Store(true)
+		},
+		func() { j.namespace(model.MTLSStrict) },
 		func() {
+			j.holds.Store(false)
 			j.workload(&model.Workload{MTLS: model.MTLSStrict, Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses})
 		},
 		func() { j.holds.Store(true) },

@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,8 +17,9 @@ import (
 type Place struct {
 	NetNS  string // name of the network namespace, a file in /run/netns
 	Cgroup string // path of the pod's cgroup below the cgroup2 mount; "" if not known
-	// Addresses are those that the CNI gave, separated by commas. They hold until the pod's status has some: the kubelet
-	// reports them after the pod has started, and the pod must be in the mesh by then.
+	// Addresses are those that the CNI gave, separated by commas. They hold until the pod's status has one of them: the
+	// kubelet reports them after the pod has started, and the pod must be in the mesh by then. Before that a status may
+	// tell those of an earlier sandbox, which are another pod's by now.
 	Addresses string
 }
 
@@ -61,7 +64,7 @@ func (c *Cluster) place(obj runtime.Object) {
 	if p.pod != pod.Namespace+"/"+pod.Name || pod.Spec.HostNetwork {
 		p = placed{}
 	}
-	if pod.Status.PodIP != "" || len(pod.Status.PodIPs) > 0 {
+	if reported(pod, p.Addresses) {
 		p.Addresses = ""
 	}
 	for key, value := range map[string]string{
@@ -78,6 +81,26 @@ func (c *Cluster) place(obj runtime.Object) {
 	}
 }
 
+// reported tells whether a pod's status has one of some addresses, which are separated by commas.
+func reported(pod *corev1.Pod, addresses string) bool {
+	for given := range strings.SplitSeq(addresses, ",") {
+		a, err := netip.ParseAddr(given)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return sameAddress(ip.IP, a) }) ||
+			sameAddress(pod.Status.PodIP, a) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameAddress(text string, a netip.Addr) bool {
+	b, err := netip.ParseAddr(text)
+	return err == nil && a.Unmap() == b.Unmap()
+}
+
 // NodeUID is the UID by which kubelet and container runtime know a pod. It is that of its object but for a static pod,
 // which the kubelet read from a file: its object only mirrors it, and an annotation tells the UID. Users can write that
 // annotation, so a place holds for one name only, whose pods they could make anyway.
@@ -92,15 +115,33 @@ func NodeUID(p *corev1.Pod) string {
 type NodePod struct{ Namespace, Name, UID, NetNS string }
 
 // NodePods lists the pods of a node that have a network namespace of their own, placed or not, in the order of their
-// names.
+// names. Of those that claim one UID there is one: whoever can make a pod can write another's UID into its annotation,
+// and would get what runs by that UID. It is the pod whose UID it is, else the oldest, for a static pod's mirror is there
+// before others can read its UID.
 func (o *Objects) NodePods(s *state.Snapshot, node string) []NodePod {
-	var out []NodePod
+	owners := map[string]*corev1.Pod{}
+	var pods []*corev1.Pod
 	for p := range o.Pods.By(s, ByNode, node) {
-		if !p.Spec.HostNetwork {
+		pods = append(pods, p)
+		if uid := NodeUID(p); owners[uid] == nil || ownsUID(p, owners[uid]) {
+			owners[uid] = p
+		}
+	}
+	var out []NodePod
+	for _, p := range pods {
+		if !p.Spec.HostNetwork && owners[NodeUID(p)] == p {
 			out = append(out, nodePod(p))
 		}
 	}
 	return slices.Clip(out)
+}
+
+// ownsUID tells whether of two pods with one NodeUID a is the one that it belongs to.
+func ownsUID(a, b *corev1.Pod) bool {
+	if x, y := string(a.UID) == NodeUID(a), string(b.UID) == NodeUID(b); x != y {
+		return x
+	}
+	return a.CreationTimestamp.Before(&b.CreationTimestamp)
 }
 
 func nodePod(p *corev1.Pod) NodePod {
@@ -118,5 +159,19 @@ func MTLS(o metav1.Object) (mode model.MTLSMode, ok bool) {
 	if !known {
 		mode = model.MTLSStrict
 	}
+	return mode, true
+}
+
+// Mode gives the mTLS mode of a pod, its own or its namespace's; known is false while that hangs on a Namespace that is not
+// there.
+func (o *Objects) Mode(s *state.Snapshot, p *corev1.Pod) (mode model.MTLSMode, known bool) {
+	if mode, own := MTLS(p); own {
+		return mode, true
+	}
+	ns, ok := o.Namespaces.Get(s, model.Key("", p.Namespace))
+	if !ok {
+		return model.MTLSDisabled, false
+	}
+	mode, _ = MTLS(ns)
 	return mode, true
 }

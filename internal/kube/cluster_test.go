@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -144,9 +146,14 @@ func TestPlaceGivesAddressesUntilTheStatusHasSome(t *testing.T) {
 	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.1" {
 		t.Errorf("before the status: %v", got)
 	}
-	pod.Status.PodIP = "10.0.0.2"
+	pod.Status.PodIP = "10.0.0.9"
 	noError(t, s.Add(pod.DeepCopy()))
-	if got := addresses(); len(got) != 1 || got[0] != "10.0.0.2" {
+	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.1" {
+		t.Errorf("with the status of the sandbox before, whose address another pod may have: %v", got)
+	}
+	pod.Status.PodIP, pod.Status.PodIPs = "10.0.0.2", []corev1.PodIP{{IP: "10.0.0.2"}, {IP: "fd00::1"}}
+	noError(t, s.Add(pod.DeepCopy()))
+	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.2" {
 		t.Errorf("with a status: %v", got)
 	}
 	if got := c.objs.NodePods(c.objs.DB.Snapshot(), "n"); len(got) != 1 || got[0] != (NodePod{"ns", "p", "1", "a"}) {
@@ -170,5 +177,32 @@ func TestPlaceOfAStaticPod(t *testing.T) {
 		if got := p.Annotations[AnnotationNetNS]; got != want {
 			t.Errorf("pod %s is in %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestAPodDoesNotTakeTheUIDOfAnother(t *testing.T) {
+	c, s := testStore(t, "Pod")
+	pod := func(name, uid, mirror string, age time.Duration, hostNetwork bool) {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(uid), CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-age))},
+			Spec:       corev1.PodSpec{NodeName: "n", HostNetwork: hostNetwork},
+		}
+		if mirror != "" {
+			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: mirror}
+		}
+		noError(t, s.Add(p))
+	}
+	pod("b-victim", "1", "", 0, false)
+	pod("a-thief", "2", "1", time.Hour, false)
+	pod("d-static", "3", "hash", time.Hour, false)
+	pod("c-thief", "4", "hash", 0, false)
+	pod("f-host", "5", "other", time.Hour, true)
+	pod("e-thief", "6", "other", 0, false)
+	var got []string
+	for _, p := range c.objs.NodePods(c.objs.DB.Snapshot(), "n") {
+		got = append(got, p.Name+"="+p.UID)
+	}
+	if want := []string{"b-victim=1", "d-static=hash"}; !slices.Equal(got, want) {
+		t.Errorf("pods %v, want %v", got, want)
 	}
 }

@@ -20,18 +20,22 @@ func ServiceAccountOf(p *corev1.Pod) string {
 	return p.Spec.ServiceAccountName
 }
 
+// IsMirror tells whether a pod is the mirror of a static pod, or claims to be.
+func IsMirror(p *corev1.Pod) bool { return p.Annotations[corev1.MirrorPodAnnotationKey] != "" }
+
 // Ended tells whether a pod has come to its end and will not run again.
 func Ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// RunsAs tells whether a pod of a ServiceAccount, with a network of its own, is on a node and has not ended.
+// RunsAs tells whether a pod of a ServiceAccount, with a network of its own, is on a node and has not ended. The mirror
+// of a static pod runs as nobody: a node can make one in any namespace, but none that names a ServiceAccount.
 func (o *Objects) RunsAs(s *state.Snapshot, node, namespace, serviceAccount string) bool {
 	if node == "" {
 		return false
 	}
 	for p := range o.Pods.By(s, ByNode, node) {
-		if p.Namespace == namespace && ServiceAccountOf(p) == serviceAccount && !p.Spec.HostNetwork && !Ended(p) {
+		if p.Namespace == namespace && ServiceAccountOf(p) == serviceAccount && !IsMirror(p) && !p.Spec.HostNetwork && !Ended(p) {
 			return true
 		}
 	}

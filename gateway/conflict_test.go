@@ -1,0 +1,95 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// created gives metadata of an object that is so many seconds old.
+func created(namespace, name string, age int) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-time.Duration(age) * time.Second)),
+	}
+}
+
+// TestAddressesAreNotTakenByNamingThem: who may write a Service may name any address in it, at any time before or after.
+func TestAddressesAreNotTakenByNamingThem(t *testing.T) {
+	cfg := testConfig
+	cfg.Addresses = AddressesOfPools
+	w := newWorld(cfg)
+	thief := func(name, address string, age int) *corev1.Service {
+		return &corev1.Service{ObjectMeta: created("evil", name, age), Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.99", ExternalIPs: []string{address}, Ports: []corev1.ServicePort{{Port: 53}, {Port: 80}},
+		}}
+	}
+	gateway := &gwv1.Gateway{ObjectMeta: created("ns", "gw", 50), Spec: gwv1.GatewaySpec{
+		GatewayClassName: "weft", Addresses: []gwv1.GatewaySpecAddress{{Value: "192.0.2.7"}},
+		Listeners: []gwv1.Listener{{Name: "http", Protocol: gwv1.HTTPProtocolType, Port: 80}},
+	}}
+	w.put(t,
+		&gwv1.GatewayClass{ObjectMeta: created("", "weft", 99), Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}},
+		&weftv1.AddressPool{ObjectMeta: created("", "edge", 99), Spec: weftv1.AddressPoolSpec{Addresses: []string{"192.0.2.0/29"}}},
+		&corev1.Service{ObjectMeta: created("kube-system", "dns", 10), Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.10", ClusterIPs: []string{"10.96.0.10"}, Ports: []corev1.ServicePort{{Port: 53}},
+		}},
+		gateway, thief("of-a-service", "10.96.0.10", 90), thief("of-a-gateway", "192.0.2.7", 20), thief("free", "192.0.2.6", 20),
+	)
+	w.Sync()
+	s := w.st.Snapshot()
+	for key, want := range map[string][]string{
+		"kube-system/dns": {"10.96.0.10"}, "evil/of-a-service": {"10.96.0.99"}, "evil/of-a-gateway": nil, "evil/free": {"192.0.2.6"},
+	} {
+		svc, ok := w.st.Services.Get(s, key)
+		if !ok {
+			t.Fatalf("there is no Service %s", key)
+		}
+		for _, text := range want {
+			if !slices.Contains(svc.Addresses, netip.MustParseAddr(text)) {
+				t.Errorf("Service %s has %v, not %s", key, svc.Addresses, text)
+			}
+		}
+		for _, taken := range []string{"10.96.0.10", "192.0.2.7"} {
+			if key != "kube-system/dns" && slices.Contains(svc.Addresses, netip.MustParseAddr(taken)) {
+				t.Errorf("Service %s took %s", key, taken)
+			}
+		}
+	}
+	if gw, ok := w.st.Gateways.Get(s, "ns/gw"); !ok || len(gw.Addresses) != 1 {
+		t.Errorf("the Gateway lost its address to a younger Service: %v", gw)
+	}
+
+	w.put(t, thief("before", "192.0.2.5", 90), &gwv1.Gateway{ObjectMeta: created("ns", "late", 1), Spec: gwv1.GatewaySpec{
+		GatewayClassName: "weft", Addresses: []gwv1.GatewaySpecAddress{{Value: "192.0.2.5"}},
+		Listeners: []gwv1.Listener{{Name: "http", Protocol: gwv1.HTTPProtocolType, Port: 80}},
+	}})
+	w.Sync()
+	if _, ok := w.st.Gateways.Get(w.st.Snapshot(), "ns/late"); ok {
+		t.Error("a Gateway took the address of an older Service")
+	}
+}
+
+// TestAStaticPodHasNoIdentity: a node can make the mirror of a static pod in any namespace.
+func TestAStaticPodHasNoIdentity(t *testing.T) {
+	for _, source := range []AddressSource{AddressesOfStatus, AddressesOfPools} {
+		cfg := testConfig
+		cfg.Addresses = source
+		w := newWorld(cfg)
+		meta := created("ns", "static", 1)
+		meta.Labels = map[string]string{labelMTLS: "strict"}
+		meta.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "hash"}
+		w.put(t, &corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "node-1"}, Status: corev1.PodStatus{PodIP: "10.0.0.1"}})
+		w.Sync()
+		if l, ok := w.st.Workloads.Get(w.st.Snapshot(), "ns/static"); !ok || l.Identity != "" || l.MTLS != model.MTLSStrict {
+			t.Errorf("workload %+v", l)
+		}
+	}
+}
