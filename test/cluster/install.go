@@ -118,11 +118,11 @@ func (c *Cluster) ctr(ctx context.Context, node string, args ...string) (string,
 
 // renderWeft renders the chart with this cluster's values: no kube-proxy serves the API server's Service, and each node
 // has a cgroup of its own for a root.
-func renderWeft(ctx context.Context, root, tag string) ([]byte, error) {
-	values := []string{
-		"namespace.create=true", "image.tag=" + tag, "image.pullPolicy=Never", "cgroup.hostRoot=" + nodeCgroups,
-		"kubernetes.apiServer.host=" + APIAddress.Addr().String(), "kubernetes.apiServer.port=" + strconv.Itoa(int(APIAddress.Port())),
-	}
+func renderWeft(ctx context.Context, root, tag string, more ...string) ([]byte, error) {
+	values := append(more,
+		"namespace.create=true", "image.tag="+tag, "image.pullPolicy=Never", "cgroup.hostRoot="+nodeCgroups,
+		"kubernetes.apiServer.host="+APIAddress.Addr().String(), "kubernetes.apiServer.port="+strconv.Itoa(int(APIAddress.Port())),
+	)
 	cmd := exec.CommandContext(ctx, "go", "run", ".", "-set", strings.Join(values, ","))
 	cmd.Dir = filepath.Join(root, "install/render")
 	var out, errs bytes.Buffer
@@ -131,6 +131,39 @@ func renderWeft(ctx context.Context, root, tag string) ([]byte, error) {
 		return nil, fmt.Errorf("render the chart: %w: %s", err, tail(errs.Bytes(), 10))
 	}
 	return out.Bytes(), nil
+}
+
+// RemoveWeft takes Weft off the nodes, as its users do: the chart with the value cleanup, in place of what runs, until
+// each node says that it is done. CRDs, namespace and CA stay. InstallWeft brings it back.
+func (c *Cluster) RemoveWeft(ctx context.Context) error {
+	root, err := modulePath(ctx, "github.com/weft-mesh/weft")
+	if err != nil {
+		return err
+	}
+	image, err := c.Kubectl(ctx, nil, "--namespace", weftNamespace, "get", "daemonset/weft-agent", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+	if err != nil {
+		return fmt.Errorf("which Weft is installed? %w: %s", err, tail(image, 3))
+	}
+	_, tag, _ := strings.Cut(string(image), ":")
+	manifest, err := renderWeft(ctx, root, tag, "cleanup=true")
+	if err != nil {
+		return err
+	}
+	const cleanup = "daemonset/weft-cleanup"
+	for _, step := range []struct {
+		in   []byte
+		args []string
+	}{
+		{nil, append([]string{"delete", "--wait", "--timeout=120s"}, weftParts...)},
+		{manifest, []string{"apply", "--server-side", "--force-conflicts", "-f", "-"}},
+		{nil, []string{"rollout", "status", cleanup, "--timeout=120s"}},
+		{nil, []string{"delete", "--wait", "--timeout=60s", cleanup}},
+	} {
+		if out, err := c.Kubectl(ctx, step.in, append([]string{"--namespace", weftNamespace}, step.args...)...); err != nil {
+			return fmt.Errorf("take Weft off: kubectl %s: %w: %s", strings.Join(step.args, " "), err, tail(out, 10))
+		}
+	}
+	return nil
 }
 
 // weftRuns waits until the parts have rolled out, for three minutes each at most.
