@@ -56,9 +56,10 @@ func refused(t *testing.T, ns string) {
 func joins(t *testing.T, ns string) {
 	web := podOf(t, ns, "web")
 	url := "http://" + web.Status.PodIP + ":8080/"
+	standing(t) // has a client without an identity
 	kubectl(t, "label", "namespace", ns, "weft.io/mtls=strict")
 	took := eventually(t, settle, func() error {
-		if a := call(t, plainClient(t), "client", url); a.Status != 0 {
+		if a := call(t, plain, "client", url); a.Status != 0 {
 			return fmt.Errorf("pod %s answers in the clear: %+v", web.Metadata.Name, a)
 		}
 		if a := call(t, ns, "client", url); a.Status != 200 {
@@ -70,13 +71,6 @@ func joins(t *testing.T, ns string) {
 	if now := podOf(t, ns, "web"); now.Metadata.UID != web.Metadata.UID || now.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Errorf("pod %s was restarted or replaced", web.Metadata.Name)
 	}
-}
-
-// plainClient names a namespace with a client without an identity.
-func plainClient(t *testing.T) string {
-	t.Helper()
-	standing(t)
-	return plain
 }
 
 // withoutAgent ends a node's agent, and keeps a new one from starting there: the DaemonSet does not want the node any
