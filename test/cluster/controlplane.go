@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"time"
 )
 
 // startControlPlane starts etcd, the API server, the controller manager and the scheduler on the control plane's machine.
@@ -17,6 +18,11 @@ func (c *Cluster) startControlPlane(ctx context.Context, l launch) error {
 	if err := c.API.Start(ctx); err != nil {
 		return err
 	}
+	return c.startManagers(l)
+}
+
+// startManagers starts the controller manager and the scheduler.
+func (c *Cluster) startManagers(l launch) error {
 	ca := c.API.ca
 	manager, scheduler := filepath.Join(c.dir, "kubeconfig-manager"), filepath.Join(c.dir, "kubeconfig-scheduler")
 	if err := errors.Join(
@@ -35,6 +41,34 @@ func (c *Cluster) startControlPlane(ctx context.Context, l launch) error {
 	}
 	c.scheduler, err = start(l, "kube-scheduler", c.bin["kube-scheduler"], "--kubeconfig", scheduler, "--leader-elect=false")
 	return err
+}
+
+// StopAPIServer ends the API server as an outage does. The controller manager and the scheduler end too: where there are
+// several they hold Leases, and end when they cannot renew them. One that lived through the outage would take all nodes
+// for dead at its end.
+func (c *Cluster) StopAPIServer() {
+	for _, p := range []**process{&c.manager, &c.scheduler} {
+		if *p != nil {
+			(*p).stop(5 * time.Second)
+			*p = nil
+		}
+	}
+	c.API.StopServing()
+}
+
+// StartAPIServer ends the outage.
+func (c *Cluster) StartAPIServer(ctx context.Context) error {
+	if err := c.API.Start(ctx); err != nil {
+		return err
+	}
+	if c.manager != nil && c.scheduler != nil {
+		return nil
+	}
+	l, err := c.launchOn(c.machine, "", c.machine.Do)
+	if err != nil {
+		return err
+	}
+	return c.startManagers(l)
 }
 
 // api is the cluster's API server, not started.

@@ -37,6 +37,7 @@ func Open(ctx context.Context, log *slog.Logger) (*Cluster, error) {
 	}
 	c.API = c.api(l)
 	c.API.open(ca)
+	c.manager, c.scheduler = running(c.dir, "kube-controller-manager"), running(c.dir, "kube-scheduler")
 	return c, nil
 }
 

@@ -17,16 +17,16 @@ func TestAPIServerDown(t *testing.T) {
 	all := standing(t)
 	f := begin(t, all...)
 	t.Cleanup(func() {
-		if err := mesh.API.Start(context.WithoutCancel(t.Context())); err != nil {
+		if err := mesh.StartAPIServer(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	mesh.API.StopServing()
+	mesh.StopAPIServer()
 	if _, err := mesh.Kubectl(t.Context(), nil, "get", "nodes"); err == nil {
 		t.Error("the API server answers during its outage")
 	}
 	hold(outage)
-	if err := mesh.API.Start(t.Context()); err != nil {
+	if err := mesh.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	back := time.Now()
