@@ -134,19 +134,22 @@ func (n *node) startRuntime(ctx context.Context, archives []string) (err error) 
 	if n.runtime, err = start(n.launch, "containerd-"+n.name, n.cluster.bin["containerd"], "--config", config); err != nil {
 		return err
 	}
+	if err := n.ctr(ctx, "version"); err != nil { // a kubelet ends where no runtime answers
+		return err
+	}
 	for _, a := range archives {
-		if err := n.importImage(ctx, a); err != nil {
-			return fmt.Errorf("node %s: %w", n.name, err)
+		if err := n.ctr(ctx, "--namespace", "k8s.io", "images", "import", a); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// importImage tries again while the runtime starts, for a minute.
-func (n *node) importImage(ctx context.Context, archive string) error {
+// ctr runs containerd's client, again and again while the runtime starts, for a minute.
+func (n *node) ctr(ctx context.Context, args ...string) error {
 	deadline := time.Now().Add(time.Minute)
 	for {
-		out, err := n.run(ctx, n.cluster.bin["ctr"], "--namespace", "k8s.io", "images", "import", archive)
+		out, err := n.run(ctx, n.cluster.bin["ctr"], args...)
 		if err == nil {
 			return nil
 		}
@@ -154,7 +157,7 @@ func (n *node) importImage(ctx context.Context, archive string) error {
 			return ended
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("import image %s: %w: %s: see %s", archive, err, tail(out, 3), n.runtime.log)
+			return fmt.Errorf("node %s: ctr %s: %w: %s: see %s", n.name, strings.Join(args, " "), err, tail(out, 3), n.runtime.log)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -1,4 +1,4 @@
-// Command cmd runs the project's own Kubernetes: up, install, down, status, kubectl and exec. See package cluster.
+// Command cmd runs the project's own Kubernetes: up, install, down, reboot, status, kubectl and exec. See package cluster.
 package main
 
 import (
@@ -22,6 +22,7 @@ const usage = `usage: go run ./test/cluster/cmd COMMAND
                       build what is missing and start (2 nodes), and install Weft unless it is to be bare
   install             build Weft as it is now and install it, or upgrade to it
   down                take everything away
+  reboot NODE         as by a power cut
   status              processes and nodes
   kubeconfig          the path of the administrator's kubeconfig
   kubectl ARGS...     as the administrator
@@ -58,6 +59,8 @@ func run(ctx context.Context, log *slog.Logger, args []string) error {
 	case "build":
 		_, err := cluster.Build(ctx, log, cluster.Everything...)
 		return err
+	case "reboot":
+		return reboot(ctx, log, args)
 	case "status":
 		return status(ctx, log)
 	case "kubeconfig":
@@ -109,6 +112,17 @@ func install(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	return attached(c.KubectlCommand(ctx, "--namespace=weft-system", "get", "pods", "--output=wide"))
+}
+
+func reboot(ctx context.Context, log *slog.Logger, args []string) error {
+	if len(args) != 1 {
+		return errors.New("want a node\n" + usage)
+	}
+	c, err := cluster.Open(ctx, log)
+	if err != nil {
+		return err
+	}
+	return c.RebootNode(ctx, args[0])
 }
 
 func status(ctx context.Context, log *slog.Logger) error {
