@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +76,46 @@ func TestAddressesAreNotTakenByNamingThem(t *testing.T) {
 	w.Sync()
 	if _, ok := w.st.Gateways.Get(w.st.Snapshot(), "ns/late"); ok {
 		t.Error("a Gateway took the address of an older Service")
+	}
+}
+
+// TestOneServiceDoesNotTakeAllOfTheKernelsTables: an object of a megabyte holds this.
+func TestOneServiceDoesNotTakeAllOfTheKernelsTables(t *testing.T) {
+	w := newWorld(testConfig)
+	svc := &corev1.Service{ObjectMeta: created("ns", "huge", 1), Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1"}}}
+	for i := range 500 {
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", i), Port: int32(i + 1)})
+	}
+	for i := range 20_000 {
+		svc.Spec.ExternalIPs = append(svc.Spec.ExternalIPs, netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}).String())
+	}
+	w.put(t, svc)
+	w.Sync()
+	s := w.st.Snapshot()
+	got, ok := w.st.Services.Get(s, "ns/huge")
+	if !ok || len(got.Ports) != 500 || len(got.Addresses)*len(got.Ports) > maxFrontends || got.Addresses[0].String() != "10.96.0.1" {
+		t.Errorf("%d addresses, %d ports", len(got.Addresses), len(got.Ports))
+	}
+	st, ok := w.st.Statuses.Get(s, (&model.Status{Object: model.ObjectRef{Kind: "Service", Namespace: "ns", Name: "huge"}}).Key())
+	if !ok || st.Conditions[0].Status || len(st.Conditions[0].Message) > 1000 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestWiderHostsAreAllWildcardsThatCover(t *testing.T) {
+	all := []string{"*", "*.com", "*.example.com", "*.a.example.com", "*.b.example.com", "a.example.com", "x.a.example.com", "example.com", "com"}
+	for _, h := range all {
+		var want []string
+		for _, w := range all {
+			if strings.HasPrefix(w, "*") && w != h && covers(w, h) {
+				want = append(want, w)
+			}
+		}
+		got := slices.DeleteFunc(widerHosts(h), func(w string) bool { return !slices.Contains(all, w) })
+		slices.Reverse(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s is covered by %v, want %v", h, got, want)
+		}
 	}
 }
 

@@ -70,6 +70,10 @@ func (v *view) l7Everywhere(svc *corev1.Service, t *trouble) bool {
 	return false
 }
 
+// maxServicePorts and maxFrontends, which are ports of addresses, bound what one Service takes of the kernel's tables, which
+// are all Services': without them one of a thousand ports and addresses would leave nothing to the others.
+const maxServicePorts, maxFrontends = 2048, 4096
+
 // servicePorts leaves out what cannot be served: numbers out of range, SCTP, and the second of two ports that are alike.
 func servicePorts(svc *corev1.Service, t *trouble) []model.ServicePort {
 	var ports []model.ServicePort
@@ -90,6 +94,10 @@ func servicePorts(svc *corev1.Service, t *trouble) []model.ServicePort {
 		case slices.ContainsFunc(ports, func(o model.ServicePort) bool { return o.Port == port.Port && o.Protocol == port.Protocol }):
 			t.add("Invalid", fmt.Sprintf("port %d/%s is there twice; the first counts", p.Port, port.Protocol))
 			continue
+		}
+		if len(ports) == maxServicePorts {
+			t.add("TooMany", fmt.Sprintf("of %d ports the first %d are served", len(svc.Spec.Ports), maxServicePorts))
+			break
 		}
 		ports = append(ports, port)
 	}
@@ -136,6 +144,13 @@ func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
 			continue
 		}
 		own = append(own, a)
+	}
+	if n := len(svc.Spec.ExternalIPs) + len(svc.Status.LoadBalancer.Ingress); n > kube.MaxServiceAddresses-len(svc.Spec.ClusterIPs)-1 {
+		t.add("TooMany", fmt.Sprintf("of %d addresses the first %d are served", n, kube.MaxServiceAddresses))
+	}
+	if most := max(maxFrontends/max(len(svc.Spec.Ports), 1), 2); len(own) > most {
+		t.add("TooMany", fmt.Sprintf("with %d ports %d of %d addresses are served", len(svc.Spec.Ports), most, len(own)))
+		own = own[:most]
 	}
 	return own
 }

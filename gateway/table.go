@@ -129,7 +129,7 @@ type cachedHost struct {
 func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.RouteTable, attached map[string]int) {
 	attached = map[string]int{}
 	hosts := map[string][]part{}
-	wild := map[string][]string{} // wildcard hosts by listener
+	wild := map[string]map[string]bool{} // wildcard hosts by listener
 	for _, l := range listeners {
 		hosts[l.pattern()] = nil // so that what no route matches gets its 404 here and not from a wider listener
 	}
@@ -146,9 +146,13 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 					continue
 				}
 				hosts[h] = append(hosts[h], part{a, s, h})
-				if strings.HasPrefix(h, "*") && !slices.Contains(wild[l.key], h) {
-					wild[l.key] = append(wild[l.key], h)
+				if !strings.HasPrefix(h, "*") {
+					continue
 				}
+				if wild[l.key] == nil {
+					wild[l.key] = map[string]bool{}
+				}
+				wild[l.key][h] = true
 			}
 		}
 	}
@@ -188,14 +192,15 @@ func misdirected(listeners, all []*listener) []string {
 }
 
 // withWider adds to a host's parts those of the wildcard hosts of its listener that cover it.
-func withWider(h string, hosts map[string][]part, wild map[string][]string, listeners, all []*listener) []part {
+func withWider(h string, hosts map[string][]part, wild map[string]map[string]bool, listeners, all []*listener) []part {
 	parts := slices.Clone(hosts[h])
+	wider := widerHosts(h)
 	for _, l := range listeners {
 		if len(wild[l.key]) == 0 || !covers(l.pattern(), h) || isolated(h, l, all) {
 			continue
 		}
-		for _, w := range wild[l.key] {
-			if w == h || !covers(w, h) {
+		for _, w := range wider {
+			if !wild[l.key][w] {
 				continue
 			}
 			for _, p := range hosts[w] {
@@ -206,6 +211,24 @@ func withWider(h string, hosts map[string][]part, wild map[string][]string, list
 		}
 	}
 	return parts
+}
+
+// widerHosts lists the wildcards that cover a host, but for itself, the longest first.
+func widerHosts(h string) []string {
+	var out []string
+	for rest := h; ; {
+		_, after, more := strings.Cut(rest, ".")
+		if !more {
+			break
+		}
+		if rest = after; "*."+rest != h {
+			out = append(out, "*."+rest)
+		}
+	}
+	if h != "*" {
+		out = append(out, "*")
+	}
+	return out
 }
 
 // isolated tells whether a more specific listener than l has host h.

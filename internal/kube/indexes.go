@@ -59,9 +59,13 @@ func podAddressTexts(p *corev1.Pod) []string {
 	return texts(addrs)
 }
 
+// MaxServiceAddresses bounds what one Service takes of every node's memory: an object can hold tens of thousands, and each
+// costs an entry in the kernel for each port.
+const MaxServiceAddresses = 64
+
 // ServiceAddresses gives the addresses that clients reach a Service by, without duplicates: cluster, external and load
 // balancer addresses, in this order. What is not an address is left out and reported in bad. The load balancer addresses
-// of a Service that stands for a Gateway are the Gateway's.
+// of a Service that stands for a Gateway are the Gateway's. What is past MaxServiceAddresses is left out.
 func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 	in := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
 	in = append(in, s.Spec.ExternalIPs...)
@@ -70,7 +74,7 @@ func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 			in = append(in, i.IP)
 		}
 	}
-	for _, t := range in {
+	for _, t := range in[:min(len(in), MaxServiceAddresses)] {
 		if t == "" || t == corev1.ClusterIPNone {
 			continue
 		}
