@@ -116,6 +116,33 @@ func TestNudge(t *testing.T) {
 	})
 }
 
+// TestNewCA: when the CA is set up anew, all SVIDs are replaced as soon as its roots are known, and not at half of their
+// lives.
+func TestNewCA(t *testing.T) {
+	dir, caDir, newDir := filepath.Join(t.TempDir(), "svids"), t.TempDir(), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{ca: openCA(t, caDir), changed: make(chan struct{})}
+		stop := keeping(t, b, dir)
+		b.put(pod("a", "one", true), pod("b", "two", true))
+		one, two := model.NewIdentity(td, "ns", "one"), model.NewIdentity(td, "ns", "two")
+		b.valid(one, two)
+		asked := len(b.asked)
+		b.changed <- struct{}{}
+		synctest.Wait()
+		if len(b.asked) != asked {
+			t.Error("what the roots verify is asked for again")
+		}
+		b.ca = openCA(t, newDir)
+		b.changed <- struct{}{}
+		synctest.Wait()
+		b.valid(one, two)
+		if len(b.asked) != asked+2 {
+			t.Errorf("%v were asked for", b.asked[asked:])
+		}
+		stop()
+	})
+}
+
 // TestKeptInTrouble: what is not good any more is not used, and hurts nobody.
 func TestKeptInTrouble(t *testing.T) {
 	id := model.NewIdentity(td, "ns", "one")

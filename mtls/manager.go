@@ -121,13 +121,15 @@ func (m *Manager) publish(made []*model.SVID, gone []model.Identity) {
 	w.Commit()
 }
 
-// retry makes due what failed.
+// retry makes due what failed, and what the bundle does not verify any more: a CA that was set up anew trusts nothing of
+// the one before, nor do peers that know of it.
 func (m *Manager) retry() {
+	bundle, snap, now := m.src.Bundle(), m.st.Snapshot(), time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
-	for _, l := range m.lives {
-		if l.failures > 0 {
+	for id, l := range m.lives {
+		svid, ok := m.st.SVIDs.Get(snap, string(id))
+		if l.failures > 0 || ok && bundle != nil && verifySVID(svid, bundle, now) != nil {
 			l.due = now
 		}
 	}

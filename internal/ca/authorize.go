@@ -21,6 +21,8 @@ type Cluster interface {
 	Gateway(namespace, name string) bool
 	// NodeOf gives the node of a pod; "" if there is no such pod.
 	NodeOf(namespace, name, uid string) string
+	// NamespaceUID gives a namespace's UID; "" if there is no such namespace.
+	NamespaceUID(name string) string
 }
 
 // reviewer is what is used of a client of TokenReviews.

@@ -47,7 +47,7 @@ type Config struct {
 
 const (
 	// refresh is how often the Secret is read, retry how often when that failed.
-	refresh, retry = time.Minute, 2 * time.Second
+	refresh, retry = 20 * time.Second, 2 * time.Second
 	// requestTimeout bounds a request to the API server.
 	requestTimeout = 5 * time.Second
 )
@@ -87,7 +87,7 @@ func New(cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA: client of the API server: %w", err)
 	}
-	bundles, err := newTrustBundles(kube, cfg.TrustDomain)
+	bundles, err := newTrustBundles(kube, cfg.TrustDomain, cfg.Namespace)
 	if err != nil {
 		return nil, fmt.Errorf("CA: client of the API server: %w", err)
 	}

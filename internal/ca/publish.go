@@ -59,7 +59,7 @@ func (c *CA) publish(ctx context.Context) error {
 	if c.bundles == nil { // in tests
 		return err
 	}
-	return errors.Join(err, c.bundles.publish(ctx, bundle, time.Now()))
+	return errors.Join(err, c.bundles.publish(ctx, bundle, c.cfg.Cluster.NamespaceUID(c.cfg.Namespace), time.Now()))
 }
 
 func (c *CA) publishMap(ctx context.Context, bundle string) error {

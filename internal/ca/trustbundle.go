@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -26,6 +27,7 @@ const (
 // trustBundles keeps the ClusterTrustBundle, where the API server serves that kind.
 type trustBundles struct {
 	name      string
+	namespace string // with which it goes
 	discovery discovery.ServerResourcesInterface
 	dynamic   dynamic.Interface
 
@@ -39,7 +41,7 @@ func bundleName(td string) string {
 	return strings.ReplaceAll(signerName, "/", ":") + ":" + strings.ReplaceAll(td, "_", "-")
 }
 
-func newTrustBundles(cfg *rest.Config, td string) (*trustBundles, error) {
+func newTrustBundles(cfg *rest.Config, td, namespace string) (*trustBundles, error) {
 	found, err := discovery.NewDiscoveryClientForConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -48,7 +50,7 @@ func newTrustBundles(cfg *rest.Config, td string) (*trustBundles, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &trustBundles{name: bundleName(td), discovery: found, dynamic: client}, nil
+	return &trustBundles{name: bundleName(td), namespace: namespace, discovery: found, dynamic: client}, nil
 }
 
 // look finds out in which version the kind is served, if it is.
@@ -74,8 +76,8 @@ func (b *trustBundles) look(now time.Time) error {
 	return nil
 }
 
-// publish brings the object to a bundle.
-func (b *trustBundles) publish(ctx context.Context, bundle string, now time.Time) error {
+// publish brings the object to a bundle. It is the namespace's, whose UID is given, so that it goes with it.
+func (b *trustBundles) publish(ctx context.Context, bundle, owner string, now time.Time) error {
 	if err := b.look(now); err != nil || b.client == nil {
 		return err
 	}
@@ -88,6 +90,9 @@ func (b *trustBundles) publish(ctx context.Context, bundle string, now time.Time
 		o.SetKind("ClusterTrustBundle")
 		o.SetName(b.name)
 		o.SetLabels(labels())
+		if owner != "" {
+			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Namespace", Name: b.namespace, UID: types.UID(owner)}})
+		}
 	case err != nil:
 		return err
 	}

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -188,6 +189,9 @@ func TestCA(t *testing.T) {
 			o, err := at.Get(t.Context(), "weft.io:mesh:cluster.local", metav1.GetOptions{})
 			if err != nil {
 				return err.Error()
+			}
+			if owners := o.GetOwnerReferences(); len(owners) != 1 || owners[0].Name != namespace {
+				return fmt.Sprintf("owners %v", owners)
 			}
 			text, _, _ := unstructured.NestedString(o.Object, "spec", "trustBundle")
 			return text

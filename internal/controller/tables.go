@@ -28,3 +28,11 @@ func (t tables) NodeOf(namespace, name, uid string) string {
 	}
 	return p.Spec.NodeName
 }
+
+func (t tables) NamespaceUID(name string) string {
+	ns, ok := t.objs.Namespaces.Get(t.st.Snapshot(), model.Key("", name))
+	if !ok {
+		return ""
+	}
+	return string(ns.UID)
+}
