@@ -215,6 +215,7 @@ func remove(t testing.TB, apiVersion, kind, namespace, name string) {
 // namespace makes a namespace with labels, as "key: value, key: value", that goes with the test.
 func namespace(t testing.TB, name, labels string) {
 	t.Helper()
+	remove(t, "v1", "Namespace", "", name) // of a run that was ended
 	gone(t, "v1", "Namespace", "", name)
 	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {%s}}\n", name, labels))
 	t.Cleanup(func() { remove(t, "v1", "Namespace", "", name) })
