@@ -79,13 +79,19 @@ func (c *cleanup) do(ctx context.Context) error {
 	if err := agent.Forget(c.run, c.state); err != nil {
 		return err
 	}
-	for _, dir := range []string{c.run, c.state} {
-		// Others may have put something there, or it is a mount.
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
-			return err
+	return errors.Join(removeFolder(c.run), removeFolder(c.state))
+}
+
+// removeFolder removes an empty folder, unless others have something there, or it is a mount, in a pod on a file system
+// that cannot be written.
+func removeFolder(dir string) error {
+	err := os.Remove(dir)
+	for _, fine := range []error{fs.ErrNotExist, syscall.ENOTEMPTY, syscall.EBUSY, syscall.EROFS} {
+		if errors.Is(err, fine) {
+			return nil
 		}
 	}
-	return nil
+	return err
 }
 
 // endProxy ends the supervisor, if one runs, and Envoy.

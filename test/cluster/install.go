@@ -160,7 +160,9 @@ func (c *Cluster) RemoveWeft(ctx context.Context) error {
 		{nil, []string{"delete", "--wait", "--timeout=60s", cleanup}},
 	} {
 		if out, err := c.Kubectl(ctx, step.in, append([]string{"--namespace", weftNamespace}, step.args...)...); err != nil {
-			return fmt.Errorf("take Weft off: kubectl %s: %w: %s", strings.Join(step.args, " "), err, tail(out, 10))
+			pods, _ := c.Kubectl(ctx, nil, "--namespace", weftNamespace, "get", "pods", "--output=wide")
+			logs, _ := c.Kubectl(ctx, nil, "--namespace", weftNamespace, "logs", "--selector=app.kubernetes.io/component=cleanup", "--prefix", "--tail=5")
+			return fmt.Errorf("take Weft off: kubectl %s: %w: %s\n%s\n%s", strings.Join(step.args, " "), err, tail(out, 10), pods, logs)
 		}
 	}
 	return nil
