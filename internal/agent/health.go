@@ -1,23 +1,37 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
 )
 
-// health answers the kubelet's probes: /healthz while the agent runs, /readyz when it has done what it must once. That
-// Envoy is there is not among it: traffic that needs no Envoy goes on without.
+// health answers the kubelet's probes: /healthz while the agent runs and is found at its sockets, /readyz when it has done
+// what it must once. That Envoy is there is not among it: traffic that needs no Envoy goes on without.
 func (a *Agent) health() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := a.lostSockets(); err != nil {
+			http.Error(w, "not healthy: "+err.Error(), http.StatusServiceUnavailable)
+		}
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if lacks := a.lacks(); len(lacks) > 0 {
 			http.Error(w, "not ready: "+strings.Join(lacks, "; "), http.StatusServiceUnavailable)
 		}
 	})
 	return mux
+}
+
+// lostSockets says at which sockets Envoy, the CNI plugin and users do not find the agent any more.
+func (a *Agent) lostSockets() error {
+	errs := []error{lost(a.xdsSocket), lost(a.apiSocket)}
+	if a.node != nil {
+		errs = append(errs, lost(a.node.socket))
+	}
+	return errors.Join(errs...)
 }
 
 // lacks says what is not done yet.

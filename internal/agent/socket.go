@@ -40,7 +40,35 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return l, nil
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())
+	}
+	return &unixSocket{l, path, info}, nil
+}
+
+// unixSocket is what listenUnix gives: it can tell whether clients still find it.
+type unixSocket struct {
+	net.Listener
+	path string
+	info os.FileInfo
+}
+
+// lost says why clients do not find a listener; nil if they do, or it is no unix socket. A run directory that is removed takes the sockets with it, and
+// only an agent that starts again, in a mount of the new one, has them where they are looked for.
+func lost(l net.Listener) error {
+	s, ok := l.(*unixSocket)
+	if !ok {
+		return nil
+	}
+	now, err := os.Stat(s.path)
+	if err != nil {
+		return fmt.Errorf("the socket is gone: %w", err)
+	}
+	if !os.SameFile(now, s.info) {
+		return fmt.Errorf("another socket is in the place of %s", s.path)
+	}
+	return nil
 }
 
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {

@@ -204,3 +204,27 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
+
+// TestRunDirectoryIsRemoved: Envoy could not be told anything any more, and a pod sees the next directory only when it
+// starts again.
+func TestRunDirectoryIsRemoved(t *testing.T) {
+	n := newNode(t)
+	defer n.showLogs()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, n.cfg) }()
+	n.untilLive()
+	if err := os.RemoveAll(n.cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "run directory") {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(time.Minute):
+		cancel()
+		t.Errorf("it went on; %v", <-done)
+	}
+}

@@ -163,6 +163,9 @@ func (s *supervisor) begin(ctx context.Context) error {
 func (s *supervisor) loop(ctx context.Context) error {
 	var failures int
 	var again <-chan time.Time
+	look := time.NewTicker(socketPoll)
+	defer look.Stop()
+	lost := 0
 	for !s.handed {
 		var exited <-chan struct{}
 		if s.current != nil && !s.handing {
@@ -174,6 +177,14 @@ func (s *supervisor) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return s.finish()
+		case <-look.C:
+			if lost++; s.handing || s.reachable() {
+				lost = 0
+			}
+			if lost == 2 {
+				// Nobody could adopt this Envoy.
+				return errors.Join(fmt.Errorf("the run directory %s is gone, and with it the agent's socket: Envoy is ended, and the next weft proxy begins anew", s.cfg.RunDir), s.stop(ctx))
+			}
 		case <-exited:
 			if time.Since(s.current.Since) > time.Minute {
 				failures = 0
@@ -193,6 +204,16 @@ func (s *supervisor) loop(ctx context.Context) error {
 		}
 	}
 	return s.leave(ctx)
+}
+
+// socketPoll is how often is looked whether the control socket is still there.
+const socketPoll = 2 * time.Second
+
+// reachable tells whether the control socket is there. If it is not, somebody has removed the run directory: Envoy cannot
+// reach the agent that starts after that, nor another supervisor this one.
+func (s *supervisor) reachable() bool {
+	_, err := os.Stat(s.cfg.path(ControlSocket))
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // pause before a start: none before the first, then 200 ms, doubling up to 10 s.
