@@ -64,10 +64,17 @@ files of the run directory and the workloads' keys. A certificate authority of t
 	return cmd
 }
 
+// agentRuns is why a node is left alone.
+type agentRuns struct{ api.Agent }
+
+func (a *agentRuns) Error() string {
+	return fmt.Sprintf("the agent still runs, pid %d: end it first, or it puts everything back", a.PID)
+}
+
 // do does it once. What can be done is, whatever else fails.
 func (c *cleanup) do(ctx context.Context) error {
 	if st, err := api.NewClient(c.run).Status(ctx); err == nil {
-		return fmt.Errorf("the agent still runs, pid %d: end it first, or it puts everything back", st.Agent.PID)
+		return &agentRuns{st.Agent}
 	}
 	uninstalled := cni.Uninstall(c.confDir, c.binDir) // first, or pods would wait for what is taken away
 	if err := c.endProxy(ctx); err != nil {
@@ -102,7 +109,8 @@ func (c *cleanup) endProxy(ctx context.Context) error {
 	return proxy.End(ctx, proxy.Config{RunDir: c.run, CgroupRoot: c.path.CgroupRoot, Cgroup: c.path.ProxyCgroup, Log: slog.Default()})
 }
 
-// stay does it until it succeeds, tells so, and waits for ctx.
+// stay does it until it succeeds, tells so, and waits for ctx. An agent that began later is of an installation that came
+// after this cleanup, which was left behind: to wait for its end would be to take the mesh off at the next upgrade.
 func (c *cleanup) stay(ctx context.Context, address string) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	done := make(chan struct{})
@@ -111,10 +119,17 @@ func (c *cleanup) stay(ctx context.Context, address string) error {
 		return err
 	}
 	defer stop()
+	begun := time.Now()
 	for {
 		err := c.do(ctx)
 		if err == nil {
 			break
+		}
+		if a := (*agentRuns)(nil); errors.As(err, &a) && a.Started.After(begun) {
+			log.Error("Weft was installed again: this node is left as it is; remove what is left of the cleanup, "+
+				"kubectl -n weft-system delete daemonset weft-cleanup", "agent", a.PID, "version", a.Version)
+			<-ctx.Done()
+			return nil
 		}
 		log.Warn("the mesh is not off this node yet; it is tried again", "error", err)
 		select {

@@ -45,6 +45,7 @@ func (i *Installed) Check() []Result {
 	i.weftCRDs(r)
 	r.area = "mesh"
 	i.parts(r)
+	i.cleanup(r)
 	i.versions(r)
 	i.class(r)
 	i.lease(r)
@@ -97,6 +98,14 @@ func (i *Installed) parts(r *report) {
 		default:
 			r.fail(want, see+i.describe(strings.TrimPrefix(want, "weft-")), "%s, %d of %d pods are ready%s", p.Kind, p.Ready, p.Want, i.why(want))
 		}
+	}
+}
+
+// cleanup judges what takes the mesh off: beside what runs it, it is left over.
+func (i *Installed) cleanup(r *report) {
+	if slices.ContainsFunc(i.Pods, func(p survey.Pod) bool { return p.Component == survey.Cleanup }) {
+		r.fail("weft-cleanup", fmt.Sprintf("kubectl -n %s delete daemonset weft-cleanup, or it takes the mesh off nodes whose agent ends", i.Namespace),
+			"what takes the mesh off the nodes is still there")
 	}
 }
 

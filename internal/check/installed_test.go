@@ -97,6 +97,9 @@ func TestInstalledWrong(t *testing.T) {
 			i.Pods[1].Ready, i.Pods[1].Why = false, "ImagePullBackOff"
 		}, "weft-agent", Fail, "1 of 2 pods are ready; weft-agent-b: ImagePullBackOff"},
 		{"rolls out", func(i *Installed) { i.Parts[1].Updated = 1 }, "weft-proxy", Warn, "1 of 2 pods run"},
+		{"cleanup left", func(i *Installed) {
+			i.Pods = append(i.Pods, survey.Pod{Name: "weft-cleanup-a", Component: "cleanup", Node: "a"})
+		}, "weft-cleanup", Fail, "still there"},
 		{"releases", func(i *Installed) { i.Parts[1].Version = "0.2.0" }, "versions", Fail, "0.1.0 (weft-agent, weft-controller), 0.2.0 (weft-proxy)"},
 		{"images", func(i *Installed) { i.Parts[2].Image = "r/weft-controller:0.2.0" }, "versions", Fail, "0.2.0 (weft-controller)"},
 		{"running", func(i *Installed) { i.Agents[1].Status.Agent.Version = "0.0.9" }, "versions", Warn, "0.0.9 (b), 0.1.0 (a)"},

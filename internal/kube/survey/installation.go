@@ -73,9 +73,10 @@ const (
 	componentLabel = "app.kubernetes.io/component"
 	versionLabel   = "app.kubernetes.io/version"
 
-	// Agent and Controller are components.
+	// Agent, Controller and Cleanup are components.
 	Agent      = "agent"
 	Controller = "controller"
+	Cleanup    = "cleanup"
 )
 
 // Installation asks for all of it. What cannot be read is in the error; the rest is given all the same.
