@@ -107,6 +107,27 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestClusterAlike lists policies that only differ in whose the pods are, which the table does not show.
+func TestClusterAlike(t *testing.T) {
+	second := healthyNode()
+	w := second.st.Write(second.st.Workloads)
+	for _, key := range []string{"shop/web-1", "plain/old-1"} {
+		p, _ := second.st.Workloads.Get(second.st.Snapshot(), key)
+		there := *p
+		there.Local = false
+		second.st.Workloads.Put(w, &there)
+	}
+	w.Commit()
+	kubeconfig := meshOf(t, map[string]string{"worker-1": serve(t, healthyNode()), "worker-2": serve(t, second)})
+	for _, args := range []string{"config policies", "config policies -o wide"} {
+		out, err := run(t, append(strings.Fields(args), "--kubeconfig", kubeconfig)...)
+		if err != nil {
+			t.Error(err)
+		}
+		golden(t, filepath.Join("testdata", "cluster-"+strings.ReplaceAll(strings.TrimPrefix(args, "config "), " -o ", "-")+".txt"), "$ weft "+args+"\n"+out)
+	}
+}
+
 // TestClusterFollow sees flows of two nodes as they come, and hears when one ends.
 func TestClusterFollow(t *testing.T) {
 	a, b := healthyNode(), healthyNode()

@@ -80,23 +80,51 @@ func (l *listings[T]) show(cmd *cobra.Command, out *output, nothing string, tabl
 		value = l.all[0].Items
 	}
 	done, err := out.structured(w, value)
-	for i, list := range l.all {
-		if done || err != nil {
-			break
-		}
-		if len(l.all) > 1 {
-			fmt.Fprintf(w, "%s# %s\n", strings.Repeat("\n", min(i, 1)), printable(strings.Join(list.Nodes, ", ")))
-		}
-		if len(list.Items) == 0 {
-			fmt.Fprintln(cmd.ErrOrStderr(), nothing)
-			continue
-		}
-		err = table(w, list.Items, out.format == "wide")
+	if err == nil && !done {
+		err = l.tables(cmd, nothing, func(w io.Writer, list []T) error { return table(w, list, out.format == "wide") })
 	}
 	if err == nil && len(l.failed) > 0 {
 		err = ErrUnhealthy
 	}
 	return err
+}
+
+// tables prints the lists, once where they look alike: a table does not show all that a list holds.
+func (l *listings[T]) tables(cmd *cobra.Command, nothing string, table func(io.Writer, []T) error) error {
+	type printed struct {
+		nodes []string
+		text  string
+	}
+	var all []printed
+	for _, list := range l.all {
+		var text bytes.Buffer
+		if len(list.Items) > 0 {
+			if err := table(&text, list.Items); err != nil {
+				return err
+			}
+		}
+		at := slices.IndexFunc(all, func(p printed) bool { return p.text == text.String() })
+		if at < 0 {
+			at = len(all)
+			all = append(all, printed{text: text.String()})
+		}
+		all[at].nodes = append(all[at].nodes, list.Nodes...)
+	}
+	w := cmd.OutOrStdout()
+	for i, p := range all {
+		if len(all) > 1 {
+			slices.Sort(p.nodes)
+			fmt.Fprintf(w, "%s# %s\n", strings.Repeat("\n", min(i, 1)), printable(strings.Join(p.nodes, ", ")))
+		}
+		if p.text == "" {
+			fmt.Fprintln(cmd.ErrOrStderr(), nothing)
+			continue
+		}
+		if _, err := io.WriteString(w, p.text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // seen is an event, and the node that saw it.
