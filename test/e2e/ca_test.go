@@ -93,18 +93,20 @@ func TestRotationUnderLoad(t *testing.T) {
 // not sign before tomorrow.
 func anotherRoot(t *testing.T) {
 	t.Helper()
-	if n := roots(t); n != 1 {
-		t.Fatalf("%d roots are trusted at the start", n)
-	}
-	t.Cleanup(func() {
-		kubectl(t, "-n", system, "patch", "secret", "weft-ca", "--type=merge", "-p", `{"metadata": {"annotations": {"weft.io/next-root": null}}, "data": {"root-2.pem": null}}`)
-		trusted(t, 1)
-	})
+	firstRoot(t) // a run that was broken off may have left the second
+	t.Cleanup(func() { firstRoot(t) })
 	asked := time.Now()
 	kubectl(t, "-n", system, "annotate", "secret", "weft-ca", "weft.io/next-root=2")
 	trusted(t, 2)
 	measured(t, "from asking for a root to its trust on all nodes", time.Since(asked))
 	hold(5 * time.Second)
+}
+
+// firstRoot makes the first root the only one.
+func firstRoot(t *testing.T) {
+	t.Helper()
+	kubectl(t, "-n", system, "patch", "secret", "weft-ca", "--type=merge", "-p", `{"metadata": {"annotations": {"weft.io/next-root": null}}, "data": {"root-2.pem": null}}`)
+	trusted(t, 1)
 }
 
 // trusted waits until all nodes trust so many roots.
