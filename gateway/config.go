@@ -15,6 +15,8 @@ type Config struct {
 	NodeAddresses []netip.Addr
 	// Addresses tells where Gateways' addresses come from.
 	Addresses AddressSource
+	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.
+	APIServer netip.AddrPort
 	// NetNSDir is where pods' network namespaces have names; /run/netns if empty.
 	NetNSDir string
 	// ControllerName selects GatewayClasses; the constant ControllerName if empty.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -76,6 +77,33 @@ func TestAddressesAreNotTakenByNamingThem(t *testing.T) {
 	w.Sync()
 	if _, ok := w.st.Gateways.Get(w.st.Snapshot(), "ns/late"); ok {
 		t.Error("a Gateway took the address of an older Service")
+	}
+}
+
+// TestNoServiceTakesTheAPIServer: a node that cannot reach it could not learn that the Service is gone.
+func TestNoServiceTakesTheAPIServer(t *testing.T) {
+	cfg := testConfig
+	cfg.APIServer = netip.MustParseAddrPort("192.0.2.1:443")
+	w := newWorld(cfg)
+	thief := func(name, address string, port int32) *corev1.Service {
+		return &corev1.Service{ObjectMeta: created("evil", name, 90), Spec: corev1.ServiceSpec{
+			ExternalIPs: []string{address}, Ports: []corev1.ServicePort{{Port: port}},
+		}}
+	}
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta: created("default", "kubernetes", 9), AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{{Port: new(int32(6443))}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.2"}}},
+	}
+	slice.Labels = map[string]string{discoveryv1.LabelServiceName: "kubernetes"}
+	w.put(t, slice, thief("a", "192.0.2.1", 443), thief("b", "192.0.2.2", 6443), thief("c", "192.0.2.2", 80),
+		&corev1.Service{ObjectMeta: created("default", "kubernetes", 9), Spec: corev1.ServiceSpec{
+			ClusterIP: "10.96.0.1", Ports: []corev1.ServicePort{{Port: 443}},
+		}})
+	w.Sync()
+	for name, want := range map[string]int{"evil/a": 0, "evil/b": 0, "evil/c": 1, "default/kubernetes": 1} {
+		if svc, ok := w.st.Services.Get(w.st.Snapshot(), name); !ok || len(svc.Addresses) != want {
+			t.Errorf("Service %s: %v, want %d addresses", name, svc, want)
+		}
 	}
 }
 

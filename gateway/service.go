@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -128,6 +129,10 @@ func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
 			t.add("AddressConflict", fmt.Sprintf("address %s belongs to pod %s", a, kube.Key(pod)))
 			continue
 		}
+		if port := v.apiServerPort(svc, a); port != 0 && !clusterAddress(svc, a) {
+			t.add("AddressConflict", fmt.Sprintf("%s is the API server, which kubelets and agents would not reach any more", netip.AddrPortFrom(a, port)))
+			continue
+		}
 		if gw := v.gatewayAt(a); gw != "" && !clusterAddress(svc, a) {
 			t.add("AddressConflict", fmt.Sprintf("address %s belongs to Gateway %s", a, gw))
 			continue
@@ -169,6 +174,31 @@ func clusterAddress(svc *corev1.Service, addr netip.Addr) bool {
 		a, err := netip.ParseAddr(text)
 		return err == nil && a.Unmap() == addr
 	})
+}
+
+// apiServerService is the Service whose endpoints the API servers write themselves.
+const apiServerService = "default/kubernetes"
+
+// apiServerPort gives a port of a Service at which an API server listens on an address; 0 for none. To balance connections
+// to it would cut off the whole node, which could not even learn that the Service is gone.
+func (v *view) apiServerPort(svc *corev1.Service, a netip.Addr) uint16 {
+	has := func(port int32) bool {
+		return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port })
+	}
+	if at := v.cfg.APIServer; at.Addr() == a && has(int32(at.Port())) {
+		return at.Port()
+	}
+	for s := range v.objs.EndpointSlices.By(v.Snapshot, kube.ByService, apiServerService) {
+		if !slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return slices.Contains(e.Addresses, a.String()) }) {
+			continue
+		}
+		for _, p := range s.Ports {
+			if p.Port != nil && validPort(*p.Port) && has(*p.Port) {
+				return uint16(*p.Port)
+			}
+		}
+	}
+	return 0
 }
 
 // gatewayAt gives the key of a Gateway that was given an address; "" for none. The node's addresses are not only a

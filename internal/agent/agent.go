@@ -101,7 +101,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
-		TrustDomain: cfg.TrustDomain, Node: cfg.Node, NodeAddresses: cfg.NodeAddresses,
+		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
 		NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {

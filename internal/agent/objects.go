@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/weft-mesh/weft/gateway"
@@ -52,6 +53,14 @@ func (c Config) addressSource() gateway.AddressSource {
 		return gateway.AddressesOfStatus
 	}
 	return gateway.AddressesOfNode
+}
+
+// apiServer gives the address that objects are read from, if they are an API server's and it has an address for a name.
+func apiServer(s Source) netip.AddrPort {
+	if c, ok := s.(*kube.Cluster); ok {
+		return c.Address()
+	}
+	return netip.AddrPort{}
 }
 
 // load reads a folder once, so that one that cannot be read is an error of the start.

@@ -91,7 +91,7 @@ func New(cfg Config) (*Controller, error) {
 	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
-		Addresses: gateway.AddressesOfPools,
+		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(),
 	}, cfg.Log)
 	if cfg.CAAddress == "" {
 		return c, nil

@@ -5,7 +5,9 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -111,6 +113,28 @@ func (c *Cluster) Reads() []schema.GroupResource {
 
 // Host is the API server's address.
 func (c *Cluster) Host() string { return c.host }
+
+// Address is the API server's, if its host is not a name; else it is not valid.
+func (c *Cluster) Address() netip.AddrPort {
+	host, _, err := rest.DefaultServerURL(c.host, "", schema.GroupVersion{}, true)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddr(host.Hostname())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	port := uint64(443)
+	if host.Scheme == "http" {
+		port = 80
+	}
+	if text := host.Port(); text != "" {
+		if port, err = strconv.ParseUint(text, 10, 16); err != nil {
+			return netip.AddrPort{}
+		}
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(port))
+}
 
 // Count gives the number of objects in force.
 func (c *Cluster) Count() int {

@@ -206,3 +206,14 @@ func TestAPodDoesNotTakeTheUIDOfAnother(t *testing.T) {
 		t.Errorf("pods %v, want %v", got, want)
 	}
 }
+
+func TestAddressOfTheAPIServer(t *testing.T) {
+	for host, want := range map[string]string{
+		"https://10.89.0.2:6443": "10.89.0.2:6443", "https://[fd00::1]": "[fd00::1]:443", "10.0.0.1:8443": "10.0.0.1:8443",
+		"https://api.example.com": "invalid AddrPort",
+	} {
+		if got := NewCluster(&rest.Config{Host: host}, NewObjects(state.NewDB()), ClusterOptions{}).Address().String(); got != want {
+			t.Errorf("%s is %s, want %s", host, got, want)
+		}
+	}
+}
