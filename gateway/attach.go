@@ -240,7 +240,7 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 			continue
 		}
 		matched = true
-		if a.v.kindConflict(gw, l, &a.route, on) {
+		if a.v.loses(gw, l, a.route.ref) {
 			continue
 		}
 		attached = true

@@ -147,6 +147,20 @@ func TestWiderHostsAreAllWildcardsThatCover(t *testing.T) {
 	}
 }
 
+// TestHostSetFindsWhatOverlapFinds: the set is only faster.
+func TestHostSetFindsWhatOverlapFinds(t *testing.T) {
+	all := []string{"*", "*.com", "*.example.com", "*.a.example.com", "a.example.com", "x.a.example.com", "example.com", "other.com", "com"}
+	for _, in := range all {
+		s := newHostSet()
+		s.add(in)
+		for _, h := range all {
+			if got, want := s.overlaps(h), overlap([]string{in}, []string{h}); got != want {
+				t.Errorf("%s and %s: %v, want %v", in, h, got, want)
+			}
+		}
+	}
+}
+
 // TestAStaticPodHasNoIdentity: a node can make the mirror of a static pod in any namespace.
 func TestAStaticPodHasNoIdentity(t *testing.T) {
 	for _, source := range []AddressSource{AddressesOfStatus, AddressesOfPools} {

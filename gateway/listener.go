@@ -244,60 +244,6 @@ func overlap(a, b []string) bool {
 	return false
 }
 
-// kindConflict applies the rule that HTTPRoutes and GRPCRoutes with a hostname in common cannot share a listener: the
-// older route stays. Only where an older route of the other kind is in the way is the whole line of routes looked at,
-// for that one may itself have lost to another.
-func (v *view) kindConflict(gw *gwv1.Gateway, l *listener, r *route, hosts []string) bool {
-	inTheWay := false
-	for _, o := range v.otherKind(gw, r.ref.Kind) {
-		inTheWay = inTheWay || o.compareAge(r) < 0 && overlap(v.hostsOn(gw, l, o), hosts)
-	}
-	if !inTheWay {
-		return false
-	}
-	all := append(v.otherKind(gw, "HTTPRoute"), v.otherKind(gw, "GRPCRoute")...)
-	slices.SortFunc(all, func(a, b *route) int {
-		if c := a.compareAge(b); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ref.Kind, b.ref.Kind)
-	})
-	taken := map[string][]string{} // by kind
-	for _, o := range all {
-		on := v.hostsOn(gw, l, o)
-		other := "HTTPRoute"
-		if o.ref.Kind == other {
-			other = "GRPCRoute"
-		}
-		lost := overlap(taken[other], on)
-		if o.ref == r.ref {
-			return lost
-		}
-		if !lost {
-			taken[o.ref.Kind] = append(taken[o.ref.Kind], on...)
-		}
-	}
-	return false
-}
-
-// otherKind lists the routes of a Gateway that are not of a kind.
-func (v *view) otherKind(gw *gwv1.Gateway, kind string) []*route {
-	var out []*route
-	parent := kube.ParentKey("Gateway", gw.Namespace, gw.Name)
-	if kind == "HTTPRoute" {
-		for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, parent) {
-			r := grpcRouteInput(o)
-			out = append(out, &r)
-		}
-		return out
-	}
-	for o := range v.objs.HTTPRoutes.By(v.Snapshot, kube.ByParent, parent) {
-		r := httpRouteInput(o)
-		out = append(out, &r)
-	}
-	return out
-}
-
 // hostsOn gives the hosts that a route would have on a listener, nil if it cannot attach there.
 func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
 	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {

@@ -20,6 +20,7 @@ type Translator struct {
 	// What units of one level tell those of the next.
 	attachments *state.Table[*attachment]
 	assignments *state.Table[*assignment]
+	sharings    *state.Table[*sharing]
 
 	deps    *state.Deps[unit]
 	outputs map[unit][]output
@@ -42,6 +43,7 @@ func New(objs *kube.Objects, st *state.State, cfg Config, log *slog.Logger) *Tra
 		objs: objs, st: st, cfg: cfg, log: log, feed: st.Feed(),
 		attachments: newAttachments(st.DB),
 		assignments: newAssignments(st.DB),
+		sharings:    newSharings(st.DB),
 		deps:        state.NewDeps[unit](),
 		outputs:     map[unit][]output{},
 		pools:       allocator{},
@@ -139,6 +141,8 @@ func (t *Translator) write(level int) *state.Write {
 	case 0:
 		return st.Write(t.assignments)
 	case 1:
+		return st.Write(t.sharings)
+	case 2:
 		return st.Write(t.attachments, st.Certificates, st.Statuses)
 	}
 	return st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Gateways, st.Statuses)

@@ -19,6 +19,7 @@ type unitKind uint8
 
 const (
 	unitAddresses unitKind = iota
+	unitSharing
 	unitHTTPRoute
 	unitGRPCRoute
 	unitCertificate
@@ -32,16 +33,18 @@ const (
 	unitPool
 )
 
-const levels = 3
+const levels = 4
 
 func (k unitKind) level() int {
 	switch k {
 	case unitAddresses:
 		return 0
-	case unitHTTPRoute, unitGRPCRoute, unitCertificate:
+	case unitSharing:
 		return 1
+	case unitHTTPRoute, unitGRPCRoute, unitCertificate:
+		return 2
 	}
-	return 2
+	return 3
 }
 
 // compute runs the unit. alive is false when its object is gone, so that it need not be run again until the object
@@ -50,6 +53,8 @@ func (u unit) compute(v *view) (outs []output, alive bool) {
 	switch u.kind {
 	case unitAddresses:
 		return assignAddresses(v), true
+	case unitSharing:
+		return share(v, u.key)
 	case unitHTTPRoute:
 		return httpRoute(v, u.key)
 	case unitGRPCRoute:
@@ -83,7 +88,7 @@ var rootKinds = map[string][]unitKind{
 	"kube-secrets":                {unitCertificate},
 	"kube-pods":                   {unitWorkload},
 	"kube-services":               {unitService, unitEndpoints},
-	"kube-gateways":               {unitGateway},
+	"kube-gateways":               {unitSharing, unitGateway},
 	"kube-gateway-classes":        {unitClass},
 	"kube-meshes":                 {unitMesh},
 	"kube-authorization-policies": {unitPolicy},

@@ -1,0 +1,113 @@
+package gateway
+
+import (
+	"slices"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// sharing tells which routes lose to others on a Gateway: HTTPRoutes and GRPCRoutes with a hostname in common cannot share
+// a listener, and the older one stays. It is judged once for all routes of a Gateway, for who loses hangs on all that are
+// older.
+type sharing struct {
+	gateway string
+	lost    map[string][]string // by listener: the routes (model.ObjectRef.String), sorted
+}
+
+func newSharings(db *state.DB) *state.Table[*sharing] {
+	return state.NewTable(db, "gateway-sharings", func(s *sharing) string { return s.gateway })
+}
+
+// share judges the routes of a Gateway. A Gateway where none loses has no sharing.
+func share(v *view, key string) ([]output, bool) {
+	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
+	if !ok {
+		return nil, false
+	}
+	if !v.ours(gw) {
+		return nil, true
+	}
+	http, grpc := v.routesOf(gw)
+	if len(http) == 0 || len(grpc) == 0 {
+		return nil, true
+	}
+	all := append(http, grpc...)
+	slices.SortFunc(all, func(a, b *route) int {
+		if c := a.compareAge(b); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ref.Kind, b.ref.Kind)
+	})
+	s := &sharing{gateway: key, lost: map[string][]string{}}
+	for _, l := range v.listeners(gw) {
+		taken := map[string]*hostSet{"HTTPRoute": newHostSet(), "GRPCRoute": newHostSet()}
+		for _, r := range all {
+			other := "HTTPRoute"
+			if r.ref.Kind == other {
+				other = "GRPCRoute"
+			}
+			hosts := v.hostsOn(gw, l, r)
+			if slices.ContainsFunc(hosts, taken[other].overlaps) {
+				s.lost[l.key] = append(s.lost[l.key], r.ref.String())
+				continue
+			}
+			for _, h := range hosts {
+				taken[r.ref.Kind].add(h)
+			}
+		}
+		slices.Sort(s.lost[l.key])
+	}
+	if len(s.lost) == 0 {
+		return nil, true
+	}
+	return []output{out(v.sharings, key, s)}, true
+}
+
+// loses tells whether a route loses a listener to one of the other kind.
+func (v *view) loses(gw *gwv1.Gateway, l *listener, r model.ObjectRef) bool {
+	s, ok := v.sharings.Get(v.Snapshot, kube.Key(gw))
+	if !ok {
+		return false
+	}
+	_, lost := slices.BinarySearch(s.lost[l.key], r.String())
+	return lost
+}
+
+// routesOf lists the routes that name a Gateway, by kind.
+func (v *view) routesOf(gw *gwv1.Gateway) (http, grpc []*route) {
+	parent := kube.ParentKey("Gateway", gw.Namespace, gw.Name)
+	for o := range v.objs.HTTPRoutes.By(v.Snapshot, kube.ByParent, parent) {
+		r := httpRouteInput(o)
+		http = append(http, &r)
+	}
+	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, parent) {
+		r := grpcRouteInput(o)
+		grpc = append(grpc, &r)
+	}
+	return http, grpc
+}
+
+// hostSet holds hosts, exact ones and wildcards, so that one in common with others is found without looking at each.
+type hostSet struct {
+	hosts map[string]bool
+	wider map[string]bool // the wildcards that cover one of them
+}
+
+func newHostSet() *hostSet { return &hostSet{map[string]bool{}, map[string]bool{}} }
+
+func (s *hostSet) add(h string) {
+	s.hosts[h] = true
+	for _, w := range widerHosts(h) {
+		s.wider[w] = true
+	}
+}
+
+// overlaps tells whether there is a name that h and a host of the set match.
+func (s *hostSet) overlaps(h string) bool {
+	return s.hosts[h] || s.wider[h] || slices.ContainsFunc(widerHosts(h), func(w string) bool { return s.hosts[w] })
+}
