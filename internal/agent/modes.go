@@ -22,21 +22,21 @@ const (
 
 // modes keeps the file of the namespaces' modes, by which the CNI plugin decides while there is no agent.
 type modes struct {
-	objs    *kube.Objects
-	loaded  <-chan struct{}
-	file    string
-	log     *slog.Logger
-	written chan struct{} // closed when the file is there
+	objs   *kube.Objects
+	loaded <-chan struct{}
+	file   string
+	log    *slog.Logger
+	known  chan struct{} // closed when the file is there, or would be if it could be written
 
 	mu  sync.Mutex
 	now cni.Modes
 }
 
 func newModes(objs *kube.Objects, loaded <-chan struct{}, file string, log *slog.Logger) *modes {
-	m := &modes{objs: objs, loaded: loaded, file: file, log: log, written: make(chan struct{}), now: cni.Modes{}}
+	m := &modes{objs: objs, loaded: loaded, file: file, log: log, known: make(chan struct{}), now: cni.Modes{}}
 	if before, err := cni.ReadModes(file); err == nil && before != nil {
 		m.now = before
-		close(m.written)
+		close(m.known)
 	}
 	return m
 }
@@ -152,14 +152,14 @@ func (m *modes) write(next cni.Modes) bool {
 	m.mu.Lock()
 	m.now = next
 	m.mu.Unlock()
+	select {
+	case <-m.known:
+	default:
+		close(m.known)
+	}
 	if err := cni.WriteModes(m.file, next); err != nil {
 		m.log.Error("pods of new namespaces cannot start while the agent is down", "error", err)
 		return false
-	}
-	select {
-	case <-m.written:
-	default:
-		close(m.written)
 	}
 	return true
 }

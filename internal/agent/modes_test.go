@@ -68,7 +68,7 @@ func TestModesFollowObjects(t *testing.T) {
 		}
 		t.Fatalf("%s: %v, want %v", what, got, want)
 	}
-	<-m.written
+	<-m.known
 	want("start", cni.Modes{"plain": {}, "bank": {Label: true}, "mixed": {}, "weft-system": {}})
 	for namespace, strict := range map[string]bool{"plain": false, "bank": true, "unknown": true} {
 		if m.strict(namespace) != strict {
@@ -90,7 +90,7 @@ func TestModesFollowObjects(t *testing.T) {
 	if next.strict("plain") || !next.strict("unknown") {
 		t.Error("the next agent does not know before it has read the objects")
 	}
-	<-next.written
+	<-next.known
 }
 
 func TestModesOfANodeThatIsNew(t *testing.T) {
@@ -99,8 +99,30 @@ func TestModesOfANodeThatIsNew(t *testing.T) {
 		t.Error("nothing is known, and pods may start outside the mesh")
 	}
 	select {
-	case <-m.written:
-		t.Error("nothing was written")
+	case <-m.known:
+		t.Error("nothing was read")
 	default:
+	}
+}
+
+// TestModesOnAFullDisk: the plugin is installed all the same, and lets no pod start while there is no agent.
+func TestModesOnAFullDisk(t *testing.T) {
+	loaded := make(chan struct{})
+	close(loaded)
+	file := filepath.Join(t.TempDir(), "no such folder", "namespaces.json")
+	m := newModes(kube.NewObjects(state.NewDB()), loaded, file, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	select {
+	case <-m.known:
+	case <-time.After(time.Minute):
+		t.Error("the plugin waits for a file that cannot be written")
 	}
 }

@@ -107,12 +107,13 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, j *joiner) {
 	}
 }
 
-// install waits until the plugin knows of namespaces, or an agent that never reads any would let no pod start.
+// install waits until namespaces are known, or an agent that never reads any would let no pod start. It does not wait for
+// the file: where the disk is full, pods that may not start outside the mesh must not start without the plugin.
 func (n *node) install(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-n.modes.written:
+	case <-n.modes.known:
 	}
 	if err := n.installer.Run(ctx); err != nil {
 		return fmt.Errorf("install the CNI plugin: %w", err)
