@@ -178,7 +178,8 @@ func (p *Places) Delete(uid, containerID, netns string) {
 	p.save()
 }
 
-// Keep forgets the sandboxes that came by Add and whose containers are not named.
+// Keep forgets the sandboxes that came by Add and whose containers are not named. One whose pod and namespace are still
+// there stays until they go: a list is of one network alone, and a node that gets another one has pods of both.
 func (p *Places) Keep(containerIDs []string) {
 	keep := map[string]bool{}
 	for _, id := range containerIDs {
@@ -187,7 +188,7 @@ func (p *Places) Keep(containerIDs []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.places {
-		if e.ContainerID != "" && !keep[e.ContainerID] {
+		if e.ContainerID != "" && !keep[e.ContainerID] && (!e.known || !p.there(e)) {
 			p.forget(e)
 		}
 	}

@@ -171,6 +171,8 @@ func TestSandboxesComeAndGo(t *testing.T) {
 
 	add(n.sandbox("web", uidA, "c4", "cni-1"))
 	n.look(p)
+	p.Keep(nil)
+	n.want("a GC of another network, while the pod runs", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
 	n.pods()
 	n.look(p)
 	n.want("the object is gone", map[string]string{})
