@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
@@ -89,14 +91,19 @@ func assignAddresses(v *view) []output {
 	return outs
 }
 
-// told takes the addresses of the statuses. An address outside the pools is not the controller's: another controller
-// wrote it, before the Gateway changed its class.
+// told takes the addresses of the statuses, or what the controller said of why there is none. An address outside the
+// pools is not the controller's: another controller wrote it, before the Gateway changed its class.
 func (a *assigner) told(gateways []*gwv1.Gateway) {
 	for _, gw := range gateways {
 		as := a.done[kube.Key(gw)]
 		as.addresses = slices.DeleteFunc(statusAddresses(gw), func(x netip.Addr) bool { return !a.pooled(x) })
 		if len(as.addresses) == 0 {
-			as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned), "the controller has not given the Gateway an address")
+			reason, why := string(gwv1.GatewayReasonAddressNotAssigned), "the controller has not given the Gateway an address"
+			c := meta.FindStatusCondition(gw.Status.Conditions, string(gwv1.GatewayConditionProgrammed))
+			if c != nil && c.Status == metav1.ConditionFalse && c.ObservedGeneration == gw.Generation && c.Message != "" {
+				reason, why = c.Reason, c.Message
+			}
+			as.programmed.add(reason, why)
 		}
 	}
 }

@@ -136,10 +136,18 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 		}
 	default:
 		c = a.rules(true)
-		f = noParent("kind %q of group %q is not supported as a parent", short(ref.Kind), short(ref.Group))
+		f = noParent("kind %q of group %q is not supported as a parent%s", short(ref.Kind), short(ref.Group), hintOfGroup(ref))
 	}
 	ps.Conditions = parentConditions(c, f, rejected)
 	return ps, true
+}
+
+// hintOfGroup tells of the group that a Service has: a parentRef that names none means that of Gateways.
+func hintOfGroup(ref model.ObjectRef) string {
+	if ref.Kind == "Service" {
+		return `; of a Service it is group: ""`
+	}
+	return ""
 }
 
 func noParent(format string, args ...any) *fault {

@@ -47,8 +47,8 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		keep = false
 	case *gwv1.Gateway:
 		if !keep {
-			// What the controller gave is what a node that starts must take.
-			o.Status = gwv1.GatewayStatus{Addresses: o.Status.Addresses}
+			// What the controller gave is what a node that starts must take; what it did not, it tells the reason of.
+			o.Status = gwv1.GatewayStatus{Addresses: o.Status.Addresses, Conditions: notProgrammed(o.Status.Conditions)}
 		}
 	case *gwv1.GatewayClass:
 		if !keep {
@@ -163,4 +163,15 @@ func trimSecret(s *corev1.Secret) {
 		}
 	}
 	s.Data, s.StringData, s.Labels, s.Immutable = data, nil, nil, nil
+}
+
+// notProgrammed keeps why a Gateway has no address, without the times.
+func notProgrammed(all []metav1.Condition) []metav1.Condition {
+	for _, c := range all {
+		if c.Type == string(gwv1.GatewayConditionProgrammed) && c.Status == metav1.ConditionFalse {
+			c.LastTransitionTime = metav1.Time{}
+			return []metav1.Condition{c}
+		}
+	}
+	return nil
 }
