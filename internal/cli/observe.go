@@ -21,7 +21,7 @@ func newObserveCmd(run *string) *cobra.Command {
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends see is a line each; -o json says which end, and the identities. Where no agent runs on this machine and a
+What both ends see is a line each; -o json says which end, and the identities. Times are in UTC. Where no agent runs on this machine and a
 kubeconfig is found, the nodes of the cluster are asked, or the one that --node names.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
@@ -37,15 +37,14 @@ these but a CIDR with :PORT, or a SPIFFE ID.`,
 			if q.Follow && !cmd.Flags().Changed("last") {
 				q.Limit = 0
 			}
-			print := printer(cmd.OutOrStdout(), out.format)
-			if c := r.local(); c != nil {
-				return c.Flows(cmd.Context(), q, func(e observe.Event) error { return print("", e) })
+			shown := 0
+			line := printer(cmd.OutOrStdout(), out.format)
+			print := func(node string, e observe.Event) error { shown++; return line(node, e) }
+			err := showFlows(cmd, &r, q, print)
+			if err == nil && shown == 0 && !q.Follow {
+				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
 			}
-			f, err := r.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return f.flows(cmd.Context(), q, print, cmd.ErrOrStderr())
+			return err
 		},
 	}
 	out.flag(cmd, "table", "json")
@@ -59,6 +58,18 @@ these but a CIDR with :PORT, or a SPIFFE ID.`,
 	f.StringVar(&q.Verdict, "verdict", "", "only forwarded, refused or failed")
 	f.StringVar(&q.Layer, "layer", "", "only L4, L7 or mTLS")
 	return cmd
+}
+
+// showFlows prints the flows of this machine's agent, or of a cluster's.
+func showFlows(cmd *cobra.Command, r *reach, q api.FlowQuery, print func(string, observe.Event) error) error {
+	if c := r.local(); c != nil {
+		return c.Flows(cmd.Context(), q, func(e observe.Event) error { return print("", e) })
+	}
+	f, err := r.open(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return f.flows(cmd.Context(), q, print, cmd.ErrOrStderr())
 }
 
 // printer prints events, with the node that saw them where there are several. It is called by one at a time.
