@@ -7,6 +7,7 @@
 package api
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -72,6 +73,19 @@ type Problem struct {
 	Line   int             `json:"line,omitempty"`
 	Object model.ObjectRef `json:"object,omitzero"` // empty where the text does not tell
 	Reason string          `json:"reason"`
+}
+
+// String names the object, or the place in the folder where the text does not tell, and the reason.
+func (p Problem) String() string {
+	where := p.Object.String()
+	switch {
+	case p.Object.Kind != "":
+	case p.Line > 0:
+		where = fmt.Sprintf("%s:%d", p.File, p.Line)
+	default:
+		where = p.File
+	}
+	return where + ": " + p.Reason
 }
 
 // CNI is how the plugin stands in the node's network configuration.

@@ -54,7 +54,7 @@ func (s *Status) faults(now time.Time) []string {
 		fault("agent: not everything is read yet; nothing is withdrawn until then")
 	}
 	if f := s.Folder; f != nil && len(f.Problems) > 0 {
-		fault("manifests: %d not taken as written; where an object was good before, that version stays in force", len(f.Problems))
+		fault("manifests: %d not taken as written; where an object was good before, that version stays in force; the first: %s", len(f.Problems), f.Problems[0])
 	}
 	if c := s.CNI; c != nil {
 		for _, p := range c.Problems {

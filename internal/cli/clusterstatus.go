@@ -22,6 +22,7 @@ type clusterStatus struct {
 	Workloads  map[string]int     `json:"workloads"`
 	Gateways   []*model.Gateway   `json:"gateways"`
 	Rejections []*model.Rejection `json:"rejections,omitempty"`
+	Problems   []api.Problem      `json:"problems,omitempty"`
 	Objects    int                `json:"objects"`
 	Troubles   []api.Trouble      `json:"troubles,omitempty"`
 }
@@ -114,6 +115,13 @@ func (s *clusterStatus) add(st *api.Status) {
 			s.Rejections = append(s.Rejections, r)
 		}
 	}
+	if st.Folder != nil {
+		for _, p := range st.Folder.Problems {
+			if !slices.ContainsFunc(s.Problems, func(o api.Problem) bool { return o.Object == p.Object && o.Reason == p.Reason }) {
+				s.Problems = append(s.Problems, p)
+			}
+		}
+	}
 	s.Objects = max(s.Objects, st.Objects)
 	have := make(map[api.Trouble]bool, len(s.Troubles))
 	for _, t := range s.Troubles {
@@ -161,6 +169,7 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 	for _, print := range []func() error{
 		func() error { return section(w, "Nodes", s.Nodes, nodeColumns) },
 		func() error { return section(w, "Gateways", s.Gateways, gatewaySummary) },
+		func() error { return section(w, "Not taken as written", s.Problems, problemColumns[1:]) },
 		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
 		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
 	} {
@@ -168,14 +177,28 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 			return err
 		}
 	}
-	heading := "\nFaults (weft status --node NAME tells more)\n"
-	for _, n := range s.Nodes {
+	printFaults(w, s.Nodes)
+	return nil
+}
+
+// printFaults gives a line for each fault, with the nodes that have it.
+func printFaults(w io.Writer, nodes []nodeStatus) {
+	var order []string
+	where := map[string][]string{}
+	for _, n := range nodes {
 		for _, f := range n.Faults {
-			fmt.Fprintf(w, "%s  - %s: %s\n", heading, printable(n.Name), printable(f))
-			heading = ""
+			if where[f] == nil {
+				order = append(order, f)
+			}
+			where[f] = append(where[f], n.Name)
 		}
 	}
-	return nil
+	if len(order) > 0 {
+		fmt.Fprintln(w, "\nFaults (weft status --node NAME tells more)")
+	}
+	for _, f := range order {
+		fmt.Fprintf(w, "  - %s: %s\n", printable(join(where[f], 3, same)), printable(f))
+	}
 }
 
 var nodeColumns = []column[nodeStatus]{

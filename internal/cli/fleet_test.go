@@ -107,7 +107,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// TestClusterAlike lists policies that only differ in whose the pods are, which the table does not show.
+// TestClusterAlike lists policies that only differ in whose the pods are, which the table does not show, and faults that
+// both nodes have.
 func TestClusterAlike(t *testing.T) {
 	second := healthyNode()
 	w := second.st.Write(second.st.Workloads)
@@ -125,6 +126,16 @@ func TestClusterAlike(t *testing.T) {
 			t.Error(err)
 		}
 		golden(t, filepath.Join("testdata", "cluster-"+strings.ReplaceAll(strings.TrimPrefix(args, "config "), " -o ", "-")+".txt"), "$ weft "+args+"\n"+out)
+	}
+	kubeconfig = meshOf(t, map[string]string{"worker-1": serve(t, sickNode()), "worker-2": serve(t, sickNode())})
+	out, err := run(t, "status", "--kubeconfig", kubeconfig)
+	if !errors.Is(err, ErrUnhealthy) {
+		t.Errorf("error %v", err)
+	}
+	golden(t, filepath.Join("testdata", "cluster-status-sick.txt"), "$ weft status\n"+hideHost(out))
+	out, err = run(t, "observe", "--from", "nowhere/", "--kubeconfig", kubeconfig)
+	if err != nil || !strings.HasPrefix(out, "No flows") {
+		t.Errorf("no flows: %q, %v", out, err)
 	}
 }
 

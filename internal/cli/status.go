@@ -79,7 +79,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	line("Proxy", "%s", proxyLine(s.Proxy, now))
 	line("Datapath", "%s", datapathLine(s.Datapath))
 	if s.Folder != nil {
-		line("Manifests", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))
+		line("Source", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))
 	}
 	line("Objects", "%s", objectsLine(s.Objects, s.Troubles))
 	line("Flows", "%d lost", s.LostFlows)
@@ -95,7 +95,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 			if s.Folder == nil {
 				return nil
 			}
-			return section(w, "Problems in manifests", s.Folder.Problems, problemColumns)
+			return section(w, "Not taken as written", s.Folder.Problems, problemColumns)
 		},
 		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
 		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
