@@ -48,6 +48,7 @@ func (i *Installed) Check() []Result {
 	i.cleanup(r)
 	i.versions(r)
 	i.class(r)
+	i.classless(r)
 	i.lease(r)
 	i.bundle(r)
 	r.area = "nodes"
@@ -200,6 +201,22 @@ func (i *Installed) class(r *report) {
 	}
 	if !found {
 		r.fail(name, "see "+fmt.Sprintf(controllerLog, i.Namespace)+", which creates it (chart value gatewayClass.create)", "none is of %s", gateway.ControllerName)
+	}
+}
+
+// classless tells of Gateways whose class does not exist: no controller is theirs, so nobody says so in their status.
+func (i *Installed) classless(r *report) {
+	var lost, classes []string
+	for _, c := range i.Classes {
+		classes = append(classes, c.Name)
+	}
+	for _, g := range i.Gateways {
+		if !slices.Contains(classes, g.Class) {
+			lost = append(lost, fmt.Sprintf("%s/%s (%s)", g.Namespace, g.Name, g.Class))
+		}
+	}
+	if len(lost) > 0 && len(classes) > 0 {
+		r.warn("Gateways", "set spec.gatewayClassName to one that exists: "+some(classes), "of a class that does not exist, so nobody serves them: %s", some(lost))
 	}
 }
 

@@ -106,6 +106,9 @@ func TestInstalledWrong(t *testing.T) {
 		{"no CRD", func(i *Installed) { i.CRDs[5].Served = nil }, "Weft's CRDs", Fail, "addresspools.weft.io is not there"},
 		{"CRD of another version", func(i *Installed) { i.CRDs[6].Served = []string{"v1"} }, "Weft's CRDs", Fail, "serves v1, not v1alpha1"},
 		{"class refused", func(i *Installed) { i.Classes[0].Accepted, i.Classes[0].Why = false, "Unsupported" }, "GatewayClass", Fail, "weft is not accepted: Unsupported"},
+		{"Gateway without a class", func(i *Installed) {
+			i.Gateways = []survey.Gateway{{Namespace: "shop", Name: "edge", Class: "wefft"}, {Namespace: "shop", Name: "good", Class: "other"}}
+		}, "Gateways", Warn, "nobody serves them: shop/edge (wefft)"},
 		{"no class", func(i *Installed) { i.Classes = i.Classes[1:] }, "GatewayClass", Fail, "none is of"},
 		{"no leader", func(i *Installed) { i.Leader.Holder = "" }, "controller's Lease", Fail, "nobody"},
 		{"dead leader", func(i *Installed) { i.Leader.Holder = "weft-controller-0" }, "controller's Lease", Fail, "no pod any more"},

@@ -24,6 +24,7 @@ type Installation struct {
 	Nodes     []Node
 	CRDs      []CRD
 	Classes   []Class
+	Gateways  []Gateway
 	Leader    Leader
 	// TrustBundle is PEM; "" where there is no ConfigMap of it.
 	TrustBundle string
@@ -54,6 +55,9 @@ type Class struct {
 	Accepted         bool
 	Why              string // it is not accepted
 }
+
+// Gateway is a Gateway of any class.
+type Gateway struct{ Namespace, Name, Class string }
 
 // Leader is the controllers' Lease.
 type Leader struct {
@@ -94,6 +98,8 @@ func (c *Cluster) Installation(ctx context.Context, namespace string) (Installat
 	i.CRDs, err = c.crds(ctx)
 	note(err)
 	i.Classes, err = c.classes(ctx)
+	note(err)
+	i.Gateways, err = c.gateways(ctx)
 	note(err)
 	i.Leader, err = c.leader(ctx, namespace)
 	note(err)
@@ -198,6 +204,15 @@ func (c *Cluster) classes(ctx context.Context) ([]Class, error) {
 			}
 		}
 		out = append(out, o)
+	}
+	return out, err
+}
+
+func (c *Cluster) gateways(ctx context.Context) ([]Gateway, error) {
+	all, err := list[gwv1.Gateway](ctx, c, "/apis/"+gatewayGroup+"/v1/gateways", "", "")
+	var out []Gateway
+	for _, g := range all {
+		out = append(out, Gateway{Namespace: g.Namespace, Name: g.Name, Class: string(g.Spec.GatewayClassName)})
 	}
 	return out, err
 }
