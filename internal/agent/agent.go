@@ -171,6 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
+	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
 	a.node.run(ctx, g, &joiner{

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // health answers the kubelet's probes: /healthz while the agent runs and is found at its sockets, /readyz when it has done
@@ -32,6 +34,31 @@ func (a *Agent) lostSockets() error {
 		errs = append(errs, lost(a.node.socket))
 	}
 	return errors.Join(errs...)
+}
+
+// socketsPoll is how often the sockets are looked at.
+const socketsPoll = time.Second
+
+// watchSockets fails when the agent is not found at its sockets twice in a row: whoever starts it again starts it in the
+// run directory that there is then.
+func (a *Agent) watchSockets(ctx context.Context) error {
+	tick := time.NewTicker(socketsPoll)
+	defer tick.Stop()
+	lost := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := a.lostSockets()
+		if lost++; err == nil {
+			lost = 0
+		}
+		if lost == 2 {
+			return fmt.Errorf("the agent ends, for nobody finds it any more: %w", err)
+		}
+	}
 }
 
 // lacks says what is not done yet.

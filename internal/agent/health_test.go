@@ -41,6 +41,9 @@ func TestAnAgentThatIsNotFoundIsNotHealthy(t *testing.T) {
 	if w := healthz(); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "cni.sock") {
 		t.Errorf("without the run directory: %d: %s", w.Code, w.Body)
 	}
+	if err := a.watchSockets(t.Context()); err == nil || !strings.Contains(err.Error(), "cni.sock") {
+		t.Errorf("it goes on where nobody finds it: %v", err)
+	}
 	if err := os.Mkdir(run, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -181,7 +181,7 @@ func (s *supervisor) loop(ctx context.Context) error {
 			if lost++; s.handing || s.reachable() {
 				lost = 0
 			}
-			if lost == 2 {
+			if lost == socketPolls {
 				// Nobody could adopt this Envoy.
 				return errors.Join(fmt.Errorf("the run directory %s is gone, and with it the agent's socket: Envoy is ended, and the next weft proxy begins anew", s.cfg.RunDir), s.stop(ctx))
 			}
@@ -206,8 +206,9 @@ func (s *supervisor) loop(ctx context.Context) error {
 	return s.leave(ctx)
 }
 
-// socketPoll is how often is looked whether the control socket is still there.
-const socketPoll = 2 * time.Second
+// socketPoll is how often is looked whether the control socket is still there, socketPolls how often in a row it is not
+// until all begins anew: the agent does so sooner, and the next Envoy needs it.
+const socketPoll, socketPolls = 2 * time.Second, 5
 
 // reachable tells whether the control socket is there. If it is not, somebody has removed the run directory: Envoy cannot
 // reach the agent that starts after that, nor another supervisor this one.
