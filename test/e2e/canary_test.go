@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"testing"
-	"time"
 
 	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/test/e2e/workload"
@@ -30,17 +29,15 @@ func canaryRolls(t *testing.T, ns, mode string) {
 	url := "http://" + clusterIP(t, ns, "web") + "/"
 	all := both(flow{name: "canary", namespace: ns, client: "client", spec: workload.Spec{URL: url, Workers: 8, Rate: 150}})
 	works(t, all)
-	began := time.Now()
-	f := begin(t, all...)
-	rolls := 0
-	for ; rolls == 0 || time.Since(began) < canaryRequests/300*time.Second+time.Second; rolls++ {
+	rolls, requests, v1 := 0, 0, 0
+	for ; requests < canaryRequests && rolls < 30; rolls++ {
+		f := begin(t, all...)
 		kubectl(t, "-n", ns, "rollout", "restart", "deployment/v1", "deployment/v2")
 		rolledOut(t, ns, "deployment/v1", "deployment/v2")
-	}
-	requests, v1 := 0, 0
-	for _, s := range f.end() {
-		requests += s.Requests
-		v1 += s.Backends["v1"]
+		for _, s := range f.end() {
+			requests += s.Requests
+			v1 += s.Backends["v1"]
+		}
 	}
 	measured(t, "rollouts of both Deployments", rolls)
 	measured(t, "requests", requests)
