@@ -74,7 +74,7 @@ func serviceParent(name string) string {
 }
 
 func timed(ns, prefix string, i int, parent, service string) string {
-	return fmt.Sprintf(`
+	return fmt.Sprintf(`---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: %[2]s%[3]d, namespace: %[1]s}
