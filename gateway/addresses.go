@@ -371,6 +371,9 @@ func poolStatus(v *view, key string) ([]output, bool) {
 		return nil, false
 	}
 	ranges, t := poolRanges(p)
+	if note, ok := p.Annotations[kube.AnnotationStandIn]; ok {
+		t.add("Invalid", note)
+	}
 	if len(ranges) == 0 {
 		t.add("Invalid", "the pool has no addresses")
 	}

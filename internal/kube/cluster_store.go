@@ -133,20 +133,41 @@ func text(err error) string {
 	return err.Error()
 }
 
+// lastStays is what an object means that is not understood any more.
+const lastStays = "the last version that could be read stays in force"
+
+// standIn marks an object that holds its last version.
+func standIn[T interface {
+	runtime.Object
+	metav1.Object
+}](o T) T {
+	annotate(o, AnnotationStandIn, "it cannot be read; "+lastStays)
+	return o
+}
+
 // closed gives what stands in the table for an object that is not understood, or nil where that is what stands there
 // already, and what that means.
 func (s *store) closed(obj runtime.Object, before metav1.Object) (runtime.Object, string) {
-	if policy, ok := obj.(*weftv1.AuthorizationPolicy); ok {
-		if before != nil {
-			return nil, "the last version that could be read stays in force"
+	switch o := obj.(type) {
+	case *weftv1.AuthorizationPolicy:
+		if before, ok := before.(*weftv1.AuthorizationPolicy); ok {
+			o.Spec = before.Spec
+			return standIn(o), lastStays
 		}
-		m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(policy)
+		m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
 		if err != nil {
 			m = nil
 		}
-		stand, note := closedPolicy(policy.ObjectMeta, m)
+		stand, note := closedPolicy(o.ObjectMeta, m)
 		annotate(stand.(metav1.Object), AnnotationStandIn, note)
 		return stand, note
+	case *weftv1.AddressPool:
+		// Its status says what is wrong, so it must be there.
+		if before, ok := before.(*weftv1.AddressPool); ok {
+			o.Spec = before.Spec
+			return standIn(o), lastStays
+		}
+		return o, "what of it can be read is used"
 	}
 	note := mendLabels(obj.(metav1.Object), before)
 	if len(check(obj)) == 0 {

@@ -72,12 +72,35 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 	}
 	noError(t, s.Update(policy("ALLOW")))
 	noError(t, s.Update(policy("AUDIT")))
-	if p := held(); len(p.Spec.Rules) != 1 || p.Spec.Action != "ALLOW" {
-		t.Errorf("the last good version does not stay: %v", p)
+	if p := held(); len(p.Spec.Rules) != 1 || p.Spec.Action != "ALLOW" || p.Annotations[AnnotationStandIn] == "" {
+		t.Errorf("the last good version does not stay, or is not marked: %v", p)
 	}
 	noError(t, s.Delete(policy("AUDIT")))
 	if held() != nil || len(c.Problems()) != 0 {
 		t.Errorf("after its deletion: %v, %v", held(), c.Problems())
+	}
+}
+
+// TestStoreKeepsAPool: what is not there gets no status, and nobody would be told.
+func TestStoreKeepsAPool(t *testing.T) {
+	c, s := testStore(t, "AddressPool")
+	pool := func(generation int64, addresses ...string) *weftv1.AddressPool {
+		return &weftv1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "p", Generation: generation}, Spec: weftv1.AddressPoolSpec{Addresses: addresses}}
+	}
+	for _, step := range []struct {
+		pool *weftv1.AddressPool
+		want string
+		kept bool
+	}{
+		{pool(1, "192.0.2.1/99"), "192.0.2.1/99", false},
+		{pool(2, "192.0.2.0/28"), "192.0.2.0/28", false},
+		{pool(3, "9.9.9.9-1.1.1.1"), "192.0.2.0/28", true},
+	} {
+		noError(t, s.Add(step.pool))
+		p, ok := c.objs.AddressPools.Get(c.objs.DB.Snapshot(), "/p")
+		if !ok || p.Spec.Addresses[0] != step.want || (p.Annotations[AnnotationStandIn] != "") != step.kept || p.Generation != step.pool.Generation {
+			t.Errorf("generation %d: %v", step.pool.Generation, p)
+		}
 	}
 }
 
