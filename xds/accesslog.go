@@ -54,9 +54,10 @@ type Request struct {
 
 // Log names tell where an entry was written.
 const (
-	logOut     = "out"
-	logIn      = "in"
-	logRequest = "request"
+	logOut        = "out"
+	logIn         = "in"
+	logRequest    = "request"     // at a Gateway or the destination
+	logRequestOut = "request-out" // at the caller
 )
 
 // Custom tags of entries.
@@ -88,12 +89,12 @@ func (cfg *Config) tunnelLog(name string) []*accesslog.AccessLog {
 	return []*accesslog.AccessLog{httpLog(name, tags)}
 }
 
-// requestLog reports each request.
-func (cfg *Config) requestLog() []*accesslog.AccessLog {
+// requestLog reports each request, by a log of this name.
+func (cfg *Config) requestLog(name string) []*accesslog.AccessLog {
 	if cfg.AccessLog == nil || !cfg.RequestLog {
 		return nil
 	}
-	return []*accesslog.AccessLog{httpLog(logRequest, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
+	return []*accesslog.AccessLog{httpLog(name, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
 }
 
 func httpLog(name string, tags map[string]string) *accesslog.AccessLog {
@@ -181,7 +182,8 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	if status >= 400 || f.Failure != "" {
 		f.Failure = joinWords(f.Failure, e.GetResponse().GetResponseCodeDetails())
 	}
-	if log == logRequest {
+	if log == logRequest || log == logRequestOut {
+		f.Outbound = log == logRequestOut
 		f.Request = &Request{
 			Method: e.GetRequest().GetRequestMethod().String(), Authority: e.GetRequest().GetAuthority(),
 			Path: e.GetRequest().GetPath(), Status: status, Cluster: c.GetUpstreamCluster(),

@@ -59,7 +59,7 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 		ConfigSpecifier: &hcm.ScopedRoutes_ScopedRds{ScopedRds: &hcm.ScopedRds{ScopedRdsConfigSource: fromADS()}},
 	}}
 	m.SkipXffAppend = true
-	m.AccessLog = cfg.requestLog()
+	m.AccessLog = cfg.requestLog(logRequestOut)
 	m.HttpFilters = routingFilters()
 	return managed(m)
 }

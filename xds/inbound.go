@@ -194,7 +194,7 @@ func toApp(cfg *Config) *listener.Filter {
 func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter {
 	m := newHTTP(inHTTP)
 	m.SkipXffAppend = true
-	m.AccessLog = cfg.requestLog()
+	m.AccessLog = cfg.requestLog(logRequest)
 	if comparesPaths(w.Policy) {
 		// An app may take %2F for a slash, and so see another path than the one that was allowed.
 		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_REJECT_REQUEST

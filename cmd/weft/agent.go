@@ -72,6 +72,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the container runtime names pods' network namespaces")
 	f.StringVar(&cfg.HealthAddress, "health-address", "", "address and port of /healthz and /readyz (default: none, 127.0.0.1:15021 with --in-cluster)")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "", "address and port of /metrics and, for Envoy's, /metrics/proxy (default: none)")
+	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
 	f.StringVar(&cfg.CNI.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
 	f.StringVar(&cfg.CNI.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")

@@ -51,6 +51,7 @@ type Config struct {
 	HealthAddress string // host:port of the probes; "" for none
 	// MetricsAddress is host:port of what Prometheus reads; "" for none.
 	MetricsAddress string
+	RequestLog     bool // a flow for each HTTP request
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool
 	ProxyArgs  []string
@@ -124,7 +125,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close(), a.path.Close())
 	}
 	a.xds = xds.New(a.st, xds.Config{
-		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog,
+		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 	})
 	return a, nil
 }

@@ -46,7 +46,7 @@ func start(t *testing.T) *mesh {
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wnode", Subnet: netip.MustParsePrefix("10.84.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t),
 		// Certificates are replaced every 10 s under everything that the tests do.
-		AgentArgs: []string{"--svid-ttl=20s", "--log-level=debug"},
+		AgentArgs: []string{"--svid-ttl=20s", "--log-level=debug", "--request-log"},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,8 @@ func flows(t *testing.T, m *mesh) {
 	s := mustOpen(t, alice, at(srv.Address6, 7070))
 	_ = s.Close()
 	for _, err := range []error{refused(bob, at(srv.Address, 7070)), refused(plain, at(m.Pod("strict", "srv").Address, 7070)),
-		want(plain, at(serviceIPs("plain", "l4")[0], 80), request{path: "/"}, 200, "")} {
+		want(plain, at(serviceIPs("plain", "l4")[0], 80), request{path: "/"}, 200, ""),
+		want(alice, at(serviceIPs("strict", "l7")[0], 80), request{path: "/observed?secret"}, 200, "")} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,6 +59,10 @@ func flows(t *testing.T, m *mesh) {
 		},
 		"refused in the clear": func(f *observe.Flow) bool {
 			return f.Source.Workload == "plain/c" && f.Destination.Workload == "strict/srv" && f.Verdict == observe.Refused && f.Reason != ""
+		},
+		"a request": func(f *observe.Flow) bool {
+			h := f.HTTP
+			return h != nil && f.SeenAt == observe.AtSource && f.Source.Workload == "strict/alice" && f.Layer == observe.L7 && h.Method == "GET" && h.Path == "/observed" && h.Status == 200
 		},
 		"in the kernel": func(f *observe.Flow) bool {
 			return f.Source.Workload == "plain/c" && f.Destination.Service == "plain/l4" && f.Layer == observe.L4 && f.Verdict == observe.Forwarded
