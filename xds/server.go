@@ -117,22 +117,24 @@ func (s *Server) Accepted(typeURL, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.cache.stores[typeURL]
-	if st == nil || !s.cache.current(st, name) {
+	if st == nil {
 		return false
 	}
 	for sub := range st.subs {
-		if sub.accepted(name) {
-			return true
+		if sub.accepted(name) { // cheap, and so before the resource is built to be compared
+			return s.cache.current(st, name)
 		}
 	}
 	return false
 }
 
 // Connected tells whether some Envoy is connected and asks for listeners.
-func (s *Server) Connected() bool {
+func (s *Server) Connected() bool { return s.subscribed(TypeListener) }
+
+func (s *Server) subscribed(typeURL string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.cache.stores[TypeListener].subs) > 0
+	return len(s.cache.stores[typeURL].subs) > 0
 }
 
 // Listens tells whether some connected Envoy has all that it needs to take authenticated connections to a local
@@ -154,6 +156,9 @@ func (s *Server) Listens(w *model.Workload) bool {
 // Routes tells whether some connected Envoy has accepted the scopes by which this node's callers find the routes of a
 // service port.
 func (s *Server) Routes(svc *model.Service, port uint16) bool {
+	if !s.subscribed(TypeScope) {
+		return false
+	}
 	b := &builder{st: s.st, snap: s.st.Snapshot(), cfg: &s.cfg}
 	b.mode = callers(b)
 	for _, a := range svc.Addresses {
