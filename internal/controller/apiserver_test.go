@@ -253,9 +253,9 @@ func TestController(t *testing.T) {
 			return w.exists(classObj) && condition(w.get(classObj), "Accepted") == "True Accepted"
 		})
 	})
-	t.Run("policy", func(t *testing.T) { policies(w) })
+	t.Run("policy", func(*testing.T) { policies(w) })
 	t.Run("Services of Gateways", func(*testing.T) { servicesOfGateways(w, gwObj, "192.0.2.0") })
-	t.Run("others' conditions", func(t *testing.T) { others(w, good) })
+	t.Run("others' conditions", func(*testing.T) { others(w, good) })
 
 	// A second replica waits, takes over, and writes nothing that is written already.
 	second, stopSecond := w.start("second")
@@ -275,7 +275,7 @@ func TestController(t *testing.T) {
 		}
 	}
 
-	t.Run("outage", func(t *testing.T) { outage(w, second, good, late) })
+	t.Run("outage", func(*testing.T) { outage(w, second, good, late) })
 	t.Run("many routes", func(t *testing.T) { many(w) })
 	stopSecond()
 }
