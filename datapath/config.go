@@ -26,7 +26,7 @@ type Config struct {
 	// Listens tells whether Envoy is ready to take authenticated connections to a local workload. One that gets its first
 	// identity is made known to the kernel, and so to its peers, only then, or after HoldIdentity. Nil: at once.
 	Listens func(*model.Workload) bool
-	// Routes tells whether Envoy has the routes of a service port. A port that becomes L7 is balanced in the kernel until
+	// Routes tells whether Envoy has the routes of a service port. A port that becomes L7 stays balanced in the kernel until
 	// then, or for HoldRoutes: an Envoy that does not know it would answer 404. Nil: it is L7 at once.
 	Routes func(s *model.Service, port uint16) bool
 	// Log is slog.Default if nil.

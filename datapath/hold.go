@@ -12,8 +12,9 @@ type routeHold struct {
 	accepted bool      // Envoy had its routes at the last look
 }
 
-// holdRoutes takes L7 from the ports that are to wait for Envoy, and tells whether there are any. Ports that the kernel
-// hands to Envoy already do not wait.
+// holdRoutes takes L7 from the ports that are to wait for Envoy, and tells whether there are any: those that the kernel
+// balances now. What is new does not wait, for nobody uses it yet, and who does must not miss its routes as long as the
+// connection lives.
 func (s *services) holdRoutes(svc *model.Service, want []portEntries, now time.Time) bool {
 	if s.routes == nil {
 		return false
@@ -22,7 +23,7 @@ func (s *services) holdRoutes(svc *model.Service, want []portEntries, now time.T
 	for i := range want {
 		pe := &want[i]
 		p := s.ports[svc.Key()][pe.Name]
-		if !pe.L7 || s.handsOver(pe) {
+		if !pe.L7 || !s.balances(pe) {
 			if p != nil {
 				p.hold = routeHold{}
 			}
@@ -45,12 +46,12 @@ func (s *services) wait(h *routeHold, svc *model.Service, port uint16, now time.
 	return now.Sub(h.since) < HoldRoutes && !(before && h.accepted)
 }
 
-// handsOver tells whether the kernel hands a port's connections to Envoy now.
-func (s *services) handsOver(pe *portEntries) bool {
+// balances tells whether the kernel knows a port and does not hand its connections to Envoy.
+func (s *services) balances(pe *portEntries) bool {
 	for _, k := range pe.Frontends {
-		if f, ok := s.frontends.have[k]; !ok || f.Flags&frontendL7 == 0 {
-			return false
+		if f, ok := s.frontends.have[k]; ok && f.Flags&frontendL7 == 0 {
+			return true
 		}
 	}
-	return true
+	return false
 }

@@ -77,3 +77,15 @@ func TestFirstRouteWaitsForEnvoy(t *testing.T) {
 		}
 	}
 }
+
+func TestNewRoutedPortDoesNotWait(t *testing.T) {
+	f := newFakeNode(t)
+	s := f.rec.services
+	s.routes = func(*model.Service, uint16) bool { return false }
+	service := svc("web", "10.96.0.1", model.TCP, 0)
+	service.Ports[0].L7 = true
+	want := serviceEntries(service, func(string) (*model.Endpoints, bool) { return nil, false })
+	if s.holdRoutes(service, want, time.Now()) || !want[0].L7 {
+		t.Error("a Service that is made with its route waits: connections would miss the route as long as they live")
+	}
+}
