@@ -211,14 +211,15 @@ func networkStateOnce(key, format string) *listener.Filter {
 	return stateFilter([]*sfsValue{setState(key, "", format, once)})
 }
 
-// tunnel sends a connection's bytes through a CONNECT. It is asked for once: tcp_proxy takes a policy's 403 for a failed
-// connection, and would ask again each time. What may be repeated, the route repeats.
+// tunnel sends a connection's bytes through a CONNECT. It is asked for twice at most, for the pooled connection may be
+// going away; tcp_proxy takes a policy's 403 for a failed connection too, and asks again. What may be repeated, the route
+// repeats besides.
 func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand bool) *listener.Filter {
 	p := &tcpproxy.TcpProxy{
 		StatPrefix:         statPrefix,
 		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: clusterName},
 		IdleTimeout:        duration(0),
-		MaxConnectAttempts: number(1),
+		MaxConnectAttempts: number(2),
 		TunnelingConfig:    &tcpproxy.TcpProxy_TunnelingConfig{Hostname: authority},
 		AccessLog:          cfg.tunnelLog(logOut),
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},

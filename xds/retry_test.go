@@ -56,8 +56,8 @@ func requestBy(t *testing.T, p *lab.Pod, method, at string) int {
 	return resp.StatusCode
 }
 
-// A tunnel that the destination's policy refuses is not asked for again. A GET may be: its route cannot tell a refusal
-// from a connection that broke.
+// A tunnel that the destination's policy refuses is asked for once more, as one whose connection went away. A GET may be
+// more often: its route cannot tell a refusal from a connection that broke.
 func TestRefusedTunnels(t *testing.T) {
 	pods := labPods(t, "a", "b", "c")
 	w := newWorld(t, Config{})
@@ -74,7 +74,7 @@ func TestRefusedTunnels(t *testing.T) {
 	w.envoy()
 	w.noRejections()
 
-	for method, most := range map[string]int64{"GET": 4, "POST": 1} {
+	for method, most := range map[string]int64{"GET": 8, "POST": 2} {
 		requests.Store(0)
 		if status := requestBy(t, pods[0], method, "127.0.0.1:15001"); status != 503 {
 			t.Errorf("%s: status %d", method, status)
@@ -92,8 +92,8 @@ func TestRefusedTunnels(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("bytes got in")
 	}
-	if n := bytes.Load(); n != 1 {
-		t.Errorf("for bytes %d tunnels were asked for, want 1", n)
+	if n := bytes.Load(); n < 1 || n > 2 {
+		t.Errorf("for bytes %d tunnels were asked for, want 1 or 2", n)
 	}
 
 	// An endpoint that refuses beside one that does not: what may be repeated gets to the other.
