@@ -187,7 +187,13 @@ func firstPolicy(t *testing.T, m *mesh) {
 		}
 		return err
 	})
-	forbidden = append(forbidden, mustOpen(t, bob, addr))
+	until(t, "no policy is left in Envoy", func() error { // which hears of its end after the kernel
+		s, err := open(bob, addr)
+		if err == nil {
+			forbidden = append(forbidden, s)
+		}
+		return err
+	})
 	allowed := mustOpen(t, alice, addr)
 	m.apply(t, policy(fromAlice))
 	for _, s := range forbidden {
