@@ -20,8 +20,17 @@ type State struct {
 	// Written by mtls: an SVID for each identity of this node's workloads and gateways; the trust bundles.
 	SVIDs   *Table[*model.SVID]
 	Bundles *Table[*model.Bundle]
-	// Written by xds: what Envoy refused.
+	// Written by xds: what Envoy refused, and what it accepted.
 	Rejections *Table[*model.Rejection]
+	Accepted   *Table[*model.Accepted]
+	// Written by datapath: what the kernel holds.
+	Programmed *Table[*model.Programmed]
+	// Written by mtls: the certificates of this node's identities.
+	Certified *Table[*model.Certified]
+	// Written by the source of sandboxes: the CNI plugin's requests and the cgroup search, or the folder of manifests.
+	Placements *Table[*model.Placement]
+	// Written by whatever drops events; each source has a row of its own.
+	Lost *Table[*model.Lost]
 	// Written by announce: which node answers for which address. An address without an entry stays where it is.
 	Announcements *Table[*model.Announcement]
 	// Written by the agent: the network namespaces of local workloads that are there.
@@ -35,6 +44,7 @@ type State struct {
 const (
 	ByAddress = "address" // Workloads, Services: netip.Addr as text
 	ByLocal   = "local"   // Workloads: "true" for those of this node
+	ByUID     = "uid"     // Placements
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
@@ -61,6 +71,17 @@ func New(db *DB) *State {
 		Bundles:      NewTable(db, "bundles", func(b *model.Bundle) string { return b.TrustDomain }),
 		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
+		Accepted:   NewTable(db, "accepted", func(a *model.Accepted) string { return a.Key() }),
+		Programmed: NewTable(db, "programmed", func(p *model.Programmed) string { return p.Key() }),
+		Certified:  NewTable(db, "certified", (*model.Certified).Key),
+		Placements: NewTable(db, "placements", (*model.Placement).Key,
+			Index[*model.Placement]{ByUID, func(p *model.Placement) []string {
+				if p.UID == "" {
+					return nil
+				}
+				return []string{p.UID}
+			}}),
+		Lost:          NewTable(db, "lost", (*model.Lost).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
 		Namespaces:    NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
 		synced:        make(chan struct{}),

@@ -106,3 +106,27 @@ func TestDepsForget(t *testing.T) {
 		t.Errorf("%d readers and %d keys left after all were removed", len(d.reads), len(d.readers))
 	}
 }
+
+func TestRevisionFollowsChanges(t *testing.T) {
+	st := New(NewDB())
+	put := func(node string) uint64 {
+		w := st.Write(st.Workloads)
+		st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: "a", Node: node})
+		w.Commit()
+		_, rev, ok := st.Workloads.Revision(st.Snapshot(), "ns/a")
+		if !ok || rev == 0 {
+			t.Fatalf("revision %d, found %v", rev, ok)
+		}
+		return rev
+	}
+	first := put("n1")
+	if same := put("n1"); same != first {
+		t.Errorf("an equal object moved the revision from %d to %d", first, same)
+	}
+	if next := put("n2"); next <= first {
+		t.Errorf("a change moved the revision from %d to %d", first, next)
+	}
+	if _, rev, ok := st.Workloads.Revision(st.Snapshot(), "ns/b"); ok || rev != 0 {
+		t.Errorf("a missing row has revision %d, found %v", rev, ok)
+	}
+}

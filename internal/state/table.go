@@ -71,6 +71,13 @@ func (t *Table[T]) Get(s *Snapshot, key string) (T, bool) {
 	return o, ok
 }
 
+// Revision returns an object and the revision of its row. A later change of the row has a higher revision, so a reader
+// that reports what it did at a revision can be compared with the row as it is now. It is 0 if there is no such row.
+func (t *Table[T]) Revision(s *Snapshot, key string) (T, uint64, bool) {
+	s.read(Key{t.name, "", key})
+	return t.table.Get(s.txn, t.primary.Query(key))
+}
+
 // By lists the objects that an index holds for a value, in the order of their keys.
 func (t *Table[T]) By(s *Snapshot, indexName, value string) iter.Seq[T] {
 	s.read(Key{t.name, indexName, value})

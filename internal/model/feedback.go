@@ -1,0 +1,93 @@
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// What flows back up from the planes. Each type is a row of a table in internal/state, and each table has one writer.
+
+// SubjectKind is a kind of thing that a plane reports on.
+type SubjectKind string
+
+// Workloads, services and gateways are rows of the model. A hook is a place in the kernel where the datapath attaches a
+// program.
+const (
+	SubjectWorkload SubjectKind = "workload"
+	SubjectService  SubjectKind = "service"
+	SubjectGateway  SubjectKind = "gateway"
+	SubjectHook     SubjectKind = "hook"
+)
+
+// Subject is what a plane reports on.
+type Subject struct {
+	Kind SubjectKind `json:"kind"`
+	Name string      `json:"name"` // the key of the model's row, or the hook's name
+}
+
+// Key is the subject as text: kind/name.
+func (s Subject) Key() string { return string(s.Kind) + "/" + s.Name }
+
+// Accepted is what Envoy has accepted of one subject.
+type Accepted struct {
+	Subject
+	// Revision is that of the model's row from which all that Envoy holds of the subject was built, as
+	// state.Table.Revision gives it. It is 0 while Envoy has accepted nothing.
+	Revision uint64 `json:"revision"`
+	// Error says why Envoy holds nothing newer; "" if it was not refused.
+	Error string `json:"error,omitempty"`
+}
+
+// Programmed is what the kernel holds of one subject.
+type Programmed struct {
+	Subject
+	// Revision is that of the model's row that the kernel's entries and hooks were written from. It is 0 while nothing
+	// was written, and for hooks.
+	Revision uint64 `json:"revision"`
+	// Error says what failed last, and what is in force meanwhile; "" if nothing did.
+	Error string `json:"error,omitempty"`
+}
+
+// Placement says where a pod of this node runs. Only the node knows it.
+type Placement struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// UID is the UID by which the kubelet and the container runtime know the pod; "" in a folder of manifests.
+	UID string `json:"uid,omitempty"`
+	// NetNS is the path of the pod's network namespace. Device and Inode tell it from a later one at the same path;
+	// Cookie is what the kernel calls it (SO_NETNS_COOKIE), 0 if that was not asked.
+	NetNS  string `json:"netns"`
+	Device uint64 `json:"device,omitempty"`
+	Inode  uint64 `json:"inode,omitempty"`
+	Cookie uint64 `json:"cookie,omitempty"`
+	// Cgroup is the pod's cgroup below the cgroup2 mount, "" if it is not known.
+	Cgroup string `json:"cgroup,omitempty"`
+	// Addresses are those that the CNI result or the manifest gave; nil if neither did.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// ContainerID is that of the sandbox that the CNI plugin reported, "" if the pod was found without it.
+	ContainerID string `json:"containerID,omitempty"`
+}
+
+// Key is the pod's key.
+func (p *Placement) Key() string { return Key(p.Namespace, p.Name) }
+
+// Certified is the state of one identity's certificate on this node.
+type Certified struct {
+	Identity Identity  `json:"identity"`
+	NotAfter time.Time `json:"notAfter,omitzero"` // of the SVID in use; zero if there is none
+	RenewAt  time.Time `json:"renewAt,omitzero"`  // when the next one is asked for
+	Failures int       `json:"failures,omitempty"`
+	Error    string    `json:"error,omitempty"` // of the last attempt; "" after one that succeeded
+}
+
+// Key is the identity.
+func (c *Certified) Key() string { return string(c.Identity) }
+
+// Lost counts what a source of events dropped because nobody could take it.
+type Lost struct {
+	Source string `json:"source"` // for example "kernel-ring", "access-log", "flows"
+	Count  uint64 `json:"count"`  // since the agent started
+}
+
+// Key is the source.
+func (l *Lost) Key() string { return l.Source }
