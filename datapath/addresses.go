@@ -45,7 +45,7 @@ func (a *Addresses) Run(ctx context.Context, st *state.State) error {
 	due := true
 	for {
 		// Asking the kernel for its routes costs more than most changes do, and most change no Gateway.
-		if keys, snap := feed.Take(); due || touches(keys, st.Gateways.Name()) {
+		if keys, snap := feed.Take(); due || touches(keys, st.Gateways.ID()) {
 			err := a.reconcile(snap, st, synced == nil)
 			if text := fmt.Sprint(err); err != nil && text != last {
 				a.log.Error("addresses of Gateways", "error", err)
@@ -74,7 +74,7 @@ func (a *Addresses) Run(ctx context.Context, st *state.State) error {
 }
 
 // touches tells whether a change is one of a table.
-func touches(keys map[state.Key]struct{}, table string) bool {
+func touches(keys map[state.Key]struct{}, table state.TableID) bool {
 	for k := range keys {
 		if k.Table == table {
 			return true

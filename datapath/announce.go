@@ -64,7 +64,7 @@ func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 	due := true
 	for {
 		keys, snap := feed.Take()
-		if due || touches(keys, st.Gateways.Name()) || touches(keys, st.Announcements.Name()) {
+		if due || touches(keys, st.Gateways.ID()) || touches(keys, st.Announcements.ID()) {
 			retry = nil
 			if a.setError(a.reconcile(snap, st, synced == nil)) {
 				retry = time.After(retryLast)

@@ -159,13 +159,13 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 			continue
 		}
 		switch k.Table {
-		case r.st.Services.Name():
+		case r.st.Services.ID():
 			out[object{kindService, k.Value}] = struct{}{}
-		case r.st.Endpoints.Name():
+		case r.st.Endpoints.ID():
 			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
 				out[object{kindService, model.Key(p[0], p[1])}] = struct{}{}
 			}
-		case r.st.Workloads.Name():
+		case r.st.Workloads.ID():
 			out[object{kindWorkload, k.Value}] = struct{}{}
 		}
 	}

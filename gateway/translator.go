@@ -27,6 +27,7 @@ type Translator struct {
 	started bool
 
 	pools     allocator
+	roots     map[state.TableID][]unitKind
 	keyPairs  keyPairs
 	hostCache hostCache
 }
@@ -47,6 +48,7 @@ func New(objs *kube.Objects, st *state.State, cfg Config, log *slog.Logger) *Tra
 		deps:        state.NewDeps[unit](),
 		outputs:     map[unit][]output{},
 		pools:       allocator{},
+		roots:       rootKinds(objs),
 		keyPairs:    keyPairs{},
 		hostCache:   hostCache{},
 	}
@@ -85,7 +87,7 @@ func (t *Translator) Sync() {
 			t.allUnits(snap, dirty)
 		}
 		for k := range keys {
-			rootUnits(k, dirty)
+			t.rootUnits(k, dirty)
 		}
 		for u := range t.deps.Dirty(keys) {
 			dirty[u] = struct{}{}
@@ -172,14 +174,15 @@ func (t *Translator) apply(w *state.Write, u unit, outs []output) {
 
 // output is one object that a unit wants in a table.
 type output struct {
-	table, key string
-	put        func(*state.Write)
-	remove     func(*state.Write)
+	table  state.TableID
+	key    string
+	put    func(*state.Write)
+	remove func(*state.Write)
 }
 
 func out[T any](t *state.Table[T], key string, v T) output {
 	return output{
-		table: t.Name(), key: key,
+		table: t.ID(), key: key,
 		put:    func(w *state.Write) { t.Put(w, v) },
 		remove: func(w *state.Write) { t.Delete(w, key) },
 	}

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"iter"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -81,26 +79,28 @@ func (u unit) compute(v *view) (outs []output, alive bool) {
 	return nil, false
 }
 
-// rootKinds names, for each object table, the units that are about its objects.
-var rootKinds = map[string][]unitKind{
-	"kube-http-routes":            {unitHTTPRoute},
-	"kube-grpc-routes":            {unitGRPCRoute},
-	"kube-secrets":                {unitCertificate},
-	"kube-pods":                   {unitWorkload},
-	"kube-services":               {unitService, unitEndpoints},
-	"kube-gateways":               {unitSharing, unitGateway},
-	"kube-gateway-classes":        {unitClass},
-	"kube-meshes":                 {unitMesh},
-	"kube-authorization-policies": {unitPolicy},
-	"kube-address-pools":          {unitPool},
+// rootKinds returns, for each object table, the units that are about its objects.
+func rootKinds(o *kube.Objects) map[state.TableID][]unitKind {
+	return map[state.TableID][]unitKind{
+		o.HTTPRoutes.ID():            {unitHTTPRoute},
+		o.GRPCRoutes.ID():            {unitGRPCRoute},
+		o.Secrets.ID():               {unitCertificate},
+		o.Pods.ID():                  {unitWorkload},
+		o.Services.ID():              {unitService, unitEndpoints},
+		o.Gateways.ID():              {unitSharing, unitGateway},
+		o.GatewayClasses.ID():        {unitClass},
+		o.Meshes.ID():                {unitMesh},
+		o.AuthorizationPolicies.ID(): {unitPolicy},
+		o.AddressPools.ID():          {unitPool},
+	}
 }
 
 // rootUnits adds the units that are about the object that changed.
-func rootUnits(k state.Key, into map[unit]struct{}) {
+func (t *Translator) rootUnits(k state.Key, into map[unit]struct{}) {
 	if k.Index != "" {
 		return
 	}
-	for _, kind := range rootKinds[k.Table] {
+	for _, kind := range t.roots[k.Table] {
 		into[unit{kind, k.Value}] = struct{}{}
 	}
 }
@@ -109,20 +109,20 @@ func rootUnits(k state.Key, into map[unit]struct{}) {
 func (t *Translator) allUnits(s *state.Snapshot, into map[unit]struct{}) {
 	into[unit{kind: unitAddresses}] = struct{}{}
 	o := t.objs
-	addAll(o.HTTPRoutes.Name(), o.HTTPRoutes.All(s), into)
-	addAll(o.GRPCRoutes.Name(), o.GRPCRoutes.All(s), into)
-	addAll(o.Secrets.Name(), o.Secrets.All(s), into)
-	addAll(o.Pods.Name(), o.Pods.All(s), into)
-	addAll(o.Services.Name(), o.Services.All(s), into)
-	addAll(o.Gateways.Name(), o.Gateways.All(s), into)
-	addAll(o.GatewayClasses.Name(), o.GatewayClasses.All(s), into)
-	addAll(o.Meshes.Name(), o.Meshes.All(s), into)
-	addAll(o.AuthorizationPolicies.Name(), o.AuthorizationPolicies.All(s), into)
-	addAll(o.AddressPools.Name(), o.AddressPools.All(s), into)
+	addAll(t, o.HTTPRoutes, s, into)
+	addAll(t, o.GRPCRoutes, s, into)
+	addAll(t, o.Secrets, s, into)
+	addAll(t, o.Pods, s, into)
+	addAll(t, o.Services, s, into)
+	addAll(t, o.Gateways, s, into)
+	addAll(t, o.GatewayClasses, s, into)
+	addAll(t, o.Meshes, s, into)
+	addAll(t, o.AuthorizationPolicies, s, into)
+	addAll(t, o.AddressPools, s, into)
 }
 
-func addAll[T metav1.Object](table string, objects iter.Seq[T], into map[unit]struct{}) {
-	for o := range objects {
-		rootUnits(state.Key{Table: table, Value: kube.Key(o)}, into)
+func addAll[T metav1.Object](t *Translator, table *state.Table[T], s *state.Snapshot, into map[unit]struct{}) {
+	for o := range table.All(s) {
+		t.rootUnits(state.Key{Table: table.ID(), Value: kube.Key(o)}, into)
 	}
 }

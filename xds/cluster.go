@@ -50,7 +50,7 @@ var clusterKind = &kind{
 		}
 		return nil
 	},
-	unitOf: func(k state.Key) (string, bool) { return k.Value, k.Table == "workloads" && k.Index == "" },
+	unitOf: func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
 	// A pod that loses its identity is still called by connections that the kernel handed over before: Envoy would let
 	// them wait for a cluster that does not come. They find the identity that they were to find, or fail.
 	stays: func(name string) bool { _, ok := parseTCPCluster(name); return ok },

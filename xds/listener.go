@@ -28,14 +28,12 @@ var listenerKind = &kind{
 		return units
 	},
 	names: listenerNames,
-	unitOf: func(k state.Key) (string, bool) {
-		switch {
-		case k.Table == "workloads" && k.Index == "":
-			return unitWorkload + k.Value, true
-		case k.Table == "gateways" && k.Index == "":
-			return unitGateway + k.Value, true
+	unitOf: func(st *state.State, k state.Key) (string, bool) {
+		if key, ok := st.Workloads.Row(k); ok {
+			return unitWorkload + key, true
 		}
-		return "", false
+		key, ok := st.Gateways.Row(k)
+		return unitGateway + key, ok
 	},
 }
 

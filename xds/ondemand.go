@@ -26,14 +26,23 @@ type kind struct {
 	// holds nothing.
 	units  func(b *builder) []string
 	names  func(b *builder, unit string) []string
-	unitOf func(k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
+	unitOf func(st *state.State, k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
 	// lingers tells whether a name that its unit no longer gives is to stay for those who use it; nil: never.
 	lingers func(b *builder, name string) bool
 	// stays tells whether a resource that is no more is kept as it was for who has it; nil: never.
 	stays func(name string) bool
 	// mode is what the names of all units depend on, read from the index modeOf; nil: nothing.
 	mode   func(b *builder) string
-	modeOf state.Key
+	modeOf func(*state.State) state.Key
+}
+
+// modeDirty reports whether changed keys may change the mode.
+func (k *kind) modeDirty(st *state.State, keys map[state.Key]struct{}) bool {
+	if k.mode == nil {
+		return false
+	}
+	_, ok := keys[k.modeOf(st)]
+	return ok
 }
 
 // built is a resource and what the cache must know about it.
@@ -102,14 +111,14 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 		if s.units == nil || s.kind.unitOf == nil {
 			continue
 		}
-		if _, ok := keys[s.kind.modeOf]; ok && s.kind.mode != nil {
+		if s.kind.modeDirty(c.server.st, keys) {
 			if m := s.kind.mode(c.builder(snap)); m != s.mode {
 				c.fill(s, m, snap)
 			}
 		}
 		seen := map[string]struct{}{}
 		for k := range keys {
-			unit, ok := s.kind.unitOf(k)
+			unit, ok := s.kind.unitOf(c.server.st, k)
 			if _, done := seen[unit]; !ok || done {
 				continue
 			}

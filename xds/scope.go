@@ -24,12 +24,14 @@ var scopeKind = &kind{
 		return units
 	},
 	names: scopeNames,
-	unitOf: func(k state.Key) (string, bool) {
-		return k.Value, k.Table == "services" && k.Index == state.ByAddress
+	unitOf: func(st *state.State, k state.Key) (string, bool) {
+		return k.Value, k.Table == st.Services.ID() && k.Index == state.ByAddress
 	},
 	lingers: scopeLingers,
 	mode:    callers,
-	modeOf:  state.Key{Table: "workloads", Index: state.ByLocal, Value: "true"},
+	modeOf: func(st *state.State) state.Key {
+		return state.Key{Table: st.Workloads.ID(), Index: state.ByLocal, Value: "true"}
+	},
 }
 
 // Modes of the wildcard: which callers this node has, and so which variants of scopes it needs.

@@ -64,7 +64,7 @@ func (w *world) held() (n int, readers int) {
 
 func (w *world) allKeys() map[state.Key]struct{} {
 	keys := map[state.Key]struct{}{}
-	for _, t := range []string{"services", "endpoints", "route-tables"} {
+	for _, t := range []state.TableID{w.st.Services.ID(), w.st.Endpoints.ID(), w.st.RouteTables.ID()} {
 		for i := range 4 {
 			name := fmt.Sprintf("shop/s%d", i)
 			for _, v := range []string{name, name + "/80", "service/" + name + "/80"} {

@@ -116,9 +116,9 @@ func (e *enforcer) start(snap *state.Snapshot) {
 func (e *enforcer) changed(keys map[state.Key]struct{}, snap *state.Snapshot) bool {
 	found := false
 	for k := range keys {
-		if k.Table == e.st.Workloads.Name() && k.Index == "" {
-			e.compare(k.Value, snap)
-			f := e.force[k.Value]
+		if key, ok := e.st.Workloads.Row(k); ok {
+			e.compare(key, snap)
+			f := e.force[key]
 			found = found || f == nil || len(f.versions) > 1
 		}
 	}

@@ -87,13 +87,13 @@ func (m *modes) run(ctx context.Context) error {
 func (m *modes) all(snap *state.Snapshot) cni.Modes {
 	keys := map[state.Key]struct{}{}
 	for name := range m.now {
-		keys[state.Key{Table: m.objs.Namespaces.Name(), Value: model.Key("", name)}] = struct{}{}
+		keys[state.Key{Table: m.objs.Namespaces.ID(), Value: model.Key("", name)}] = struct{}{}
 	}
 	for ns := range m.objs.Namespaces.All(snap) {
-		keys[state.Key{Table: m.objs.Namespaces.Name(), Value: kube.Key(ns)}] = struct{}{}
+		keys[state.Key{Table: m.objs.Namespaces.ID(), Value: kube.Key(ns)}] = struct{}{}
 	}
 	for p := range m.objs.Pods.All(snap) {
-		keys[state.Key{Table: m.objs.Pods.Name(), Value: kube.Key(p)}] = struct{}{}
+		keys[state.Key{Table: m.objs.Pods.ID(), Value: kube.Key(p)}] = struct{}{}
 	}
 	return m.changed(keys, snap)
 }
@@ -102,12 +102,12 @@ func (m *modes) all(snap *state.Snapshot) cni.Modes {
 func (m *modes) changed(keys map[state.Key]struct{}, snap *state.Snapshot) cni.Modes {
 	next := maps.Clone(m.now)
 	for k := range keys {
-		if k.Index == "" && k.Table == m.objs.Namespaces.Name() {
+		if k.Index == "" && k.Table == m.objs.Namespaces.ID() {
 			m.namespace(next, k.Value, snap)
 		}
 	}
 	for k := range keys {
-		if k.Index == "" && k.Table == m.objs.Pods.Name() {
+		if k.Index == "" && k.Table == m.objs.Pods.ID() {
 			m.pod(next, k.Value, snap)
 		}
 	}

@@ -72,13 +72,13 @@ func (s *services) items(k state.Key, add func(string)) {
 		return
 	}
 	switch k.Table {
-	case s.objs.Gateways.Name():
+	case s.objs.Gateways.ID():
 		add(k.Value)
-	case s.st.Statuses.Name():
+	case s.st.Statuses.ID():
 		if kind, key := splitRef(k.Value); kind == "Gateway" {
 			add(key)
 		}
-	case s.objs.Services.Name():
+	case s.objs.Services.ID():
 		s.mu.Lock()
 		gw, ok := s.wanted[k.Value]
 		s.mu.Unlock()

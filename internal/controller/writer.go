@@ -67,7 +67,7 @@ func (w *writer) items(k state.Key, add func(item)) {
 	if k.Index != "" {
 		return
 	}
-	if k.Table == w.st.Statuses.Name() || k.Table == w.notes.Name() {
+	if k.Table == w.st.Statuses.ID() || k.Table == w.notes.ID() {
 		kind, key := splitRef(k.Value)
 		if gk, ok := w.kinds[kind]; ok {
 			add(item{gk, key})

@@ -22,7 +22,6 @@ import (
 type kind struct {
 	gvk        schema.GroupVersionKind
 	namespaced bool
-	name       string // of the table
 	table      state.AnyTable
 	holds      func(runtime.Object) bool
 	put        func(*state.Write, runtime.Object)
@@ -33,7 +32,7 @@ type kind struct {
 
 func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) kind {
 	return kind{
-		gvk: gvk, namespaced: namespaced, name: t.Name(), table: t,
+		gvk: gvk, namespaced: namespaced, table: t,
 		holds: func(o runtime.Object) bool {
 			_, ok := o.(T)
 			return ok
@@ -192,10 +191,10 @@ func (o *Objects) All(s *state.Snapshot, gk schema.GroupKind) iter.Seq[metav1.Ob
 	return k.all(s)
 }
 
-// TableKind gives the kind whose objects a table holds, by the table's name.
-func (o *Objects) TableKind(table string) (schema.GroupKind, bool) {
+// TableKind returns the kind of the objects that a table holds.
+func (o *Objects) TableKind(table state.TableID) (schema.GroupKind, bool) {
 	for _, k := range o.kinds {
-		if k.name == table {
+		if k.table.ID() == table {
 			return k.gvk.GroupKind(), true
 		}
 	}

@@ -28,7 +28,7 @@ func (p *Places) Run(ctx context.Context) error {
 	_, snap := feed.Take()
 	p.look(snap)
 	close(p.scanned)
-	ours := state.Key{Table: p.cfg.Objects.Pods.Name(), Index: kube.ByNode, Value: p.cfg.Node}
+	ours := state.Key{Table: p.cfg.Objects.Pods.ID(), Index: kube.ByNode, Value: p.cfg.Node}
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {

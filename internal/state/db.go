@@ -23,9 +23,26 @@ type DB struct {
 // NewDB makes an empty database.
 func NewDB() *DB { return &DB{db: statedb.New(), feeds: map[*Feed]struct{}{}} }
 
-// Key is something that can be read: the object Value of a table (Index ""), what an index holds for Value, or the
-// whole table (Index "*").
-type Key struct{ Table, Index, Value string }
+// Key is something that can be read: the row Value of a table (Index ""), what an index holds for Value, or the whole
+// table (Index "*").
+type Key struct {
+	Table TableID
+	Index string
+	Value string
+}
+
+// TableID stands for one table of one database. It is comparable. Table.ID returns it.
+type TableID struct{ table *tableName }
+
+type tableName struct{ name string }
+
+// String returns the table's name.
+func (id TableID) String() string {
+	if id.table == nil {
+		return "no table"
+	}
+	return id.table.name
+}
 
 const wholeTable = "*"
 
@@ -61,7 +78,10 @@ type Write struct {
 }
 
 // AnyTable is a Table of any type.
-type AnyTable interface{ meta() statedb.TableMeta }
+type AnyTable interface {
+	ID() TableID
+	meta() statedb.TableMeta
+}
 
 // Write locks tables for writing. End it by Commit or Abort.
 func (db *DB) Write(tables ...AnyTable) *Write {

@@ -85,15 +85,16 @@ func TestIndexesDoNotMixPrefixes(t *testing.T) {
 
 func TestDepsForget(t *testing.T) {
 	d := NewDeps[int]()
-	shared := Key{"t", "", "shared"}
+	table := TableID{&tableName{"t"}}
+	shared, own := Key{table, "", "shared"}, Key{table, "", "own"}
 	const readers = 3 * fewReaders // a list at first, then a map
 	for r := range readers {
-		d.Set(r, map[Key]struct{}{shared: {}, {"t", "", "own"}: {}})
+		d.Set(r, map[Key]struct{}{shared: {}, own: {}})
 	}
 	for r := range readers {
 		d.Set(r, map[Key]struct{}{shared: {}})
 	}
-	if n := len(d.Dirty(map[Key]struct{}{{"t", "", "own"}: {}})); n != 0 {
+	if n := len(d.Dirty(map[Key]struct{}{own: {}})); n != 0 {
 		t.Errorf("%d readers of a key that nobody reads any more", n)
 	}
 	if n := len(d.Dirty(map[Key]struct{}{shared: {}})); n != readers {

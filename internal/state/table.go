@@ -16,7 +16,7 @@ type Index[T any] struct {
 
 // Table holds objects of one type, usually pointers to immutable values.
 type Table[T any] struct {
-	name    string
+	id      TableID
 	key     func(T) string
 	table   statedb.RWTable[T]
 	primary statedb.Index[T, string]
@@ -31,7 +31,7 @@ type tableIndex[T any] struct {
 // NewTable registers a table. Names (lower case, dashes) are unique in a database; a second one panics, for it is a
 // mistake in the program.
 func NewTable[T any](db *DB, name string, key func(T) string, indexes ...Index[T]) *Table[T] {
-	t := &Table[T]{name: name, key: key, indexes: map[string]tableIndex[T]{}}
+	t := &Table[T]{id: TableID{&tableName{name}}, key: key, indexes: map[string]tableIndex[T]{}}
 	t.primary = statedb.Index[T, string]{
 		Name:       "id",
 		FromObject: func(o T) index.KeySet { return index.NewKeySet(index.String(key(o))) },
@@ -61,12 +61,15 @@ func NewTable[T any](db *DB, name string, key func(T) string, indexes ...Index[T
 
 func (t *Table[T]) meta() statedb.TableMeta { return t.table }
 
-// Name of the table.
-func (t *Table[T]) Name() string { return t.name }
+// ID returns what the table's keys carry.
+func (t *Table[T]) ID() TableID { return t.id }
+
+// Row returns the key of the row that changed key k is about. It reports whether k is about a row of this table.
+func (t *Table[T]) Row(k Key) (string, bool) { return k.Value, k.Table == t.id && k.Index == "" }
 
 // Get finds an object by its key.
 func (t *Table[T]) Get(s *Snapshot, key string) (T, bool) {
-	s.read(Key{t.name, "", key})
+	s.read(Key{t.id, "", key})
 	o, _, ok := t.table.Get(s.txn, t.primary.Query(key))
 	return o, ok
 }
@@ -74,25 +77,25 @@ func (t *Table[T]) Get(s *Snapshot, key string) (T, bool) {
 // Revision returns an object and the revision of its row. A later change of the row has a higher revision, so a reader
 // that reports what it did at a revision can be compared with the row as it is now. It is 0 if there is no such row.
 func (t *Table[T]) Revision(s *Snapshot, key string) (T, uint64, bool) {
-	s.read(Key{t.name, "", key})
+	s.read(Key{t.id, "", key})
 	return t.table.Get(s.txn, t.primary.Query(key))
 }
 
 // By lists the objects that an index holds for a value, in the order of their keys.
 func (t *Table[T]) By(s *Snapshot, indexName, value string) iter.Seq[T] {
-	s.read(Key{t.name, indexName, value})
+	s.read(Key{t.id, indexName, value})
 	return values(t.table.List(s.txn, t.indexes[indexName].idx.Query(value)))
 }
 
 // All lists the table in the order of keys.
 func (t *Table[T]) All(s *Snapshot) iter.Seq[T] {
-	s.read(Key{t.name, wholeTable, ""})
+	s.read(Key{t.id, wholeTable, ""})
 	return values(t.table.All(s.txn))
 }
 
 // Len counts the objects.
 func (t *Table[T]) Len(s *Snapshot) int {
-	s.read(Key{t.name, wholeTable, ""})
+	s.read(Key{t.id, wholeTable, ""})
 	return t.table.NumObjects(s.txn)
 }
 
@@ -134,14 +137,14 @@ func (t *Table[T]) Delete(w *Write, key string) {
 }
 
 func (t *Table[T]) touch(w *Write, o T) {
-	w.changed[Key{t.name, "", t.key(o)}] = struct{}{}
-	w.changed[Key{t.name, wholeTable, ""}] = struct{}{}
+	w.changed[Key{t.id, "", t.key(o)}] = struct{}{}
+	w.changed[Key{t.id, wholeTable, ""}] = struct{}{}
 	for name, i := range t.indexes {
 		for _, v := range i.of(o) {
-			w.changed[Key{t.name, name, v}] = struct{}{}
+			w.changed[Key{t.id, name, v}] = struct{}{}
 		}
 	}
 }
 
 // AnyKey is touched by every change of the table.
-func (t *Table[T]) AnyKey() Key { return Key{t.name, wholeTable, ""} }
+func (t *Table[T]) AnyKey() Key { return Key{t.id, wholeTable, ""} }
