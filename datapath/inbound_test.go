@@ -34,7 +34,7 @@ func fromHost(to netip.AddrPort) (string, error) {
 	return strings.TrimSpace(string(b[:n])), err
 }
 
-// TestInbound goes through the order of decisions in ARCHITECTURE.md, for both families.
+// TestInbound goes through the order of decisions in docs/design/connections.md, for both families.
 func TestInbound(t *testing.T) {
 	const (
 		app, probe, hbone = 8080, 8081, portHBONE

@@ -13,7 +13,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Ports of Envoy in the pods' namespaces (ARCHITECTURE.md).
+// Ports of Envoy in the pods' namespaces (docs/design/connections.md).
 const (
 	portHTTP  = 15001
 	portTCP   = 15002
