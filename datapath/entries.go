@@ -26,8 +26,11 @@ type portEntries struct {
 	Sticky    bool   // backends are to be found by address too
 }
 
-// serviceEntries translates a Service. A port in a family in which the Service has no address gives nothing; one
-// without backends refuses connections. endpoints finds the Endpoints of a PortKey.
+// serviceEntries translates a Service. Addresses that mean something else on each machine (loopback, link-local) are left
+// out wherever they come from: to take connections to them, or to send some there, would lead into the node itself.
+//
+// A port in a family in which the Service has no address gives nothing; one without backends refuses connections.
+// endpoints finds the Endpoints of a PortKey.
 func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool)) []portEntries {
 	var out []portEntries
 	for _, p := range s.Ports {
@@ -56,7 +59,7 @@ func frontendsOf(s *model.Service, p model.ServicePort, v6 bool) []weftFrontendK
 	var out []weftFrontendKey
 	for _, a := range s.Addresses {
 		a = a.Unmap()
-		if a.IsValid() && !a.IsUnspecified() && a.Is6() == v6 {
+		if model.IsRoutable(a) && a.Is6() == v6 {
 			out = append(out, encodeFrontend(netip.AddrPortFrom(a, p.Port), p.Protocol))
 		}
 	}
@@ -72,7 +75,7 @@ func backendsOf(e *model.Endpoints, v6 bool) []weftEndpoint {
 	seen := map[weftEndpoint]bool{}
 	for _, b := range e.Backends {
 		a := netip.AddrPortFrom(b.Address.Addr().Unmap(), b.Address.Port())
-		if !a.Addr().IsValid() || a.Addr().Is6() != v6 || seen[encode(a)] {
+		if !model.IsRoutable(a.Addr()) || a.Addr().Is6() != v6 || seen[encode(a)] {
 			continue
 		}
 		seen[encode(a)] = true

@@ -182,6 +182,25 @@ func TestServiceEntries(t *testing.T) {
 	}
 }
 
+// TestServiceEntriesLeadNowhereIntoTheNode: these addresses are the machine's own.
+func TestServiceEntriesLeadNowhereIntoTheNode(t *testing.T) {
+	own := []string{"127.0.0.1", "127.1.2.3", "169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "ff02::1",
+		"::ffff:127.0.0.1", "::ffff:169.254.169.254"}
+	s := &model.Service{Namespace: "ns", Name: "s", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd96::1")},
+		Ports: []model.ServicePort{{Port: 80, Protocol: model.TCP}}}
+	e := eps("s", model.TCP, "10.0.0.1:8080", "[fd00::1]:8080")
+	for _, a := range own {
+		addr := netip.MustParseAddr(a)
+		s.Addresses = append(s.Addresses, addr)
+		e.Backends = append(e.Backends, model.Endpoint{Address: netip.AddrPortFrom(addr, 10250)})
+	}
+	for _, p := range serviceEntries(s, func(string) (*model.Endpoints, bool) { return e, true }) {
+		if len(p.Frontends) != 1 || len(p.Backends) != 1 {
+			t.Errorf("%s has %d frontends and %d backends, want 1 of each", p.Name, len(p.Frontends), len(p.Backends))
+		}
+	}
+}
+
 func TestArrange(t *testing.T) {
 	list := func(s string) []weftEndpoint {
 		out := []weftEndpoint{}

@@ -203,11 +203,11 @@ func (a *assigner) static(gw *gwv1.Gateway) {
 	}
 }
 
-// unusable says why a Gateway cannot have an address; "" is good. A Service that names an address that is not the
-// cluster's takes it from no older Gateway.
+// unusable says why a Gateway cannot have an address; "" is good. The addresses of pools are for Gateways, whatever
+// Services name them in a field that is not the cluster's own. Outside of pools an older Service keeps its address.
 func (a *assigner) unusable(addr netip.Addr, gw *gwv1.Gateway) string {
 	switch {
-	case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast() || addr.IsLoopback() || addr == broadcast:
+	case !model.IsRoutable(addr):
 		return fmt.Sprintf("%s is not an address that a Gateway can have", addr)
 	case a.v.cfg.Addresses == AddressesOfNode && slices.Contains(a.v.cfg.NodeAddresses, addr):
 		return ""
@@ -218,22 +218,11 @@ func (a *assigner) unusable(addr netip.Addr, gw *gwv1.Gateway) string {
 		return fmt.Sprintf("%s belongs to pod %s", addr, kube.Key(pod))
 	}
 	for s := range a.v.objs.Services.By(a.v.Snapshot, kube.ByAddress, addr.String()) {
-		if clusterAddress(s, addr) || older(s, gw) {
+		if clusterAddress(s, addr) || !a.pooled(addr) && a.v.mayName(s, addr) && older(s, gw) {
 			return fmt.Sprintf("%s belongs to Service %s", addr, kube.Key(s))
 		}
 	}
 	return ""
-}
-
-// broadcast is the limited broadcast address (RFC 919).
-var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-
-// ofService tells whether a Service names an address.
-func (a *assigner) ofService(addr netip.Addr) bool {
-	for range a.v.objs.Services.By(a.v.Snapshot, kube.ByAddress, addr.String()) {
-		return true
-	}
-	return false
 }
 
 // fromPools gives an address of each family that the pools have, or where there is no pool, the node's.
@@ -284,7 +273,7 @@ func (a *assigner) free(is4 bool, gw *gwv1.Gateway) (netip.Addr, bool) {
 		}
 		for addr := r.first; addr.IsValid() && addr.Compare(r.last) <= 0 && scanned < maxScan; addr = addr.Next() {
 			scanned++
-			if !a.used[addr] && !a.ofService(addr) && a.unusable(addr, gw) == "" {
+			if !a.used[addr] && a.unusable(addr, gw) == "" {
 				return addr, true
 			}
 		}
@@ -294,7 +283,7 @@ func (a *assigner) free(is4 bool, gw *gwv1.Gateway) (netip.Addr, bool) {
 
 func (a *assigner) pooled(addr netip.Addr) bool {
 	for _, r := range a.pools {
-		if r.first.Compare(addr) <= 0 && addr.Compare(r.last) <= 0 && r.first.Is4() == addr.Is4() {
+		if r.contains(addr) {
 			return true
 		}
 	}
@@ -325,6 +314,10 @@ func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
 
 // addressRange holds both ends.
 type addressRange struct{ first, last netip.Addr }
+
+func (r addressRange) contains(a netip.Addr) bool {
+	return r.first.Is4() == a.Is4() && r.first.Compare(a) <= 0 && a.Compare(r.last) <= 0
+}
 
 // poolRanges reads a pool's addresses, CIDRs and ranges.
 func poolRanges(p *weftv1.AddressPool) ([]addressRange, *trouble) {

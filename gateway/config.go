@@ -13,6 +13,9 @@ type Config struct {
 	Node string
 	// NodeAddresses are what Gateways listen on when there is no AddressPool. Only AddressesOfNode uses them.
 	NodeAddresses []netip.Addr
+	// ExternalIPs are the ranges in which a Service may have addresses by spec.externalIPs; with none it may have no such
+	// address.
+	ExternalIPs []netip.Prefix
 	// Addresses tells where Gateways' addresses come from.
 	Addresses AddressSource
 	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.

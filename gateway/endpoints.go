@@ -60,7 +60,7 @@ func (v *view) toGateway(svc *corev1.Service, gateway string) []output {
 		e := &model.Endpoints{Service: kube.Key(svc), Port: port.Port, Protocol: port.Protocol}
 		if ok && assigned.accepted.ok() {
 			for _, a := range assigned.addresses {
-				if families(a) && backendAddress(a) && v.podAt(a) == nil {
+				if families(a) && v.podAt(a) == nil {
 					e.Backends = append(e.Backends, model.Endpoint{Address: netip.AddrPortFrom(a, port.Port)})
 				}
 			}
@@ -100,7 +100,7 @@ func (v *view) fromSlices(in []*discoveryv1.EndpointSlice, port model.ServicePor
 			}
 			for _, text := range ep.Addresses {
 				a, err := netip.ParseAddr(text)
-				if err != nil || !backendAddress(a.Unmap()) {
+				if err != nil || !model.IsRoutable(a) {
 					continue
 				}
 				node := ""
@@ -112,11 +112,6 @@ func (v *view) fromSlices(in []*discoveryv1.EndpointSlice, port model.ServicePor
 		}
 	}
 	return out
-}
-
-// backendAddress refuses what would lead into the node itself, as Kubernetes does for EndpointSlices.
-func backendAddress(a netip.Addr) bool {
-	return a.IsValid() && a.Zone() == "" && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast()
 }
 
 func slicePort(s *discoveryv1.EndpointSlice, port model.ServicePort) (uint16, bool) {
@@ -186,7 +181,7 @@ func (v *view) fromPods(svc *corev1.Service, pods []*corev1.Pod, port model.Serv
 		addrs, _ := kube.PodAddresses(pod)
 		for _, a := range addrs {
 			owner := v.podAt(a)
-			if !backendAddress(a) || (owner != nil && kube.Key(owner) != kube.Key(pod)) {
+			if owner != nil && kube.Key(owner) != kube.Key(pod) {
 				continue
 			}
 			out = append(out, v.endpoint(netip.AddrPortFrom(a, uint16(number)), terminating, pod.Spec.NodeName))

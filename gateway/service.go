@@ -2,13 +2,11 @@ package gateway
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -113,117 +111,6 @@ func protocol(p corev1.Protocol) (model.Protocol, bool) {
 		return model.UDP, true
 	}
 	return model.TCP, false
-}
-
-// serviceAddresses leaves out addresses that belong to others: to a pod, a Gateway, or another Service with a port of the
-// same number, which has it as its cluster address or, if neither or both have, is older. Else whoever may write a
-// Service could take another's traffic.
-func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
-	addrs, bad := kube.ServiceAddresses(svc)
-	for _, b := range bad {
-		t.add("Invalid", fmt.Sprintf("%q is not an address that a Service can have", short(b)))
-	}
-	var own []netip.Addr
-	for _, a := range addrs {
-		if pod := v.podAt(a); pod != nil {
-			t.add("AddressConflict", fmt.Sprintf("address %s belongs to pod %s", a, kube.Key(pod)))
-			continue
-		}
-		if port := v.apiServerPort(svc, a); port != 0 && !clusterAddress(svc, a) {
-			t.add("AddressConflict", fmt.Sprintf("%s is the API server, which kubelets and agents would not reach any more", netip.AddrPortFrom(a, port)))
-			continue
-		}
-		if gw := v.gatewayAt(a); gw != "" && !clusterAddress(svc, a) {
-			t.add("AddressConflict", fmt.Sprintf("address %s belongs to Gateway %s", a, gw))
-			continue
-		}
-		var holder *corev1.Service
-		for other := range v.objs.Services.By(v.Snapshot, kube.ByAddress, a.String()) {
-			if outranks(other, svc, a) && other.Spec.Type != corev1.ServiceTypeExternalName && sharesPort(other, svc) {
-				holder = other
-				break
-			}
-		}
-		if holder != nil {
-			t.add("AddressConflict", fmt.Sprintf("address %s belongs to Service %s, which has a port of the same number", a, kube.Key(holder)))
-			continue
-		}
-		own = append(own, a)
-	}
-	if n := len(svc.Spec.ExternalIPs) + len(svc.Status.LoadBalancer.Ingress); n > kube.MaxServiceAddresses-len(svc.Spec.ClusterIPs)-1 {
-		t.add("TooMany", fmt.Sprintf("of %d addresses the first %d are served", n, kube.MaxServiceAddresses))
-	}
-	if most := max(maxFrontends/max(len(svc.Spec.Ports), 1), 2); len(own) > most {
-		t.add("TooMany", fmt.Sprintf("with %d ports %d of %d addresses are served", len(svc.Spec.Ports), most, len(own)))
-		own = own[:most]
-	}
-	return own
-}
-
-// outranks tells whether of two Services with an address a has it: a cluster address is the API server's to give, all
-// others anybody may write who may write a Service.
-func outranks(a, b *corev1.Service, addr netip.Addr) bool {
-	if x, y := clusterAddress(a, addr), clusterAddress(b, addr); x != y {
-		return x
-	}
-	return older(a, b)
-}
-
-func clusterAddress(svc *corev1.Service, addr netip.Addr) bool {
-	return svc.Spec.ClusterIP == addr.String() || slices.ContainsFunc(svc.Spec.ClusterIPs, func(text string) bool {
-		a, err := netip.ParseAddr(text)
-		return err == nil && a.Unmap() == addr
-	})
-}
-
-// apiServerService is the Service whose endpoints the API servers write themselves.
-const apiServerService = "default/kubernetes"
-
-// apiServerPort gives a port of a Service at which an API server listens on an address; 0 for none. To balance connections
-// to it would cut off the whole node, which could not even learn that the Service is gone.
-func (v *view) apiServerPort(svc *corev1.Service, a netip.Addr) uint16 {
-	has := func(port int32) bool {
-		return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port })
-	}
-	if at := v.cfg.APIServer; at.Addr() == a && has(int32(at.Port())) {
-		return at.Port()
-	}
-	for s := range v.objs.EndpointSlices.By(v.Snapshot, kube.ByService, apiServerService) {
-		if !slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return slices.Contains(e.Addresses, a.String()) }) {
-			continue
-		}
-		for _, p := range s.Ports {
-			if p.Port != nil && validPort(*p.Port) && has(*p.Port) {
-				return uint16(*p.Port)
-			}
-		}
-	}
-	return 0
-}
-
-// gatewayAt gives the key of a Gateway that was given an address; "" for none. The node's addresses are not only a
-// Gateway's.
-func (v *view) gatewayAt(a netip.Addr) string {
-	if v.cfg.Addresses == AddressesOfNode && slices.Contains(v.cfg.NodeAddresses, a) {
-		return ""
-	}
-	for as := range v.assignments.By(v.Snapshot, assignedAddress, a.String()) {
-		return as.gateway
-	}
-	return ""
-}
-
-func sharesPort(a, b *corev1.Service) bool {
-	for _, p := range a.Spec.Ports {
-		for _, q := range b.Spec.Ports {
-			pp, _ := protocol(p.Protocol)
-			qp, _ := protocol(q.Protocol)
-			if p.Port == q.Port && pp == qp {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // affinity is the ClientIP session affinity's timeout, three hours if none is given, as in Kubernetes.

@@ -21,7 +21,7 @@ const stateDir = "/var/lib/weft"
 func newAgentCmd(run *string) *cobra.Command {
 	cfg := agent.Config{}
 	var level slog.Level
-	var addresses []string
+	var addresses, external []string
 	var authority string
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
@@ -43,6 +43,9 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err
 			}
+			if cfg.ExternalIPs, err = parseRanges(external); err != nil {
+				return err
+			}
 			if cfg.InCluster && !cmd.Flags().Changed("health-address") {
 				cfg.HealthAddress = "127.0.0.1:15021"
 			}
@@ -62,6 +65,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.Node, "node", host, "name of this node")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
 	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")
+	externalIPsFlag(f, &external)
 	f.BoolVar(&cfg.Announce, "announce", true, "this node of a cluster may answer for Gateways' addresses on its links")
 	f.StringVar(&authority, "ca", "builtin", "who signs workloads' certificates: builtin, this node for itself; or controller, the cluster's weft controller")
 	f.StringVar(&cfg.CA.TokenFile, "ca-token", "/var/run/secrets/weft/token", "with --ca controller: file of this agent's ServiceAccount token, of audience weft-ca")

@@ -15,6 +15,7 @@ func newControllerCmd() *cobra.Command {
 	var cfg controller.Config
 	var level slog.Level
 	var kubeconfig, health string
+	var external []string
 	cmd := &cobra.Command{
 		Use:   "controller",
 		Short: "Run the cluster's controller: statuses of Gateways, routes and policies, and the CA",
@@ -24,6 +25,9 @@ roots are in the Secret weft-ca.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			if cfg.ExternalIPs, err = parseRanges(external); err != nil {
+				return err
+			}
 			if cfg.Kube, err = kube.Config(kubeconfig); err != nil {
 				return err
 			}
@@ -49,6 +53,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&cfg.Lease, "lease", "weft-controller", "name of the Lease")
 	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
+	externalIPsFlag(f, &external)
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")

@@ -46,7 +46,8 @@ func TestValues(t *testing.T) {
 		"metrics.serviceMonitor.create=true":   {"", "metrics"},
 		"metrics.enabled=true,metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", ""},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
-		"cleanup=true":   {"- cleanup\n", "weft-agent"},
+		"externalIPs={203.0.113.0/24,2001:db8::/48}": {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
+		"cleanup=true": {"- cleanup\n", "weft-agent"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
@@ -66,7 +67,7 @@ func TestBadValues(t *testing.T) {
 	for _, set := range []string{
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
-		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

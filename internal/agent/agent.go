@@ -43,7 +43,8 @@ type Config struct {
 	Node          string
 	TrustDomain   string
 	NodeAddresses []netip.Addr
-	Announce      bool // this node may answer for Gateways' addresses; in a cluster only
+	ExternalIPs   []netip.Prefix // in which Services may have addresses by spec.externalIPs
+	Announce      bool           // this node may answer for Gateways' addresses; in a cluster only
 	CA            CA
 	SVIDTTL       time.Duration // of what this node's own CA signs
 	NetNSDir      string        // where container runtimes name pods' network namespaces; "" is /run/netns
@@ -103,7 +104,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
-		NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
+		ExternalIPs: cfg.ExternalIPs, NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type Config struct {
 	// CAAddress is host:port of the CA's service; "" for no CA. SVIDTTL is the life of what it signs, 0 for the default.
 	CAAddress string
 	SVIDTTL   time.Duration
+	// ExternalIPs are the ranges in which Services may have addresses by spec.externalIPs, as given to weft agent.
+	ExternalIPs []netip.Prefix
 	// Writes bounds the status writes in a second; 0 is 100.
 	Writes int
 	Log    *slog.Logger
@@ -91,7 +94,7 @@ func New(cfg Config) (*Controller, error) {
 	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
-		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(),
+		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs,
 	}, cfg.Log)
 	if cfg.CAAddress == "" {
 		return c, nil

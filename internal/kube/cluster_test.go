@@ -240,3 +240,37 @@ func TestAddressOfTheAPIServer(t *testing.T) {
 		}
 	}
 }
+
+// TestAHeartbeatOfANodeChangesNothing: only its addresses are kept.
+func TestAHeartbeatOfANodeChangesNothing(t *testing.T) {
+	c, s := testStore(t, "Node")
+	node := func(beat time.Time) *corev1.Node {
+		return &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: beat.String(), Labels: map[string]string{"beat": beat.String()}},
+			Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", ProviderID: beat.String()},
+			Status: corev1.NodeStatus{
+				Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.0.2"}, {Type: corev1.NodeHostName, Address: "n"}},
+				Conditions: []corev1.NodeCondition{{LastHeartbeatTime: metav1.NewTime(beat)}},
+			},
+		}
+	}
+	add := func(beat time.Time) {
+		o, err := s.Transformer()(node(beat))
+		noError(t, err)
+		noError(t, s.Add(o))
+	}
+	feed := c.objs.DB.Feed()
+	defer feed.Close()
+	add(time.Unix(1, 0))
+	if keys, _ := feed.Take(); len(keys) == 0 {
+		t.Fatal("the node did not come")
+	}
+	add(time.Unix(2, 0))
+	if keys, _ := feed.Take(); len(keys) > 0 {
+		t.Errorf("a heartbeat changed %v", keys)
+	}
+	n, ok := c.objs.Nodes.Get(c.objs.DB.Snapshot(), "/n")
+	if !ok || n.Spec.PodCIDR != "10.244.1.0/24" || len(NodeAddresses(n)) != 1 {
+		t.Errorf("of the node is kept %+v", n)
+	}
+}

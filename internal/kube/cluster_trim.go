@@ -32,6 +32,9 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	switch o := obj.(type) {
 	case *corev1.Namespace:
 		o.Spec, o.Status, keep = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}, false
+	case *corev1.Node:
+		trimNode(o)
+		keep = false
 	case *corev1.Pod:
 		trimPod(o)
 		keep = false
@@ -105,6 +108,13 @@ func trimMeta(o metav1.Object, resourceVersion bool) {
 		ours = nil
 	}
 	o.SetAnnotations(ours)
+}
+
+// trimNode keeps the addresses of the node and of its pods. A kubelet writes the rest every few minutes.
+func trimNode(n *corev1.Node) {
+	n.Labels = nil
+	n.Spec = corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs}
+	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
 }
 
 // trimPod keeps identity, node, addresses, readiness, ports and probes.

@@ -44,7 +44,7 @@ func PodAddresses(p *corev1.Pod) (addrs []netip.Addr, bad []string) {
 			continue
 		}
 		a, err := netip.ParseAddr(t)
-		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		if err != nil || !model.IsRoutable(a) {
 			bad = append(bad, t)
 			continue
 		}
@@ -65,13 +65,16 @@ const MaxServiceAddresses = 64
 
 // ServiceAddresses gives the addresses that clients reach a Service by, without duplicates: cluster, external and load
 // balancer addresses, in this order. What is not an address is left out and reported in bad. The load balancer addresses
-// of a Service that stands for a Gateway are the Gateway's. What is past MaxServiceAddresses is left out.
+// of a Service that stands for a Gateway are the Gateway's, and those with ipMode Proxy are the load balancer's own: it
+// wants to see the traffic. What is past MaxServiceAddresses is left out.
 func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 	in := append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...)
 	in = append(in, s.Spec.ExternalIPs...)
 	if _, gateway := GatewayOfService(s); !gateway {
 		for _, i := range s.Status.LoadBalancer.Ingress {
-			in = append(in, i.IP)
+			if i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP {
+				in = append(in, i.IP)
+			}
 		}
 	}
 	for _, t := range in[:min(len(in), MaxServiceAddresses)] {
@@ -79,7 +82,7 @@ func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 			continue
 		}
 		a, err := netip.ParseAddr(t)
-		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		if err != nil || !model.IsRoutable(a) {
 			bad = append(bad, t)
 			continue
 		}
@@ -88,6 +91,17 @@ func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 		}
 	}
 	return addrs, bad
+}
+
+// NodeAddresses gives the addresses in a Node's status, without duplicates. Names are left out.
+func NodeAddresses(n *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, na := range n.Status.Addresses {
+		if a, err := netip.ParseAddr(na.Address); err == nil && !slices.Contains(out, a.Unmap()) {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
 }
 
 func texts(addrs []netip.Addr) []string {

@@ -64,6 +64,7 @@ func (o *Objects) allKinds() []kind {
 	weft := weftv1.GroupVersion.WithKind
 	return []kind{
 		kindOf(core("Namespace"), false, o.Namespaces),
+		kindOf(core("Node"), false, o.Nodes),
 		kindOf(core("ServiceAccount"), true, o.ServiceAccounts),
 		kindOf(core("Pod"), true, o.Pods),
 		kindOf(core("Service"), true, o.Services),

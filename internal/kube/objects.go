@@ -13,10 +13,11 @@ import (
 )
 
 // Objects holds what users wrote, one table a kind. Keys are model.Key(namespace, name); the namespace of objects of
-// the cluster (Namespace, GatewayClass, XMesh, AddressPool) is "". Objects in it are immutable.
+// the cluster (Namespace, Node, GatewayClass, XMesh, AddressPool) is "". Objects in it are immutable.
 type Objects struct {
 	DB                    *state.DB
 	Namespaces            *state.Table[*corev1.Namespace]
+	Nodes                 *state.Table[*corev1.Node]
 	ServiceAccounts       *state.Table[*corev1.ServiceAccount]
 	Pods                  *state.Table[*corev1.Pod]
 	Services              *state.Table[*corev1.Service]
@@ -41,7 +42,8 @@ const (
 	ByNamespace = "namespace"
 	// ByLabel finds Pods by LabelKey(namespace, label, value), so that a selector need not look at a whole namespace.
 	ByLabel = "label"
-	// ByAddress finds Pods by each of PodAddresses, and Services by each of ServiceAddresses.
+	// ByAddress finds Pods by each of PodAddresses, Services by each of ServiceAddresses, and Nodes by each of
+	// NodeAddresses.
 	ByAddress = "address"
 	// ByNode finds Pods by spec.nodeName.
 	ByNode = "node"
@@ -65,8 +67,11 @@ const (
 // NewObjects makes the tables in a database.
 func NewObjects(db *state.DB) *Objects {
 	o := &Objects{
-		DB:              db,
-		Namespaces:      table[*corev1.Namespace](db, "kube-namespaces"),
+		DB:         db,
+		Namespaces: table[*corev1.Namespace](db, "kube-namespaces"),
+		Nodes: table(db, "kube-nodes", state.Index[*corev1.Node]{Name: ByAddress, Of: func(n *corev1.Node) []string {
+			return texts(NodeAddresses(n))
+		}}),
 		ServiceAccounts: table[*corev1.ServiceAccount](db, "kube-service-accounts"),
 		Pods: table(db, "kube-pods", byNamespace[*corev1.Pod](),
 			state.Index[*corev1.Pod]{Name: ByLabel, Of: func(p *corev1.Pod) []string { return labelKeys(p.Namespace, p.Labels) }},

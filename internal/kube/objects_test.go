@@ -52,11 +52,11 @@ func TestEveryKindHasATypeAndATable(t *testing.T) {
 	}
 	w := objs.Write()
 	defer w.Abort()
-	if err := objs.Put(w, &corev1.Node{}); err == nil {
-		t.Error("a Node was put into a table")
+	if err := objs.Put(w, &corev1.PersistentVolume{}); err == nil {
+		t.Error("a PersistentVolume was put into a table")
 	}
-	if err := objs.Delete(w, schema.GroupKind{Kind: "Node"}, "/a"); err == nil {
-		t.Error("a Node was deleted from a table")
+	if err := objs.Delete(w, schema.GroupKind{Kind: "PersistentVolume"}, "/a"); err == nil {
+		t.Error("a PersistentVolume was deleted from a table")
 	}
 }
 
