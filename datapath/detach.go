@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Detach removes everything that Open, Run, Addresses and Announcer left: hooks, maps, the pods' rules and routes, the Gateways'
-// addresses and, if it is empty, the proxy's cgroup. Live connections that were redirected lose nothing: Envoy carries
+// Detach removes everything that Open and Run left: hooks, maps, the pods' rules and routes and, if it is empty, the proxy's
+// cgroup. Live connections that were redirected lose nothing: Envoy carries
 // them to their end.
 func Detach(cfg Config) error {
 	cfg, err := cfg.withDefaults()
@@ -29,7 +29,6 @@ func Detach(cfg Config) error {
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, removeAddresses(), removeLinkAddresses())
 	if err := os.Remove(cfg.proxyPath()); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
 		errs = append(errs, fmt.Errorf("cgroup of the proxy: %w", err))
 	}

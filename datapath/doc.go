@@ -11,8 +11,7 @@
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
 // entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go); maps have a fake
-// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, events in events.go, the Gateways'
-// addresses in addresses.go (a node alone) and announce.go, linkaddr.go, gratuitous.go (one of several).
+// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, events in events.go.
 //
 // # What outlives the agent
 //

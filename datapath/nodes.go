@@ -5,23 +5,15 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+
+	"github.com/weft-mesh/weft/internal/hostaddr"
 )
 
 // nodeAddresses lists the host's own addresses, by which the kubelet probes pods: which of them the kernel takes depends
 // on the route to the pod, so all count, those of bridges too. Gateways' addresses are no own ones: others may have them
 // next. Each pod's link has a link-local one, which no probe comes from.
 func nodeAddresses() ([]netip.Addr, error) {
-	have, err := listAddresses()
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.Addr
-	for _, a := range have {
-		if addr := a.prefix.Addr().Unmap(); !a.ours && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
-			out = append(out, addr)
-		}
-	}
-	return out, nil
+	return hostaddr.Own()
 }
 
 // followNode writes the node's own addresses: they change while it runs, with the first pod where a CNI plugin then makes

@@ -16,6 +16,7 @@ import (
 	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/cni"
+	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
@@ -81,6 +82,9 @@ func (c *cleanup) do(ctx context.Context) error {
 		return errors.Join(uninstalled, err)
 	}
 	if err := errors.Join(uninstalled, datapath.Detach(c.path)); err != nil {
+		return err
+	}
+	if err := hostaddr.Remove(); err != nil {
 		return err
 	}
 	if err := agent.Forget(c.run, c.state); err != nil {

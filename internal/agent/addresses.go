@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/announce"
+	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -14,22 +14,22 @@ import (
 // addresses brings what is sent to the Gateways' addresses to this host: all of it where it is alone, and in a cluster,
 // for the addresses that this node is elected for.
 type addresses struct {
-	local   *datapath.Addresses // nil in a cluster
-	links   *datapath.Announcer // nil on a node alone, and elector too
+	local   *hostaddr.LocalRoutes // nil in a cluster
+	links   *hostaddr.Announcer   // nil on a node alone, and elector too
 	elector *announce.Elector
 }
 
-func (a *Agent) newAddresses(dcfg datapath.Config) (*addresses, error) {
+func (a *Agent) newAddresses() (*addresses, error) {
 	if !a.cfg.ofCluster() {
-		return &addresses{local: datapath.NewAddresses(dcfg)}, nil
+		return &addresses{local: hostaddr.NewLocalRoutes(a.cfg.Log)}, nil
 	}
 	rc, err := kube.Config(a.cfg.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	rc.UserAgent = "weft-agent"
-	return &addresses{links: datapath.NewAnnouncer(dcfg), elector: announce.New(a.st, announce.Config{
-		Kube: rc, Node: a.cfg.Node, Links: datapath.LinkPrefixes, Log: a.cfg.Log,
+	return &addresses{links: hostaddr.NewAnnouncer(a.cfg.Log), elector: announce.New(a.st, announce.Config{
+		Kube: rc, Node: a.cfg.Node, Links: hostaddr.LinkPrefixes, Log: a.cfg.Log,
 		Ready: func() bool { return a.cfg.Announce && a.xds.Connected() },
 	})}, nil
 }

@@ -122,7 +122,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.path, err = datapath.Open(dcfg); err != nil {
 		return nil, errors.Join(err, a.closeSockets())
 	}
-	if a.addrs, err = a.newAddresses(dcfg); err != nil {
+	if a.addrs, err = a.newAddresses(); err != nil {
 		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close(), a.path.Close())
 	}
 	a.xds = xds.New(a.st, xds.Config{

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/proxy"
 )
@@ -63,6 +64,7 @@ func (n *Node) clean() error {
 	proxy.Forget(n.RunDir)
 	if _, serr := os.Stat(n.pinDir()); serr == nil {
 		err = errors.Join(err, datapath.Detach(datapath.Config{CgroupRoot: root, PinDir: n.pinDir(), ProxyCgroup: n.proxyCgroup()}))
+		err = errors.Join(err, hostaddr.Remove())
 	}
 	return errors.Join(err, n.removeHosts(), os.RemoveAll(n.Dir))
 }

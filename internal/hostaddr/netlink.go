@@ -1,4 +1,4 @@
-package datapath
+package hostaddr
 
 import (
 	"encoding/binary"
@@ -157,6 +157,21 @@ func LinkPrefixes() ([]netip.Prefix, error) {
 		}
 		if addr := a.prefix.Addr(); !a.ours && good[a.link] && addr.IsGlobalUnicast() {
 			out = append(out, a.prefix)
+		}
+	}
+	return out, nil
+}
+
+// Own gives the host's own addresses, neither loopback nor link-local, and not those that Announcer put there.
+func Own() ([]netip.Addr, error) {
+	have, err := listAddresses()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, a := range have {
+		if addr := a.prefix.Addr().Unmap(); !a.ours && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+			out = append(out, addr)
 		}
 	}
 	return out, nil

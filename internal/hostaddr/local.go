@@ -1,4 +1,4 @@
-package datapath
+package hostaddr
 
 import (
 	"context"
@@ -15,30 +15,39 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
+const (
+	// checkEvery is the time after which the routes are compared with the kernel's again: somebody may flush them.
+	checkEvery = 50 * time.Second
+	// retryAfter is the time from a failure to the next attempt.
+	retryAfter = 5 * time.Second
+	// loopbackIndex is the index of lo in every network namespace (LOOPBACK_IFINDEX).
+	loopbackIndex = 1
+)
+
 // routeProtocol marks our routes (ip route calls it proto 119). Numbers above 4 are for user space to choose
 // (linux/rtnetlink.h); this one no routing daemon uses.
 const routeProtocol = 119
 
-// Addresses makes the Gateways' addresses local to the host: a local route on lo for each that no interface has. Envoy
+// LocalRoutes makes the Gateways' addresses local to the host: a local route on lo for each that no interface has. Envoy
 // binds them with freebind, and who routes the address to this host reaches the Gateway. It is for a node that is alone:
 // the host answers for them on all its links. Where there are several, Announcer takes its place.
-type Addresses struct{ log *slog.Logger }
+type LocalRoutes struct{ log *slog.Logger }
 
-// NewAddresses makes one. Of the configuration it uses Log.
-func NewAddresses(cfg Config) *Addresses {
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
+// NewLocalRoutes returns a LocalRoutes that makes no route before Run.
+func NewLocalRoutes(log *slog.Logger) *LocalRoutes {
+	if log == nil {
+		log = slog.Default()
 	}
-	return &Addresses{log: cfg.Log}
+	return &LocalRoutes{log: log}
 }
 
 // Run keeps the host's local routes as st.Gateways says, until ctx ends. Routes stay when it returns, so that traffic
-// goes on; Detach removes them.
-func (a *Addresses) Run(ctx context.Context, st *state.State) error {
+// goes on; Remove removes them.
+func (a *LocalRoutes) Run(ctx context.Context, st *state.State) error {
 	feed := st.Feed()
 	defer feed.Close()
 	synced := st.Synced()
-	check := time.NewTicker(10 * retryLast) // somebody may flush the routes
+	check := time.NewTicker(checkEvery) // somebody may flush the routes
 	defer check.Stop()
 	var last string
 	var retry <-chan time.Time
@@ -53,7 +62,7 @@ func (a *Addresses) Run(ctx context.Context, st *state.State) error {
 			}
 			retry = nil
 			if err != nil {
-				retry = time.After(retryLast)
+				retry = time.After(retryAfter)
 			}
 		}
 		due = true
@@ -83,7 +92,7 @@ func touches(keys map[state.Key]struct{}, table state.TableID) bool {
 	return false
 }
 
-func (a *Addresses) reconcile(snap *state.Snapshot, st *state.State, prune bool) error {
+func (a *LocalRoutes) reconcile(snap *state.Snapshot, st *state.State, prune bool) error {
 	own, err := hostAddresses()
 	if err != nil {
 		return err
@@ -153,19 +162,17 @@ func hostAddresses() (map[netip.Addr]bool, error) {
 // localRoutes are ours.
 func localRoutes() (map[netip.Addr]struct{}, error) {
 	out := map[netip.Addr]struct{}{}
-	for _, family := range families() {
-		filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
-		list, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("list local routes: %w", err)
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol}
+	list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list local routes: %w", err)
+	}
+	for _, r := range list {
+		if r.Dst == nil {
+			continue
 		}
-		for _, r := range list {
-			if r.Dst == nil {
-				continue
-			}
-			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
-				out[a.Unmap()] = struct{}{}
-			}
+		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+			out[a.Unmap()] = struct{}{}
 		}
 	}
 	return out, nil

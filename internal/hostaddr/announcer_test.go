@@ -1,4 +1,4 @@
-package datapath
+package hostaddr
 
 import (
 	"context"
@@ -53,7 +53,7 @@ func (n *announcing) start() {
 	done := make(chan error)
 	go func() {
 		done <- n.Do(func() error {
-			a := NewAnnouncer(Config{Log: slog.New(slog.NewTextHandler(testWriter{n.t}, nil))})
+			a := NewAnnouncer(slog.New(slog.NewTextHandler(testWriter{n.t}, nil)))
 			return a.Run(ctx, n.st)
 		})
 	}()

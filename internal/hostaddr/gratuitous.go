@@ -1,4 +1,4 @@
-package datapath
+package hostaddr
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package datapath
+package hostaddr
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 var announceAt = []time.Duration{0, 200 * time.Millisecond, 1200 * time.Millisecond, 3 * time.Second, 6 * time.Second}
 
 // Announcer puts the addresses of Gateways that this node answers for on its links, where the kernel answers ARP and NDP
-// for them, and takes away those that another node answers for. Addresses takes its place where there is one node only.
+// for them, and takes away those that another node answers for. LocalRoutes takes its place where there is one node only.
 type Announcer struct {
 	log *slog.Logger
 
@@ -41,24 +41,24 @@ type round struct {
 	link  int
 }
 
-// NewAnnouncer makes one. Of the configuration it uses Log.
-func NewAnnouncer(cfg Config) *Announcer {
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
+// NewAnnouncer returns an Announcer that puts nothing on the links before Run.
+func NewAnnouncer(log *slog.Logger) *Announcer {
+	if log == nil {
+		log = slog.Default()
 	}
 	return &Announcer{
-		log: cfg.Log, placed: map[netip.Addr]string{}, alone: true,
+		log: log, placed: map[netip.Addr]string{}, alone: true,
 		entries: map[netip.Addr]*model.Announcement{}, rounds: map[netip.Addr]*round{},
 	}
 }
 
 // Run keeps the links as st.Announcements says, until ctx ends. Addresses stay when it returns, so that traffic goes on;
-// Detach removes them.
+// Remove removes them.
 func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 	feed := st.Feed()
 	defer feed.Close()
 	synced := st.Synced()
-	check := time.NewTicker(10 * retryLast) // somebody may flush the addresses
+	check := time.NewTicker(checkEvery) // somebody may flush the addresses
 	defer check.Stop()
 	var retry <-chan time.Time
 	due := true
@@ -67,7 +67,7 @@ func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 		if due || touches(keys, st.Gateways.ID()) || touches(keys, st.Announcements.ID()) {
 			retry = nil
 			if a.setError(a.reconcile(snap, st, synced == nil)) {
-				retry = time.After(retryLast)
+				retry = time.After(retryAfter)
 			}
 		}
 		next := a.tell(time.Now())
