@@ -83,9 +83,7 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 	case gwv1.HTTPSProtocolType:
 		l.https = true
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
-		if spec.TLS != nil && spec.TLS.Mode != nil && *spec.TLS.Mode != gwv1.TLSModeTerminate {
-			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("tls mode %q is not Terminate", short(string(*spec.TLS.Mode))))
-		}
+		l.checkTLS(gw)
 	default:
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is neither HTTP nor HTTPS", short(string(spec.Protocol))))
 	}
