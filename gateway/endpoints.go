@@ -224,7 +224,7 @@ func podReady(p *corev1.Pod) bool {
 func targetPort(svc *corev1.Service, port model.ServicePort, pod *corev1.Pod) int32 {
 	for _, sp := range svc.Spec.Ports {
 		proto, ok := protocol(sp.Protocol)
-		if !ok || uint16(sp.Port) != port.Port || proto != port.Protocol {
+		if !ok || sp.Port != int32(port.Port) || proto != port.Protocol {
 			continue
 		}
 		if sp.TargetPort.Type == intstr.Int && sp.TargetPort.IntVal == 0 {

@@ -21,7 +21,7 @@ type listener struct {
 	spec     *gwv1.Listener
 	key      string // namespace/gateway/name
 	name     string
-	port     uint16
+	port     uint16 // 0 if the spec's is not a port
 	https    bool
 	hostname string // "" for all
 	table    string
@@ -72,8 +72,9 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 	}
 	if !validPort(spec.Port) {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("port %d is not between 1 and 65535", spec.Port))
+	} else {
+		l.port = uint16(spec.Port)
 	}
-	l.port = uint16(spec.Port)
 	switch spec.Protocol {
 	case gwv1.HTTPProtocolType:
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, "")
@@ -160,7 +161,7 @@ func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 func markConflicts(list []*listener) {
 	for i, a := range list {
 		for _, b := range list[i+1:] {
-			if a.table == "" || b.table == "" || a.port != b.port {
+			if a.table == "" || b.table == "" || a.port != b.port || a.port == 0 {
 				continue
 			}
 			if a.https && b.https && overlap([]string{a.pattern()}, []string{b.pattern()}) {

@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -197,8 +198,8 @@ func parentRef(namespace string, refs []gwv1.ParentReference, w model.ParentStat
 		if r.SectionName != nil {
 			section = string(*r.SectionName)
 		}
-		if r.Port != nil {
-			port = uint16(*r.Port)
+		if r.Port != nil && *r.Port > 0 && *r.Port <= math.MaxUint16 {
+			port = uint16(*r.Port) // a status holds 0 for what is not a port
 		}
 		if ref == w.Parent && section == w.SectionName && port == w.Port {
 			return r
