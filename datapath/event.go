@@ -29,16 +29,17 @@ type Reason uint8
 
 // The numbers are those of bpf/event.h.
 const (
-	ReasonNone         Reason = iota
-	ReasonNoBackend           // the Service has no ready endpoint
-	ReasonNoProxy             // mTLS is strict at one end, and Envoy does not listen on 15002
-	ReasonPlaintext           // the workload is strict, and the peer came in the clear
-	ReasonNoPolicyPort        // a policy selects the workload, and Envoy does not listen on 15006
+	ReasonNone          Reason = iota
+	ReasonNoBackend            // the Service has no ready endpoint
+	ReasonNoProxy              // mTLS is strict at one end, and Envoy does not listen on 15002
+	ReasonPlaintext            // the workload is strict, and the peer came in the clear
+	ReasonNoPolicyPort         // a policy selects the workload, and Envoy does not listen on 15006
+	ReasonNotProgrammed        // the workload's own entry is missing: the kernel's map is full
 )
 
 func (r Reason) String() string {
 	return name([]string{"", "no ready endpoint", "no proxy for a strict peer", "plaintext to a strict workload",
-		"no proxy to check the policy"}, int(r))
+		"no proxy to check the policy", "the node could not program the workload"}, int(r))
 }
 
 // MarshalText gives the text.

@@ -1,11 +1,8 @@
 package datapath
 
 import (
-	"fmt"
 	"maps"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // fakeTable is a table in memory. With a limit it can be full; fail may refuse single writes.
@@ -14,6 +11,7 @@ type fakeTable[K, V comparable] struct {
 	entries map[K]V
 	limit   int
 	fail    func(K) error
+	failPut error
 	writes  int
 	// seen is called under the lock after each change.
 	seen func(map[K]V)
@@ -29,8 +27,11 @@ func (t *fakeTable[K, V]) Put(k K, v V) error {
 			return err
 		}
 	}
+	if t.failPut != nil {
+		return t.failPut
+	}
 	if _, ok := t.entries[k]; !ok && t.limit > 0 && len(t.entries) >= t.limit {
-		return fmt.Errorf("map is full at %d entries: %w", t.limit, unix.E2BIG)
+		return fullError(t.limit)
 	}
 	t.entries[k] = v
 	t.changed()

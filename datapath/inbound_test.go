@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
@@ -354,4 +356,32 @@ func mustOpen(t *testing.T, p *lab.Pod, ip netip.Addr, port uint16) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// TestPlaintextEndsWhenAPodJoinsStrict: nobody enforced the mode before, or the agent was not there when it changed.
+func TestPlaintextEndsWhenAPodJoinsStrict(t *testing.T) {
+	for _, before := range []string{"outside the mesh", "disabled"} {
+		t.Run(before, func(t *testing.T) {
+			n := newNode(t)
+			a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+			to := netip.AddrPortFrom(b.Address, 8080)
+			echo(t, b, "app", to.String())
+			if before == "disabled" {
+				put(n, n.st.Workloads, workload(b, model.MTLSDisabled))
+				n.sync()
+			}
+			c, _, err := open(a, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			n.end()
+			put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+			n.start()
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("the connection in the clear lives on: %v", err)
+			}
+		})
+	}
 }

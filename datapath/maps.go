@@ -49,10 +49,15 @@ type kernelTable[K, V comparable] struct{ m *ebpf.Map }
 func (t kernelTable[K, V]) Put(k K, v V) error {
 	err := t.m.Update(&k, &v, ebpf.UpdateAny)
 	if errors.Is(err, unix.E2BIG) {
-		return fmt.Errorf("map %s is full at %d entries: %w", t.m, t.m.MaxEntries(), err)
+		return fullError(t.m.MaxEntries())
 	}
 	return err
 }
+
+// fullError says that a map took no entry, and how many it holds.
+type fullError uint32
+
+func (e fullError) Error() string { return fmt.Sprintf("the map is full at %d entries", uint32(e)) }
 
 func (t kernelTable[K, V]) Delete(k K) error {
 	if err := t.m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -95,7 +100,7 @@ func (m *mirror[K, V]) put(k K, v V) error {
 		return nil
 	}
 	if err := m.table.Put(k, v); err != nil {
-		return fmt.Errorf("write to %s: %w", m.name, err)
+		return fmt.Errorf("map %s: %w", m.name, err)
 	}
 	m.have[k] = v
 	return nil
@@ -106,7 +111,7 @@ func (m *mirror[K, V]) delete(k K) error {
 		return nil
 	}
 	if err := m.table.Delete(k); err != nil {
-		return fmt.Errorf("delete from %s: %w", m.name, err)
+		return fmt.Errorf("map %s: delete: %w", m.name, err)
 	}
 	delete(m.have, k)
 	return nil

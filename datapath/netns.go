@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -81,40 +83,47 @@ func netnsCookie(fd int) (uint64, error) {
 	return cookie, err
 }
 
-// routeMarked sets up what Envoy's original_src needs, in the calling thread's namespace. It may be called again.
-func routeMarked() error {
-	if err := markSysctls("1"); err != nil {
+// routeMarked sets up what Envoy's original_src needs, in the calling thread's namespace. needIPv6 says that the workload
+// has an IPv6 address. It may be called again.
+func routeMarked(needIPv6 bool) error {
+	on, err := namespaceFamilies()
+	if err != nil {
 		return err
 	}
-	for _, family := range families() {
+	errs := []error{markSysctls("1")}
+	for _, family := range on {
 		if err := netlink.RuleAdd(markRule(family)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("ip rule fwmark %d (family %d): %w", proxyMark, family, err)
+			errs = append(errs, fmt.Errorf("ip rule fwmark %d (family %d): %w", proxyMark, family, err))
 		}
 		if err := netlink.RouteReplace(localRoute(family)); err != nil {
-			return fmt.Errorf("local route in table %d (family %d): %w", proxyTable, family, err)
+			errs = append(errs, fmt.Errorf("local route in table %d (family %d): %w", proxyTable, family, err))
 		}
 	}
-	return nil
+	if needIPv6 && !slices.Contains(on, unix.AF_INET6) {
+		errs = append(errs, errors.New("the pod has an IPv6 address, but IPv6 is off on lo of its network namespace, "+
+			"so its proxy does not reach it by IPv6: set net.ipv6.conf.lo.disable_ipv6=0"))
+	}
+	return errors.Join(errs...)
 }
 
-// unrouteMarked undoes routeMarked.
+// unrouteMarked undoes routeMarked. The rule for IPv6 stays when IPv6 is turned off later, so both are looked for.
 func unrouteMarked() error {
-	var errs []error
+	errs := []error{markSysctls("0")}
 	for _, family := range families() {
 		if err := netlink.RuleDel(markRule(family)); err != nil && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("remove ip rule fwmark %d: %w", proxyMark, err))
+			errs = append(errs, fmt.Errorf("remove ip rule fwmark %d (family %d): %w", proxyMark, family, err))
 		}
 		if err := netlink.RouteDel(localRoute(family)); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("remove the local route of table %d: %w", proxyTable, err))
+			errs = append(errs, fmt.Errorf("remove the local route of table %d (family %d): %w", proxyTable, family, err))
 		}
 	}
-	return errors.Join(append(errs, markSysctls("0"))...)
+	return errors.Join(errs...)
 }
 
-// markSysctls are of the calling thread's namespace. tcp_fwmark_accept holds for both families.
+// markSysctls writes settings of the calling thread's namespace. tcp_fwmark_accept holds for both families.
 func markSysctls(value string) error {
 	names := []string{"ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect"}
-	if len(families()) > 1 {
+	if slices.Contains(families(), unix.AF_INET6) {
 		names = append(names, "ipv6/fwmark_reflect")
 	}
 	var errs []error
@@ -124,12 +133,29 @@ func markSysctls(value string) error {
 	return errors.Join(errs...)
 }
 
-// families leaves IPv6 out where the kernel has none.
+// families lists the address families that the kernel has.
 func families() []int {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
 		return []int{unix.AF_INET}
 	}
 	return []int{unix.AF_INET, unix.AF_INET6}
+}
+
+// namespaceFamilies lists the address families that the loopback interface of the calling thread's namespace takes addresses and
+// routes of. A namespace without IPv6 is nothing unusual.
+func namespaceFamilies() ([]int, error) {
+	all := families()
+	if len(all) == 1 {
+		return all, nil
+	}
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	if err != nil {
+		return nil, fmt.Errorf("see whether IPv6 is on: %w", err)
+	}
+	if strings.TrimSpace(string(off)) != "0" {
+		return all[:1], nil
+	}
+	return all, nil
 }
 
 func markRule(family int) *netlink.Rule {

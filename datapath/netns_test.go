@@ -25,7 +25,7 @@ func TestUnrouteTwice(t *testing.T) {
 	} {
 		err := p.Do(func() error {
 			if name != "nothing was done" {
-				if err := routeMarked(); err != nil {
+				if err := routeMarked(true); err != nil {
 					return err
 				}
 			}

@@ -154,7 +154,9 @@ func (n offlineNamespace) Cookie() uint64 {
 	return h.Sum64()
 }
 func (offlineNamespace) Same() bool        { return true }
+func (offlineNamespace) Joined() bool      { return false }
 func (offlineNamespace) Attach() error     { return nil }
+func (offlineNamespace) Route(bool) error  { return nil }
 func (offlineNamespace) Detach(bool) error { return nil }
 func (offlineNamespace) Close() error      { return nil }
 func (offlineNamespace) CloseConnections(Connections, *model.Workload, func(local, remote netip.AddrPort) bool) (int, error) {

@@ -77,14 +77,16 @@ func (n *kernelNamespace) Same() bool {
 
 func (n *kernelNamespace) fd() int { return int(n.file.Fd()) }
 
+func (n *kernelNamespace) Joined() bool {
+	_, err := os.Stat(n.k.pin(n.cookie))
+	return err == nil
+}
+
 func (n *kernelNamespace) Attach() error {
 	if n.attached {
 		return nil
 	}
-	if err := enter(n.fd(), routeMarked); err != nil {
-		return err
-	}
-	if _, err := os.Stat(n.k.pin(n.cookie)); err == nil && n.k.hold() {
+	if n.Joined() && n.k.hold() {
 		return nil
 	}
 	prog, err := n.k.load(n.cookie)
@@ -97,6 +99,10 @@ func (n *kernelNamespace) Attach() error {
 	}
 	n.attached = true
 	return nil
+}
+
+func (n *kernelNamespace) Route(ipv6 bool) error {
+	return enter(n.fd(), func() error { return routeMarked(ipv6) })
 }
 
 // attach replaces the program of an earlier agent's link, or makes a new link.

@@ -28,6 +28,8 @@ type fakeSpace struct {
 	live map[uint64]string
 	log  []string
 	left []string
+
+	route, close error // of Route and CloseConnections
 }
 
 func (f *fakeSpace) Open(path string) (namespace, error) {
@@ -53,6 +55,7 @@ type fakeNamespace struct {
 func (n *fakeNamespace) Cookie() uint64 { return n.cookie }
 func (n *fakeNamespace) Same() bool     { return true }
 func (n *fakeNamespace) Close() error   { return nil }
+func (n *fakeNamespace) Joined() bool   { return n.f.live[n.cookie] != "" }
 
 func (n *fakeNamespace) Attach() error {
 	n.f.mu.Lock()
@@ -60,6 +63,8 @@ func (n *fakeNamespace) Attach() error {
 	n.f.live[n.cookie] = n.path
 	return nil
 }
+
+func (n *fakeNamespace) Route(bool) error { return n.f.route }
 
 func (n *fakeNamespace) Detach(bool) error {
 	n.f.mu.Lock()
@@ -69,6 +74,9 @@ func (n *fakeNamespace) Detach(bool) error {
 }
 
 func (n *fakeNamespace) CloseConnections(which Connections, w *model.Workload, _ func(local, remote netip.AddrPort) bool) (int, error) {
+	if n.f.close != nil {
+		return 0, n.f.close
+	}
 	n.f.log = append(n.f.log, fmt.Sprintf("close %d of %s", which, w.Key()))
 	return 1, nil
 }

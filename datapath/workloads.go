@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -24,8 +25,13 @@ type namespace interface {
 	Cookie() uint64
 	// Same tells whether the path still leads here.
 	Same() bool
-	// Attach makes the namespace ready: sk_lookup, rule, route. It may be called again.
+	// Joined reports whether an inbound program is attached, possibly by an earlier agent.
+	Joined() bool
+	// Attach attaches the inbound program, which refuses what the entry in pods does not allow. It may be called again.
 	Attach() error
+	// Route sets up what Envoy needs to reach the workload with the client's address: settings, rules and routes.
+	// ipv6 says that the workload has an IPv6 address. It may be called again.
+	Route(ipv6 bool) error
 	// Detach undoes Attach. If the pod is dead, its sockets are destroyed; else only Envoy's connections.
 	Detach(dead bool) error
 	// CloseConnections destroys live connections of the workload, those that forbidden picks if it is not nil.
@@ -35,15 +41,15 @@ type namespace interface {
 
 // workloads writes peers, pods, own, probes and namespaces, and looks after the namespaces of local workloads.
 type workloads struct {
-	log   *slog.Logger
-	space namespaces
-	peers *claims[weftAddress, uint32]
-	pods  *mirror[uint64, uint32]
-	paths *mirror[uint64, weftPath]
-	own   *mirror[weftOwnKey, uint32]
-	prob  *mirror[weftProbeKey, uint32]
-	local map[string]*localWorkload
-	owner map[uint64]string // namespace cookie -> workload
+	log    *slog.Logger
+	space  namespaces
+	peers  *claims[weftAddress, uint32]
+	pods   *mirror[uint64, uint32]
+	paths  *mirror[uint64, weftPath]
+	own    *mirror[weftOwnKey, uint32]
+	probes *mirror[weftProbeKey, uint32]
+	local  map[string]*localWorkload
+	owner  map[uint64]string // namespace cookie -> workload
 	// listens is Config.Listens.
 	listens func(*model.Workload) bool
 	joining func() // called before a namespace is joined, if not nil
@@ -55,7 +61,6 @@ var errHeld = errors.New("waits until Envoy listens")
 type localWorkload struct {
 	workload *model.Workload
 	ns       namespace
-	entries  localEntries
 	close    bool      // connections are to be closed yet
 	held     time.Time // since when a first identity waits for Envoy; zero if none does
 }
@@ -67,7 +72,7 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, err
 	w.pods, errs[1] = newMirror("pods", t.pods)
 	w.paths, errs[2] = newMirror("namespaces", t.namespaces)
 	w.own, errs[3] = newMirror("own", t.own)
-	w.prob, errs[4] = newMirror("probes", t.probes)
+	w.probes, errs[4] = newMirror("probes", t.probes)
 	return w, errors.Join(errs[:]...)
 }
 
@@ -121,14 +126,64 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 		l = &localWorkload{workload: w, ns: ns}
 		ws.local[key], ws.owner[ns.Cookie()] = l, key
 	}
-	l.close = l.close || tightened(l.workload, w)
-	if err := ws.write(l, w); err != nil {
-		return err
+	cookie := l.ns.Cookie()
+	want := entriesOf(w, cookie)
+	before, known := ws.pods.have[cookie]
+	if !known && l.ns.Joined() {
+		before = want.Flags // an earlier version enforced them, with maps of another layout
 	}
-	l.workload, l.held = w, time.Time{}
-	if err := l.ns.Attach(); err != nil {
-		return err
+	l.close = l.close || tightened(before, want.Flags)
+	// The workload is closed first: whatever fails after that leaves it closed.
+	enforced := ws.enforce(l.ns, want.Flags)
+	if enforced == nil {
+		l.workload, l.held = w, time.Time{}
 	}
+	return errors.Join(enforced, ws.describe(cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w))
+}
+
+// tightened reports whether connections in the clear that were let in are forbidden now.
+func tightened(before, now uint32) bool {
+	return now&^before&(workloadStrict|workloadPoliced) != 0
+}
+
+func hasIPv6(w *model.Workload) bool {
+	return slices.ContainsFunc(w.Addresses, func(a netip.Addr) bool { return a.Unmap().Is6() })
+}
+
+// enforce writes the workload's flags and attaches the program that enforces them.
+func (ws *workloads) enforce(ns namespace, flags uint32) error {
+	err := ws.pods.put(ns.Cookie(), flags)
+	if err != nil {
+		if flags&(workloadStrict|workloadPoliced) == 0 {
+			return err // without an entry the program would refuse what is allowed
+		}
+		// Older flags may allow more. Without an entry the program refuses.
+		err = errors.Join(err, ws.pods.delete(ns.Cookie()))
+	}
+	return errors.Join(err, ns.Attach())
+}
+
+// describe writes what else the programs know of a local workload.
+func (ws *workloads) describe(cookie uint64, netns string, want localEntries) error {
+	var errs []error
+	if path, ok := encodePath(netns); ok {
+		errs = append(errs, ws.paths.put(cookie, path))
+	} else {
+		errs = append(errs, fmt.Errorf("network namespace %q: the path is too long", netns))
+	}
+	for k, v := range want.Own {
+		errs = append(errs, ws.own.put(k, v))
+	}
+	for k, v := range want.Probes {
+		errs = append(errs, ws.probes.put(k, v))
+	}
+	return errors.Join(append(errs,
+		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie || want.Own[k] != 0 }),
+		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie || want.Probes[k] != 0 }))...)
+}
+
+// closePlaintext ends connections that were let in before the workload became strict or got its first policy.
+func (ws *workloads) closePlaintext(key string, l *localWorkload, w *model.Workload) error {
 	if !l.close {
 		return nil
 	}
@@ -138,32 +193,6 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	}
 	l.close = err != nil
 	return err
-}
-
-// tightened is true when connections in the clear that were let in may not be there any more.
-func tightened(before, now *model.Workload) bool {
-	return now.MTLS == model.MTLSStrict && before.MTLS != model.MTLSStrict || now.Policy != nil && before.Policy == nil
-}
-
-func (ws *workloads) write(l *localWorkload, w *model.Workload) error {
-	cookie := l.ns.Cookie()
-	path, ok := encodePath(w.NetNS)
-	if !ok {
-		return fmt.Errorf("network namespace %q: the path is too long", w.NetNS)
-	}
-	want := entriesOf(w, cookie)
-	errs := []error{ws.paths.put(cookie, path)}
-	for k, v := range want.Own {
-		errs = append(errs, ws.own.put(k, v))
-	}
-	for k, v := range want.Probes {
-		errs = append(errs, ws.prob.put(k, v))
-	}
-	errs = append(errs, ws.pods.put(cookie, want.Flags),
-		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie || want.Own[k] != 0 }),
-		ws.prob.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie || want.Probes[k] != 0 }))
-	l.entries = want
-	return errors.Join(errs...)
 }
 
 // leave takes a workload of this node out of the mesh.
@@ -189,7 +218,7 @@ func (ws *workloads) forget(cookie uint64) error {
 	return errors.Join(
 		ws.pods.delete(cookie),
 		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie }),
-		ws.prob.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie }),
+		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie }),
 		ws.paths.delete(cookie))
 }
 
@@ -218,6 +247,11 @@ func (ws *workloads) prune() error {
 		}
 		errs = append(errs, ws.forget(cookie))
 	}
-	errs = append(errs, ws.pods.prune(func(c uint64, _ uint32) bool { _, ok := ws.owner[c]; return ok }))
+	// A namespace that is recorded may have the inbound program, which refuses everything without an entry.
+	errs = append(errs, ws.pods.prune(func(c uint64, _ uint32) bool {
+		_, owned := ws.owner[c]
+		_, recorded := ws.paths.have[c]
+		return owned || recorded
+	}))
 	return errors.Join(errs...)
 }

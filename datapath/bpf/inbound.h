@@ -55,7 +55,10 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	__u64 netns = own_netns;
 	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
-	if (!pod || !(*pod & (WORKLOAD_STRICT | WORKLOAD_POLICED)))
+	/* A workload whose entry could not be written is judged as strict: the program is attached without an entry
+	 * only to workloads that are not open. */
+	__u32 flags = pod ? *pod : WORKLOAD_STRICT;
+	if (!(flags & (WORKLOAD_STRICT | WORKLOAD_POLICED)))
 		return SK_PASS;
 	struct flow f = { .netns = netns };
 	f.from.port = (__be16)ctx->remote_port;
@@ -79,8 +82,8 @@ int inbound(struct bpf_sk_lookup *ctx)
 	struct probe_key probe = { .netns = netns, .port = ctx->local_port };
 	if (bpf_map_lookup_elem(&probes, &probe) && bpf_map_lookup_elem(&nodes, &f.from.addr))
 		return SK_PASS;
-	if (*pod & WORKLOAD_STRICT)
-		return drop(&f, REASON_PLAINTEXT);
+	if (flags & WORKLOAD_STRICT)
+		return drop(&f, pod ? REASON_PLAINTEXT : REASON_NOT_PROGRAMMED);
 	if (ctx->local_port == PORT_IN)
 		return SK_DROP; /* Envoy's own port: its filter would take that for the workload's and meet itself */
 	return steer(ctx, &f);
