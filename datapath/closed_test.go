@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -275,5 +276,51 @@ func TestOpenPodWithFullMapStaysOpen(t *testing.T) {
 	}
 	if len(f.space.live) > 0 {
 		t.Error("the inbound program is attached without an entry: it refuses everybody")
+	}
+}
+
+// TestContestedAddress: an address that two pods claim opens neither of them, and nobody speaks to it in the clear who
+// would have to authenticate it.
+func TestContestedAddress(t *testing.T) {
+	n := newNode(t)
+	a, b, c := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "c")
+	claimed := func(w *model.Workload) { w.Addresses, w.Contested = nil, w.Addresses }
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict, claimed))
+	put(n, n.st.Workloads, workload(c, model.MTLSDisabled, claimed))
+	put(n, n.st.Workloads, &model.Workload{
+		Namespace: "ns", Name: "elsewhere", MTLS: model.MTLSStrict, Identity: "spiffe://td/ns/ns/sa/elsewhere",
+		Contested: slices.Concat(addrs(b), addrs(c)),
+	})
+	n.sync()
+	for _, ip := range slices.Concat(addrs(b), addrs(c)) {
+		p := c
+		if slices.Contains(addrs(b), ip) {
+			p = b
+		}
+		echo(t, p, "app", netip.AddrPortFrom(ip, 8080).String())
+	}
+	refuses := func(who string, to netip.Addr, want bool) {
+		t.Helper()
+		if line, err := ask(a, netip.AddrPortFrom(to, 8080)); refused(err) != want {
+			t.Errorf("%s to %s: %q %v, want refused %v", who, to, line, err, want)
+		}
+	}
+	for _, ip := range addrs(b) {
+		refuses("without an identity to the strict pod", ip, true)
+		if line, err := ask(b, netip.AddrPortFrom(ip, 8080)); err != nil {
+			t.Errorf("the strict pod to itself: %q %v", line, err)
+		}
+	}
+	for _, ip := range addrs(c) {
+		refuses("without an identity to the open pod", ip, false)
+	}
+	put(n, n.st.Workloads, workload(a, model.MTLSPermissive))
+	n.sync()
+	n.proxy(a, proxyListeners...)
+	for _, ip := range slices.Concat(addrs(b), addrs(c)) {
+		refuses("with an identity", ip, true)
+		n.waitEvent("the refusal has its reason", func(e Event) bool {
+			return e.Kind == EventRefused && !e.Inbound && e.Reason == ReasonContested && e.Original.Addr() == ip
+		})
 	}
 }

@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -13,6 +14,7 @@ const (
 	workloadIdentity = 1
 	workloadStrict   = 2
 	workloadPoliced  = 4
+	addressContested = 8
 )
 
 // portEntries is what the kernel is to know about one service port in one address family.
@@ -113,14 +115,16 @@ func workloadFlags(w *model.Workload) uint32 {
 	return f
 }
 
-// peerEntries are a workload's addresses as others see them: only those with an identity are there.
+// peerEntries are a workload's addresses as others see them: those with an identity, and those where nobody can have one.
 func peerEntries(w *model.Workload) map[weftAddress]uint32 {
 	out := map[weftAddress]uint32{}
-	if w.Identity == "" {
-		return out
-	}
 	for _, a := range w.Addresses {
-		out[encodeAddr(a)] = workloadFlags(w) &^ workloadPoliced
+		if w.Identity != "" {
+			out[encodeAddr(a)] = workloadFlags(w) &^ workloadPoliced
+		}
+	}
+	for _, a := range w.Contested {
+		out[encodeAddr(a)] = addressContested
 	}
 	return out
 }
@@ -134,7 +138,7 @@ type localEntries struct {
 
 func entriesOf(w *model.Workload, cookie uint64) localEntries {
 	e := localEntries{Own: map[weftOwnKey]uint32{}, Probes: map[weftProbeKey]uint32{}, Flags: workloadFlags(w)}
-	for _, a := range w.Addresses {
+	for _, a := range slices.Concat(w.Addresses, w.Contested) {
 		e.Own[weftOwnKey{Netns: cookie, Addr: encodeAddr(a)}] = 1
 	}
 	for _, p := range w.ProbePorts {

@@ -132,9 +132,11 @@ func (m *mirror[K, V]) prune(wanted func(K, V) bool) error {
 // go, the next one gets it.
 type claims[K, V comparable] struct {
 	*mirror[K, V]
-	show  func(K) string
-	by    map[K]map[string]V
-	owned map[string]map[K]V
+	show func(K) string
+	// ambiguous is written where owners want different values. If it is nil, the first owner's is.
+	ambiguous *V
+	by        map[K]map[string]V
+	owned     map[string]map[K]V
 }
 
 func newClaims[K, V comparable](name string, t table[K, V], show func(K) string) (*claims[K, V], error) {
@@ -174,7 +176,7 @@ func (c *claims[K, V]) set(owner string, want map[K]V) (conflicts, err error) {
 		}
 		c.by[k][owner], owned[k] = v, v
 		errs = append(errs, c.settle(k))
-		if w := c.winner(k); w != owner {
+		if w := c.winner(k); w != owner && (c.ambiguous == nil || c.by[k][w] != v) {
 			taken = append(taken, fmt.Errorf("%s %w by %s", c.show(k), errConflict, w))
 		}
 	}
@@ -200,7 +202,13 @@ func (c *claims[K, V]) settle(k K) error {
 		delete(c.by, k)
 		return c.delete(k)
 	}
-	return c.put(k, c.by[k][w])
+	value := c.by[k][w]
+	for _, v := range c.by[k] {
+		if v != value && c.ambiguous != nil {
+			return c.put(k, *c.ambiguous)
+		}
+	}
+	return c.put(k, value)
 }
 
 func (c *claims[K, V]) wanted(k K, _ V) bool { return len(c.by[k]) > 0 }

@@ -132,7 +132,7 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 
 func flagWords(flags uint32) string {
 	out := ""
-	for bit, word := range []string{"identity", "strict", "policed"} {
+	for bit, word := range []string{"identity", "strict", "policed", "contested"} {
 		if flags&(1<<bit) != 0 {
 			out += " " + word
 		}

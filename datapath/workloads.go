@@ -73,7 +73,12 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, err
 	w.paths, errs[2] = newMirror("namespaces", t.namespaces)
 	w.own, errs[3] = newMirror("own", t.own)
 	w.probes, errs[4] = newMirror("probes", t.probes)
-	return w, errors.Join(errs[:]...)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	// Nobody can tell which of two workloads is at an address, so neither has an identity there.
+	w.peers.ambiguous = new(uint32(addressContested))
+	return w, nil
 }
 
 // apply makes a workload's entries; nil removes it.
@@ -147,7 +152,7 @@ func tightened(before, now uint32) bool {
 }
 
 func hasIPv6(w *model.Workload) bool {
-	return slices.ContainsFunc(w.Addresses, func(a netip.Addr) bool { return a.Unmap().Is6() })
+	return slices.ContainsFunc(slices.Concat(w.Addresses, w.Contested), func(a netip.Addr) bool { return a.Unmap().Is6() })
 }
 
 // enforce writes the workload's flags and attaches the program that enforces them.

@@ -41,7 +41,9 @@ func endpoints(v *view, key string) ([]output, bool) {
 		} else {
 			e.Backends = v.fromPods(svc, pods, port)
 		}
-		e.Backends = slices.DeleteFunc(e.Backends, func(b model.Endpoint) bool { return !families(b.Address.Addr()) })
+		e.Backends = slices.DeleteFunc(e.Backends, func(b model.Endpoint) bool {
+			return !families(b.Address.Addr()) || v.contested(b.Address.Addr())
+		})
 		slices.SortFunc(e.Backends, func(a, b model.Endpoint) int { return a.Address.Compare(b.Address) })
 		e.Backends = slices.CompactFunc(e.Backends, func(a, b model.Endpoint) bool { return a.Address == b.Address })
 		outs = append(outs, out(v.st.Endpoints, e.Key(), e))

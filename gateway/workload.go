@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"path"
 	"slices"
@@ -34,7 +35,8 @@ func workload(v *view, key string) ([]output, bool) {
 	w.Node = pod.Spec.NodeName
 	w.NetNS = v.netnsPath(pod, &t)
 	w.Cgroup = cgroupPath(pod, &t)
-	w.Local = len(w.Addresses) > 0 && (w.NetNS != "" || (v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node))
+	// What is enforced in the pod's network namespace does not depend on its addresses, which others may claim.
+	w.Local = w.NetNS != "" || len(w.Addresses)+len(w.Contested) > 0 && v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node
 	w.ProbePorts = probePorts(pod)
 	w.Policy = v.policyFor(pod)
 	outs := []output{out(v.st.Workloads, w.Key(), w)}
@@ -62,13 +64,42 @@ func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
 		t.add("Invalid", fmt.Sprintf("%q is not an address that a pod can have", short(b)))
 	}
 	for _, a := range addrs {
-		if owner := v.podAt(a); owner != nil && kube.Key(owner) != kube.Key(pod) {
-			t.add("AddressConflict", fmt.Sprintf("address %s belongs to the older pod %s; this pod is not in the mesh with it", a, kube.Key(owner)))
-			continue
+		other, contested := v.claimed(a, pod)
+		switch {
+		case contested:
+			t.add("AddressConflict", fmt.Sprintf("address %s is claimed by pod %s too: nobody has an identity there, "+
+				"and connections that must be authenticated are refused, until one of the two is gone", a, kube.Key(other)))
+			w.Contested = append(w.Contested, a)
+		case other != nil && older(other, pod):
+			t.add("AddressConflict", fmt.Sprintf("address %s belongs to the older pod %s; this pod is not in the mesh with it", a, kube.Key(other)))
+		default:
+			w.Addresses = append(w.Addresses, a)
 		}
-		w.Addresses = append(w.Addresses, a)
 	}
 	return w
+}
+
+// claimed returns the oldest other pod that claims an address of pod, if there is one. The address is contested if one
+// of all that claim it has an identity: nobody can tell who is there.
+func (v *view) claimed(a netip.Addr, pod *corev1.Pod) (other *corev1.Pod, contested bool) {
+	var ignored trouble
+	for p := range v.claimants(a) {
+		contested = contested || v.mtlsMode(p, &ignored) != model.MTLSDisabled
+		if kube.Key(p) != kube.Key(pod) && (other == nil || older(p, other)) {
+			other = p
+		}
+	}
+	return other, contested && other != nil
+}
+
+// contested reports whether nobody can tell which pod has an address, so that nothing is sent there.
+func (v *view) contested(a netip.Addr) bool {
+	owner := v.podAt(a)
+	if owner == nil {
+		return false
+	}
+	_, contested := v.claimed(a, owner)
+	return contested
 }
 
 // mtlsMode is the pod's label, else its namespace's. A value that is none is taken as strict: who wrote it wanted
@@ -93,19 +124,27 @@ func (v *view) mtlsMode(pod *corev1.Pod, t *trouble) model.MTLSMode {
 	return mode
 }
 
-// podAt gives the pod that owns an address: of those that claim it, the oldest, then the first by name. Finished pods
-// and those in the host's network own none.
+// podAt returns the pod that owns an address: of those that claim it, the oldest, then the first by name.
 func (v *view) podAt(a netip.Addr) *corev1.Pod {
 	var owner *corev1.Pod
-	for p := range v.objs.Pods.By(v.Snapshot, kube.ByAddress, a.String()) {
-		if p.Spec.HostNetwork || kube.Ended(p) {
-			continue
-		}
+	for p := range v.claimants(a) {
 		if owner == nil || older(p, owner) {
 			owner = p
 		}
 	}
 	return owner
+}
+
+// claimants lists the pods that say that they have an address. Finished pods and those in the host's network do not
+// count.
+func (v *view) claimants(a netip.Addr) iter.Seq[*corev1.Pod] {
+	return func(yield func(*corev1.Pod) bool) {
+		for p := range v.objs.Pods.By(v.Snapshot, kube.ByAddress, a.String()) {
+			if !p.Spec.HostNetwork && !kube.Ended(p) && !yield(p) {
+				return
+			}
+		}
+	}
 }
 
 // older orders objects by creation, then by namespace and name.

@@ -106,9 +106,9 @@ struct {
 	__type(value, struct endpoint);
 } reverse SEC(".maps");
 
-enum { WORKLOAD_IDENTITY = 1, WORKLOAD_STRICT = 2, WORKLOAD_POLICED = 4 };
+enum { WORKLOAD_IDENTITY = 1, WORKLOAD_STRICT = 2, WORKLOAD_POLICED = 4, ADDRESS_CONTESTED = 8 };
 
-/* Workloads with an identity, on any node. */
+/* Addresses of workloads with an identity, on any node; and those that several claim, where nobody has an identity. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 262144);

@@ -73,11 +73,13 @@ static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *
 	if (!(*pod & WORKLOAD_IDENTITY))
 		return PASS;
 	__u32 *peer = bpf_map_lookup_elem(&peers, &dest->addr);
-	if (!peer || !(*peer & WORKLOAD_IDENTITY))
+	if (!peer || !(*peer & (WORKLOAD_IDENTITY | ADDRESS_CONTESTED)))
 		return PASS;
 	struct own_key self = { .netns = netns, .addr = dest->addr };
 	if (bpf_map_lookup_elem(&own, &self))
 		return PASS;
+	if (*peer & ADDRESS_CONTESTED)
+		return refuse(ctx, netns, pod, original, dest, REASON_CONTESTED);
 	if (!listening(ctx, dest, PORT_TCP)) {
 		if ((*pod | *peer) & WORKLOAD_STRICT)
 			return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);

@@ -104,7 +104,7 @@ func (j *joiner) look(r *cni.Request) standing {
 	if ok && w.MTLS != mode {
 		return standing{"the agent to see that its mTLS mode is " + mode.String(), true}
 	}
-	if !ok || !w.Local || w.NetNS == "" {
+	if !ok || !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return standing{"its address or network namespace: " + j.trouble(snap, r), j.strict(r.Namespace) || ok && w.MTLS == model.MTLSStrict}
 	}
 	if !j.holds(w) {

@@ -66,13 +66,16 @@ func (i Identity) Namespace() string {
 
 // Workload is a pod.
 type Workload struct {
-	Namespace      string            `json:"namespace"`
-	Name           string            `json:"name"`
-	ServiceAccount string            `json:"serviceAccount"`
-	Addresses      []netip.Addr      `json:"addresses"`
-	Labels         map[string]string `json:"labels,omitempty"`
-	Node           string            `json:"node,omitempty"`
-	MTLS           MTLSMode          `json:"mtls"`
+	Namespace      string       `json:"namespace"`
+	Name           string       `json:"name"`
+	ServiceAccount string       `json:"serviceAccount"`
+	Addresses      []netip.Addr `json:"addresses"`
+	// Contested are addresses that another pod claims too, where one of them has an identity. Nobody has one there:
+	// what must be authenticated is refused in both directions.
+	Contested []netip.Addr      `json:"contested,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Node      string            `json:"node,omitempty"`
+	MTLS      MTLSMode          `json:"mtls"`
 	// Identity is "" when MTLS is disabled.
 	Identity Identity `json:"identity,omitempty"`
 	// Local is true when the pod runs on this node and takes part in the mesh; NetNS is then its network
