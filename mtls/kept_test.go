@@ -66,7 +66,7 @@ func TestRestartWithoutCA(t *testing.T) {
 		if got := b.svids()[one].Serial; got != serial {
 			t.Errorf("serial %s, was %s", got, serial)
 		}
-		if trouble := b.m.Trouble(one) + b.m.Trouble(three); trouble != "no signature today" {
+		if trouble := b.problem(one) + b.problem(three); trouble != "no signature today" {
 			t.Errorf("trouble %q", trouble)
 		}
 		if asked := b.asked[len(b.asked)-1]; asked != three {

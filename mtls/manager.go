@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -18,15 +17,14 @@ const (
 	recheck = time.Minute
 )
 
-// Manager keeps an SVID in st.SVIDs for every identity of this node's workloads and of the gateways, and the bundle in
-// st.Bundles. It asks its source for no other identity.
+// Manager keeps an SVID in st.SVIDs for every identity of this node's workloads and of the gateways, the bundle in
+// st.Bundles, and how each identity fares in st.Certified. It asks its source for no other identity.
 type Manager struct {
 	st  *state.State
 	src Source
 	cfg Config
 
-	mu    sync.Mutex
-	lives map[model.Identity]*life
+	lives map[model.Identity]*life // of Run alone
 }
 
 // New makes a manager; Run makes it work.
@@ -75,7 +73,6 @@ func (m *Manager) update(deps *state.Deps[string], reader string) {
 	wanted := m.wanted(s)
 	deps.Set(reader, s.Reads())
 
-	m.mu.Lock()
 	var gone []model.Identity
 	for id := range m.lives {
 		if !wanted[id] {
@@ -95,8 +92,8 @@ func (m *Manager) update(deps *state.Deps[string], reader string) {
 			kept = append(kept, svid)
 		}
 	}
-	m.mu.Unlock()
 	m.publish(kept, gone)
+	m.report()
 	for _, id := range gone {
 		if err := m.cfg.Kept.remove(id); err != nil {
 			m.cfg.Log.Warn("an SVID that is not needed any more stays on the disk", "identity", id, "error", err)
@@ -125,8 +122,6 @@ func (m *Manager) publish(made []*model.SVID, gone []model.Identity) {
 // the one before, nor do peers that know of it.
 func (m *Manager) retry() {
 	bundle, snap, now := m.src.Bundle(), m.st.Snapshot(), time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for id, l := range m.lives {
 		svid, ok := m.st.SVIDs.Get(snap, string(id))
 		if l.failures > 0 || ok && bundle != nil && verifySVID(svid, bundle, now) != nil {
@@ -137,12 +132,10 @@ func (m *Manager) retry() {
 
 // sweep removes the SVIDs that an earlier process kept and nobody needs.
 func (m *Manager) sweep() {
-	m.mu.Lock()
 	keep := map[model.Identity]bool{}
 	for id := range m.lives {
 		keep[id] = true
 	}
-	m.mu.Unlock()
 	if err := m.cfg.Kept.sweep(keep); err != nil {
 		m.cfg.Log.Warn("SVIDs that are not needed any more stay on the disk", "error", err)
 	}
@@ -179,6 +172,7 @@ func (m *Manager) pass(ctx context.Context) time.Duration {
 			}
 		}
 		m.publish(made, nil)
+		m.report()
 	}
 	m.alarm(time.Now())
 	return m.wait(time.Now())
@@ -192,8 +186,6 @@ func (m *Manager) sign(ctx context.Context, ids []model.Identity) []Issued {
 
 // due lists the identities that need an SVID now, those that end first first.
 func (m *Manager) due(now time.Time) []model.Identity {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var out []model.Identity
 	for id, l := range m.lives {
 		if !now.Before(l.due) {
@@ -208,8 +200,6 @@ func (m *Manager) due(now time.Time) []model.Identity {
 
 // settle plans what comes after an attempt, and tells whether it gave an SVID.
 func (m *Manager) settle(id model.Identity, svid *model.SVID, err error) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	l := m.lives[id]
 	now := time.Now()
 	if err != nil {
@@ -231,8 +221,6 @@ func (m *Manager) settle(id model.Identity, svid *model.SVID, err error) bool {
 
 // alarm speaks once of every SVID that is past two thirds of its life, and once when it has ended.
 func (m *Manager) alarm(now time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for id, l := range m.lives {
 		if !l.notAfter.IsZero() && !l.overdue && now.After(l.overdueAt) {
 			l.overdue = true
@@ -248,8 +236,6 @@ func (m *Manager) alarm(now time.Time) {
 }
 
 func (m *Manager) wait(now time.Time) time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	wait := recheck
 	for _, l := range m.lives {
 		wait = min(wait, l.due.Sub(now))
@@ -260,45 +246,30 @@ func (m *Manager) wait(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
-// IdentityStatus tells how an identity of this node fares.
-type IdentityStatus struct {
-	Identity  model.Identity `json:"identity"`
-	NotAfter  time.Time      `json:"notAfter,omitzero"` // of the present SVID; zero where there is none yet
-	RenewAt   time.Time      `json:"renewAt"`           // next attempt
-	Failures  int            `json:"failures,omitempty"`
-	LastError string         `json:"lastError,omitempty"`
-	// Overdue: past two thirds of its life. Ended: past its end; peers refuse it.
-	Overdue bool `json:"overdue,omitempty"`
-	Ended   bool `json:"ended,omitempty"`
-}
-
-// Trouble tells why an identity has no SVID that holds; "" if it has one.
-func (m *Manager) Trouble(id model.Identity) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch l := m.lives[id]; {
-	case l == nil:
-		return "the agent has not asked for it yet"
-	case !l.notAfter.IsZero() && time.Now().Before(l.notAfter):
-		return ""
-	case l.err != nil:
-		return l.err.Error()
-	}
-	return "the agent waits for it to be signed"
-}
-
-// Status lists all identities of this node, by name.
-func (m *Manager) Status() []IdentityStatus {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	out := make([]IdentityStatus, 0, len(m.lives))
-	for id, l := range m.lives {
-		st := IdentityStatus{Identity: id, NotAfter: l.notAfter, RenewAt: l.due, Failures: l.failures, Overdue: l.overdue, Ended: l.ended}
-		if l.err != nil {
-			st.LastError = l.err.Error()
+// report writes how each identity fares. It is called when the lives or their plans changed.
+func (m *Manager) report() {
+	rows := m.certified()
+	w := m.st.Write(m.st.Certified)
+	defer w.Abort()
+	for c := range m.st.Certified.All(w.Snapshot()) {
+		if rows[c.Identity] == nil {
+			m.st.Certified.Delete(w, c.Key())
 		}
-		out = append(out, st)
 	}
-	slices.SortFunc(out, func(a, b IdentityStatus) int { return cmp.Compare(a.Identity, b.Identity) })
+	for _, c := range rows {
+		m.st.Certified.Put(w, c)
+	}
+	w.Commit()
+}
+
+func (m *Manager) certified() map[model.Identity]*model.Certified {
+	out := make(map[model.Identity]*model.Certified, len(m.lives))
+	for id, l := range m.lives {
+		c := &model.Certified{Identity: id, NotAfter: l.notAfter, RenewAt: l.due, OverdueAt: l.overdueAt, Failures: l.failures}
+		if l.err != nil {
+			c.Error = l.err.Error()
+		}
+		out[id] = c
+	}
 	return out
 }

@@ -31,6 +31,14 @@ type bench struct {
 	asked []model.Identity
 }
 
+// certified returns the row of an identity; nil if there is none.
+func (b *bench) certified(id model.Identity) *model.Certified {
+	c, _ := b.st.Certified.Get(b.st.Snapshot(), string(id))
+	return c
+}
+
+func (b *bench) problem(id model.Identity) string { return b.certified(id).Problem(time.Now()) }
+
 // logs is a buffer that the manager writes while the test reads.
 type logs struct {
 	mu  sync.Mutex
@@ -189,26 +197,26 @@ func TestRotation(t *testing.T) {
 func TestFailureAndAlarm(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		id := model.NewIdentity(td, "ns", "one")
-		status := func() IdentityStatus {
+		status := func() *model.Certified {
 			synctest.Wait()
-			return b.m.Status()[0]
+			return b.certified(id)
 		}
 		b.put(pod("a", "one", true))
 		b.fails.Store(true)
 		time.Sleep(35 * time.Minute)
-		if st := status(); st.Failures == 0 || st.Overdue || st.LastError != "no signature today" {
+		if st := status(); st.Failures == 0 || st.Overdue(time.Now()) || st.Error != "no signature today" {
 			t.Errorf("past half of its life: %+v", st)
 		}
 		if log := b.log.String(); !strings.Contains(log, string(id)) || !strings.Contains(log, "presentOneEnds=20") {
 			t.Errorf("the log does not say what failed and until when it matters not: %s", log)
 		}
 		time.Sleep(6 * time.Minute)
-		if st := status(); !st.Overdue || st.Ended {
+		if st := status(); !st.Overdue(time.Now()) || !st.Valid(time.Now()) {
 			t.Errorf("past two thirds of its life: %+v", st)
 		}
 		b.valid(id) // the old one still serves
 		time.Sleep(20 * time.Minute)
-		if st := status(); !st.Ended {
+		if st := status(); st.Valid(time.Now()) || st.Problem(time.Now()) != "no signature today" {
 			t.Errorf("past its end: %+v", st)
 		}
 		// About one attempt a minute in half an hour: neither given up nor hammered.
@@ -223,7 +231,7 @@ func TestFailureAndAlarm(t *testing.T) {
 		b.fails.Store(false)
 		time.Sleep(2 * time.Minute)
 		b.valid(id)
-		if st := status(); st.Failures != 0 || st.Overdue || st.Ended || st.LastError != "" {
+		if st := status(); st.Failures != 0 || st.Overdue(time.Now()) || st.Problem(time.Now()) != "" || st.Error != "" {
 			t.Errorf("when it works again: %+v", st)
 		}
 	})

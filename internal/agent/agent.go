@@ -177,7 +177,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
 	a.node.run(ctx, g, &joiner{
-		objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens, uncertified: a.mtls.Trouble,
+		objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens,
 	})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })

@@ -32,10 +32,8 @@ type joiner struct {
 	places  *places.Places
 	holds   func(*model.Workload) bool // the kernel has the workload as it is now
 	listens func(*model.Workload) bool // Envoy has
-	// uncertified tells why an identity has no certificate; "" if it has one.
-	uncertified func(model.Identity) string
-	strict      func(namespace string) bool
-	log         *slog.Logger
+	strict  func(namespace string) bool
+	log     *slog.Logger
 	// limit and patience are joinLimit and joinPatience but in tests.
 	limit, patience time.Duration
 }
@@ -110,7 +108,7 @@ func (j *joiner) look(r *cni.Request) standing {
 	if !j.holds(w) {
 		return standing{"its hooks in the kernel: see the agent's log", w.MTLS == model.MTLSStrict || w.Policy != nil}
 	}
-	if trouble := j.certificate(w); trouble != "" {
+	if trouble := j.certificate(snap, w); trouble != "" {
 		return standing{"its certificate: " + trouble, w.MTLS == model.MTLSStrict}
 	}
 	if !j.listens(w) {
@@ -119,12 +117,13 @@ func (j *joiner) look(r *cni.Request) standing {
 	return standing{}
 }
 
-// certificate tells why a pod that needs one has no certificate.
-func (j *joiner) certificate(w *model.Workload) string {
+// certificate says why a pod that needs a certificate has none; "" if it has one or needs none.
+func (j *joiner) certificate(snap *state.Snapshot, w *model.Workload) string {
 	if w.Identity == "" {
 		return ""
 	}
-	return j.uncertified(w.Identity)
+	c, _ := j.st.Certified.Get(snap, string(w.Identity))
+	return c.Problem(time.Now())
 }
 
 // trouble is what the status of a Pod says.

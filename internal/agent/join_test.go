@@ -27,7 +27,6 @@ type joinTest struct {
 	*joiner
 	t            *testing.T
 	holds, envoy atomic.Bool
-	uncertified  atomic.Bool
 	strict       atomic.Bool
 	placed       atomic.Pointer[kube.Place]
 	dir          string
@@ -49,13 +48,7 @@ func newJoinTest(t *testing.T) *joinTest {
 		holds:   func(*model.Workload) bool { return j.holds.Load() },
 		listens: func(*model.Workload) bool { return j.envoy.Load() },
 		strict:  func(string) bool { return j.strict.Load() },
-		uncertified: func(model.Identity) string {
-			if j.uncertified.Load() {
-				return "no CA answers"
-			}
-			return ""
-		},
-		limit: 300 * time.Millisecond, patience: 100 * time.Millisecond,
+		limit:   300 * time.Millisecond, patience: 100 * time.Millisecond,
 	}
 	j.places = places.New(places.Config{
 		Objects: objs, Place: func(_, _, _ string, p kube.Place) { j.placed.Store(&p) }, Node: "n1",
@@ -94,6 +87,17 @@ func (j *joinTest) workload(w *model.Workload) {
 	w.Namespace, w.Name = "shop", "web"
 	tx := j.st.Write(j.st.Workloads)
 	j.st.Workloads.Put(tx, w)
+	tx.Commit()
+}
+
+// certified writes the row of an identity: with a certificate, or with the reason why there is none.
+func (j *joinTest) certified(id model.Identity, fails bool) {
+	c := &model.Certified{Identity: id, NotAfter: time.Now().Add(time.Hour)}
+	if fails {
+		c = &model.Certified{Identity: id, Error: "no CA answers"}
+	}
+	tx := j.st.Write(j.st.Certified)
+	j.st.Certified.Put(tx, c)
 	tx.Commit()
 }
 
@@ -157,7 +161,9 @@ func TestAddDecides(t *testing.T) {
 			j.holds.Store(test.kernel)
 			j.envoy.Store(test.envoy)
 			j.strict.Store(test.strict)
-			j.uncertified.Store(test.uncertified)
+			if w := test.workload; w != nil && w.Identity != "" {
+				j.certified(w.Identity, test.uncertified)
+			}
 			began := time.Now()
 			err := j.Add(context.Background(), joinRequest)
 			if p := j.placed.Load(); p == nil || *p != (kube.Place{NetNS: "cni-1", Addresses: "10.0.0.1"}) {

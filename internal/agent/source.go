@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
@@ -67,9 +66,6 @@ func (a *Agent) Datapath() api.Datapath {
 	}
 	return out
 }
-
-// Uncertified asks the manager of certificates.
-func (a *Agent) Uncertified(id model.Identity) string { return a.mtls.Trouble(id) }
 
 // Proxy asks weft proxy; one that does not answer within a second is not there.
 func (a *Agent) Proxy() api.Proxy {

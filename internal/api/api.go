@@ -43,8 +43,6 @@ type Source interface {
 	CNI() *CNI
 	Datapath() Datapath
 	Proxy() Proxy
-	// Uncertified tells why an identity of this node has no certificate that holds; "" if it has one.
-	Uncertified(id model.Identity) string
 	// Flows is nil where flows are not kept.
 	Flows() *observe.Store
 }
@@ -176,8 +174,12 @@ type Identity struct {
 	Local bool `json:"local"`
 	// SVID is nil where this node holds none.
 	SVID *Certificate `json:"svid,omitempty"`
-	// Trouble tells why this node has none that holds, where it should. Only a Status has it.
+	// Trouble says why this node has no valid SVID, or why it does not renew the one that it has. Only a Status has it.
 	Trouble string `json:"trouble,omitempty"`
+	// Overdue is true where the SVID should have been renewed by now. Failures counts attempts since the last that
+	// succeeded. Only a Status has them.
+	Overdue  bool `json:"overdue,omitempty"`
+	Failures int  `json:"failures,omitempty"`
 }
 
 // Certificate is a certificate without its key.

@@ -29,7 +29,8 @@ func NewStatus(src Source, now time.Time) Status {
 	}
 	for i := range s.Identities {
 		if id := &s.Identities[i]; id.Local {
-			id.Trouble = src.Uncertified(id.Identity)
+			c, _ := st.Certified.Get(snap, string(id.Identity))
+			id.judge(c, now)
 		}
 	}
 	select {
@@ -43,6 +44,18 @@ func NewStatus(src Source, now time.Time) Status {
 	s.Faults = s.faults(now)
 	s.Healthy = len(s.Faults) == 0
 	return s
+}
+
+// judge takes over how the certificate of an identity of this node fares. c is nil if it was never asked for.
+func (id *Identity) judge(c *model.Certified, now time.Time) {
+	id.Trouble, id.Overdue = c.Problem(now), c.Overdue(now)
+	if c == nil {
+		return
+	}
+	id.Failures = c.Failures
+	if id.Trouble == "" && id.Overdue {
+		id.Trouble = c.Error
+	}
 }
 
 // faults says what an operator must look at. Lost events and flows are shown but are no fault: nothing but the view
@@ -86,7 +99,9 @@ func (s *Status) faults(now time.Time) []string {
 		case i.SVID == nil:
 			fault("identity %s: no certificate, and its workloads cannot be authenticated: %s", i.Identity, i.Trouble)
 		case !now.Before(i.SVID.NotAfter):
-			fault("identity %s: the certificate ended at %s: %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339), i.Trouble)
+			fault("identity %s: the certificate expired at %s: %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339), i.Trouble)
+		case i.Overdue:
+			fault("identity %s: the certificate expires at %s and could not be renewed: %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339), i.Trouble)
 		}
 	}
 	for _, g := range s.Gateways {

@@ -35,11 +35,20 @@ func (n *node) Datapath() api.Datapath { return n.data }
 func (n *node) Proxy() api.Proxy       { return n.proxy }
 func (n *node) Flows() *observe.Store  { return n.flows }
 
-func (n *node) Uncertified(id model.Identity) string {
-	if svid, ok := n.st.SVIDs.Get(n.st.Snapshot(), string(id)); ok && fixedNow.Before(svid.NotAfter) {
-		return ""
+// certify puts an SVID and the row about it.
+func (n *node) certify(w *state.Write, svid *model.SVID) {
+	n.st.SVIDs.Put(w, svid)
+	c := &model.Certified{Identity: svid.Identity, NotAfter: svid.NotAfter}
+	if !fixedNow.Before(svid.NotAfter) {
+		c.Error = "no replica of the CA is known"
 	}
-	return "no replica of the CA is known"
+	n.st.Certified.Put(w, c)
+}
+
+// uncertify takes the SVID of an identity away.
+func (n *node) uncertify(w *state.Write, id model.Identity) {
+	n.st.SVIDs.Delete(w, string(id))
+	n.st.Certified.Put(w, &model.Certified{Identity: id, Error: "no replica of the CA is known"})
 }
 
 func (n *node) Agent() api.Agent {
@@ -77,7 +86,7 @@ func healthyNode() *node {
 
 func (n *node) fillMesh() {
 	st := n.st
-	w := st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.SVIDs, st.Statuses)
+	w := st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.SVIDs, st.Certified, st.Statuses)
 	defer w.Commit()
 	web := model.NewIdentity(trust, "shop", "web")
 	st.Workloads.Put(w, &model.Workload{
@@ -104,7 +113,7 @@ func (n *node) fillMesh() {
 	}})
 	st.Endpoints.Put(w, &model.Endpoints{Service: "plain/db", Port: 5432, Protocol: model.TCP})
 	st.RouteTables.Put(w, routes())
-	st.SVIDs.Put(w, &model.SVID{
+	n.certify(w, &model.SVID{
 		Identity: web, Serial: "1a2b", KeyPEM: []byte("SECRET"), NotBefore: fixedNow.AddDate(-10, 0, 0), NotAfter: fixedNow.AddDate(70, 0, 0),
 	})
 	st.Statuses.Put(w, &model.Status{Object: model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "canary"}, Parents: []model.ParentStatus{{
@@ -146,7 +155,7 @@ func routes() *model.RouteTable {
 
 func (n *node) fillGateway() {
 	st := n.st
-	w := st.Write(st.Gateways, st.Certificates, st.Statuses, st.SVIDs, st.Bundles)
+	w := st.Write(st.Gateways, st.Certificates, st.Statuses, st.SVIDs, st.Certified, st.Bundles)
 	defer w.Commit()
 	id := model.NewIdentity(trust, "edge", "public")
 	st.Gateways.Put(w, &model.Gateway{Namespace: "edge", Name: "public", Addresses: addr("192.0.2.1"), Identity: id, Ports: []model.GatewayPort{
@@ -155,7 +164,7 @@ func (n *node) fillGateway() {
 			Name: "https", Hostname: "*.example.com", RouteTable: model.GatewayTable("edge", "public", 443, "https"), Certificates: []string{"edge/tls"},
 		}}},
 	}})
-	st.SVIDs.Put(w, &model.SVID{Identity: id, Serial: "3c", NotBefore: fixedNow.AddDate(-10, 0, 0), NotAfter: fixedNow.AddDate(70, 0, 0)})
+	n.certify(w, &model.SVID{Identity: id, Serial: "3c", NotBefore: fixedNow.AddDate(-10, 0, 0), NotAfter: fixedNow.AddDate(70, 0, 0)})
 	st.Certificates.Put(w, &model.Certificate{Namespace: "edge", Name: "tls", ChainPEM: []byte(leaf), KeyPEM: []byte("SECRET")})
 	st.Certificates.Put(w, &model.Certificate{Namespace: "edge", Name: "broken", ChainPEM: []byte("nothing"), KeyPEM: []byte("SECRET")})
 	st.Bundles.Put(w, &model.Bundle{TrustDomain: trust, PEM: []byte(leaf)})
@@ -201,10 +210,10 @@ func sickNode() *node {
 	n.proxy = api.Proxy{Error: "weft proxy does not run"}
 	n.flows.AddLost(9)
 	st := n.st
-	w := st.Write(st.SVIDs, st.Rejections, st.Gateways)
+	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Gateways)
 	defer w.Commit()
-	st.SVIDs.Delete(w, string(model.NewIdentity(trust, "edge", "public")))
-	st.SVIDs.Put(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
+	n.uncertify(w, model.NewIdentity(trust, "edge", "public"))
+	n.certify(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
 	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectRef{
 		{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "canary"},
 	}})

@@ -65,8 +65,8 @@ func TestCheckInstalled(t *testing.T) {
 // TestCluster asks three nodes, of which one does not answer.
 func TestCluster(t *testing.T) {
 	second := healthyNode()
-	w := second.st.Write(second.st.SVIDs)
-	second.st.SVIDs.Delete(w, string(model.NewIdentity(trust, "edge", "public")))
+	w := second.st.Write(second.st.SVIDs, second.st.Certified)
+	second.uncertify(w, model.NewIdentity(trust, "edge", "public"))
 	w.Commit()
 	nodes := map[string]string{"worker-1": serve(t, healthyNode()), "worker-2": serve(t, second)}
 	two := meshOf(t, nodes)

@@ -46,6 +46,8 @@ var (
 	faults     = desc("node_faults", "What weft status lists as wrong on this node.")
 	workloads  = desc("workloads", "Pods of this node in the mesh, by mTLS mode.", "mtls")
 	expiry     = desc("svid_not_after_timestamp_seconds", "When the certificate of an identity of this node ends; 0 if there is none.", "identity")
+	overdue    = desc("svid_overdue", "1 while the certificate of an identity of this node should have been renewed and was not.", "identity")
+	failures   = desc("svid_failed_renewals", "Attempts to renew the certificate of an identity since the last that succeeded.", "identity")
 	rejections = desc("proxy_rejected_resources", "xDS resources that Envoy refuses now.")
 	live       = desc("proxy_live", "1 while Envoy serves.")
 	connected  = desc("proxy_connected", "1 while Envoy holds a stream to the agent.")
@@ -61,7 +63,7 @@ var (
 )
 
 var all = []*prometheus.Desc{
-	info, synced, faults, workloads, expiry, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
+	info, synced, faults, workloads, expiry, overdue, failures, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
 	flows, lostFlows, gateways,
 }
 
@@ -95,6 +97,8 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	for _, i := range s.Identities {
 		if i.Local {
 			gauge(expiry, ends(i.SVID), string(i.Identity))
+			gauge(overdue, number(i.Overdue), string(i.Identity))
+			gauge(failures, float64(i.Failures), string(i.Identity))
 		}
 	}
 	gauge(rejections, float64(len(s.Rejections)))

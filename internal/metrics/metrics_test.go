@@ -34,9 +34,8 @@ func (s source) Agent() api.Agent {
 func (s source) Datapath() api.Datapath {
 	return api.Datapath{Missing: []string{"sock_ops"}, Maps: []api.Map{{Name: "services", Entries: 3, Max: 10}}, LostEvents: 7, Error: "full"}
 }
-func (s source) CNI() *api.CNI                     { return nil }
-func (s source) Uncertified(model.Identity) string { return "" }
-func (s source) Proxy() api.Proxy                  { return api.Proxy{State: "LIVE", Restarts: 2} }
+func (s source) CNI() *api.CNI    { return nil }
+func (s source) Proxy() api.Proxy { return api.Proxy{State: "LIVE", Restarts: 2} }
 
 func newSource() source {
 	s := source{st: state.New(state.NewDB()), flows: observe.NewStore(2)}
@@ -102,9 +101,15 @@ weft_proxy_rejected_resources 0
 # HELP weft_proxy_restarts_total Starts of Envoy after the first.
 # TYPE weft_proxy_restarts_total counter
 weft_proxy_restarts_total 2
+# HELP weft_svid_failed_renewals Attempts to renew the certificate of an identity since the last that succeeded.
+# TYPE weft_svid_failed_renewals gauge
+weft_svid_failed_renewals{identity="spiffe://td/ns/shop/sa/a"} 0
 # HELP weft_svid_not_after_timestamp_seconds When the certificate of an identity of this node ends; 0 if there is none.
 # TYPE weft_svid_not_after_timestamp_seconds gauge
 weft_svid_not_after_timestamp_seconds{identity="spiffe://td/ns/shop/sa/a"} 0
+# HELP weft_svid_overdue 1 while the certificate of an identity of this node should have been renewed and was not.
+# TYPE weft_svid_overdue gauge
+weft_svid_overdue{identity="spiffe://td/ns/shop/sa/a"} 0
 # HELP weft_workloads Pods of this node in the mesh, by mTLS mode.
 # TYPE weft_workloads gauge
 weft_workloads{mtls="disabled"} 0

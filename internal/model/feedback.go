@@ -76,12 +76,35 @@ type Certified struct {
 	Identity Identity  `json:"identity"`
 	NotAfter time.Time `json:"notAfter,omitzero"` // of the SVID in use; zero if there is none
 	RenewAt  time.Time `json:"renewAt,omitzero"`  // when the next one is asked for
-	Failures int       `json:"failures,omitempty"`
-	Error    string    `json:"error,omitempty"` // of the last attempt; "" after one that succeeded
+	// OverdueAt is when the SVID in use is past two thirds of its life; zero if there is none.
+	OverdueAt time.Time `json:"overdueAt,omitzero"`
+	Failures  int       `json:"failures,omitempty"` // attempts since the last one that succeeded
+	Error     string    `json:"error,omitempty"`    // of the last attempt; "" after one that succeeded
 }
 
 // Key is the identity.
 func (c *Certified) Key() string { return string(c.Identity) }
+
+// Valid reports whether the identity has an SVID that has not expired.
+func (c *Certified) Valid(now time.Time) bool { return c != nil && now.Before(c.NotAfter) }
+
+// Overdue reports whether the SVID in use should have been renewed by now. An expired one is overdue too.
+func (c *Certified) Overdue(now time.Time) bool {
+	return c != nil && !c.OverdueAt.IsZero() && !now.Before(c.OverdueAt)
+}
+
+// Problem says why the identity has no valid SVID; "" if it has one. A nil Certified is one that was not asked for.
+func (c *Certified) Problem(now time.Time) string {
+	switch {
+	case c == nil:
+		return "the agent has not asked for it yet"
+	case c.Valid(now):
+		return ""
+	case c.Error != "":
+		return c.Error
+	}
+	return "the agent waits for the CA to sign it"
+}
 
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {
