@@ -76,8 +76,8 @@ func buildCluster(b *builder, name string) *built {
 	if n, ok := parseServiceName(name); ok {
 		return serviceCluster(b, name, n)
 	}
-	if at, ok := parseTCPCluster(name); ok {
-		return podCluster(b, name, at)
+	if a, ok := parseTCPCluster(name); ok {
+		return podCluster(b, name, a)
 	}
 	if key, suffix, ok := cutWorkloadName(name); ok && suffix == inHTTP {
 		return inHTTPCluster(b, name, key)
@@ -151,9 +151,9 @@ func overHBONE(c *cluster.Cluster, tls *core.TransportSocket) *cluster.Cluster {
 	return c
 }
 
-// podCluster is the way to a bare pod address: it has the one SPIFFE ID that the pod with this address must show.
-func podCluster(b *builder, name string, at netip.AddrPort) *built {
-	for w := range b.st.Workloads.By(b.snap, state.ByAddress, at.Addr().String()) {
+// podCluster leads to all ports of a pod's address. It has the one SPIFFE ID that the pod with this address must show.
+func podCluster(b *builder, name string, a netip.Addr) *built {
+	for w := range b.st.Workloads.By(b.snap, state.ByAddress, a.String()) {
 		if w.Identity == "" {
 			continue
 		}
@@ -161,7 +161,7 @@ func podCluster(b *builder, name string, at netip.AddrPort) *built {
 		c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
 		c.LoadAssignment = &endpoint.ClusterLoadAssignment{
 			ClusterName: name,
-			Endpoints:   localities(plainEndpoint(netip.AddrPortFrom(at.Addr(), PortHBONE))),
+			Endpoints:   localities(plainEndpoint(netip.AddrPortFrom(a, PortHBONE))),
 		}
 		return &built{message: overHBONE(c, upstreamTLS(exactly(string(w.Identity)))), objects: []model.ObjectRef{podRef(w.Key())}}
 	}

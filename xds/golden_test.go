@@ -50,7 +50,7 @@ var cases = map[string]struct {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSStrict, nil))
 	}, map[string][]string{
 		TypeListener: {"shop/web/out-http", "shop/web/out-tcp", "shop/web/hbone"},
-		TypeCluster:  {"tcp|10.1.0.1:5432", "tcp|[fd01::1]:5432"},
+		TypeCluster:  {"tcp|10.1.0.1", "tcp|fd01::1"},
 	}},
 	"pod-without-identity": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))

@@ -181,7 +181,7 @@ func outTCPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, outTCP, loopbacks(w, PortTCP), core.TrafficDirection_OUTBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
 	values := append(identityState(w.Key(), w.Identity, w.NetNS),
-		setState(stateCluster, "", tcpPrefix+"%DOWNSTREAM_LOCAL_ADDRESS%", notShared))
+		setState(stateCluster, "", tcpPrefix+"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", notShared))
 	l.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{
 		stateFilter(values),
 		tunnel(cfg, outTCP, clusterNone, "%DOWNSTREAM_LOCAL_ADDRESS%", true),

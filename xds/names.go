@@ -184,16 +184,17 @@ func parseGatewayName(s string) (gatewayName, bool) {
 	return n, true
 }
 
-// tcpCluster names the cluster of a bare pod address.
-func tcpCluster(a netip.AddrPort) string { return tcpPrefix + a.String() }
+// tcpCluster names the cluster of a peer's address. The port that a client connects to is not part of the name: clients
+// choose it, and Envoy would keep a cluster for each. It travels in the authority of the CONNECT.
+func tcpCluster(a netip.Addr) string { return tcpPrefix + a.String() }
 
-// parseTCPCluster accepts exactly what tcpCluster gives.
-func parseTCPCluster(s string) (netip.AddrPort, bool) {
+// parseTCPCluster accepts exactly what tcpCluster returns.
+func parseTCPCluster(s string) (netip.Addr, bool) {
 	rest, ok := strings.CutPrefix(s, tcpPrefix)
 	if !ok {
-		return netip.AddrPort{}, false
+		return netip.Addr{}, false
 	}
-	return parseAddrPort(rest)
+	return parseAddr(rest)
 }
 
 // scopeKey is what a listener writes into scopeHeader: the original destination as Envoy prints it.
@@ -208,6 +209,15 @@ func parseScopeKey(s string) (a netip.AddrPort, plain, ok bool) {
 	s, plain = strings.CutSuffix(s, plainSuffix)
 	a, ok = parseAddrPort(s)
 	return a, plain, ok
+}
+
+// parseAddr accepts the canonical form only: no zone, no IPv4-mapped address.
+func parseAddr(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() || a.String() != s {
+		return netip.Addr{}, false
+	}
+	return a, true
 }
 
 // parseAddrPort accepts the canonical form only: no zone, no IPv4-mapped address, no leading zero.

@@ -89,10 +89,10 @@ func TestOnDemand(t *testing.T) {
 	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror}) {
 		t.Fatal(resourceNames(r))
 	}
-	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9:80")
+	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9")
 	r := c.next()
 	if !slices.Equal(resourceNames(r), []string{"service/shop/s1/80", "service/shop/s1/80|plain"}) ||
-		!slices.Equal(r.RemovedResources, []string{"nonsense", "tcp|10.9.9.9:80"}) {
+		!slices.Equal(r.RemovedResources, []string{"nonsense", "tcp|10.9.9.9"}) {
 		t.Fatal(resourceNames(r), r.RemovedResources)
 	}
 	c.subscribe(TypeEndpoint, "service/shop/s1/80", "service/gone/gone/80")
@@ -102,7 +102,7 @@ func TestOnDemand(t *testing.T) {
 
 	// What was not there appears.
 	put(w, w.st.Workloads, &model.Workload{Namespace: "shop", Name: "p", Identity: identity("shop", "p"), Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9")}})
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{"tcp|10.9.9.9:80"}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{"tcp|10.9.9.9"}) {
 		t.Fatal(resourceNames(r))
 	}
 	// A change of one route table is one resource; one that changes nothing in it, none.
