@@ -26,6 +26,10 @@ const (
 	connectTimeout = 5 * time.Second
 	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
 	idleTunnel = time.Minute
+	// forgetDestinations is how often a cluster that takes any destination forgets those that no connection uses. Clients
+	// choose the ports, Envoy copies the list of destinations whenever one is added, and so a sweep of a pod's ports takes
+	// quadratic time in what is not forgotten.
+	forgetDestinations = 250 * time.Millisecond
 	// onDemandTimeout bounds how long a request waits for the agent to tell of a cluster.
 	onDemandTimeout = 5 * time.Second
 )
@@ -122,6 +126,7 @@ func inNamespace() *core.BindConfig {
 func originalDestination(name string, lb *cluster.Cluster_OriginalDstLbConfig) *cluster.Cluster {
 	c := newCluster(name)
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}
+	c.CleanupInterval = duration(forgetDestinations)
 	c.LbPolicy = cluster.Cluster_CLUSTER_PROVIDED
 	if lb != nil {
 		c.LbConfig = &cluster.Cluster_OriginalDstLbConfig_{OriginalDstLbConfig: lb}

@@ -67,6 +67,31 @@ func (e *envoy) heap() int {
 	return m.Allocated
 }
 
+// destinations counts the hosts of a cluster.
+func (e *envoy) destinations(cluster string) int {
+	e.t.Helper()
+	body, err := e.get("/clusters?format=json")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var out struct {
+		ClusterStatuses []struct {
+			Name         string            `json:"name"`
+			HostStatuses []json.RawMessage `json:"host_statuses"`
+		} `json:"cluster_statuses"`
+	}
+	if err := json.Unmarshal([]byte(body), &out); err != nil {
+		e.t.Fatal(err)
+	}
+	for _, c := range out.ClusterStatuses {
+		if c.Name == cluster {
+			return len(c.HostStatuses)
+		}
+	}
+	e.t.Fatalf("Envoy has no cluster %s", cluster)
+	return 0
+}
+
 // sweep connects to the first ports of addresses, 64 at a time, and returns how many connections Envoy took.
 func sweep(t *testing.T, from *lab.Pod, to []netip.Addr, ports int) int {
 	t.Helper()
@@ -119,6 +144,9 @@ func TestPortSweepMakesNoClusters(t *testing.T) {
 	if now := e.stat("cluster_manager.active_clusters"); now > clusters+len(b.Addresses) {
 		t.Errorf("%d clusters before a sweep of the ports of one pod, %d after it; want one for each of its addresses", clusters, now)
 	}
+	if n := e.destinations(clusterConnect); n >= ports {
+		t.Errorf("Envoy remembers %d of %d destinations that nobody is connected to", n, 2*ports)
+	}
 	t.Logf("heap: %d KiB before, %d KiB after", heap>>10, e.heap()>>10)
 	w.noRejections()
 
@@ -129,5 +157,35 @@ func TestPortSweepMakesNoClusters(t *testing.T) {
 		if err != nil || status != 200 || !strings.HasPrefix(body, "b GET /") {
 			t.Errorf("%s: %d %q %v", addr, status, body, fmt.Sprint(err))
 		}
+	}
+}
+
+// A destination that a connection uses is not forgotten: Envoy's idle connection to the app serves the next request.
+func TestIdleConnectionToAppIsKept(t *testing.T) {
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{})
+	b := workload(pods[1], "shop", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
+		{Ports: []uint16{8080}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}},
+	}})
+	put(w, w.st.Workloads, b)
+	put(w, w.st.SVIDs, w.ca.svid(b.Identity))
+	echo(t, pods[1], 8080, "b")
+	w.envoy()
+	c, status, err := connectOver(t, pods[0], w.ca.tlsConfig(identity("shop", "a")), b.Addresses[0], netip.AddrPortFrom(b.Addresses[0], 8080).String())
+	if err != nil || status != 200 {
+		t.Fatal(status, err)
+	}
+	var before string
+	for range 3 {
+		status, body, err := c.get("GET", "/")
+		if err != nil || status != 200 {
+			t.Fatal(status, err)
+		}
+		from, _, _ := strings.Cut(body, "\n")
+		if before != "" && from != before {
+			t.Errorf("the app was asked %q, and then on another connection %q", before, from)
+		}
+		before = from
+		time.Sleep(4 * forgetDestinations)
 	}
 }
