@@ -64,15 +64,20 @@ func assignAddresses(v *view) []output {
 		a.pools = append(a.pools, ranges...)
 	}
 	var gateways []*gwv1.Gateway
+	parameters := map[string]bool{} // classes that ask for what is not known here
 	for c := range v.objs.GatewayClasses.All(v.Snapshot) {
 		if string(c.Spec.ControllerName) != v.cfg.ControllerName {
 			continue
 		}
+		parameters[c.Name] = c.Spec.ParametersRef != nil
 		gateways = slices.AppendSeq(gateways, v.objs.Gateways.By(v.Snapshot, kube.ByClass, c.Name))
 	}
 	slices.SortFunc(gateways, func(x, y *gwv1.Gateway) int { return compareAge(x, y) })
 	for _, gw := range gateways {
 		as := &assignment{gateway: kube.Key(gw)}
+		if parameters[string(gw.Spec.GatewayClassName)] {
+			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), fmt.Sprintf("parametersRef of GatewayClass %s is not supported", gw.Spec.GatewayClassName))
+		}
 		if gw.Spec.Infrastructure != nil && gw.Spec.Infrastructure.ParametersRef != nil {
 			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), "infrastructure.parametersRef is not supported")
 		}

@@ -151,7 +151,7 @@ func hintOfGroup(ref model.ObjectRef) string {
 }
 
 func noParent(format string, args ...any) *fault {
-	return &fault{string(gwv1.RouteReasonNoMatchingParent), fmt.Sprintf(format, args...)}
+	return &fault{reason: string(gwv1.RouteReasonNoMatchingParent), message: fmt.Sprintf(format, args...)}
 }
 
 // invalid is the fault of a route none of whose rules is valid.
@@ -159,7 +159,7 @@ func (c *compiled) invalid() *fault {
 	if len(c.rules) > 0 {
 		return nil
 	}
-	return &fault{c.dropped.reason, strings.Join(c.dropped.messages, "; ")}
+	return &fault{reason: c.dropped.reason, message: strings.Join(c.dropped.messages, "; ")}
 }
 
 func parentConditions(c *compiled, f *fault, rejected string) []model.Condition {
@@ -258,10 +258,10 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 	case !selected:
 		return noParent("Gateway %s has no accepted listener that port and sectionName of the parentRef select", kube.Key(gw))
 	case !allowed:
-		return &fault{string(gwv1.RouteReasonNotAllowedByListeners), fmt.Sprintf(
+		return &fault{reason: string(gwv1.RouteReasonNotAllowedByListeners), message: fmt.Sprintf(
 			"no listener of Gateway %s allows %ss of namespace %s", kube.Key(gw), a.route.ref.Kind, a.route.ref.Namespace)}
 	case !matched:
-		return &fault{string(gwv1.RouteReasonNoMatchingListenerHostname), "no hostname of the route matches one of a listener"}
+		return &fault{reason: string(gwv1.RouteReasonNoMatchingListenerHostname), message: "no hostname of the route matches one of a listener"}
 	case !attached:
 		return unsupported("an older route of the other kind (HTTPRoute, GRPCRoute) has a hostname in common on every listener")
 	}

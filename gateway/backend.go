@@ -62,10 +62,27 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		if !appProtocolServed(p.AppProtocol) {
 			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf("port %d of Service %s speaks %s", p.Port, kube.Key(svc), short(*p.AppProtocol))
 		}
+		if policy := r.v.tlsPolicy(svc, p); policy != "" {
+			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf(
+				"BackendTLSPolicy %s asks for TLS to port %d of Service %s, which is not supported; nothing is sent there in the clear", policy, p.Port, kube.Key(svc))
+		}
 		m.Port = uint16(p.Port)
 		return "", ""
 	}
 	return notFound, fmt.Sprintf("Service %s has no TCP port %d", kube.Key(svc), *b.Port)
+}
+
+// tlsPolicy names a BackendTLSPolicy for a port of a Service; "" if there is none.
+func (v *view) tlsPolicy(svc *corev1.Service, port corev1.ServicePort) string {
+	for p := range v.objs.BackendTLSPolicies.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
+		for _, t := range p.Spec.TargetRefs {
+			section := orDefault(t.SectionName, "")
+			if t.Kind == "Service" && t.Group == "" && string(t.Name) == svc.Name && (section == "" || section == port.Name) {
+				return kube.Key(p)
+			}
+		}
+	}
+	return ""
 }
 
 // granted tells whether a ReferenceGrant in the target's namespace lets objects of a kind of the Gateway API and a
@@ -112,7 +129,7 @@ func (r *resolver) backends(rule *model.Rule, at string, in []gwv1.HTTPBackendRe
 		b := r.backend(where, ref.BackendObjectReference)
 		b.Weight = uint32(weight)
 		for _, f := range ref.Filters {
-			if fl := backendFilter(&b, where, f); fl != nil {
+			if fl := r.backendFilter(&b, where, f); fl != nil {
 				return fl
 			}
 		}

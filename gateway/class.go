@@ -22,7 +22,7 @@ func gatewayClass(v *view, key string) ([]output, bool) {
 		Conditions: []model.Condition{yes(condAccepted, string(gwv1.GatewayClassReasonAccepted))},
 	}
 	if c.Spec.ParametersRef != nil {
-		s.Conditions[0] = no(condAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; the class is served without")
+		s.Conditions[0] = no(condAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; Gateways of the class are not accepted")
 	}
 	return []output{v.status(s)}, true
 }

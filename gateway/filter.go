@@ -12,87 +12,108 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// filters applies a rule's filters. blocked is true when a filter that is to guard the rule cannot be served, so that
-// the rule must answer an error rather than be left out.
-func (r *resolver) filters(rule *model.Rule, at string, in []gwv1.HTTPRouteFilter, prefixOnly bool) (blocked bool, f *fault) {
+// guards reports whether a filter may decide who is let through: one of another party's making, or one that asks a server.
+// Neither is supported. A rule or a backend with one must not serve without it, so it answers 500.
+func guards(t gwv1.HTTPRouteFilterType) bool {
+	return t == gwv1.HTTPRouteFilterExternalAuth || t == gwv1.HTTPRouteFilterExtensionRef
+}
+
+// guard reports whether a filter guards the rule, and notes which.
+func (r *resolver) guard(at string, in []gwv1.HTTPRouteFilter) bool {
+	found := false
+	for i, f := range in {
+		if guards(f.Type) {
+			found = true
+			r.refs.add(string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("%s.filters[%d]: filter %s is not supported; the rule answers 500", at, i, f.Type))
+		}
+	}
+	return found
+}
+
+// filters applies a rule's filters.
+func (r *resolver) filters(rule *model.Rule, at string, in []gwv1.HTTPRouteFilter, prefixOnly bool) *fault {
 	if len(in) > maxFilters {
-		return false, unsupported("%s: more than %d filters", at, maxFilters)
+		return unsupported("%s: more than %d filters", at, maxFilters)
 	}
 	seen := map[gwv1.HTTPRouteFilterType]bool{}
 	for i, filter := range in {
 		where := fmt.Sprintf("%s.filters[%d]", at, i)
 		if seen[filter.Type] && filter.Type != gwv1.HTTPRouteFilterRequestMirror {
-			return false, unsupported("%s: filter %s is there twice", where, short(string(filter.Type)))
+			return unsupported("%s: filter %s is there twice", where, short(string(filter.Type)))
 		}
 		seen[filter.Type] = true
-		guard, f := r.filter(rule, where, filter, prefixOnly)
-		if guard {
-			blocked = true
-			r.refs.add(string(gwv1.RouteReasonInvalidKind), f.message)
-			continue
-		}
-		if f != nil {
-			return false, f
+		if f := r.filter(rule, where, filter, prefixOnly); f != nil {
+			return f
 		}
 	}
 	if rule.Redirect != nil && rule.Rewrite != nil {
-		return false, &fault{string(gwv1.RouteReasonIncompatibleFilters), at + ": RequestRedirect and URLRewrite cannot be used together"}
+		return &fault{reason: string(gwv1.RouteReasonIncompatibleFilters), message: at + ": RequestRedirect and URLRewrite cannot be used together"}
 	}
-	return blocked, nil
+	return nil
 }
 
-func (r *resolver) filter(rule *model.Rule, at string, in gwv1.HTTPRouteFilter, prefixOnly bool) (guard bool, f *fault) {
+func (r *resolver) filter(rule *model.Rule, at string, in gwv1.HTTPRouteFilter, prefixOnly bool) (f *fault) {
 	missing := unsupported("%s: filter %s lacks its settings", at, short(string(in.Type)))
 	switch in.Type {
 	case gwv1.HTTPRouteFilterRequestHeaderModifier:
 		if in.RequestHeaderModifier == nil {
-			return false, missing
+			return missing
 		}
 		rule.RequestHeaders, f = headerChange(at, in.RequestHeaderModifier)
 	case gwv1.HTTPRouteFilterResponseHeaderModifier:
 		if in.ResponseHeaderModifier == nil {
-			return false, missing
+			return missing
 		}
 		rule.ResponseHeaders, f = headerChange(at, in.ResponseHeaderModifier)
 	case gwv1.HTTPRouteFilterRequestRedirect:
 		if in.RequestRedirect == nil {
-			return false, missing
+			return missing
 		}
 		rule.Redirect, f = redirect(at, in.RequestRedirect, prefixOnly)
 	case gwv1.HTTPRouteFilterURLRewrite:
 		if in.URLRewrite == nil {
-			return false, missing
+			return missing
 		}
 		rule.Rewrite, f = rewrite(at, in.URLRewrite, prefixOnly)
 	case gwv1.HTTPRouteFilterRequestMirror:
 		if in.RequestMirror == nil {
-			return false, missing
+			return missing
 		}
 		f = r.mirror(rule, at, in.RequestMirror)
 	case gwv1.HTTPRouteFilterCORS:
 		if in.CORS == nil {
-			return false, missing
+			return missing
 		}
 		rule.CORS, f = cors(at, in.CORS)
-	case gwv1.HTTPRouteFilterExternalAuth, gwv1.HTTPRouteFilterExtensionRef:
-		return true, unsupported("%s: filter %s is not supported; the rule answers 500", at, in.Type)
+	case gwv1.HTTPRouteFilterExternalAuth, gwv1.HTTPRouteFilterExtensionRef: // see guard
 	default:
-		return false, unsupported("%s: filter type %q is not known", at, short(string(in.Type)))
+		return unknownType("%s: filter type %q is not known", at, short(string(in.Type)))
 	}
-	return false, f
+	return f
 }
 
 // backendFilter applies a filter to one backend alone: only header changes can be.
-func backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteFilter) (f *fault) {
-	switch {
-	case in.Type == gwv1.HTTPRouteFilterRequestHeaderModifier && in.RequestHeaderModifier != nil:
-		b.RequestHeaders, f = headerChange(at, in.RequestHeaderModifier)
-	case in.Type == gwv1.HTTPRouteFilterResponseHeaderModifier && in.ResponseHeaderModifier != nil:
-		b.ResponseHeaders, f = headerChange(at, in.ResponseHeaderModifier)
+func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteFilter) (f *fault) {
+	switch in.Type {
+	case gwv1.HTTPRouteFilterExternalAuth, gwv1.HTTPRouteFilterExtensionRef:
+		r.refs.add(string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("%s: filter %s is not supported; the backend's requests are answered 500", at, in.Type))
+		b.Invalid = true
+		return nil
+	case gwv1.HTTPRouteFilterRequestHeaderModifier:
+		if in.RequestHeaderModifier != nil {
+			b.RequestHeaders, f = headerChange(at, in.RequestHeaderModifier)
+			return f
+		}
+	case gwv1.HTTPRouteFilterResponseHeaderModifier:
+		if in.ResponseHeaderModifier != nil {
+			b.ResponseHeaders, f = headerChange(at, in.ResponseHeaderModifier)
+			return f
+		}
+	case gwv1.HTTPRouteFilterRequestRedirect, gwv1.HTTPRouteFilterURLRewrite, gwv1.HTTPRouteFilterRequestMirror, gwv1.HTTPRouteFilterCORS:
 	default:
-		return unsupported("%s: filter %q is not supported on a backend", at, short(string(in.Type)))
+		return unknownType("%s: filter type %q is not known", at, short(string(in.Type)))
 	}
-	return f
+	return unsupported("%s: filter %q is not supported on a backend", at, short(string(in.Type)))
 }
 
 func headerChange(at string, in *gwv1.HTTPHeaderFilter) (model.HeaderChange, *fault) {

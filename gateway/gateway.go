@@ -121,6 +121,10 @@ func (b *gatewayBuilder) status() *model.Status {
 		s.Addresses = append(s.Addresses, a.String())
 	}
 	s.Conditions = []model.Condition{b.accepted(good, bad), b.programmed(rejected)}
+	if tls := b.gw.Spec.TLS; tls != nil && tls.Backend != nil && tls.Backend.ClientCertificateRef != nil {
+		s.Conditions = append(s.Conditions, no(condResolvedRefs, string(gwv1.GatewayReasonInvalidClientCertificateRef),
+			"spec.tls.backend.clientCertificateRef is not supported; backends that a BackendTLSPolicy names are not served"))
+	}
 	return s
 }
 

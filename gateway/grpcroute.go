@@ -33,44 +33,65 @@ func grpcRouteInput(r *gwv1.GRPCRoute) route {
 func grpcRule(res *resolver, i int, in gwv1.GRPCRouteRule) ([]rankedRule, string, *fault) {
 	at := fmt.Sprintf("rules[%d]", i)
 	rule := model.Rule{Route: res.route, Index: i, Name: orDefault(in.Name, "")}
-	if f := ruleName(at, in.Name); f != nil {
-		return nil, "", f
-	}
-	blocked, f := res.filters(&rule, at, httpFilters(in.Filters), false)
+	guard := res.guard(at, httpFilters(in.Filters))
+	rules, f := grpcMatches(at, in.Matches)
 	if f != nil {
+		f.route = f.route || guard
 		return nil, rule.Name, f
+	}
+	f = res.grpcAction(&rule, at, in)
+	switch {
+	case guard:
+		rule = blocked(rule)
+	case f != nil:
+		return nil, rule.Name, f
+	}
+	for j := range rules {
+		m := rules[j].Match
+		rules[j].Rule = rule
+		rules[j].Match = m
+	}
+	return rules, rule.Name, nil
+}
+
+// grpcMatches reads the matches of a rule; none means all calls.
+func grpcMatches(at string, in []gwv1.GRPCRouteMatch) ([]rankedRule, *fault) {
+	if len(in) == 0 {
+		in = make([]gwv1.GRPCRouteMatch, 1)
+	}
+	if len(in) > maxMatches {
+		return nil, unsupported("%s: more than %d matches", at, maxMatches)
+	}
+	var rules []rankedRule
+	for j, m := range in {
+		match, rank, f := grpcMatch(m)
+		if f != nil {
+			return nil, f.in(fmt.Sprintf("%s.matches[%d]", at, j))
+		}
+		rules = append(rules, rankedRule{Rule: model.Rule{Match: match}, rank: rank})
+	}
+	return rules, nil
+}
+
+// grpcAction reads what a rule does with the calls that match it.
+func (r *resolver) grpcAction(rule *model.Rule, at string, in gwv1.GRPCRouteRule) *fault {
+	if f := ruleName(at, in.Name); f != nil {
+		return f
+	}
+	if f := r.filters(rule, at, httpFilters(in.Filters), false); f != nil {
+		return f
 	}
 	refs := make([]gwv1.HTTPBackendRef, len(in.BackendRefs))
 	for j, b := range in.BackendRefs {
 		refs[j] = gwv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: httpFilters(b.Filters)}
 	}
-	if f := res.backends(&rule, at, refs, true); f != nil {
-		return nil, rule.Name, f
+	if f := r.backends(rule, at, refs, true); f != nil {
+		return f
 	}
 	if in.SessionPersistence != nil {
-		return nil, rule.Name, unsupported("%s: sessionPersistence is not supported", at)
+		return unsupported("%s: sessionPersistence is not supported", at)
 	}
-	if blocked {
-		rule = model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
-	}
-	matches := in.Matches
-	if len(matches) == 0 {
-		matches = make([]gwv1.GRPCRouteMatch, 1)
-	}
-	if len(matches) > maxMatches {
-		return nil, rule.Name, unsupported("%s: more than %d matches", at, maxMatches)
-	}
-	var rules []rankedRule
-	for j, m := range matches {
-		match, rank, f := grpcMatch(m)
-		if f != nil {
-			return nil, rule.Name, unsupported("%s.matches[%d]: %s", at, j, f.message)
-		}
-		ranked := rankedRule{Rule: rule, rank: rank}
-		ranked.Match = match
-		rules = append(rules, ranked)
-	}
-	return rules, rule.Name, nil
+	return nil
 }
 
 // httpFilters turns the filters of a GRPCRoute into those of an HTTPRoute, of which they are a part. Types that only

@@ -58,6 +58,7 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 		in = make([]R, 1)
 	}
 	names := map[string]bool{}
+	refused := false
 	for i, r := range in {
 		rules, name, f := read(res, i, r)
 		if name != "" && names[name] {
@@ -65,10 +66,14 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 		}
 		if f != nil {
 			c.dropped.add(f.reason, f.message)
+			refused = refused || f.route
 			continue
 		}
 		names[name] = true
 		c.rules = append(c.rules, rules...)
+	}
+	if refused {
+		c.rules = nil
 	}
 	if len(c.rules) > maxMatches {
 		c.rules = nil
@@ -82,31 +87,18 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 func httpRule(res *resolver, i int, in gwv1.HTTPRouteRule) ([]rankedRule, string, *fault) {
 	at := fmt.Sprintf("rules[%d]", i)
 	rule := model.Rule{Route: res.route, Index: i, Name: orDefault(in.Name, "")}
-	if f := ruleName(at, in.Name); f != nil {
-		return nil, "", f
-	}
+	guard := res.guard(at, in.Filters)
 	rules, prefixOnly, f := httpMatches(at, in.Matches)
 	if f != nil {
+		f.route = f.route || guard
 		return nil, rule.Name, f
 	}
-	blocked, f := res.filters(&rule, at, in.Filters, prefixOnly)
-	if f != nil {
+	f = res.httpAction(&rule, at, in, prefixOnly)
+	switch {
+	case guard:
+		rule = blocked(rule)
+	case f != nil:
 		return nil, rule.Name, f
-	}
-	if rule.Redirect != nil && len(in.BackendRefs) > 0 {
-		return nil, rule.Name, &fault{string(gwv1.RouteReasonIncompatibleFilters), at + ": RequestRedirect cannot be used together with backendRefs"}
-	}
-	if f := res.backends(&rule, at, in.BackendRefs, false); f != nil {
-		return nil, rule.Name, f
-	}
-	if f := timeouts(&rule, at, in.Timeouts, in.Retry); f != nil {
-		return nil, rule.Name, f
-	}
-	if in.SessionPersistence != nil {
-		return nil, rule.Name, unsupported("%s: sessionPersistence is not supported", at)
-	}
-	if blocked {
-		rule = model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
 	}
 	for j := range rules {
 		m := rules[j].Match
@@ -114,6 +106,34 @@ func httpRule(res *resolver, i int, in gwv1.HTTPRouteRule) ([]rankedRule, string
 		rules[j].Match = m
 	}
 	return rules, rule.Name, nil
+}
+
+// httpAction reads what a rule does with the requests that match it.
+func (r *resolver) httpAction(rule *model.Rule, at string, in gwv1.HTTPRouteRule, prefixOnly bool) *fault {
+	if f := ruleName(at, in.Name); f != nil {
+		return f
+	}
+	if f := r.filters(rule, at, in.Filters, prefixOnly); f != nil {
+		return f
+	}
+	if rule.Redirect != nil && len(in.BackendRefs) > 0 {
+		return &fault{reason: string(gwv1.RouteReasonIncompatibleFilters), message: at + ": RequestRedirect cannot be used together with backendRefs"}
+	}
+	if f := r.backends(rule, at, in.BackendRefs, false); f != nil {
+		return f
+	}
+	if f := timeouts(rule, at, in.Timeouts, in.Retry); f != nil {
+		return f
+	}
+	if in.SessionPersistence != nil {
+		return unsupported("%s: sessionPersistence is not supported", at)
+	}
+	return nil
+}
+
+// blocked is a rule that answers 500 whatever it was to do.
+func blocked(rule model.Rule) model.Rule {
+	return model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
 }
 
 // httpMatches reads the matches of a rule; none means all requests. prefixOnly is true if each is of a path prefix.
@@ -128,7 +148,7 @@ func httpMatches(at string, in []gwv1.HTTPRouteMatch) (rules []rankedRule, prefi
 	for j, m := range in {
 		match, rank, f := httpMatch(m)
 		if f != nil {
-			return nil, false, unsupported("%s.matches[%d]: %s", at, j, f.message)
+			return nil, false, f.in(fmt.Sprintf("%s.matches[%d]", at, j))
 		}
 		prefixOnly = prefixOnly && match.Path.Type == model.MatchPrefix
 		rules = append(rules, rankedRule{Rule: model.Rule{Match: match}, rank: rank})

@@ -11,10 +11,30 @@ import (
 )
 
 // fault says why a rule or a route is not valid. Reason is one of the Gateway API's.
-type fault struct{ reason, message string }
+type fault struct {
+	reason, message string
+	// route is true if the whole route is refused for it. Without this rule its requests could match another rule of the
+	// route, and it is not known what the rule would have asked of them.
+	route bool
+}
 
 func unsupported(format string, args ...any) *fault {
-	return &fault{string(gwv1.RouteReasonUnsupportedValue), fmt.Sprintf(format, args...)}
+	return &fault{reason: string(gwv1.RouteReasonUnsupportedValue), message: fmt.Sprintf(format, args...)}
+}
+
+// unknownType is the fault of a type that the Gateway API may add to an enumeration. It demands that such a route is not
+// accepted.
+func unknownType(format string, args ...any) *fault {
+	f := unsupported(format, args...)
+	f.route = true
+	return f
+}
+
+// in says where in the route the fault is.
+func (f *fault) in(at string) *fault {
+	g := *f
+	g.message = at + ": " + f.message
+	return &g
 }
 
 // asFault wraps what the checks of validate.go say; "" is good.
@@ -22,7 +42,7 @@ func asFault(message string) *fault {
 	if message == "" {
 		return nil
 	}
-	return &fault{string(gwv1.RouteReasonUnsupportedValue), message}
+	return &fault{reason: string(gwv1.RouteReasonUnsupportedValue), message: message}
 }
 
 // rank orders matches: the greater comes first, compared from the left. HTTP: path class, characters of the path, method,
@@ -59,7 +79,7 @@ func httpMatch(in gwv1.HTTPRouteMatch) (model.Match, rank, *fault) {
 		case gwv1.HTTPMethodGet, gwv1.HTTPMethodHead, gwv1.HTTPMethodPost, gwv1.HTTPMethodPut, gwv1.HTTPMethodDelete,
 			gwv1.HTTPMethodConnect, gwv1.HTTPMethodOptions, gwv1.HTTPMethodTrace, gwv1.HTTPMethodPatch:
 		default:
-			return m, r, unsupported("method %q is not one that the Gateway API knows", short(string(*in.Method)))
+			return m, r, unknownType("method %q is not one that the Gateway API knows", short(string(*in.Method)))
 		}
 		m.Method, r[3] = string(*in.Method), 1
 	}
@@ -110,7 +130,7 @@ func pathMatch(in *gwv1.HTTPPathMatch) (model.PathMatch, int, *fault) {
 	case gwv1.PathMatchRegularExpression:
 		return model.PathMatch{Type: model.MatchRegex, Value: value}, classRegex, asFault(validRegex(value))
 	}
-	return model.PathMatch{}, 0, unsupported("path match type %q is not known", short(string(kind)))
+	return model.PathMatch{}, 0, unknownType("path match type %q is not known", short(string(kind)))
 }
 
 // headerMatch reads a header match of either route kind.
@@ -135,7 +155,7 @@ func valueMatch[T ~string](m model.ValueMatch, kind *T) (model.ValueMatch, *faul
 		return m, asFault(validHeaderValue(m.Value))
 	}
 	if string(*kind) != string(model.MatchRegex) {
-		return m, unsupported("match type %q of %q is not known", short(string(*kind)), m.Name)
+		return m, unknownType("match type %q of %q is not known", short(string(*kind)), m.Name)
 	}
 	m.Type = model.MatchRegex
 	return m, asFault(validRegex(m.Value))
@@ -195,7 +215,7 @@ func grpcPath(in gwv1.GRPCMethodMatch) (model.PathMatch, *fault) {
 		}
 		return model.PathMatch{Type: model.MatchRegex, Value: "/" + orAny(service) + "/" + orAny(method)}, nil
 	case in.Type != nil && *in.Type != gwv1.GRPCMethodMatchExact:
-		return model.PathMatch{}, unsupported("method match type %q is not known", short(string(*in.Type)))
+		return model.PathMatch{}, unknownType("method match type %q is not known", short(string(*in.Type)))
 	case service != "" && !grpcService.MatchString(service), method != "" && !grpcMethod.MatchString(method):
 		return model.PathMatch{}, unsupported("%q is not a gRPC service and method", short(service+"/"+method))
 	case method == "":

@@ -34,22 +34,25 @@ func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
 	return p
 }
 
+// selects reports whether a policy restricts a pod. A target that is not understood is taken to mean every pod of the
+// namespace, or a policy would restrict nothing that was written for a later version.
 func (v *view) selects(ap *weftv1.AuthorizationPolicy, pod *corev1.Pod) bool {
 	if len(ap.Spec.TargetRefs) == 0 {
 		return true
 	}
 	for _, t := range ap.Spec.TargetRefs {
 		switch {
-		case t.Group != "":
-		case t.Kind == "Pod":
+		case t.Group == "" && t.Kind == "Pod":
 			if podTargeted(t, pod) {
 				return true
 			}
-		case t.Kind == "Service":
+		case t.Group == "" && t.Kind == "Service":
 			s, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, t.Name))
 			if ok && len(s.Spec.Selector) > 0 && labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod.Labels)) {
 				return true
 			}
+		default:
+			return true
 		}
 	}
 	return false
@@ -252,7 +255,7 @@ func (v *view) checkTargets(ap *weftv1.AuthorizationPolicy, t *trouble) {
 				t.add("TargetNotFound", at+fmt.Sprintf("Service %s has no selector, so the policy selects no pod by it", target.Name))
 			}
 		default:
-			t.add("TargetNotFound", at+fmt.Sprintf("kind %q of group %q is neither Pod nor Service", short(target.Kind), short(target.Group)))
+			t.add("TargetNotFound", at+fmt.Sprintf("kind %q of group %q is neither Pod nor Service; taken to select every pod of the namespace", short(target.Kind), short(target.Group)))
 		}
 	}
 }

@@ -82,6 +82,9 @@ func (v *view) refusedAddress(svc *corev1.Service, a netip.Addr) (reason, messag
 	if !v.mayName(svc, a) {
 		return "ExternalIPNotAllowed", fmt.Sprintf("external IP %s is ignored: no range of --external-ips (chart value externalIPs) holds it", a)
 	}
+	if originOf(svc, a) == originLoadBalancer && len(svc.Spec.LoadBalancerSourceRanges) > 0 {
+		return "SourceRangesNotChecked", fmt.Sprintf("address %s is left to the load balancer and kube-proxy: spec.loadBalancerSourceRanges is not checked here", a)
+	}
 	if owner := v.nodeAt(a); owner != "" {
 		return conflict, fmt.Sprintf("address %s belongs to %s", a, owner)
 	}

@@ -208,6 +208,21 @@ func TestALoadBalancerOfModeProxyKeepsItsAddress(t *testing.T) {
 	}
 }
 
+// TestSourceRangesLeaveALoadBalancersAddress: whoever may not reach it from outside must not reach it through the mesh.
+func TestSourceRangesLeaveALoadBalancersAddress(t *testing.T) {
+	w := newWorld(testConfig)
+	w.put(t, &corev1.Service{ObjectMeta: created("ns", "s", 1), Spec: corev1.ServiceSpec{
+		ClusterIP: "10.96.0.1", LoadBalancerSourceRanges: []string{"198.51.100.0/24"}, Ports: []corev1.ServicePort{{Port: 80}},
+	}, Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}}}}})
+	w.Sync()
+	if got := w.service(t, "ns/s").Addresses; !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.96.0.1")}) {
+		t.Errorf("the Service has %v", got)
+	}
+	if got := w.problemOf("Service", "ns", "s"); !strings.Contains(got, "loadBalancerSourceRanges") {
+		t.Errorf("its status says %q", got)
+	}
+}
+
 // TestServicesDoNotExhaustPools: a Gateway gets an address that Services named before.
 func TestServicesDoNotExhaustPools(t *testing.T) {
 	cfg := testConfig

@@ -66,6 +66,8 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		if !keep {
 			o.Status = gwv1.GRPCRouteStatus{}
 		}
+	case *gwv1.BackendTLSPolicy:
+		o.Status, keep = gwv1.PolicyStatus{}, false
 	case *weftv1.AuthorizationPolicy:
 		if !keep {
 			o.Status = weftv1.AuthorizationPolicyStatus{}

@@ -139,6 +139,16 @@ func policyServices(p *weftv1.AuthorizationPolicy) []string {
 	return unique(out)
 }
 
+func tlsPolicyServices(p *gwv1.BackendTLSPolicy) []string {
+	var out []string
+	for _, t := range p.Spec.TargetRefs {
+		if t.Kind == "Service" && t.Group == "" {
+			out = append(out, model.Key(p.Namespace, string(t.Name)))
+		}
+	}
+	return unique(out)
+}
+
 func labelKeys(namespace string, labels map[string]string) []string {
 	out := make([]string, 0, len(labels))
 	for k, v := range labels {

@@ -77,6 +77,7 @@ func (o *Objects) allKinds() []kind {
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
+		kindOf(gw("BackendTLSPolicy"), true, o.BackendTLSPolicies),
 		kindOf(weft("AuthorizationPolicy"), true, o.AuthorizationPolicies),
 		kindOf(weft("AddressPool"), false, o.AddressPools),
 	}

@@ -30,6 +30,7 @@ type Objects struct {
 	HTTPRoutes            *state.Table[*gwv1.HTTPRoute]
 	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
 	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
+	BackendTLSPolicies    *state.Table[*gwv1.BackendTLSPolicy]
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
 	AddressPools          *state.Table[*weftv1.AddressPool]
 
@@ -49,8 +50,8 @@ const (
 	ByNode = "node"
 	// ByNetNS finds Pods by AnnotationNetNS.
 	ByNetNS = "netns"
-	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies by that of each
-	// Service that they target.
+	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies and
+	// BackendTLSPolicies by that of each Service that they target.
 	ByService = "service"
 	// ByParent finds routes by ParentKey.
 	ByParent = "parent"
@@ -112,6 +113,8 @@ func NewObjects(db *state.DB) *Objects {
 			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
 			state.Index[*gwv1.GRPCRoute]{Name: ByBackend, Of: grpcBackends}),
 		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
+		BackendTLSPolicies: table(db, "kube-backend-tls-policies",
+			state.Index[*gwv1.BackendTLSPolicy]{Name: ByService, Of: tlsPolicyServices}),
 		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy](),
 			state.Index[*weftv1.AuthorizationPolicy]{Name: ByService, Of: policyServices}),
 		AddressPools: table[*weftv1.AddressPool](db, "kube-address-pools"),

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -30,6 +32,8 @@ func (d *decoder) standIn(ref model.ObjectRef, m map[string]any, text []byte) *d
 	case ref.Name == "":
 	case gk == weftv1.GroupVersion.WithKind("AuthorizationPolicy").GroupKind():
 		obj, note = closedPolicy(meta, m)
+	case gk == schema.GroupKind{Group: gwv1.GroupName, Kind: "BackendTLSPolicy"}:
+		obj, note = closedTLSPolicy(meta, m)
 	case gk == schema.GroupKind{Kind: "Namespace"}:
 		obj, note = closedNamespace(meta, m, text)
 	case gk == schema.GroupKind{Kind: "Pod"}:
@@ -71,6 +75,17 @@ func closedPolicy(meta metav1.ObjectMeta, m map[string]any) (runtime.Object, str
 		return p, "until it can be read, nothing may speak to the pods of namespace " + meta.Namespace
 	}
 	return p, "until it can be read, nothing may speak to the pods that it selects"
+}
+
+// closedTLSPolicy keeps the targets, to which nothing is sent in the clear. What its targets are must be readable.
+func closedTLSPolicy(meta metav1.ObjectMeta, m map[string]any) (runtime.Object, string) {
+	p := &gwv1.BackendTLSPolicy{ObjectMeta: meta}
+	spec, _ := m["spec"].(map[string]any)
+	targets, err := json.Marshal(spec["targetRefs"])
+	if err != nil || json.Unmarshal(targets, &p.Spec.TargetRefs) != nil || len(p.Spec.TargetRefs) == 0 {
+		return nil, ""
+	}
+	return p, "until it can be read, Gateways and routes send nothing to its targets"
 }
 
 // closedNamespace keeps the mode that can be read. One that is there but cannot is taken as strict.
