@@ -378,6 +378,6 @@ func poolStatus(v *view, key string) ([]output, bool) {
 	return []output{v.status(&model.Status{
 		Object:     model.ObjectRef{Group: weftv1.Group, Kind: "AddressPool", Name: p.Name},
 		Generation: p.Generation,
-		Conditions: []model.Condition{t.condition(condAccepted, "Accepted")},
+		Conditions: []model.Condition{t.condition(model.ConditionAccepted, "Accepted")},
 	})}, true
 }

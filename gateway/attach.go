@@ -163,17 +163,17 @@ func (c *compiled) invalid() *fault {
 }
 
 func parentConditions(c *compiled, f *fault, rejected string) []model.Condition {
-	accepted := yes(condAccepted, string(gwv1.RouteReasonAccepted))
+	accepted := yes(model.ConditionAccepted, string(gwv1.RouteReasonAccepted))
 	switch {
 	case f != nil:
-		accepted = no(condAccepted, f.reason, f.message)
+		accepted = no(model.ConditionAccepted, f.reason, f.message)
 	case rejected != "":
-		accepted = no(condAccepted, string(gwv1.RouteReasonUnsupportedValue), rejected)
+		accepted = no(model.ConditionAccepted, string(gwv1.RouteReasonUnsupportedValue), rejected)
 	}
-	conds := []model.Condition{accepted, c.refs.condition(condResolvedRefs, string(gwv1.RouteReasonResolvedRefs))}
+	conds := []model.Condition{accepted, c.refs.condition(model.ConditionResolvedRefs, string(gwv1.RouteReasonResolvedRefs))}
 	if accepted.Status && !c.dropped.ok() {
 		conds = append(conds, model.Condition{
-			Type: condPartiallyInvalid, Status: true, Reason: string(gwv1.RouteReasonUnsupportedValue),
+			Type: model.ConditionPartiallyInvalid, Status: true, Reason: string(gwv1.RouteReasonUnsupportedValue),
 			Message: "Dropped Rule: " + strings.Join(c.dropped.messages, "; "),
 		})
 	}

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // TestCertificateInUseOutlivesItsSecret makes a Secret bad, takes it away, and gives another, while a listener uses it.
@@ -72,7 +74,7 @@ func TestCertificateInUseOutlivesItsSecret(t *testing.T) {
 				continue
 			}
 			for _, c := range s.Listeners[0].Conditions {
-				if c.Type == condResolvedRefs && (c.Status != step.good || strings.Contains(c.Message, "served on") != (step.served && !step.good)) {
+				if c.Type == model.ConditionResolvedRefs && (c.Status != step.good || strings.Contains(c.Message, "served on") != (step.served && !step.good)) {
 					t.Errorf("%s: %+v", step.what, c)
 				}
 			}

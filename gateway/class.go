@@ -19,10 +19,10 @@ func gatewayClass(v *view, key string) ([]output, bool) {
 	s := &model.Status{
 		Object:     model.ObjectRef{Group: gwv1.GroupName, Kind: "GatewayClass", Name: c.Name},
 		Generation: c.Generation,
-		Conditions: []model.Condition{yes(condAccepted, string(gwv1.GatewayClassReasonAccepted))},
+		Conditions: []model.Condition{yes(model.ConditionAccepted, string(gwv1.GatewayClassReasonAccepted))},
 	}
 	if c.Spec.ParametersRef != nil {
-		s.Conditions[0] = no(condAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; Gateways of the class are not accepted")
+		s.Conditions[0] = no(model.ConditionAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; Gateways of the class are not accepted")
 	}
 	return []output{v.status(s)}, true
 }
@@ -39,10 +39,10 @@ func mesh(v *view, key string) ([]output, bool) {
 	s := &model.Status{
 		Object:     model.ObjectRef{Group: gwxv1.GroupName, Kind: "XMesh", Name: m.Name},
 		Generation: m.Generation,
-		Conditions: []model.Condition{yes(condAccepted, string(gwxv1.MeshReasonAccepted))},
+		Conditions: []model.Condition{yes(model.ConditionAccepted, string(gwxv1.MeshReasonAccepted))},
 	}
 	if m.Spec.ParametersRef != nil {
-		s.Conditions[0] = no(condAccepted, string(gwxv1.MeshReasonInvalidParameters), "parametersRef is not supported; the mesh works without")
+		s.Conditions[0] = no(model.ConditionAccepted, string(gwxv1.MeshReasonInvalidParameters), "parametersRef is not supported; the mesh works without")
 	}
 	return []output{v.status(s)}, true
 }

@@ -7,16 +7,6 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Types of conditions, as the Gateway API names them.
-const (
-	condAccepted         = "Accepted"
-	condResolvedRefs     = "ResolvedRefs"
-	condProgrammed       = "Programmed"
-	condConflicted       = "Conflicted"
-	condPartiallyInvalid = "PartiallyInvalid"
-	condOverlappingTLS   = "OverlappingTLSConfig"
-)
-
 func yes(kind, reason string) model.Condition {
 	return model.Condition{Type: kind, Status: true, Reason: reason}
 }
@@ -101,6 +91,6 @@ func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *trouble) [
 		return nil
 	}
 	return []output{v.status(&model.Status{
-		Object: ref, Generation: generation, Conditions: []model.Condition{t.condition(condAccepted, "Accepted")},
+		Object: ref, Generation: generation, Conditions: []model.Condition{t.condition(model.ConditionAccepted, "Accepted")},
 	})}
 }

@@ -122,7 +122,7 @@ func (b *gatewayBuilder) status() *model.Status {
 	}
 	s.Conditions = []model.Condition{b.accepted(good, bad), b.programmed(rejected)}
 	if tls := b.gw.Spec.TLS; tls != nil && tls.Backend != nil && tls.Backend.ClientCertificateRef != nil {
-		s.Conditions = append(s.Conditions, no(condResolvedRefs, string(gwv1.GatewayReasonInvalidClientCertificateRef),
+		s.Conditions = append(s.Conditions, no(model.ConditionResolvedRefs, string(gwv1.GatewayReasonInvalidClientCertificateRef),
 			"spec.tls.backend.clientCertificateRef is not supported; backends that a BackendTLSPolicy names are not served"))
 	}
 	return s
@@ -133,27 +133,27 @@ func (b *gatewayBuilder) accepted(good int, bad []string) model.Condition {
 	anyAccepted := slices.ContainsFunc(b.listeners, func(l *listener) bool { return l.accepted.ok() })
 	switch {
 	case !b.assigned.accepted.ok():
-		return b.assigned.accepted.condition(condAccepted, "")
+		return b.assigned.accepted.condition(model.ConditionAccepted, "")
 	case !anyAccepted:
-		return no(condAccepted, string(gwv1.GatewayReasonListenersNotValid), invalid)
+		return no(model.ConditionAccepted, string(gwv1.GatewayReasonListenersNotValid), invalid)
 	case good < len(b.listeners) || len(bad) > 0:
-		return model.Condition{Type: condAccepted, Status: true, Reason: string(gwv1.GatewayReasonListenersNotValid), Message: invalid}
+		return model.Condition{Type: model.ConditionAccepted, Status: true, Reason: string(gwv1.GatewayReasonListenersNotValid), Message: invalid}
 	}
-	return yes(condAccepted, string(gwv1.GatewayReasonAccepted))
+	return yes(model.ConditionAccepted, string(gwv1.GatewayReasonAccepted))
 }
 
 func (b *gatewayBuilder) programmed(rejected string) model.Condition {
 	switch {
 	case !b.assigned.accepted.ok():
-		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), "the Gateway is not accepted")
+		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), "the Gateway is not accepted")
 	case !b.assigned.programmed.ok():
-		return b.assigned.programmed.condition(condProgrammed, "")
+		return b.assigned.programmed.condition(model.ConditionProgrammed, "")
 	case rejected != "":
-		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), rejected)
+		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), rejected)
 	case len(b.model.Ports) == 0:
-		return no(condProgrammed, string(gwv1.GatewayReasonInvalid), "no listener can be served")
+		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), "no listener can be served")
 	}
-	return yes(condProgrammed, string(gwv1.GatewayReasonProgrammed))
+	return yes(model.ConditionProgrammed, string(gwv1.GatewayReasonProgrammed))
 }
 
 func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.ListenerStatus {
@@ -161,31 +161,31 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 	if ls.SupportedKinds == nil {
 		ls.SupportedKinds = []string{}
 	}
-	conflicted := no(condConflicted, string(gwv1.ListenerReasonNoConflicts), "")
+	conflicted := no(model.ConditionConflicted, string(gwv1.ListenerReasonNoConflicts), "")
 	if !l.conflicted.ok() {
-		conflicted = l.conflicted.condition(condConflicted, "")
+		conflicted = l.conflicted.condition(model.ConditionConflicted, "")
 		conflicted.Status = true
 	}
-	programmed := yes(condProgrammed, string(gwv1.ListenerReasonProgrammed))
+	programmed := yes(model.ConditionProgrammed, string(gwv1.ListenerReasonProgrammed))
 	switch {
 	case !l.accepted.ok():
-		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), "the listener is not accepted")
+		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener is not accepted")
 	case l.https && len(b.certs[l]) == 0:
-		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
+		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
 	case rejected != "":
-		programmed = no(condProgrammed, string(gwv1.ListenerReasonInvalid), rejected)
+		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), rejected)
 	case len(b.model.Addresses) == 0:
-		programmed = no(condProgrammed, string(gwv1.ListenerReasonPending), "the Gateway has no address")
+		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonPending), "the Gateway has no address")
 	}
 	ls.Conditions = []model.Condition{
-		l.accepted.condition(condAccepted, string(gwv1.ListenerReasonAccepted)),
+		l.accepted.condition(model.ConditionAccepted, string(gwv1.ListenerReasonAccepted)),
 		conflicted,
-		l.refs.condition(condResolvedRefs, string(gwv1.ListenerReasonResolvedRefs)),
+		l.refs.condition(model.ConditionResolvedRefs, string(gwv1.ListenerReasonResolvedRefs)),
 		programmed,
 	}
 	if len(l.overlapping) > 0 {
 		ls.Conditions = append(ls.Conditions, model.Condition{
-			Type: condOverlappingTLS, Status: true, Reason: string(gwv1.ListenerReasonOverlappingHostnames),
+			Type: model.ConditionOverlappingTLS, Status: true, Reason: string(gwv1.ListenerReasonOverlappingHostnames),
 			Message: "hostnames in common with " + strings.Join(l.overlapping, ", ") + ": requests that come on a connection for another listener's host are answered 421",
 		})
 	}

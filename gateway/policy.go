@@ -232,10 +232,10 @@ func policyStatus(v *view, key string) ([]output, bool) {
 		accepted.add(t.reason, strings.Join(t.messages, "; ")+"; the policy allows nothing")
 	default:
 		s.Conditions = append(s.Conditions, model.Condition{
-			Type: condPartiallyInvalid, Status: true, Reason: t.reason, Message: strings.Join(t.messages, "; "),
+			Type: model.ConditionPartiallyInvalid, Status: true, Reason: t.reason, Message: strings.Join(t.messages, "; "),
 		})
 	}
-	s.Conditions = slices.Insert(s.Conditions, 0, accepted.condition(condAccepted, "Accepted"))
+	s.Conditions = slices.Insert(s.Conditions, 0, accepted.condition(model.ConditionAccepted, "Accepted"))
 	return []output{v.status(s)}, true
 }
 

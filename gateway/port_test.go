@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // tooHigh is 80 in its lowest 16 bits.
@@ -31,10 +33,10 @@ func TestAPortThatIsNoneConflictsWithNoListener(t *testing.T) {
 	s, _ := w.st.Statuses.Get(w.st.Snapshot(), "Gateway/ns/gw")
 	for _, l := range s.Listeners {
 		for _, c := range l.Conditions {
-			if c.Type == condConflicted && c.Status {
+			if c.Type == model.ConditionConflicted && c.Status {
 				t.Errorf("listener %s: %s", l.Name, c.Message)
 			}
-			if good := l.Name == "good"; c.Type == condAccepted && c.Status != good {
+			if good := l.Name == "good"; c.Type == model.ConditionAccepted && c.Status != good {
 				t.Errorf("listener %s is accepted: %t: %s", l.Name, c.Status, c.Message)
 			}
 		}

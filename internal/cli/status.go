@@ -164,7 +164,7 @@ func objectsLine(objects int, all []api.Trouble) string {
 	bad, routes := map[model.ObjectRef]bool{}, map[model.ObjectRef]bool{}
 	for _, t := range all {
 		bad[t.Object] = true
-		if t.Type == "Accepted" && strings.HasSuffix(t.Object.Kind, "Route") {
+		if t.Type == model.ConditionAccepted && strings.HasSuffix(t.Object.Kind, "Route") {
 			routes[t.Object] = true
 		}
 	}

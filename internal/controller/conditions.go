@@ -8,20 +8,16 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// owned are the types of conditions that the mesh sets. One that is there and not wanted any more is taken away; those
-// of other types are others'.
-var owned = []string{"Accepted", "Programmed", "ResolvedRefs", "Conflicted", "PartiallyInvalid", conditionService}
-
 // maxConditions is what the API's schemas take.
 const maxConditions = 8
 
-// mergeConditions gives the conditions that an object shall have: others' as they are, in their order, and ours. The time
-// of a condition changes with its status only.
+// mergeConditions gives the conditions that an object shall have: those of other controllers as they are, in their order,
+// and ours. The time of a condition changes with its status only.
 func mergeConditions(have []metav1.Condition, want []model.Condition, generation int64, now metav1.Time) []metav1.Condition {
 	out := make([]metav1.Condition, 0, len(have)+len(want))
 	for _, c := range have {
 		wanted := slices.ContainsFunc(want, func(w model.Condition) bool { return w.Type == c.Type })
-		if wanted || !slices.Contains(owned, c.Type) {
+		if wanted || !slices.Contains(model.ConditionTypes, c.Type) {
 			out = append(out, c)
 		}
 	}

@@ -48,6 +48,17 @@ func TestMergeConditions(t *testing.T) {
 	}
 }
 
+// TestEveryConditionOfOursIsRemoved when it is not wanted any more, on whatever object it is.
+func TestEveryConditionOfOursIsRemoved(t *testing.T) {
+	theirs := cond("other.example/Ready", "True", "Ready", 1, before)
+	for _, kind := range model.ConditionTypes {
+		have := []metav1.Condition{theirs, cond(kind, "True", "Old", 1, before)}
+		if got := mergeConditions(have, nil, 2, now); len(got) != 1 || got[0] != theirs {
+			t.Errorf("%s: %v is left", kind, got)
+		}
+	}
+}
+
 func testRoute(status ...gwv1.RouteParentStatus) *gwv1.HTTPRoute {
 	r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "r", Generation: 2, ResourceVersion: "7"}}
 	section := gwv1.SectionName("http")

@@ -7,9 +7,6 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// conditionService is on Gateways whose Service cannot be made; there is none on others.
-const conditionService = "weft.io/ServiceReady"
-
 // note holds conditions of an object that do not follow from objects, but from what became of a write.
 type note struct {
 	object     model.ObjectRef

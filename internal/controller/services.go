@@ -218,7 +218,7 @@ func (s *services) note(gw model.ObjectRef, reason, message string) {
 		}
 		return
 	}
-	n := &note{gw, []model.Condition{{Type: conditionService, Reason: reason, Message: message}}}
+	n := &note{gw, []model.Condition{{Type: model.ConditionServiceReady, Reason: reason, Message: message}}}
 	if there && equality.Semantic.DeepEqual(before.conditions, n.conditions) {
 		return
 	}

@@ -15,6 +15,25 @@ type Status struct {
 // Key is the object's reference as text.
 func (s *Status) Key() string { return s.Object.String() }
 
+// Types of conditions, as the Gateway API names them.
+const (
+	ConditionAccepted         = "Accepted"
+	ConditionResolvedRefs     = "ResolvedRefs"
+	ConditionProgrammed       = "Programmed"
+	ConditionConflicted       = "Conflicted"
+	ConditionPartiallyInvalid = "PartiallyInvalid"
+	ConditionOverlappingTLS   = "OverlappingTLSConfig"
+	// ConditionServiceReady is on Gateways whose Service cannot be made; there is none on others.
+	ConditionServiceReady = "weft.io/ServiceReady"
+)
+
+// ConditionTypes lists every type of condition that the mesh writes. One of them that an object has and that is not
+// wanted any more is removed; a condition of another type is another controller's, and stays.
+var ConditionTypes = []string{
+	ConditionAccepted, ConditionResolvedRefs, ConditionProgrammed, ConditionConflicted, ConditionPartiallyInvalid,
+	ConditionOverlappingTLS, ConditionServiceReady,
+}
+
 // Condition has the types and reasons that the Gateway API defines. Times are added by who writes it to a cluster.
 type Condition struct {
 	Type    string `json:"type"`
@@ -26,9 +45,9 @@ type Condition struct {
 // Fails tells whether a condition says that something of the object does not work.
 func (c Condition) Fails() bool {
 	switch c.Type {
-	case "Conflicted", "PartiallyInvalid":
+	case ConditionConflicted, ConditionPartiallyInvalid:
 		return c.Status
-	case "OverlappingTLSConfig": // usual where a wildcard stands beside a name
+	case ConditionOverlappingTLS: // usual where a wildcard stands beside a name
 		return false
 	}
 	return !c.Status
