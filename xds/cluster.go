@@ -208,7 +208,9 @@ func isHTTP2(appProtocol string) bool {
 // serviceProtocol: HTTP/2 where the service says so; else what the client speaks, as it would without a mesh; but
 // HTTP/1.1 behind a Gateway, whose clients choose HTTP/2 by TLS and know nothing of the backend.
 func serviceProtocol(h2c, http1 bool) *upstreams.HttpProtocolOptions {
-	o := &upstreams.HttpProtocolOptions{}
+	o := &upstreams.HttpProtocolOptions{CommonHttpProtocolOptions: &core.HttpProtocolOptions{
+		MaxHeadersCount: number(maxHeaders), MaxResponseHeadersKb: number(maxHeadersKB),
+	}}
 	h1 := &core.Http1ProtocolOptions{EnableTrailers: true}
 	h2 := &core.Http2ProtocolOptions{AllowConnect: true}
 	explicit := func(c *upstreams.HttpProtocolOptions_ExplicitHttpConfig) {

@@ -67,6 +67,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		return l
 	}
 	l.ListenerFilters = []*listener.ListenerFilter{listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})}
+	l.ListenerFiltersTimeout = duration(cfg.timeouts().handshake) // then the connection is closed
 	seen := map[string]bool{}
 	for _, gl := range p.Listeners {
 		if seen[gl.Hostname] || len(gl.Certificates) == 0 {
@@ -74,9 +75,10 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		}
 		seen[gl.Hostname] = true
 		chain := &listener.FilterChain{
-			Name:            gl.Name,
-			TransportSocket: gatewayTLS(gl.Certificates),
-			Filters:         []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
+			Name:                          gl.Name,
+			TransportSocket:               gatewayTLS(gl.Certificates),
+			TransportSocketConnectTimeout: duration(cfg.timeouts().handshake),
+			Filters:                       []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
 		}
 		chain.FilterChainMatch = &listener.FilterChainMatch{TransportProtocol: "tls"}
 		if gl.Hostname != "" {
@@ -99,17 +101,16 @@ func gatewayTLS(certificates []string) *core.TransportSocket {
 	return transportSocket("envoy.transport_sockets.tls", &tls.DownstreamTlsContext{CommonTlsContext: c})
 }
 
-// gatewayHTTP faces the world: it appends to X-Forwarded-For, gives requests an ID and does not wait for slow headers.
+// gatewayHTTP faces the world: it appends to X-Forwarded-For and gives requests an ID.
 func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	if g.Identity == "" {
 		table += plainSuffix
 	}
-	m := newHTTP("gateway")
+	m := newHTTP(cfg, "gateway")
 	m.UseRemoteAddress = yes()
 	m.GenerateRequestId = yes()
-	m.RequestHeadersTimeout = duration(30 * time.Second)
 	m.StreamIdleTimeout = duration(time.Hour)
-	m.CommonHttpProtocolOptions = &core.HttpProtocolOptions{IdleTimeout: duration(10 * time.Minute)}
+	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleClients)
 	m.Http2ProtocolOptions = &core.Http2ProtocolOptions{
 		AllowConnect:                true,
 		MaxConcurrentStreams:        number(1000),

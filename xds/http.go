@@ -14,27 +14,34 @@ import (
 
 const filterCORS = "envoy.filters.http.cors"
 
-// newHTTP has what all HTTP listeners have in common: nothing about a request changes that nobody asked to change, and
-// there is no limit on how long a request or an idle stream takes.
-func newHTTP(statPrefix string) *hcm.HttpConnectionManager {
+// newHTTP returns what all HTTP listeners have in common. Nothing about a request changes that nobody asked to change.
+// There is no limit on how long a request, an answer or an idle stream takes. There are limits on what a client can hold
+// before it has sent a request: see timeouts and the header limits.
+func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
+	t := cfg.timeouts()
 	return &hcm.HttpConnectionManager{
 		StatPrefix:                 statPrefix,
 		ServerHeaderTransformation: hcm.HttpConnectionManager_PASS_THROUGH,
 		GenerateRequestId:          no(),
 		Proxy_100Continue:          true,
 		StreamIdleTimeout:          duration(0),
+		RequestHeadersTimeout:      duration(t.headers),
+		MaxRequestHeadersKb:        number(maxHeadersKB),
 		NormalizePath:              yes(), // paths are compared by routes and policies: /a/../b is /b
-		CommonHttpProtocolOptions:  &core.HttpProtocolOptions{MaxHeadersCount: number(1000)},
-		HttpProtocolOptions:        &core.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
-		Http2ProtocolOptions:       &core.Http2ProtocolOptions{AllowConnect: true},
-		UpgradeConfigs:             []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
+			MaxHeadersCount: number(maxHeaders),
+			IdleTimeout:     duration(t.idle),
+		},
+		HttpProtocolOptions:  &core.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		Http2ProtocolOptions: &core.Http2ProtocolOptions{AllowConnect: true},
+		UpgradeConfigs:       []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 	}
 }
 
 // scopedHTTP finds the route table by original destination. The header that carries it is written by us over whatever
 // the client sent, and every route table strips it.
 func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
-	m := newHTTP(outHTTP)
+	m := newHTTP(cfg, outHTTP)
 	key := "%DOWNSTREAM_LOCAL_ADDRESS%"
 	if plain {
 		key += plainSuffix

@@ -31,12 +31,13 @@ func originalSrc() *listener.ListenerFilter {
 func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, inHBONE, ownAddresses(w, PortHBONE), core.TrafficDirection_INBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalSrc()}
-	m := newHTTP(inHBONE)
+	m := newHTTP(cfg, inHBONE)
 	m.CodecType = hcm.HttpConnectionManager_HTTP2
 	m.NormalizePath, m.HttpProtocolOptions = nil, nil
 	m.Http2ProtocolOptions = tunnelHTTP2()
 	m.Http2ProtocolOptions.ConnectionKeepalive = nil // the client's side pings
 	m.UpgradeConfigs = []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "CONNECT"}}
+	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleTunnels)
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.tunnelLog(logIn)
 	m.AccessLogOptions = &hcm.HttpConnectionManager_HcmAccessLogOptions{FlushLogOnTunnelSuccessfullyEstablished: true}
@@ -53,8 +54,9 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	}
 	m.HttpFilters = append(m.HttpFilters, routerFilter())
 	l.FilterChains = []*listener.FilterChain{{
-		TransportSocket: downstreamTLS(w.Identity, cfg.TrustDomain),
-		Filters:         []*listener.Filter{stateFilter(identityState(w.Key(), w.Identity, w.NetNS)), managed(m)},
+		TransportSocket:               downstreamTLS(w.Identity, cfg.TrustDomain),
+		TransportSocketConnectTimeout: duration(cfg.timeouts().handshake),
+		Filters:                       []*listener.Filter{stateFilter(identityState(w.Key(), w.Identity, w.NetNS)), managed(m)},
 	}}
 	return l
 }
@@ -192,7 +194,7 @@ func toApp(cfg *Config) *listener.Filter {
 
 // inboundHTTP decides on each request and sends it on to the app.
 func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter {
-	m := newHTTP(inHTTP)
+	m := newHTTP(cfg, inHTTP)
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.requestLog(logRequest)
 	if comparesPaths(w.Policy) {

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"slices"
+	"time"
 
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	limit "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
@@ -11,7 +12,39 @@ import (
 const (
 	defaultConnections = 10_000
 	gatewayFactor      = 5 // a Gateway has the clients of many pods
+
+	// What a message may have in headers, requests and answers alike, whichever listener or cluster it passes.
+	maxHeaders   = 1000
+	maxHeadersKB = 60
+	// ownHeaders are left for those that we add between two of our listeners.
+	ownHeaders   = 16
+	ownHeadersKB = 4
 )
+
+// timeouts bound how long a client can hold a connection without a request. Nothing bounds what takes its time after
+// that: bytes, uploads, streams, websockets.
+type timeouts struct {
+	handshake   time.Duration // from the connection's start until TLS is there
+	headers     time.Duration // from a request's first byte until its headers are there
+	idle        time.Duration // a connection of a pod without a request
+	idleTunnels time.Duration // a peer's connection without a tunnel
+	idleClients time.Duration // a Gateway's connection without a request
+}
+
+var defaultTimeouts = timeouts{
+	handshake:   10 * time.Second,
+	headers:     30 * time.Second,
+	idle:        time.Hour,
+	idleTunnels: 10 * time.Minute, // both Envoy's pool and those of other implementations give theirs up before
+	idleClients: 10 * time.Minute,
+}
+
+func (c *Config) timeouts() timeouts {
+	if c.testTimeouts != nil {
+		return *c.testTimeouts
+	}
+	return defaultTimeouts
+}
 
 // limited bounds the connections of a listener. The filter comes first: what it refuses costs no handshake and no
 // look-up. A listener with several filter chains has the limit for each.

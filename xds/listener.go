@@ -84,7 +84,7 @@ func buildListener(b *builder, name string) *built {
 	case listenerOriginate:
 		return &built{message: originateListener(b.cfg)}
 	case listenerMirror:
-		return &built{message: mirrorListener()}
+		return &built{message: mirrorListener(b.cfg)}
 	}
 	if n, ok := parseGatewayName(name); ok {
 		return buildGatewayListener(b, name, n)

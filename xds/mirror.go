@@ -54,9 +54,12 @@ func overwrite(header, value string) *mutation.HeaderMutation {
 }
 
 // mirrorListener sends the copies on, as whose they are.
-func mirrorListener() *listener.Listener {
-	m := newHTTP(listenerMirror)
+func mirrorListener(cfg *Config) *listener.Listener {
+	m := newHTTP(cfg, listenerMirror)
 	m.SkipXffAppend = true
+	// Copies carry headers of ours besides those that the limits were applied to.
+	m.CommonHttpProtocolOptions.MaxHeadersCount = number(maxHeaders + ownHeaders)
+	m.MaxRequestHeadersKb = number(maxHeadersKB + ownHeadersKB)
 	m.NormalizePath = no() // it was, and may have been rewritten since
 	m.UpgradeConfigs = nil
 	internal := []string{"x-envoy-external-address", "x-envoy-internal", mirrorCluster}

@@ -37,6 +37,8 @@ type Config struct {
 	// it is 0. Envoy as a whole has a limit too, of ten times as many: without this one a single pod could use it up, and
 	// nobody else would be served.
 	ConnectionsPerListener uint64
+
+	testTimeouts *timeouts // nil: defaultTimeouts
 }
 
 // Server serves resources to any number of Envoys.
