@@ -86,6 +86,9 @@ func (p Problem) String() string {
 	return where + ": " + p.Reason
 }
 
+// OfNode reports whether nobody's object is the problem, but that the node cannot read: a kind, a folder or a file.
+func (p Problem) OfNode() bool { return p.Object.Name == "" && p.Line == 0 }
+
 // CNI is how the plugin stands in the node's network configuration.
 type CNI struct {
 	// File is the configuration that it is in; "" while it is in none.
@@ -128,7 +131,7 @@ type Proxy struct {
 // Status is a node's health.
 type Status struct {
 	Healthy    bool               `json:"healthy"`
-	Faults     []string           `json:"faults,omitempty"` // why it is not healthy, in words
+	Faults     []string           `json:"faults,omitempty"` // of the node: why it is not healthy, in words
 	Synced     bool               `json:"synced"`
 	Agent      Agent              `json:"agent"`
 	Folder     *Folder            `json:"folder,omitempty"`
@@ -137,7 +140,7 @@ type Status struct {
 	Proxy      Proxy              `json:"proxy"`
 	Workloads  []Workload         `json:"workloads"` // of this node
 	Identities []Identity         `json:"identities"`
-	Gateways   []*model.Gateway   `json:"gateways"`
+	Gateways   []*model.Gateway   `json:"gateways"` // those too that are not served, without ports
 	Rejections []*model.Rejection `json:"rejections"`
 	// Objects counts those that have a status, Troubles is what does not work of them.
 	Objects   int       `json:"objects"`

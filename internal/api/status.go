@@ -2,6 +2,9 @@ package api
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -15,7 +18,7 @@ func NewStatus(src Source, now time.Time) Status {
 	s := Status{
 		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: src.Datapath(), Proxy: src.Proxy(),
 		Workloads: []Workload{}, Identities: identities(st, snap),
-		Gateways: collect(st.Gateways.All(snap)), Rejections: collect(st.Rejections.All(snap)),
+		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)),
 	}
 	s.Objects, s.Troubles = troubles(st, snap)
 	for w := range st.Workloads.All(snap) {
@@ -58,16 +61,21 @@ func (id *Identity) judge(c *model.Certified, now time.Time) {
 	}
 }
 
-// faults says what an operator must look at. Lost events and flows are shown but are no fault: nothing but the view
-// of the traffic suffers.
+// faults says what is wrong with the node: what its operator must look at. What is wrong with an object is for whoever
+// wrote it, and is in Troubles, Rejections and the problems of Folder: nobody but that object suffers, so it makes no node
+// unhealthy. Lost events and flows are shown but are no fault: nothing but the view of the traffic suffers.
 func (s *Status) faults(now time.Time) []string {
 	var out []string
 	fault := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if !s.Synced {
 		fault("agent: not everything is read yet; nothing is withdrawn until then")
 	}
-	if f := s.Folder; f != nil && len(f.Problems) > 0 {
-		fault("manifests: %d not taken as written; where an object was good before, that version stays in force; the first: %s", len(f.Problems), f.Problems[0])
+	if f := s.Folder; f != nil {
+		for _, p := range f.Problems {
+			if p.OfNode() {
+				fault("objects cannot be read from %s: %s", f.Dir, p)
+			}
+		}
 	}
 	if c := s.CNI; c != nil {
 		for _, p := range c.Problems {
@@ -104,14 +112,45 @@ func (s *Status) faults(now time.Time) []string {
 			fault("identity %s: the certificate expires at %s and could not be renewed: %s", i.Identity, i.SVID.NotAfter.Format(time.RFC3339), i.Trouble)
 		}
 	}
-	for _, g := range s.Gateways {
-		if len(g.Addresses) == 0 {
-			fault("Gateway %s: no address; give it one in spec.addresses or an AddressPool", g.Key())
+	for _, r := range s.Rejections {
+		if ofNode(r) {
+			fault("Envoy refused %s: %s", r.Resource, r.Message)
 		}
 	}
-	for _, r := range s.Rejections {
-		fault("Envoy refused %s: %s", r.Resource, r.Message)
+	return out
+}
+
+// ofNode reports whether what Envoy refused is of the mesh's own making. What comes from a route, a policy, a Gateway or
+// a certificate follows what its author asked for, and is a problem of that object.
+func ofNode(r *model.Rejection) bool {
+	return !slices.ContainsFunc(r.Objects, func(o model.ObjectRef) bool {
+		switch o.Kind {
+		case "Gateway", "HTTPRoute", "GRPCRoute", "AuthorizationPolicy", "Secret":
+			return true
+		}
+		return false
+	})
+}
+
+// gateways lists the Gateways of the mesh's classes, those too that are not served: their statuses tell of them.
+func gateways(st *state.State, snap *state.Snapshot) []*model.Gateway {
+	out := collect(st.Gateways.All(snap))
+	for s := range st.Statuses.All(snap) {
+		if s.Object.Kind != "Gateway" {
+			continue
+		}
+		g := &model.Gateway{Namespace: s.Object.Namespace, Name: s.Object.Name}
+		if _, served := st.Gateways.Get(snap, g.Key()); served {
+			continue
+		}
+		for _, text := range s.Addresses {
+			if a, err := netip.ParseAddr(text); err == nil {
+				g.Addresses = append(g.Addresses, a)
+			}
+		}
+		out = append(out, g)
 	}
+	slices.SortFunc(out, func(a, b *model.Gateway) int { return strings.Compare(a.Key(), b.Key()) })
 	return out
 }
 

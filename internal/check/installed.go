@@ -51,6 +51,7 @@ func (i *Installed) Check() []Result {
 	i.classless(r)
 	i.lease(r)
 	i.bundle(r)
+	i.objects(r)
 	r.area = "nodes"
 	i.nodes(r)
 	return r.out

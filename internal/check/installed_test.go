@@ -14,6 +14,7 @@ import (
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube/survey"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 var checkedAt = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -124,7 +125,13 @@ func TestInstalledWrong(t *testing.T) {
 		{"no hooks", func(i *Installed) { i.Agents[0].Status.Datapath.Attached = nil }, "a", Fail, "not attached"},
 		{"no Envoy", func(i *Installed) { i.Agents[0].Status.Proxy = api.Proxy{Error: "gone"} }, "a", Fail, "Envoy is not live: gone"},
 		{"Envoy alone", func(i *Installed) { i.Agents[0].Status.Proxy.Connected = false }, "a", Fail, "not connected"},
-		{"faults", func(i *Installed) { i.Agents[1].Status.Faults = []string{"Gateway x: no address", "y"} }, "b", Warn, "no address; and 1 more"},
+		{"faults", func(i *Installed) { i.Agents[1].Status.Faults = []string{"map x is full", "y"} }, "b", Fail, "map x is full; and 1 more"},
+		{"a Gateway without an address", func(i *Installed) {
+			i.Agents[0].Status.Gateways = []*model.Gateway{{Namespace: "edge", Name: "public"}}
+		}, "Gateways", Warn, "edge/public"},
+		{"a bad route", func(i *Installed) {
+			i.Agents[1].Status.Troubles = []api.Trouble{{Object: model.ObjectRef{Kind: "HTTPRoute", Namespace: "ns", Name: "r"}}}
+		}, "objects", Warn, "HTTPRoute/ns/r"},
 		{"no plugin", func(i *Installed) { i.Agents[1].Status.CNI.File = "" }, "b", Fail, "in no network configuration"},
 		{"plugin not wanted", func(i *Installed) { i.Parts[0].Args, i.Agents[0].Status.CNI = []string{"--ca=controller"}, nil }, "CNI plugin", Warn, "not installed"},
 		{"unread", func(i *Installed) { i.Unread = errors.New("forbidden") }, "what can be read", Warn, "forbidden"},

@@ -96,7 +96,7 @@ func notReady(n survey.Node) string {
 	return " (the node is not ready)"
 }
 
-// health judges what an agent tells of its node. What is wrong with users' objects only warns here.
+// health judges what an agent tells of its node.
 func (i *Installed) health(r *report, node string, s *api.Status) {
 	see := "weft status --node " + node
 	var bad []string
@@ -119,7 +119,34 @@ func (i *Installed) health(r *report, node string, s *api.Status) {
 	case len(bad) > 0:
 		r.fail(node, fmt.Sprintf("%s; kubectl -n %s logs daemonset/weft-agent, daemonset/weft-proxy of that node", see, i.Namespace), "%s", strings.Join(bad, "; "))
 	case len(s.Faults) > 0:
-		r.warn(node, see, "%s%s", s.Faults[0], more(len(s.Faults)-1))
+		r.fail(node, see, "%s%s", s.Faults[0], more(len(s.Faults)-1))
+	}
+}
+
+// objects warns of what is wrong with users' objects. Each node tells of it.
+func (i *Installed) objects(r *report) {
+	var problems, noAddress []string
+	add := func(to *[]string, what string) {
+		if !slices.Contains(*to, what) {
+			*to = append(*to, what)
+		}
+	}
+	for k := range i.Agents {
+		s := &i.Agents[k].Status
+		for _, t := range s.Troubles {
+			add(&problems, t.Object.String())
+		}
+		for _, g := range s.Gateways {
+			if len(g.Addresses) == 0 {
+				add(&noAddress, g.Key())
+			}
+		}
+	}
+	if len(noAddress) > 0 {
+		r.warn("Gateways", "give them one in spec.addresses, or make an AddressPool with addresses that lead to the nodes", "without an address: %s", some(noAddress))
+	}
+	if len(problems) > 0 {
+		r.warn("objects", "weft status lists what is wrong", "with problems: %s", some(problems))
 	}
 }
 

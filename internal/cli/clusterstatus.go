@@ -194,7 +194,7 @@ func printFaults(w io.Writer, nodes []nodeStatus) {
 		}
 	}
 	if len(order) > 0 {
-		fmt.Fprintln(w, "\nFaults (weft status --node NAME tells more)")
+		fmt.Fprintln(w, "\nFaults of nodes (weft status --node NAME tells more)")
 	}
 	for _, f := range order {
 		fmt.Fprintf(w, "  - %s: %s\n", printable(join(where[f], 3, same)), printable(f))

@@ -210,14 +210,23 @@ func sickNode() *node {
 	n.proxy = api.Proxy{Error: "weft proxy does not run"}
 	n.flows.AddLost(9)
 	st := n.st
-	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Gateways)
+	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Statuses)
 	defer w.Commit()
 	n.uncertify(w, model.NewIdentity(trust, "edge", "public"))
 	n.certify(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
 	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectRef{
 		{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "canary"},
 	}})
-	st.Gateways.Put(w, &model.Gateway{Namespace: "edge", Name: "new"})
+	st.Rejections.Put(w, &model.Rejection{Resource: "Listener/shop/web-1/hbone", Message: "no such namespace", Objects: []model.ObjectRef{
+		{Kind: "Pod", Namespace: "shop", Name: "web-1"},
+	}})
+	st.Statuses.Put(w, &model.Status{
+		Object: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "Gateway", Namespace: "edge", Name: "new"},
+		Conditions: []model.Condition{
+			{Type: "Accepted", Status: true, Reason: "Accepted"},
+			{Type: "Programmed", Reason: "AddressNotAssigned", Message: "there is no AddressPool; create one with addresses that lead to the nodes"},
+		},
+	})
 	return n
 }
 

@@ -106,7 +106,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 		}
 	}
 	if len(s.Faults) > 0 {
-		fmt.Fprintln(w, "\nFaults")
+		fmt.Fprintln(w, "\nFaults of this node")
 		for _, f := range s.Faults {
 			fmt.Fprintln(w, "  -", printable(f))
 		}

@@ -43,7 +43,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	info       = desc("agent_info", "Always 1.", "version", "envoy", "node", "trust_domain")
 	synced     = desc("agent_synced", "1 once all objects are read and translated.")
-	faults     = desc("node_faults", "What weft status lists as wrong on this node.")
+	faults     = desc("node_faults", "What weft status lists as wrong with this node.")
+	problems   = desc("objects_with_problems", "Objects that weft status lists with a problem, by kind.", "kind")
+	unread     = desc("objects_not_read", "Documents or objects that were not taken as they are written.")
 	workloads  = desc("workloads", "Pods of this node in the mesh, by mTLS mode.", "mtls")
 	expiry     = desc("svid_not_after_timestamp_seconds", "When the certificate of an identity of this node ends; 0 if there is none.", "identity")
 	overdue    = desc("svid_overdue", "1 while the certificate of an identity of this node should have been renewed and was not.", "identity")
@@ -63,7 +65,7 @@ var (
 )
 
 var all = []*prometheus.Desc{
-	info, synced, faults, workloads, expiry, overdue, failures, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
+	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
 	flows, lostFlows, gateways,
 }
 
@@ -87,6 +89,10 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	gauge(info, 1, s.Agent.Version, s.Agent.Envoy, s.Agent.Node, s.Agent.TrustDomain)
 	gauge(synced, number(s.Synced))
 	gauge(faults, float64(len(s.Faults)))
+	objects(&s, func(kind string, n int) { gauge(problems, float64(n), kind) })
+	if s.Folder != nil {
+		gauge(unread, float64(len(s.Folder.Problems)))
+	}
 	modes := map[model.MTLSMode]int{model.MTLSDisabled: 0, model.MTLSPermissive: 0, model.MTLSStrict: 0}
 	for _, w := range s.Workloads {
 		modes[w.MTLS]++
@@ -125,6 +131,20 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(gateways, float64(with), "yes")
 	gauge(gateways, float64(len(s.Gateways)-with), "no")
+}
+
+// objects counts the objects with problems of each kind.
+func objects(s *api.Status, count func(kind string, n int)) {
+	seen, kinds := map[model.ObjectRef]bool{}, map[string]int{}
+	for _, t := range s.Troubles {
+		if !seen[t.Object] {
+			seen[t.Object] = true
+			kinds[t.Object.Kind]++
+		}
+	}
+	for kind, n := range kinds {
+		count(kind, n)
+	}
 }
 
 func ends(c *api.Certificate) float64 {

@@ -43,13 +43,15 @@ func newSource() source {
 		s.flows.Add(observe.Flow{})
 	}
 	s.flows.AddLost(4)
-	tx := s.st.Write(s.st.Workloads, s.st.Gateways)
+	tx := s.st.Write(s.st.Workloads, s.st.Statuses)
 	s.st.Workloads.Put(tx, &model.Workload{
 		Namespace: "shop", Name: "a", Identity: "spiffe://td/ns/shop/sa/a", MTLS: model.MTLSStrict, Local: true,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 	})
 	s.st.Workloads.Put(tx, &model.Workload{Namespace: "shop", Name: "elsewhere", MTLS: model.MTLSStrict})
-	s.st.Gateways.Put(tx, &model.Gateway{Namespace: "shop", Name: "g"})
+	s.st.Statuses.Put(tx, &model.Status{Object: model.ObjectRef{Kind: "Gateway", Namespace: "shop", Name: "g"}, Conditions: []model.Condition{
+		{Type: model.ConditionAccepted, Reason: "Invalid"}, {Type: model.ConditionProgrammed, Reason: "AddressNotAssigned"},
+	}})
 	tx.Commit()
 	return s
 }
@@ -86,9 +88,12 @@ weft_flows_total 5
 # TYPE weft_gateways gauge
 weft_gateways{address="no"} 1
 weft_gateways{address="yes"} 0
-# HELP weft_node_faults What weft status lists as wrong on this node.
+# HELP weft_node_faults What weft status lists as wrong with this node.
 # TYPE weft_node_faults gauge
-weft_node_faults 6
+weft_node_faults 5
+# HELP weft_objects_with_problems Objects that weft status lists with a problem, by kind.
+# TYPE weft_objects_with_problems gauge
+weft_objects_with_problems{kind="Gateway"} 1
 # HELP weft_proxy_connected 1 while Envoy holds a stream to the agent.
 # TYPE weft_proxy_connected gauge
 weft_proxy_connected 0

@@ -169,6 +169,9 @@ func (n *node) faulty(t *testing.T, want ...string) {
 		for _, p := range st.Folder.Problems {
 			all += fmt.Sprintf("\n%s:%d %s %s", p.File, p.Line, p.Object, p.Reason)
 		}
+		for _, r := range st.Rejections {
+			all += "\nEnvoy refused " + r.Resource + ": " + r.Message
+		}
 		for _, w := range want {
 			if !strings.Contains(all, w) {
 				return fmt.Errorf("no %q in %s", w, all)
@@ -182,8 +185,13 @@ func (n *node) faulty(t *testing.T, want ...string) {
 func (n *node) healthy(t *testing.T) {
 	t.Helper()
 	eventually(t, "the node is healthy", func() error {
-		if st := n.status(t); !st.Healthy {
+		switch st := n.status(t); {
+		case !st.Healthy:
 			return errors.New(strings.Join(st.Faults, "; "))
+		case len(st.Folder.Problems) > 0:
+			return fmt.Errorf("not taken as written: %v", st.Folder.Problems)
+		case len(st.Rejections) > 0:
+			return fmt.Errorf("refused by Envoy: %v", st.Rejections)
 		}
 		return nil
 	})

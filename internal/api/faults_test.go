@@ -1,0 +1,80 @@
+package api
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// sound is a node with nothing wrong but what a test writes into its tables.
+type sound struct {
+	st     *state.State
+	folder Folder
+}
+
+func (s *sound) State() *state.State   { return s.st }
+func (s *sound) Agent() Agent          { return Agent{} }
+func (s *sound) Folder() *Folder       { return &s.folder }
+func (s *sound) CNI() *CNI             { return nil }
+func (s *sound) Datapath() Datapath    { return Datapath{Attached: []string{"cgroup/connect4"}} }
+func (s *sound) Proxy() Proxy          { return Proxy{State: "LIVE", Connected: true} }
+func (s *sound) Flows() *observe.Store { return nil }
+
+// TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode: a tenant must not make nodes unhealthy.
+func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
+	ref := func(kind string) model.ObjectRef { return model.ObjectRef{Kind: kind, Namespace: "ns", Name: "x"} }
+	refused := func(objects ...model.ObjectRef) func(*sound) {
+		return func(s *sound) {
+			w := s.st.Write(s.st.Rejections)
+			s.st.Rejections.Put(w, &model.Rejection{Resource: "Listener/x", Objects: objects, Message: "no"})
+			w.Commit()
+		}
+	}
+	problem := func(p Problem) func(*sound) {
+		return func(s *sound) { s.folder.Problems = []Problem{p} }
+	}
+	status := func(st *model.Status) func(*sound) {
+		return func(s *sound) {
+			w := s.st.Write(s.st.Statuses)
+			s.st.Statuses.Put(w, st)
+			w.Commit()
+		}
+	}
+	failed := []model.Condition{{Type: model.ConditionAccepted, Reason: "Invalid"}}
+	for _, c := range []struct {
+		name   string
+		damage func(*sound)
+		fault  string // "" if it is none of the node
+	}{
+		{"nothing", func(*sound) {}, ""},
+		{"a Gateway that is not accepted, without an address", status(&model.Status{Object: ref("Gateway"), Conditions: failed}), ""},
+		{"a route that is not accepted", status(&model.Status{Object: ref("HTTPRoute"), Parents: []model.ParentStatus{{Parent: ref("Gateway"), Conditions: failed}}}), ""},
+		{"a manifest that cannot be read", problem(Problem{File: "a.yaml", Line: 3, Object: ref("Pod"), Reason: "bad"}), ""},
+		{"a document without a kind", problem(Problem{File: "a.yaml", Line: 3, Reason: "bad"}), ""},
+		{"an object of a cluster that is not understood", problem(Problem{File: "kubernetes", Object: ref("Namespace"), Reason: "bad"}), ""},
+		{"a folder that cannot be read", problem(Problem{File: ".", Reason: "permission denied"}), "permission denied"},
+		{"a kind that cannot be read", problem(Problem{File: "kubernetes", Object: model.ObjectRef{Kind: "Pod"}, Reason: "forbidden"}), "forbidden"},
+		{"a refused route", refused(ref("Service"), ref("HTTPRoute")), ""},
+		{"a refused policy", refused(ref("Pod"), ref("AuthorizationPolicy")), ""},
+		{"a refused certificate", refused(ref("Secret")), ""},
+		{"a refused listener of a Gateway", refused(ref("Gateway")), ""},
+		{"a refused listener of a pod", refused(ref("Pod")), "Listener/x"},
+		{"a refused cluster of a Service", refused(ref("Service")), "Listener/x"},
+		{"a refused constant", refused(), "Listener/x"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := &sound{st: state.New(state.NewDB()), folder: Folder{Dir: "/etc/weft"}}
+			s.st.MarkSynced()
+			c.damage(s)
+			got := NewStatus(s, time.Now())
+			all := strings.Join(got.Faults, "\n")
+			if c.fault == "" && (!got.Healthy || all != "") || !strings.Contains(all, c.fault) || got.Healthy != (c.fault == "") {
+				t.Errorf("healthy %t, faults %q, want %q", got.Healthy, all, c.fault)
+			}
+		})
+	}
+}
