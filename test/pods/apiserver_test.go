@@ -11,15 +11,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
-// apiServer has Namespaces and Pods, and no CRDs.
+// apiServer has Namespaces, Pods, Leases and, if it is told to, empty lists of the kinds of CRDs.
 type apiServer struct {
 	*httptest.Server
 	mu       sync.Mutex
 	objects  map[string]map[string]object // by resource and key
 	version  int
+	custom   atomic.Bool           // there are CRDs
 	watchers map[chan event]string // by resource
 }
 
@@ -30,7 +33,7 @@ type event struct {
 	Object object `json:"object"`
 }
 
-func newAPIServer(t *testing.T) *apiServer {
+func newAPIServer(t testing.TB) *apiServer {
 	s := &apiServer{objects: map[string]map[string]object{}, watchers: map[chan event]string{}}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
@@ -41,7 +44,7 @@ func newAPIServer(t *testing.T) *apiServer {
 }
 
 // kubeconfig writes one that leads here.
-func (s *apiServer) kubeconfig(t *testing.T) string {
+func (s *apiServer) kubeconfig(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":%q}}],`+
@@ -80,12 +83,29 @@ func (s *apiServer) put(resource, key string, o object) {
 	}
 }
 
+// kinds are the kinds that the API server has, by resource, and customKinds those that it has with CRDs.
+var (
+	kinds = map[string]string{
+		"namespaces": "Namespace", "nodes": "Node", "pods": "Pod", "services": "Service", "secrets": "Secret",
+		"endpointslices": "EndpointSlice", "leases": "Lease",
+	}
+	customKinds = map[string]string{
+		"gateways": "Gateway", "gatewayclasses": "GatewayClass", "httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute",
+		"referencegrants": "ReferenceGrant", "authorizationpolicies": "AuthorizationPolicy", "addresspools": "AddressPool",
+	}
+)
+
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	resource := path[len(path)-1]
-	kind, ok := map[string]string{
-		"namespaces": "Namespace", "pods": "Pod", "services": "Service", "secrets": "Secret", "endpointslices": "EndpointSlice",
-	}[resource]
+	if i := slices.Index(path, "leases"); i >= 0 && (i < len(path)-1 || r.Method == http.MethodPost) {
+		s.lease(w, r)
+		return
+	}
+	kind, ok := kinds[resource]
+	if custom, isCustom := customKinds[resource]; isCustom && s.custom.Load() {
+		kind, ok = custom, true
+	}
 	switch {
 	case !ok:
 		refuse(w, http.StatusNotFound, "NotFound")
@@ -96,6 +116,28 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.list(w, path, resource, kind)
 	}
+}
+
+// lease answers reads and renewals of one Lease. What the client sends in its body is not read: it is protobuf, and only
+// one node renews.
+func (s *apiServer) lease(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		s.put("leases", "weft-agent-n1", object{
+			"kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
+			"metadata": map[string]any{"name": "weft-agent-n1", "namespace": "weft-system"},
+			"spec": map[string]any{
+				"holderIdentity": "n1", "leaseDurationSeconds": 6, "renewTime": time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"),
+			},
+		})
+	}
+	s.mu.Lock()
+	o, ok := s.objects["leases"]["weft-agent-n1"]
+	s.mu.Unlock()
+	if !ok {
+		refuse(w, http.StatusNotFound, "NotFound")
+		return
+	}
+	answer(w, http.StatusOK, o)
 }
 
 func refuse(w http.ResponseWriter, code int, reason string) {

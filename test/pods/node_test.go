@@ -30,7 +30,7 @@ const (
 
 // node is a machine with an agent, Envoy and a container runtime's folders.
 type node struct {
-	t        *testing.T
+	t        testing.TB
 	api      *apiServer
 	lab      *lab.Lab
 	dir      string
@@ -42,7 +42,7 @@ type node struct {
 	agentLog string
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	testenv.Root(t)
 	n := &node{t: t, api: newAPIServer(t), dir: t.TempDir(), weft: filepath.Join(t.TempDir(), "weft")}
 	cmd := exec.Command("go", "build", "-o", n.weft, "github.com/weft-mesh/weft/cmd/weft")
