@@ -111,7 +111,7 @@ func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 	}
 	defer rec.close()
 	rec.names, rec.workloads.listens, rec.services.routes = &d.names, d.cfg.Listens, d.cfg.Routes
-	rec.nodeAddresses, rec.workloads.joining, ns.node = nodeAddresses, rec.followNode, rec.isNode
+	ns.node = rec.isNode
 	d.mu.Lock()
 	d.rec = rec
 	d.mu.Unlock()

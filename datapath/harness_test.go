@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
@@ -157,8 +158,17 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	n.d = d
+	host, err := hostaddr.Watch(n.st, n.cfg.Log)
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := host.Run(ctx); err != nil {
+			n.t.Error(err)
+		}
+	})
 	wg.Go(func() {
 		if err := d.Run(ctx, n.st); err != nil {
 			n.t.Error(err)

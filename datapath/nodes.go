@@ -6,31 +6,23 @@ import (
 	"maps"
 	"net/netip"
 
-	"github.com/weft-mesh/weft/internal/hostaddr"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
-// nodeAddresses lists the host's own addresses, by which the kubelet probes pods: which of them the kernel takes depends
-// on the route to the pod, so all count, those of bridges too. Gateways' addresses are no own ones: others may have them
-// next. Each pod's link has a link-local one, which no probe comes from.
-func nodeAddresses() ([]netip.Addr, error) {
-	return hostaddr.Own()
+// hostAddresses lists the host's own addresses, by which the kubelet probes pods: which of them the kernel takes depends
+// on the route to the pod, so all count, those of bridges too. Gateways' addresses are not own ones: another node may have
+// them next. The caller holds the lock.
+func (r *reconciler) hostAddresses(snap *state.Snapshot) []netip.Addr {
+	var out []netip.Addr
+	for a := range r.st.HostAddresses.All(snap) {
+		if addr := a.Prefix.Addr(); !a.Announced && !addr.IsLinkLocalUnicast() {
+			out = append(out, addr)
+		}
+	}
+	return out
 }
 
-// followNode writes the node's own addresses: they change while it runs, with the first pod where a CNI plugin then makes
-// its bridge. The caller holds the lock.
-func (r *reconciler) followNode() {
-	if r.nodeAddresses == nil {
-		return
-	}
-	addrs, err := r.nodeAddresses()
-	if err == nil {
-		err = r.setNodes(addrs)
-	}
-	if err != nil {
-		r.log.Error("the kubelet's probes of strict pods may fail: the node's addresses are not known", "error", err)
-	}
-}
-
+// setNodes writes the node's addresses. While one is missing, the kubelet's probes of strict pods may fail.
 func (r *reconciler) setNodes(addrs []netip.Addr) error {
 	own, want := map[netip.Addr]bool{}, map[weftAddress]bool{}
 	for _, a := range addrs {

@@ -39,8 +39,6 @@ type reconciler struct {
 	own       map[netip.Addr]bool // what nodes holds
 	errs      map[object]error
 	names     *atomic.Pointer[map[uint64]string] // told about local workloads, if not nil
-
-	nodeAddresses func() ([]netip.Addr, error) // nil: the host has none
 }
 
 // object is something that is reconciled as a whole.
@@ -50,6 +48,7 @@ const (
 	kindService  = "Service"
 	kindWorkload = "workload"
 	kindPrune    = "prune"
+	kindHost     = "host addresses"
 )
 
 func (o object) String() string { return strings.TrimSpace(o.kind + " " + o.key) }
@@ -97,9 +96,6 @@ func (r *reconciler) run(ctx context.Context, ready func() error) error {
 			synced = nil
 			r.finishStart(feed, ready)
 		case <-check.C:
-			r.mu.Lock()
-			r.followNode()
-			r.mu.Unlock()
 			if gone := r.workloads.moved(); len(gone) > 0 {
 				r.reconcile(r.st.Snapshot(), gone)
 			}
@@ -148,6 +144,7 @@ func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
 	for key := range r.workloads.peers.owned {
 		out[object{kindWorkload, key}] = struct{}{}
 	}
+	out[object{kind: kindHost}] = struct{}{}
 	return out
 }
 
@@ -167,6 +164,8 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 			}
 		case r.st.Workloads.ID():
 			out[object{kindWorkload, k.Value}] = struct{}{}
+		case r.st.HostAddresses.ID():
+			out[object{kind: kindHost}] = struct{}{}
 		}
 	}
 	return out
@@ -189,7 +188,7 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 			r.record(o, r.apply(snap, o))
 		}
 	}
-	for _, kind := range []string{kindWorkload, kindService, kindPrune} {
+	for _, kind := range []string{kindHost, kindWorkload, kindService, kindPrune} {
 		for _, o := range ordered {
 			if o.kind == kind && !gone(o) {
 				r.record(o, r.apply(snap, o))
@@ -204,6 +203,8 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 
 func (r *reconciler) apply(snap *state.Snapshot, o object) error {
 	switch o.kind {
+	case kindHost:
+		return r.setNodes(r.hostAddresses(snap))
 	case kindWorkload:
 		w, _ := r.st.Workloads.Get(snap, o.key)
 		return r.workloads.apply(o.key, w)

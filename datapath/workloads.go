@@ -52,7 +52,6 @@ type workloads struct {
 	owner  map[uint64]string // namespace cookie -> workload
 	// listens is Config.Listens.
 	listens func(*model.Workload) bool
-	joining func() // called before a namespace is joined, if not nil
 }
 
 // errHeld is no fault: the workload is looked at again soon.
@@ -124,9 +123,6 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 		}
 		if other, taken := ws.owner[ns.Cookie()]; taken {
 			return errors.Join(fmt.Errorf("network namespace %s %w by workload %s", w.NetNS, errConflict, other), ns.Close())
-		}
-		if ws.joining != nil {
-			ws.joining()
 		}
 		l = &localWorkload{workload: w, ns: ns}
 		ws.local[key], ws.owner[ns.Cookie()] = l, key

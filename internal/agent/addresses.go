@@ -14,32 +14,40 @@ import (
 // addresses brings what is sent to the Gateways' addresses to this host: all of it where it is alone, and in a cluster,
 // for the addresses that this node is elected for.
 type addresses struct {
+	host    *hostaddr.Watcher
 	local   *hostaddr.LocalRoutes // nil in a cluster
 	links   *hostaddr.Announcer   // nil on a node alone, and elector too
 	elector *announce.Elector
 }
 
 func (a *Agent) newAddresses() (*addresses, error) {
-	if !a.cfg.ofCluster() {
-		return &addresses{local: hostaddr.NewLocalRoutes(a.cfg.Log)}, nil
-	}
-	rc, err := kube.Config(a.cfg.Kubeconfig)
+	host, err := hostaddr.Watch(a.st, a.cfg.Log)
 	if err != nil {
 		return nil, err
 	}
+	if !a.cfg.ofCluster() {
+		return &addresses{host: host, local: hostaddr.NewLocalRoutes(a.cfg.Log)}, nil
+	}
+	rc, err := kube.Config(a.cfg.Kubeconfig)
+	if err != nil {
+		host.Close()
+		return nil, err
+	}
 	rc.UserAgent = "weft-agent"
-	return &addresses{links: hostaddr.NewAnnouncer(a.cfg.Log), elector: announce.New(a.st, announce.Config{
-		Kube: rc, Node: a.cfg.Node, Links: hostaddr.LinkPrefixes, Log: a.cfg.Log,
+	return &addresses{host: host, links: hostaddr.NewAnnouncer(a.cfg.Log), elector: announce.New(a.st, announce.Config{
+		Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log,
 		Ready: func() bool { return a.cfg.Announce && a.xds.Connected() },
 	})}, nil
 }
 
 // Run works until ctx ends. The addresses stay then.
 func (a *addresses) Run(ctx context.Context, st *state.State) error {
-	if a.local != nil {
-		return a.local.Run(ctx, st)
-	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.host.Run(ctx) })
+	if a.local != nil {
+		g.Go(func() error { return a.local.Run(ctx, st) })
+		return g.Wait()
+	}
 	g.Go(func() error { return a.links.Run(ctx, st) })
 	g.Go(func() error { return a.elector.Run(ctx) })
 	return g.Wait()

@@ -71,11 +71,13 @@ func (a *agent) start() {
 	a.st = state.New(state.NewDB())
 	a.gateway("10.89.1.1", "10.89.1.2", "10.89.1.3", "10.89.1.4", "fd00::1", "fd00::2")
 	a.st.MarkSynced()
+	w := a.st.Write(a.st.HostAddresses)
+	a.st.HostAddresses.Put(w, &model.HostAddress{Link: 2, Prefix: netip.MustParsePrefix("10.89.0.9/16"), Neighbours: true})
+	w.Commit()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	e := New(a.st, Config{
 		Kube: a.w.cfg, Node: a.name, Ready: a.ready.Load, Log: slog.New(slog.NewTextHandler(writer{a.w.T, a.name}, nil)),
-		Links: func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("10.89.0.9/16")}, nil },
 	})
 	go func() { done <- e.Run(ctx) }()
 	a.stop = func() {

@@ -26,8 +26,6 @@ type Config struct {
 	Node      string
 	// Ready tells whether this node can serve what comes to a Gateway's address. It must be quick.
 	Ready func() bool
-	// Links gives the node's own addresses with the prefixes that are on link by them.
-	Links func() ([]netip.Prefix, error)
 	// Times are DefaultTimes if zero.
 	Times Times
 	Log   *slog.Logger
@@ -46,7 +44,7 @@ var DefaultTimes = Times{Renew: 2 * time.Second, Lasts: 6 * time.Second, Gap: 35
 
 const (
 	defaultNamespace = "weft-system"
-	look             = 500 * time.Millisecond // between looks at what does not tell when it changes
+	look             = 500 * time.Millisecond // between two calls of Config.Ready
 )
 
 // Elector is a node's part in the election.
@@ -63,7 +61,8 @@ type Elector struct {
 	owners map[netip.Addr]string // nodes whose own addresses Gateways have
 }
 
-// New makes an Elector that reads st.Gateways and writes st.Announcements. Nothing is asked of the API server yet.
+// New makes an Elector that reads st.Gateways and st.HostAddresses and writes st.Announcements. Nothing is asked of the API
+// server yet.
 func New(st *state.State, cfg Config) *Elector {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -115,7 +114,11 @@ func (e *Elector) run(ctx context.Context) error {
 	defer feed.Close()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	d := &decider{members: newMembers(e.cfg.Node, e.cfg.Times.Gap), self: Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}}}
+	_, snap := feed.Take()
+	d := &decider{
+		members: newMembers(e.cfg.Node, e.cfg.Times.Gap),
+		self:    Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}, Links: links(e.st, snap)},
+	}
 	ready := time.Now()
 	for {
 		due := true
@@ -125,23 +128,33 @@ func (e *Elector) run(ctx context.Context) error {
 		case ev := <-e.events:
 			due = e.take(d, ev)
 		case <-feed.Ready():
-			keys, _ := feed.Take()
+			keys, snap := feed.Take()
 			_, due = keys[e.st.Gateways.AnyKey()]
+			if _, ok := keys[e.st.HostAddresses.AnyKey()]; ok {
+				d.self.Links, due = links(e.st, snap), true
+			}
 		case now := <-tick.C:
 			if e.cfg.Ready() {
 				d.self.Ready, ready = true, now
 			} else if now.Sub(ready) > e.cfg.Times.Unready {
 				d.self.Ready = false
 			}
-			links, err := e.cfg.Links()
-			if e.setError("links", err); err == nil {
-				d.self.Links = links
-			}
 		}
 		if due {
 			e.act(d)
 		}
 	}
+}
+
+// links lists the node's own addresses on links with neighbours, with the prefixes that are on link by them.
+func links(st *state.State, snap *state.Snapshot) []netip.Prefix {
+	var out []netip.Prefix
+	for a := range st.HostAddresses.All(snap) {
+		if a.Neighbours && !a.Announced && a.Prefix.Addr().IsGlobalUnicast() {
+			out = append(out, a.Prefix)
+		}
+	}
+	return out
 }
 
 // take takes in what the watch shows, and tells whether it is new.

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -23,12 +21,8 @@ var announceAt = []time.Duration{0, 200 * time.Millisecond, 1200 * time.Millisec
 // Announcer puts the addresses of Gateways that this node answers for on its links, where the kernel answers ARP and NDP
 // for them, and takes away those that another node answers for. LocalRoutes takes its place where there is one node only.
 type Announcer struct {
-	log *slog.Logger
-
-	mu     sync.Mutex
-	placed map[netip.Addr]string // name of the link
-	err    error
-
+	log     *slog.Logger
+	err     error                              // of the last reconcile
 	alone   bool                               // local routes of a time when this node was the only one may be left
 	entries map[netip.Addr]*model.Announcement // as of the last reconcile
 	rounds  map[netip.Addr]*round
@@ -47,7 +41,7 @@ func NewAnnouncer(log *slog.Logger) *Announcer {
 		log = slog.Default()
 	}
 	return &Announcer{
-		log: log, placed: map[netip.Addr]string{}, alone: true,
+		log: log, alone: true,
 		entries: map[netip.Addr]*model.Announcement{}, rounds: map[netip.Addr]*round{},
 	}
 }
@@ -58,13 +52,12 @@ func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 	feed := st.Feed()
 	defer feed.Close()
 	synced := st.Synced()
-	check := time.NewTicker(checkEvery) // somebody may flush the addresses
-	defer check.Stop()
 	var retry <-chan time.Time
 	due := true
 	for {
 		keys, snap := feed.Take()
-		if due || touches(keys, st.Gateways.ID()) || touches(keys, st.Announcements.ID()) {
+		// The host's addresses change when somebody flushes ours.
+		if due || changed(keys, st.Gateways.AnyKey(), st.Announcements.AnyKey(), st.HostAddresses.AnyKey()) {
 			retry = nil
 			if a.setError(a.reconcile(snap, st, synced == nil)) {
 				retry = time.After(retryAfter)
@@ -79,7 +72,6 @@ func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 			due = false
 		case <-next:
 			due = false
-		case <-check.C:
 		case <-retry:
 		case <-synced:
 			synced = nil
@@ -90,6 +82,9 @@ func (a *Announcer) Run(ctx context.Context, st *state.State) error {
 // reconcile changes what is on the links. An address without an announcement stays where it is: who answers is not
 // decided yet, or cannot be.
 func (a *Announcer) reconcile(snap *state.Snapshot, st *state.State, synced bool) error {
+	if !a.alone && idle(snap, st) {
+		return nil
+	}
 	have, err := listAddresses()
 	if err != nil {
 		return err
@@ -131,8 +126,23 @@ func (a *Announcer) reconcile(snap *state.Snapshot, st *state.State, synced bool
 		a.alone = err != nil
 		errs = append(errs, err)
 	}
-	a.keepPlaced(placed)
+	maps.DeleteFunc(a.rounds, func(addr netip.Addr, _ *round) bool { _, ok := placed[addr]; return !ok })
 	return errors.Join(errs...)
+}
+
+// idle reports whether no Gateway has an address, and none of ours is on a link.
+func idle(snap *state.Snapshot, st *state.State) bool {
+	for g := range st.Gateways.All(snap) {
+		if len(g.Addresses) > 0 {
+			return false
+		}
+	}
+	for h := range st.HostAddresses.All(snap) {
+		if h.Announced {
+			return false
+		}
+	}
+	return st.Announcements.Len(snap) == 0
 }
 
 // place puts an address on its link, if it is not there, and begins to tell the neighbours where something changed.
@@ -143,30 +153,17 @@ func (a *Announcer) place(e *model.Announcement, placed map[netip.Addr]int) erro
 		if err != nil {
 			return err
 		}
-		if err := addAddress(e.Address, l.Index); err != nil {
+		link = l.Attrs().Index
+		if err := addAddress(e.Address, link); err != nil {
 			return err
 		}
-		a.log.Info("answers for an address", "address", e.Address, "link", l.Name)
-		link, placed[e.Address] = l.Index, l.Index
+		a.log.Info("answers for an address", "address", e.Address, "link", l.Attrs().Name)
+		placed[e.Address] = link
 	}
 	if old := a.entries[e.Address]; !there || old == nil || !old.Here || !slices.Equal(old.Holders, e.Holders) {
 		a.rounds[e.Address] = &round{began: time.Now(), link: link}
 	}
 	return nil
-}
-
-// keepPlaced remembers what is on the links, and ends the rounds of what is not.
-func (a *Announcer) keepPlaced(placed map[netip.Addr]int) {
-	maps.DeleteFunc(a.rounds, func(addr netip.Addr, _ *round) bool { _, ok := placed[addr]; return !ok })
-	names := make(map[netip.Addr]string, len(placed))
-	for addr, link := range placed {
-		if l, err := net.InterfaceByIndex(link); err == nil {
-			names[addr] = l.Name
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.placed = names
 }
 
 // tell sends what is due to the neighbours, and gives when more is; nil is never.
@@ -191,20 +188,11 @@ func (a *Announcer) tell(now time.Time) <-chan time.Time {
 	return time.After(time.Until(next))
 }
 
-// setError notes why the links are not as they should be, logs it when it changes, and tells whether there is an error.
+// setError logs why the links are not as they should be, when that changes. It reports whether there is an error.
 func (a *Announcer) setError(err error) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if err != nil && fmt.Sprint(err) != fmt.Sprint(a.err) {
-		a.log.Error("addresses of Gateways", "error", err)
+		a.log.Error("failed to bring the host's links in line with the Gateways' addresses", "error", err)
 	}
 	a.err = err
 	return err != nil
-}
-
-// Placed gives the addresses that are on links, with the links' names, and why the links are not as they should be.
-func (a *Announcer) Placed() (map[netip.Addr]string, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return maps.Clone(a.placed), a.err
 }

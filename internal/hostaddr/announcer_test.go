@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/lab"
@@ -52,10 +53,19 @@ func (n *announcing) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
-		done <- n.Do(func() error {
-			a := NewAnnouncer(slog.New(slog.NewTextHandler(testWriter{n.t}, nil)))
-			return a.Run(ctx, n.st)
+		log := slog.New(slog.NewTextHandler(testWriter{n.t}, nil))
+		var g errgroup.Group
+		g.Go(func() error {
+			return n.Do(func() error {
+				host, err := Watch(n.st, log)
+				if err != nil {
+					return err
+				}
+				return host.Run(ctx)
+			})
 		})
+		g.Go(func() error { return n.Do(func() error { return NewAnnouncer(log).Run(ctx, n.st) }) })
+		done <- g.Wait()
 	}()
 	n.stop = func() {
 		cancel()
@@ -340,6 +350,22 @@ func TestGratuitousFrames(t *testing.T) {
 			if w := strings.ReplaceAll(frames[i], " ", ""); fmt.Sprintf("%x", f) != w {
 				t.Errorf("%s: frame %x, want %s", addr, f, w)
 			}
+		}
+	}
+}
+
+// Addresses that somebody takes from the link come back.
+func TestFlushedAddressesComeBack(t *testing.T) {
+	l := newLab(t)
+	addrs := gatewayAddresses(l)
+	n := newAnnouncing(t, l, "n1", addrs...)
+	n.elect("n1", "n1")
+	for range 2 {
+		for _, addr := range addrs {
+			eventually(t, "addresses", func() bool { return n.has(addr) })
+		}
+		if err := n.Do(removeLinkAddresses); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -47,22 +48,24 @@ func (a *LocalRoutes) Run(ctx context.Context, st *state.State) error {
 	feed := st.Feed()
 	defer feed.Close()
 	synced := st.Synced()
-	check := time.NewTicker(checkEvery) // somebody may flush the routes
-	defer check.Stop()
 	var last string
-	var retry <-chan time.Time
+	var again <-chan time.Time
 	due := true
 	for {
 		// Asking the kernel for its routes costs more than most changes do, and most change no Gateway.
-		if keys, snap := feed.Take(); due || touches(keys, st.Gateways.ID()) {
-			err := a.reconcile(snap, st, synced == nil)
+		keys, snap := feed.Take()
+		if due || changed(keys, st.Gateways.AnyKey(), st.HostAddresses.AnyKey()) {
+			wanted, err := a.reconcile(snap, st, synced == nil)
 			if text := fmt.Sprint(err); err != nil && text != last {
-				a.log.Error("addresses of Gateways", "error", err)
+				a.log.Error("failed to bring the host's local routes in line with the Gateways' addresses", "error", err)
 				last = text
 			}
-			retry = nil
-			if err != nil {
-				retry = time.After(retryAfter)
+			again = nil
+			switch {
+			case err != nil:
+				again = time.After(retryAfter)
+			case wanted > 0:
+				again = time.After(checkEvery)
 			}
 		}
 		due = true
@@ -71,42 +74,37 @@ func (a *LocalRoutes) Run(ctx context.Context, st *state.State) error {
 			return nil
 		case <-feed.Ready():
 			due = false
-		case <-check.C:
-		case <-retry:
+		case <-again:
 		case <-synced:
 			synced = nil
 			if err := removeLinkAddresses(); err != nil { // of a time when this node was one of several
-				a.log.Error("addresses of Gateways", "error", err)
+				a.log.Error("addresses that were announced on the host's links are left there", "error", err)
 			}
 		}
 	}
 }
 
-// touches tells whether a change is one of a table.
-func touches(keys map[state.Key]struct{}, table state.TableID) bool {
-	for k := range keys {
-		if k.Table == table {
-			return true
-		}
-	}
-	return false
+// changed reports whether keys hold one of the wanted.
+func changed(keys map[state.Key]struct{}, wanted ...state.Key) bool {
+	return slices.ContainsFunc(wanted, func(k state.Key) bool { _, ok := keys[k]; return ok })
 }
 
-func (a *LocalRoutes) reconcile(snap *state.Snapshot, st *state.State, prune bool) error {
-	own, err := hostAddresses()
-	if err != nil {
-		return err
-	}
+// reconcile adds the routes that are missing and, with prune, removes the others. It returns how many there are to be.
+func (a *LocalRoutes) reconcile(snap *state.Snapshot, st *state.State, prune bool) (int, error) {
 	have, err := localRoutes()
 	if err != nil {
-		return err
+		return 0, err
+	}
+	own := map[netip.Addr]bool{}
+	for h := range st.HostAddresses.All(snap) {
+		own[h.Prefix.Addr()] = own[h.Prefix.Addr()] || !h.Announced
 	}
 	var errs []error
 	want := map[netip.Addr]bool{}
 	for g := range st.Gateways.All(snap) {
 		for _, addr := range g.Addresses {
 			addr = addr.Unmap()
-			if !addr.IsValid() || addr.IsUnspecified() || own[addr] {
+			if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() || own[addr] {
 				continue
 			}
 			want[addr] = true
@@ -123,7 +121,7 @@ func (a *LocalRoutes) reconcile(snap *state.Snapshot, st *state.State, prune boo
 			errs = append(errs, removeRoute(addr))
 		}
 	}
-	return errors.Join(errs...)
+	return len(want), errors.Join(errs...)
 }
 
 func addressRoute(a netip.Addr) *netlink.Route {
@@ -142,21 +140,6 @@ func removeRoute(a netip.Addr) error {
 		return fmt.Errorf("remove the local route of %s: %w", a, err)
 	}
 	return nil
-}
-
-// hostAddresses are those that interfaces have.
-func hostAddresses() (map[netip.Addr]bool, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("list the host's addresses: %w", err)
-	}
-	out := map[netip.Addr]bool{}
-	for _, x := range list {
-		if a, ok := netip.AddrFromSlice(x.IP); ok {
-			out[a.Unmap()] = true
-		}
-	}
-	return out, nil
 }
 
 // localRoutes are ours.

@@ -18,8 +18,13 @@ func TestGatewayAddressesAreLocal(t *testing.T) {
 		free4, free6 := netip.MustParseAddr("10.97.0.1"), netip.MustParseAddr("fd97::1")
 		st.Gateways.Put(w, &model.Gateway{Namespace: "ns", Name: "gw", Addresses: []netip.Addr{free4, free6, p.Address}})
 		w.Commit()
+		host, err := Watch(st, nil)
+		if err != nil {
+			return err
+		}
+		host.Close()
 		a := NewLocalRoutes(nil)
-		if err := a.reconcile(st.Snapshot(), st, true); err != nil {
+		if _, err := a.reconcile(st.Snapshot(), st, true); err != nil {
 			return err
 		}
 		have, err := localRoutes()
@@ -34,13 +39,13 @@ func TestGatewayAddressesAreLocal(t *testing.T) {
 		w = st.Write(st.Gateways)
 		st.Gateways.Delete(w, "ns/gw")
 		w.Commit()
-		if err := a.reconcile(st.Snapshot(), st, false); err != nil {
+		if _, err := a.reconcile(st.Snapshot(), st, false); err != nil {
 			return err
 		}
 		if have, _ := localRoutes(); len(have) != 2 {
 			t.Errorf("before the model is complete routes went: %v", have)
 		}
-		if err := a.reconcile(st.Snapshot(), st, true); err != nil {
+		if _, err := a.reconcile(st.Snapshot(), st, true); err != nil {
 			return err
 		}
 		if have, _ := localRoutes(); len(have) != 0 {

@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // addressMark tells our addresses on links from those of others: it is their metric (IFA_RT_PRIORITY, Linux 4.18), which
@@ -23,17 +24,68 @@ type linkAddress struct {
 	ours   bool
 }
 
-// listAddresses gives the addresses of all links.
-func listAddresses() ([]linkAddress, error) {
-	var msgs [][]byte
-	var err error
-	for range 5 { // what changes while it is listed interrupts the list
-		req := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-		req.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
-		if msgs, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR); !errors.Is(err, netlink.ErrDumpInterrupted) {
+// key is that of the row in the table HostAddresses.
+func (a linkAddress) key() string { return (&model.HostAddress{Link: a.link, Prefix: a.prefix}).Key() }
+
+// relevant reports whether the address has a row in the table HostAddresses. IPv6 link-local addresses have none: each
+// pod's link has one.
+func (a linkAddress) relevant() bool {
+	addr := a.prefix.Addr()
+	return addr.IsGlobalUnicast() || addr.Is4() && addr.IsLinkLocalUnicast()
+}
+
+// dump lists everything of one kind. A list during which something changes is interrupted, and begins anew.
+func dump(kind int, kindOfAnswer uint16, data ...nl.NetlinkRequestData) (messages [][]byte, err error) {
+	for range dumpAttempts {
+		req := nl.NewNetlinkRequest(kind, unix.NLM_F_DUMP)
+		for _, d := range data {
+			req.AddData(d)
+		}
+		if messages, err = req.Execute(unix.NETLINK_ROUTE, kindOfAnswer); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
+	return messages, err
+}
+
+// dumpAttempts bounds how often a list is begun.
+const dumpAttempts = 5
+
+// listLinks lists the links by their indexes. The value is true for a link with neighbours.
+func listLinks() (map[int]bool, error) {
+	const skipStatistics = 1 << 3 // RTEXT_FILTER_SKIP_STATS: they are most of a link's message
+	messages, err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK,
+		nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStatistics)))
+	if err != nil {
+		return nil, fmt.Errorf("list the host's links: %w", err)
+	}
+	out := map[int]bool{}
+	for _, m := range messages {
+		if link, neighbours, ok := parseLink(m); ok {
+			out[link] = neighbours
+		}
+	}
+	return out, nil
+}
+
+// parseLink reads an RTM_NEWLINK or RTM_DELLINK (rtnetlink(7)). Neighbours are asked for addresses by ARP or NDP if the
+// link is up, broadcasts, and has an Ethernet address. Messages of a bridge about its ports are not about a link itself.
+func parseLink(m []byte) (link int, neighbours, ok bool) {
+	if len(m) < unix.SizeofIfInfomsg {
+		return 0, false, false
+	}
+	head := nl.DeserializeIfInfomsg(m)
+	if head.Family != unix.AF_UNSPEC {
+		return 0, false, false
+	}
+	const want = unix.IFF_UP | unix.IFF_BROADCAST
+	neighbours = head.Flags&(want|unix.IFF_LOOPBACK|unix.IFF_NOARP) == want && head.Type == unix.ARPHRD_ETHER
+	return int(head.Index), neighbours, true
+}
+
+// listAddresses lists the addresses of all links.
+func listAddresses() ([]linkAddress, error) {
+	msgs, err := dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -46,7 +98,7 @@ func listAddresses() ([]linkAddress, error) {
 	return out, nil
 }
 
-// parseAddress reads an RTM_NEWADDR (rtnetlink(7)).
+// parseAddress reads an RTM_NEWADDR or RTM_DELADDR (rtnetlink(7)).
 func parseAddress(m []byte) (linkAddress, bool) {
 	if len(m) < unix.SizeofIfAddrmsg {
 		return linkAddress{}, false
@@ -130,55 +182,15 @@ func removeLinkAddresses() error {
 	return errors.Join(errs...)
 }
 
-// neighbourly tells whether a link is up and has neighbours that ask for addresses by ARP or NDP.
-func neighbourly(l *net.Interface) bool {
-	return l.Flags&net.FlagUp != 0 && l.Flags&net.FlagBroadcast != 0 && l.Flags&net.FlagLoopback == 0 &&
-		len(l.HardwareAddr) == 6 && !noARP(l.Index)
-}
-
-func noARP(link int) bool {
-	l, err := netlink.LinkByIndex(link)
-	return err != nil || l.Attrs().RawFlags&unix.IFF_NOARP != 0
-}
-
-// LinkPrefixes gives the host's own addresses on links with neighbours, with the prefixes that are on link by them: not
-// those that Announcer put there.
-func LinkPrefixes() ([]netip.Prefix, error) {
-	have, err := listAddresses()
-	if err != nil {
-		return nil, err
-	}
-	good := map[int]bool{}
-	var out []netip.Prefix
-	for _, a := range have {
-		if _, known := good[a.link]; !known {
-			l, err := net.InterfaceByIndex(a.link)
-			good[a.link] = err == nil && neighbourly(l)
-		}
-		if addr := a.prefix.Addr(); !a.ours && good[a.link] && addr.IsGlobalUnicast() {
-			out = append(out, a.prefix)
-		}
-	}
-	return out, nil
-}
-
-// Own gives the host's own addresses, neither loopback nor link-local, and not those that Announcer put there.
-func Own() ([]netip.Addr, error) {
-	have, err := listAddresses()
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.Addr
-	for _, a := range have {
-		if addr := a.prefix.Addr().Unmap(); !a.ours && !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
-			out = append(out, addr)
-		}
-	}
-	return out, nil
+// neighbourly reports whether neighbours on a link ask for addresses by ARP or NDP.
+func neighbourly(l netlink.Link) bool {
+	a := l.Attrs()
+	const want = unix.IFF_UP | unix.IFF_BROADCAST
+	return a.RawFlags&(want|unix.IFF_LOOPBACK|unix.IFF_NOARP) == want && a.EncapType == "ether"
 }
 
 // linkFor gives the link that an address belongs on: that of the most specific route to it, connected or not.
-func linkFor(addr netip.Addr) (*net.Interface, error) {
+func linkFor(addr netip.Addr) (netlink.Link, error) {
 	family := unix.AF_INET
 	if addr.Is6() {
 		family = unix.AF_INET6
@@ -187,7 +199,7 @@ func linkFor(addr netip.Addr) (*net.Interface, error) {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	var best *net.Interface
+	var best netlink.Link
 	bits, metric := -1, 0
 	for _, r := range routes {
 		link := r.LinkIndex
@@ -203,7 +215,7 @@ func linkFor(addr netip.Addr) (*net.Interface, error) {
 		if n < bits || n == bits && r.Priority >= metric || r.Type != unix.RTN_UNICAST {
 			continue
 		}
-		if l, err := net.InterfaceByIndex(link); err == nil && neighbourly(l) {
+		if l, err := netlink.LinkByIndex(link); err == nil && neighbourly(l) {
 			best, bits, metric = l, n, r.Priority
 		}
 	}

@@ -33,6 +33,8 @@ type State struct {
 	Lost *Table[*model.Lost]
 	// Written by announce: which node answers for which address. An address without an entry stays where it is.
 	Announcements *Table[*model.Announcement]
+	// Written by hostaddr: the addresses of the host's links.
+	HostAddresses *Table[*model.HostAddress]
 	// Written by the agent: the network namespaces of local workloads that are there.
 	Namespaces *Table[*model.Namespace]
 
@@ -83,6 +85,7 @@ func New(db *DB) *State {
 			}}),
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
+		HostAddresses: NewTable(db, "host-addresses", (*model.HostAddress).Key),
 		Namespaces:    NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
 		synced:        make(chan struct{}),
 	}
