@@ -29,6 +29,8 @@ type timeouts struct {
 	idle        time.Duration // a connection of a pod without a request
 	idleTunnels time.Duration // a peer's connection without a tunnel
 	idleClients time.Duration // a Gateway's connection without a request
+	idleCopies  time.Duration // a copy of a request without progress
+	copies      time.Duration // from the first byte of a copy to the last byte of its answer
 }
 
 var defaultTimeouts = timeouts{
@@ -37,6 +39,8 @@ var defaultTimeouts = timeouts{
 	idle:        time.Hour,
 	idleTunnels: 10 * time.Minute, // both Envoy's pool and those of other implementations give theirs up before
 	idleClients: 10 * time.Minute,
+	idleCopies:  3 * time.Second,
+	copies:      30 * time.Second,
 }
 
 func (c *Config) timeouts() timeouts {

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"math"
+
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -8,12 +10,22 @@ import (
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	sfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	buffer "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
 	ondemand "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Limits of copies. Envoy streams a copy while the request comes in, and stops to read the request while the copy's
+// backend does not read (Filter::decodeData in source/common/router/router.cc). So the mirror listener must take a copy
+// in as fast as it comes: it reads it whole before it sends it on, and ends one that is too large. What copies take of
+// Envoy's memory is at most mirrorRequests times mirrorBytes, twice while a copy may be repeated.
+const (
+	mirrorBytes    = 256 << 10 // of a copy's body; requests with a larger one are not copied
+	mirrorRequests = 256       // copies under way at one time; more are dropped
 )
 
 // Envoy gives the copies of a request no filter state (https://github.com/envoyproxy/envoy/issues/38894), so they would
@@ -62,6 +74,13 @@ func mirrorListener(cfg *Config) *listener.Listener {
 	m.MaxRequestHeadersKb = number(maxHeadersKB + ownHeadersKB)
 	m.NormalizePath = no() // it was, and may have been rewritten since
 	m.UpgradeConfigs = nil
+	limits := cfg.timeouts()
+	m.StreamIdleTimeout = duration(limits.idleCopies)
+	m.CommonHttpProtocolOptions.MaxStreamDuration = duration(limits.copies)
+	// Windows that never keep the copy's sender waiting: the connection has all copies, and each ends at mirrorBytes.
+	m.Http2ProtocolOptions = &core.Http2ProtocolOptions{
+		InitialStreamWindowSize: number(2 * mirrorBytes), InitialConnectionWindowSize: number(math.MaxInt32),
+	}
 	internal := []string{"x-envoy-external-address", "x-envoy-internal", mirrorCluster}
 	state := &httpsfs.Config{}
 	for _, h := range mirrored {
@@ -85,6 +104,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 		}}}},
 	}}
 	m.HttpFilters = []*hcm.HttpFilter{
+		httpFilter("envoy.filters.http.buffer", &buffer.Buffer{MaxRequestBytes: number(mirrorBytes)}),
 		httpFilter("envoy.filters.http.set_filter_state", state),
 		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
 			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(onDemandTimeout)},
@@ -104,6 +124,9 @@ func mirrorListener(cfg *Config) *listener.Listener {
 func mirrorToListener() *cluster.Cluster {
 	c := newCluster(clusterMirror)
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
+	for _, limits := range c.CircuitBreakers.Thresholds {
+		limits.MaxRequests, limits.MaxPendingRequests = number(mirrorRequests), number(mirrorRequests)
+	}
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
 	c.LoadAssignment = &endpoint.ClusterLoadAssignment{
 		ClusterName: clusterMirror,
