@@ -36,6 +36,8 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.Uint64Var(&cfg.MaxConnections, "max-connections", 100_000, "connections past which Envoy refuses more")
 	f.DurationVar(&cfg.DrainTime, "drain-time", 0, "time that connections get to end after their listener went (default 5s)")
 	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 5m)")
+	f.DurationVar(&cfg.OverloadTime, "overload-time", 0, "how long Envoy may refuse work for lack of memory until it is replaced; -1s for ever (default 30s)")
+	f.DurationVar(&cfg.OverloadInterval, "overload-interval", 0, "least time between two such replacements (default 1m)")
 	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
 	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
@@ -80,6 +82,7 @@ func (a *Agent) Proxy() api.Proxy {
 	}
 	return api.Proxy{
 		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Started: st.Since,
-		Connected: st.XDSConnected, Error: st.LastError,
+		Connected: st.XDSConnected, Overload: proxy.Active(st.Overload),
+		OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,
 	}
 }

@@ -124,8 +124,12 @@ type Proxy struct {
 	Restarts int       `json:"restarts"`
 	Started  time.Time `json:"started,omitzero"`
 	// Connected is true when Envoy holds a stream to the agent's xDS server.
-	Connected bool   `json:"connected"`
-	Error     string `json:"error,omitempty"` // the last one, of weft proxy or of the way to it
+	Connected bool `json:"connected"`
+	// Overload names the active actions of Envoy's overload manager, as "stop_accepting_requests": it is short of memory.
+	// OverloadActions are all that it has.
+	Overload        []string `json:"overload,omitempty"`
+	OverloadActions []string `json:"overloadActions,omitempty"`
+	Error           string   `json:"error,omitempty"` // the last one, of weft proxy or of the way to it
 }
 
 // Status is a node's health.

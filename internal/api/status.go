@@ -101,6 +101,9 @@ func (s *Status) faults(now time.Time) []string {
 	} else if !s.Proxy.Connected {
 		fault("proxy: Envoy holds no stream to the agent; it keeps what it has and learns nothing new")
 	}
+	if p := s.Proxy; len(p.Overload) > 0 {
+		fault("proxy: Envoy is in overload (%s); see which workloads have many connections or large requests, or raise weft proxy --memory-limit", strings.Join(p.Overload, ", "))
+	}
 	for _, i := range s.Identities {
 		switch {
 		case !i.Local:

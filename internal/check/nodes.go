@@ -115,6 +115,9 @@ func (i *Installed) health(r *report, node string, s *api.Status) {
 	case !s.Proxy.Connected:
 		bad = append(bad, "Envoy is not connected to the agent")
 	}
+	if len(s.Proxy.Overload) > 0 {
+		bad = append(bad, "Envoy is in overload: "+strings.Join(s.Proxy.Overload, ", "))
+	}
 	switch {
 	case len(bad) > 0:
 		r.fail(node, fmt.Sprintf("%s; kubectl -n %s logs daemonset/weft-agent, daemonset/weft-proxy of that node", see, i.Namespace), "%s", strings.Join(bad, "; "))

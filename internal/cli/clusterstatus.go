@@ -93,6 +93,9 @@ func nodeOf(p survey.Pod, a answer[api.Status]) nodeStatus {
 	case !st.Proxy.Connected:
 		n.Envoy += ", not connected"
 	}
+	if len(st.Proxy.Overload) > 0 {
+		n.Envoy += ", in overload"
+	}
 	return n
 }
 

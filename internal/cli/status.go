@@ -137,6 +137,9 @@ func proxyLine(p api.Proxy, now time.Time) string {
 	if !p.Connected {
 		s += ", NOT CONNECTED to the agent"
 	}
+	if len(p.Overload) > 0 {
+		s += ", IN OVERLOAD: " + strings.Join(p.Overload, ", ")
+	}
 	if p.Error != "" {
 		s += ", last error: " + p.Error
 	}

@@ -8,6 +8,7 @@ package metrics
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,6 +54,7 @@ var (
 	rejections = desc("proxy_rejected_resources", "xDS resources that Envoy refuses now.")
 	live       = desc("proxy_live", "1 while Envoy serves.")
 	connected  = desc("proxy_connected", "1 while Envoy holds a stream to the agent.")
+	overload   = desc("proxy_overload", "1 while an action of Envoy's overload manager is active: Envoy is short of memory.", "action")
 	restarts   = desc("proxy_restarts_total", "Starts of Envoy after the first.")
 	missing    = desc("datapath_missing_hooks", "Hooks whose eBPF program is not attached.")
 	inStep     = desc("datapath_in_step", "1 while the kernel holds what the agent knows.")
@@ -65,8 +67,8 @@ var (
 )
 
 var all = []*prometheus.Desc{
-	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, restarts, missing, inStep, entries, capacity, events,
-	flows, lostFlows, gateways,
+	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, overload,
+	restarts, missing, inStep, entries, capacity, events, flows, lostFlows, gateways,
 }
 
 // node collects from a status that is made for each scrape.
@@ -110,6 +112,9 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	gauge(rejections, float64(len(s.Rejections)))
 	gauge(live, number(s.Proxy.State == "LIVE"))
 	gauge(connected, number(s.Proxy.Connected))
+	for _, action := range s.Proxy.OverloadActions {
+		gauge(overload, number(slices.Contains(s.Proxy.Overload, action)), action)
+	}
 	count(restarts, float64(s.Proxy.Restarts))
 	gauge(missing, float64(len(s.Datapath.Missing)))
 	gauge(inStep, number(s.Datapath.Error == ""))

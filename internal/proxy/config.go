@@ -49,6 +49,11 @@ type Config struct {
 	// ParentShutdownTime after a hot restart the old Envoy ends, with what is still connected to it. At least DrainTime;
 	// 5 min: connections of bytes (mTLS without a route) cannot be moved, and live until then.
 	ParentShutdownTime time.Duration
+	// OverloadTime is how long Envoy may refuse requests or connections for lack of memory until it is replaced. 30 s;
+	// negative: it is never replaced.
+	OverloadTime time.Duration
+	// OverloadInterval is the least time between two such replacements. 1 min.
+	OverloadInterval time.Duration
 	// InPod says that this runs in a pod of the node's PID namespace, and that another pod may take over. Envoy then
 	// outlives the pod, and goes on serving when the supervisor is told to end (End ends it); a supervisor that handed over
 	// waits instead of ending, for the kubelet would start it again, and it would take over again.
@@ -79,6 +84,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxConnections = or(c.MaxConnections, 100_000)
 	c.DrainTime = or(c.DrainTime, 5*time.Second)
 	c.ParentShutdownTime = or(c.ParentShutdownTime, max(5*time.Minute, c.DrainTime))
+	c.OverloadTime = or(c.OverloadTime, 30*time.Second)
+	c.OverloadInterval = or(c.OverloadInterval, time.Minute)
 	c.LogLevel = or(c.LogLevel, "warning")
 	c.startTimeout = or(c.startTimeout, time.Minute)
 	if c.Log == nil {

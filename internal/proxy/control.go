@@ -127,6 +127,7 @@ func (s *supervisor) status(ctx context.Context) *Status {
 		return st
 	}
 	st.PID, st.Epoch, st.Since, st.Binary = p.PID, p.Epoch, p.Since, p.Binary
+	st.Overload = s.overloadOf(p)
 	st.ResidentBytes = residentBytes(p.PID)
 	st.State = "UNKNOWN"
 	info, err := s.admin.info(ctx)

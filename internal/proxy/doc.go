@@ -20,5 +20,6 @@
 // | launch.go, process.go | a process that is not a child: start, watch, end |
 // | record.go | what is remembered of an Envoy; the lock |
 // | supervisor.go, restart.go, handover.go | first start, crash, hot restart, one supervisor after another |
+// | overload.go | an Envoy that is short of memory: told, and replaced if it stays so |
 // | control.go, client.go, status.go, admin.go | what can be asked |
 package proxy

@@ -61,8 +61,8 @@ func (h *health) close() {
 // watch makes it tell of a supervisor that has the lock.
 func (h *health) watch(s *supervisor) { h.now.Store(s) }
 
-// ready tells why this supervisor is not ready: it is when the node's Envoy is live, and its own or, after it handed
-// over, another's. One that never had the lock is not: while it takes over, the one before it must stay.
+// ready tells why this supervisor is not ready: it is when the node's Envoy is live and not in overload, and its own
+// or, after it handed over, another's. One that never had the lock is not: while it takes over, the one before it must stay.
 func (h *health) ready(ctx context.Context) error {
 	s := h.now.Load()
 	if s == nil {
@@ -83,6 +83,9 @@ func (h *health) ready(ctx context.Context) error {
 	}
 	if !s.isLive(ctx, current) {
 		return errors.New("Envoy is not live: it waits for its first configuration; does the agent run?")
+	}
+	if actions := Active(s.overloadOf(current)); len(actions) > 0 {
+		return fmt.Errorf("Envoy is in overload: %s; its memory limit is %d bytes", strings.Join(actions, ", "), h.cfg.MemoryLimitBytes)
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ type Status struct {
 	// Restarts and Crashes are counted by this supervisor and those that handed over to it.
 	Restarts int `json:"restarts"`
 	Crashes  int `json:"crashes"`
+	// Overload has the actions of Envoy's overload manager, as "stop_accepting_requests", and whether each is active. An
+	// Envoy with an active one is short of memory. Nil until it was asked.
+	Overload map[string]bool `json:"overload,omitempty"`
 	// LastError is why the last start, restart or run failed; "" after a success.
 	LastError string `json:"lastError,omitempty"`
 	// Draining are the Envoys before this one that have not ended yet.

@@ -27,9 +27,10 @@ type supervisor struct {
 	restarts  int
 	crashes   int
 	lastError string
-	owner     bool // has the lock
-	handing   bool // another supervisor is starting the next Envoy
-	handed    bool // it has
+	owner     bool            // has the lock
+	handing   bool            // another supervisor is starting the next Envoy
+	handed    bool            // it has
+	overload  map[string]bool // actions of the current Envoy's overload manager, and whether each is active
 }
 
 // request is work that the control socket asks the loop to do.
@@ -98,6 +99,7 @@ func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err e
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
+	s.wg.Go(func() { s.watchOverload(ctx) })
 	return s.loop(ctx)
 }
 

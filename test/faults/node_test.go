@@ -74,12 +74,28 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// startNode starts a node and what watches it.
 func startNode(t *testing.T) *node {
+	t.Helper()
+	n := newNode(t)
+	n.plain = watch(t, "a plain client of a strict pod", func() error {
+		if status, body, err := get(n.passerby, n.vaultPod, "/plain"); err == nil {
+			return fmt.Errorf("it got in: %d %q", status, body)
+		}
+		return nil
+	})
+	n.routed = watch(t, "a client of a route", func() error { return ok(get(n.client, n.web, "/")) })
+	n.authenticated = watch(t, "a client with an identity", func() error { return ok(get(n.teller, n.vaultService, "/")) })
+	return n
+}
+
+// newNode starts a node, its agent with some more flags.
+func newNode(t *testing.T, args ...string) *node {
 	t.Helper()
 	_ = unix.Unmount("/run/wflt/run", unix.MNT_DETACH) // of a run that was killed
 	s, err := sandbox.New(sandbox.Options{
 		Name: "wflt", Subnet: netip.MustParsePrefix("10.86.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t),
-		AgentArgs: []string{"--log-level=debug"},
+		AgentArgs: append([]string{"--log-level=debug"}, args...),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -107,14 +123,6 @@ func startNode(t *testing.T) *node {
 	if err := s.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n.plain = watch(t, "a plain client of a strict pod", func() error {
-		if status, body, err := get(n.passerby, n.vaultPod, "/plain"); err == nil {
-			return fmt.Errorf("it got in: %d %q", status, body)
-		}
-		return nil
-	})
-	n.routed = watch(t, "a client of a route", func() error { return ok(get(n.client, n.web, "/")) })
-	n.authenticated = watch(t, "a client with an identity", func() error { return ok(get(n.teller, n.vaultService, "/")) })
 	return n
 }
 

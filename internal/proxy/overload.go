@@ -1,0 +1,192 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// overloadPoll is how often Envoy is asked for the state of its overload manager.
+	overloadPoll = time.Second
+	// overloadCalm is how long Envoy must not refuse work to count as recovered. One that refuses work frees some memory,
+	// takes on work for a moment, and refuses again.
+	overloadCalm = 10 * time.Second
+)
+
+// Active lists the overload actions that are true, sorted.
+func Active(actions map[string]bool) []string {
+	var out []string
+	for name, active := range actions {
+		if active {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// refuses reports whether an active action makes Envoy refuse requests or connections. The others slow it down only.
+func refuses(actions map[string]bool) bool {
+	for name, active := range actions {
+		if active && strings.HasPrefix(name, "stop_accepting_") {
+			return true
+		}
+	}
+	return false
+}
+
+// overload asks for the actions of Envoy's overload manager by name, as stop_accepting_requests, and whether each is
+// active (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
+func (a *admin) overload(ctx context.Context) (map[string]bool, error) {
+	const prefix, suffix = "overload.envoy.overload_actions.", ".active"
+	stats, err := a.counters(ctx, `^overload\.envoy\.overload_actions\..*\.active$`)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]bool, len(stats))
+	for name, v := range stats {
+		out[strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix)] = v != 0
+	}
+	return out, nil
+}
+
+// watchOverload keeps s.overload as Envoy has it until ctx ends, and replaces an Envoy that refuses work for longer than
+// OverloadTime.
+func (s *supervisor) watchOverload(ctx context.Context) {
+	tick := time.NewTicker(overloadPoll)
+	defer tick.Stop()
+	var w overloadWatch
+	var watched *process
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p := s.serving()
+		if p != watched {
+			watched, w = p, overloadWatch{replaced: w.replaced}
+			s.set(func() { s.overload = nil })
+		}
+		if p == nil {
+			continue
+		}
+		actions, err := s.admin.overload(ctx)
+		if err != nil || s.serving() != p {
+			continue
+		}
+		s.noteOverload(p, actions)
+		if !s.overloadDue(&w, p, actions) {
+			continue
+		}
+		if err := s.ask(ctx, func(ctx context.Context) error { return s.replaceOverloaded(ctx, p, Active(actions)) }); err != nil && ctx.Err() == nil {
+			s.fail("Envoy stays in overload and could not be replaced", err)
+		}
+	}
+}
+
+// serving is the Envoy that serves; nil if there is none.
+func (s *supervisor) serving() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.current; p != nil && p.live.Load() && !p.gone() {
+		return p
+	}
+	return nil
+}
+
+// overloadOf is what the last poll saw of an Envoy; nil if it was of another.
+func (s *supervisor) overloadOf(p *process) map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != p {
+		return nil
+	}
+	return s.overload
+}
+
+// noteOverload shows the actions in Status, and logs a change.
+func (s *supervisor) noteOverload(p *process, actions map[string]bool) {
+	var before []string
+	s.set(func() { before, s.overload = Active(s.overload), actions })
+	switch now := Active(actions); {
+	case slices.Equal(before, now):
+	case len(now) > 0:
+		s.cfg.Log.Warn("Envoy is in overload", "pid", p.PID, "actions", strings.Join(now, ","), "memoryLimit", s.cfg.MemoryLimitBytes)
+	default:
+		s.cfg.Log.Info("Envoy is not in overload any more", "pid", p.PID)
+	}
+}
+
+// overloadDue reports whether an Envoy is to be replaced now.
+func (s *supervisor) overloadDue(w *overloadWatch, p *process, actions map[string]bool) bool {
+	now := time.Now()
+	if s.cfg.OverloadTime < 0 || w.saw(now, refuses(actions)) < s.cfg.OverloadTime {
+		return false
+	}
+	if next := w.replaced.Add(s.cfg.OverloadInterval); !w.replaced.IsZero() && now.Before(next) {
+		if !w.told {
+			s.cfg.Log.Error("Envoy stays in overload, and was replaced for it before; it is not replaced again yet",
+				"pid", p.PID, "actions", strings.Join(Active(actions), ","), "notBefore", next)
+		}
+		w.told = true
+		return false
+	}
+	w.replaced = now
+	return true
+}
+
+// overloadWatch measures for how long an Envoy has refused work.
+type overloadWatch struct {
+	began, last time.Time // when it was first and last seen to refuse work, in this overload
+	replaced    time.Time // last replacement, of any Envoy
+	told        bool      // that it is not replaced yet
+}
+
+// saw takes in whether the Envoy refuses work now, and returns since when it has done so; 0 if it does not.
+func (w *overloadWatch) saw(now time.Time, refuses bool) time.Duration {
+	if refuses {
+		w.last = now
+		if w.began.IsZero() {
+			w.began = now
+		}
+		return now.Sub(w.began)
+	}
+	if now.Sub(w.last) > overloadCalm {
+		w.began, w.told = time.Time{}, false
+	}
+	return 0
+}
+
+// replaceOverloaded puts a new Envoy in the place of one that stays in overload: by a hot restart, or, where that fails
+// and the agent would serve the new one, by a cold one, which costs the connections that there are.
+func (s *supervisor) replaceOverloaded(ctx context.Context, p *process, actions []string) error {
+	if s.handing || s.current != p || p.gone() {
+		return nil
+	}
+	why := strings.Join(actions, ",")
+	s.cfg.Log.Error("Envoy stays in overload and is replaced", "pid", p.PID, "actions", why, "after", s.cfg.OverloadTime,
+		"check", "which workload has the connections and requests, or a higher memory limit")
+	// The Envoys before it hold memory of the same cgroup, which has room for two.
+	for _, old := range s.drainers() {
+		old.end(time.Second)
+	}
+	hot := s.hotRestart(ctx)
+	if hot == nil || ctx.Err() != nil {
+		return hot
+	}
+	conn, err := net.DialTimeout("unix", s.cfg.path(XDSSocket), time.Second)
+	if err != nil {
+		return fmt.Errorf("%w; it is not restarted cold, which needs the agent too: %w", hot, err)
+	}
+	conn.Close()
+	s.cfg.Log.Error("Envoy in overload could not be hot-restarted and is restarted cold; its connections end", "pid", p.PID, "error", hot)
+	p.end(2 * time.Second)
+	s.set(func() { s.current = nil; s.restarts++ })
+	s.forget(p.BaseID)
+	return s.coldStart(ctx, false)
+}
