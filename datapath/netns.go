@@ -12,14 +12,16 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Envoy keeps the client's address on its connections to the workload and marks them with 1337. The workload's answers
+// Envoy keeps the client's address on its connections to the workload and marks them. The workload's answers
 // carry the mark of what they answer (tcp_fwmark_accept), and so do the resets with which the kernel answers for a port
 // where nobody listens (fwmark_reflect): without it Envoy would wait for its connect timeout, and the client would get
 // a reset that is not for it. The rule leads all of them to the local table, hence to Envoy.
 const (
-	proxyMark  = 1337
+	proxyMark  = model.ProxyMark
 	proxyTable = 100
 	// rulePriority is below that of the main table, and tells our rule from others with the same mark.
 	rulePriority = 1337

@@ -15,10 +15,10 @@ import (
 
 // Ports of Envoy in the pods' namespaces (docs/design/connections.md).
 const (
-	portHTTP  = 15001
-	portTCP   = 15002
-	portIn    = 15006
-	portHBONE = 15008
+	portHTTP  = model.PortHTTP
+	portTCP   = model.PortTCP
+	portIn    = model.PortInbound
+	portHBONE = model.PortHBONE
 )
 
 // Connections selects live TCP connections of a workload.

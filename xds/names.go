@@ -16,12 +16,12 @@ const (
 	// SecretRootCA is the secret with the trust bundle.
 	SecretRootCA = "ROOTCA"
 	// PortHTTP, PortTCP, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
-	PortHTTP    = 15001
-	PortTCP     = 15002
-	PortInbound = 15006
-	PortHBONE   = 15008
-	// OriginalSourceMark is the mark (SO_MARK) of Envoy's connections to the app that carry the client's address.
-	OriginalSourceMark = 1337
+	PortHTTP    = model.PortHTTP
+	PortTCP     = model.PortTCP
+	PortInbound = model.PortInbound
+	PortHBONE   = model.PortHBONE
+	// OriginalSourceMark is the mark of Envoy's connections to the app that carry the client's address.
+	OriginalSourceMark = model.ProxyMark
 )
 
 // Names of the type URLs that the server answers.

@@ -2,6 +2,7 @@
 /* Addresses and ports as the different contexts show them. */
 #pragma once
 #include "maps.h"
+#include "ports.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -9,11 +10,6 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 #define ECONNREFUSED 111
-
-#define PORT_HTTP 15001
-#define PORT_TCP 15002
-#define PORT_IN 15006
-#define PORT_HBONE 15008
 
 #define MAPPED bpf_htonl(0xffff)
 

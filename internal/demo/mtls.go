@@ -16,10 +16,9 @@ import (
 	"github.com/weft-mesh/weft/internal/capture"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 )
-
-const hbonePort = 15008
 
 // mtls shows a strict namespace: who was seen, what was on the wire, who is refused.
 func (d *demo) mtls(ctx context.Context) {
@@ -47,11 +46,11 @@ func (d *demo) onTheWire(ctx context.Context) {
 		return
 	}
 	ports := wire.Between(teller.Address, vault.Address)
-	encrypted := ports[hbonePort]
-	delete(ports, hbonePort)
+	encrypted := ports[model.PortHBONE]
+	delete(ports, model.PortHBONE)
 	ok := !wire.Contains(secret) && len(ports) == 0 && encrypted > 0 && wire.TLSOnly(teller.Address, vault.Address) && plain.Contains(secret)
 	d.line(ok, name, "found: %t; %s bytes of TLS on port %d, %d on others (without mTLS, found: %t)",
-		wire.Contains(secret), number(encrypted), hbonePort, sum(ports), plain.Contains(secret))
+		wire.Contains(secret), number(encrypted), model.PortHBONE, sum(ports), plain.Contains(secret))
 }
 
 func sum(m map[uint16]int) (n int) {

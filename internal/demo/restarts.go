@@ -10,6 +10,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/capture"
 	"github.com/weft-mesh/weft/internal/load"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // crew is load of every kind at once.
@@ -186,8 +187,8 @@ func (d *demo) kill(ctx context.Context) {
 	k := c.reports[kernelLoad]
 	d.line(k.Failed == 0 && k.Requests > 0, kernel, "%d of %s requests failed%s", k.Failed, number(k.Requests), why(k))
 	ports := traffic.Between(teller.Address, vault.Address)
-	encrypted := ports[hbonePort]
-	delete(ports, hbonePort)
+	encrypted := ports[model.PortHBONE]
+	delete(ports, model.PortHBONE)
 	in := c.reports[intruderLoad]
 	d.line(!traffic.Contains(secret) && encrypted > 0 && in.Failed == in.Requests && sum(ports) == 0, clear,
 		"secret found on the wire: %t, in %s bytes of TLS; outside the mesh %d of %d answered",

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const readyTimeout = 60 * time.Second
@@ -147,7 +150,7 @@ func (n *Node) listening(ctx context.Context, in []api.Workload) error {
 		if p == nil {
 			continue
 		}
-		c, err := p.Dial(ctx, "tcp", "127.0.0.1:15001")
+		c, err := p.Dial(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(model.PortHTTP)))
 		if err != nil {
 			return fmt.Errorf("Envoy's listener in Pod %s/%s: %w", w.Namespace, w.Name, err)
 		}
