@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,14 +17,20 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
+// addressUnit assigns addresses to Gateways. It is one for all, for what one has no other can have.
+var addressUnit = unitKind{name: "addresses", stage: stageAddresses, compute: assignAddresses}
+
 // assignment is which addresses a Gateway has.
 type assignment struct {
 	gateway   string
 	addresses []netip.Addr
+	// reserved are those of a pool's addresses that are kept for it, also while it cannot use them: an address does not
+	// move while its Gateway is there and a pool holds it.
+	reserved []netip.Addr
 	// taken are ports of these addresses that belong to older Gateways.
 	taken []uint16
 	// accepted and programmed hold what is wrong, for the conditions of these names.
-	accepted, programmed trouble
+	accepted, programmed problems
 }
 
 // assignedAddress is the index of assignments by address.
@@ -43,10 +48,6 @@ func newAssignments(db *state.DB) *state.Table[*assignment] {
 	})
 }
 
-// allocator remembers which addresses of pools Gateways were given, by Gateway: an address does not move while its
-// Gateway lives and a pool holds it.
-type allocator map[string][]netip.Addr
-
 // assigner is one run of assignAddresses.
 type assigner struct {
 	v     *view
@@ -57,7 +58,7 @@ type assigner struct {
 
 // assignAddresses finds every Gateway's addresses, the older first. Where they are given here: those of its spec, else
 // one of each family of the pools, else the node's.
-func assignAddresses(v *view) []output {
+func assignAddresses(v *view, _ string) ([]output, bool) {
 	a := &assigner{v: v, used: map[netip.Addr]bool{}, done: map[string]*assignment{}}
 	for p := range v.objs.AddressPools.All(v.Snapshot) {
 		ranges, _ := poolRanges(p)
@@ -84,7 +85,7 @@ func assignAddresses(v *view) []output {
 		a.done[as.gateway] = as
 	}
 	if v.cfg.Addresses == AddressesOfStatus {
-		a.told(gateways)
+		a.fromStatus(gateways)
 	} else {
 		a.give(gateways)
 	}
@@ -93,12 +94,12 @@ func assignAddresses(v *view) []output {
 	for _, gw := range gateways {
 		outs = append(outs, out(v.assignments, kube.Key(gw), a.done[kube.Key(gw)]))
 	}
-	return outs
+	return outs, true
 }
 
-// told takes the addresses of the statuses, or what the controller said of why there is none. An address outside the
+// fromStatus takes the addresses of the statuses, or what the controller said of why there is none. An address outside the
 // pools is not the controller's: another controller wrote it, before the Gateway changed its class.
-func (a *assigner) told(gateways []*gwv1.Gateway) {
+func (a *assigner) fromStatus(gateways []*gwv1.Gateway) {
 	for _, gw := range gateways {
 		as := a.done[kube.Key(gw)]
 		as.addresses = slices.DeleteFunc(statusAddresses(gw), func(x netip.Addr) bool { return !a.pooled(x) })
@@ -137,29 +138,35 @@ func (a *assigner) give(gateways []*gwv1.Gateway) {
 // keep reserves the addresses of pools that Gateways have. What a status tells counts more than what is remembered: of
 // several controllers one writes, and another that takes over must go on with what that one gave.
 func (a *assigner) keep(gateways []*gwv1.Gateway) {
-	kept := allocator{}
 	take := func(gw *gwv1.Gateway, addr netip.Addr) {
-		key := kube.Key(gw)
+		as := a.done[kube.Key(gw)]
 		asked := slices.ContainsFunc(gw.Spec.Addresses, func(s gwv1.GatewaySpecAddress) bool { return s.Value == addr.String() })
-		if wantsPool(gw) && !asked && a.pooled(addr) && !a.used[addr] && !hasFamily(kept[key], addr.Is4()) {
-			kept[key] = append(kept[key], addr)
+		if wantsPool(gw) && !asked && a.pooled(addr) && !a.used[addr] && !hasFamily(as.reserved, addr.Is4()) {
+			as.reserved = append(as.reserved, addr)
 			a.used[addr] = true
 		}
 	}
 	for _, gw := range gateways {
 		for _, addr := range statusAddresses(gw) {
-			if slices.Contains(a.v.pools[kube.Key(gw)], addr) || a.unusable(addr, gw) == "" {
+			if slices.Contains(a.before(gw), addr) || a.unusable(addr, gw) == "" {
 				take(gw, addr)
 			}
 		}
 	}
 	for _, gw := range gateways {
-		for _, addr := range a.v.pools[kube.Key(gw)] {
+		for _, addr := range a.before(gw) {
 			take(gw, addr)
 		}
 	}
-	clear(a.v.pools)
-	maps.Copy(a.v.pools, kept)
+}
+
+// before gives what was reserved for a Gateway when addresses were last assigned.
+func (a *assigner) before(gw *gwv1.Gateway) []netip.Addr {
+	as, ok := a.v.assignments.Get(a.v.last, kube.Key(gw))
+	if !ok {
+		return nil
+	}
+	return as.reserved
 }
 
 func hasFamily(addrs []netip.Addr, is4 bool) bool {
@@ -248,22 +255,20 @@ func (a *assigner) fromPools(gw *gwv1.Gateway) {
 		}
 		return
 	}
-	own := a.v.pools[as.gateway]
 	for _, is4 := range []bool{true, false} {
-		if hasFamily(own, is4) {
+		if hasFamily(as.reserved, is4) {
 			continue
 		}
 		if addr, ok := a.free(is4, gw); ok {
 			a.used[addr] = true
-			own = append(own, addr)
+			as.reserved = append(as.reserved, addr)
 		}
 	}
-	if len(own) == 0 {
+	if len(as.reserved) == 0 {
 		as.programmed.add(string(gwv1.GatewayReasonAddressNotAssigned), "no AddressPool has a free address left")
 		return
 	}
-	a.v.pools[as.gateway] = own
-	as.addresses = append(as.addresses, own...)
+	as.addresses = append(as.addresses, as.reserved...)
 }
 
 // maxScan bounds how many addresses of a pool are tried: no more can be in use than there are Gateways, pods and Services.
@@ -325,9 +330,9 @@ func (r addressRange) contains(a netip.Addr) bool {
 }
 
 // poolRanges reads a pool's addresses, CIDRs and ranges.
-func poolRanges(p *weftv1.AddressPool) ([]addressRange, *trouble) {
+func poolRanges(p *weftv1.AddressPool) ([]addressRange, *problems) {
 	var out []addressRange
-	var t trouble
+	var t problems
 	for _, text := range p.Spec.Addresses {
 		if first, last, ok := strings.Cut(text, "-"); ok {
 			a, errA := netip.ParseAddr(strings.TrimSpace(first))
@@ -360,6 +365,11 @@ func lastOf(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+var poolUnits = unitKind{
+	name: "AddressPool", stage: stageModel, compute: poolStatus,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*weftv1.AddressPool] { return o.AddressPools }),
 }
 
 // poolStatus is the status of an AddressPool.

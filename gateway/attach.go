@@ -36,13 +36,13 @@ func (r *route) compareAge(o *route) int {
 
 // attachment is a route with the places where its rules apply.
 type attachment struct {
-	route   model.ObjectRef
-	created time.Time
-	spots   []spot
+	route    model.ObjectRef
+	created  time.Time
+	bindings []binding
 }
 
-// spot is one place: a route table, and for a Gateway the listener and the hosts there.
-type spot struct {
+// binding is one place: a route table, and for a Gateway the listener and the hosts there.
+type binding struct {
 	table    string
 	listener string
 	hosts    []string
@@ -56,7 +56,7 @@ func newAttachments(db *state.DB) *state.Table[*attachment] {
 	return state.NewTable(db, "gateway-attachments", func(a *attachment) string { return a.route.String() },
 		state.Index[*attachment]{Name: byTable, Of: func(a *attachment) []string {
 			var tables []string
-			for _, s := range a.spots {
+			for _, s := range a.bindings {
 				if !slices.Contains(tables, s.table) {
 					tables = append(tables, s.table)
 				}
@@ -71,7 +71,7 @@ type attacher struct {
 	route route
 	// The rules differ by the kind of parent in what they may refer to; each is compiled when first needed.
 	mesh, gateway *compiled
-	spots         []spot
+	bindings      []binding
 }
 
 // attachRoute ties a route to its parents.
@@ -88,8 +88,8 @@ func (v *view) attachRoute(r route) []output {
 		}
 	}
 	var outs []output
-	if len(a.spots) > 0 {
-		at := &attachment{route: r.ref, created: r.created, spots: a.spots}
+	if len(a.bindings) > 0 {
+		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings}
 		outs = append(outs, out(v.attachments, r.ref.String(), at))
 	}
 	if len(s.Parents) > 0 {
@@ -199,14 +199,14 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 		caller = a.route.ref.Namespace
 	}
 	found := false
-	var ignored trouble
+	var ignored problems
 	for _, port := range servicePorts(svc, &ignored) {
 		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) ||
 			(p.SectionName != nil && *p.SectionName != "" && string(*p.SectionName) != port.Name) {
 			continue
 		}
 		found = true
-		a.add(spot{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, rules: c.rules})
+		a.add(binding{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, rules: c.rules})
 	}
 	if !found {
 		return noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
@@ -215,13 +215,13 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 }
 
 // add leaves out a place that another parentRef of the route named already.
-func (a *attacher) add(s spot) {
-	for _, o := range a.spots {
+func (a *attacher) add(s binding) {
+	for _, o := range a.bindings {
 		if o.table == s.table && o.listener == s.listener && o.caller == s.caller {
 			return
 		}
 	}
-	a.spots = append(a.spots, s)
+	a.bindings = append(a.bindings, s)
 }
 
 // gatewayParent attaches to the listeners of a Gateway that the parentRef selects and that allow the route.
@@ -248,11 +248,11 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 			continue
 		}
 		matched = true
-		if a.v.loses(gw, l, a.route.ref) {
+		if a.v.conflictsOn(gw, l, a.route.ref) {
 			continue
 		}
 		attached = true
-		a.add(spot{table: l.table, listener: l.key, hosts: on, rules: c.rules})
+		a.add(binding{table: l.table, listener: l.key, hosts: on, rules: c.rules})
 	}
 	switch {
 	case !selected:

@@ -17,7 +17,7 @@ type resolver struct {
 	// grants is false for Services as parents: their routes may send traffic to any namespace (GEP-1294), for pods
 	// can reach every Service anyway. A Gateway would expose it to others.
 	grants bool
-	refs   trouble
+	refs   problems
 }
 
 // backend resolves a reference to a Service port. It is Invalid where that cannot be.
@@ -85,7 +85,7 @@ func (v *view) tlsPolicy(svc *corev1.Service, port corev1.ServicePort) string {
 	return ""
 }
 
-// granted tells whether a ReferenceGrant in the target's namespace lets objects of a kind of the Gateway API and a
+// granted reports whether a ReferenceGrant in the target's namespace lets objects of a kind of the Gateway API and a
 // namespace refer to a target of the core group.
 func (v *view) granted(fromKind, fromNamespace, toKind, toNamespace, toName string) bool {
 	for g := range v.objs.ReferenceGrants.By(v.Snapshot, kube.ByNamespace, toNamespace) {

@@ -10,45 +10,32 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
-// keyPairs remembers which Secrets hold a valid pair, for parsing one costs more than all else about a listener, and the
-// last valid one of those that are in use: what works goes on when its Secret goes bad or away.
-type keyPairs map[string]*checkedSecret
-
-type checkedSecret struct {
-	secret *corev1.Secret // that was judged last
-	err    string
-	good   *corev1.Secret // the last that was valid; nil if none was
+var certificateUnits = unitKind{
+	name: "certificate", stage: stageRoutes, compute: certificate,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Secret] { return o.Secrets }),
 }
 
-// certificate translates a Secret that a listener of ours uses: as it is, or as it was when it was last valid.
+// certificate translates a Secret that a listener of ours uses: as it is, or if it went bad or away, as it was when it was
+// last valid, so that what works goes on.
 func certificate(v *view, key string) ([]output, bool) {
-	secret, ok := v.objs.Secrets.Get(v.Snapshot, key)
-	if ok {
-		v.checkSecret(secret)
-	}
+	secret, there := v.objs.Secrets.Get(v.Snapshot, key)
 	if !v.certificateUsed(key) {
-		delete(v.keyPairs, key)
-		return nil, ok
+		delete(v.memo.secrets, key)
+		return nil, there
 	}
-	good := v.lastGood(key)
-	if good == nil {
-		return nil, ok
-	}
-	c := &model.Certificate{
-		Namespace: good.Namespace, Name: good.Name,
-		ChainPEM: good.Data[corev1.TLSCertKey], KeyPEM: good.Data[corev1.TLSPrivateKeyKey],
+	var c *model.Certificate
+	if there && v.checkSecret(secret) == "" {
+		c = &model.Certificate{
+			Namespace: secret.Namespace, Name: secret.Name,
+			ChainPEM: secret.Data[corev1.TLSCertKey], KeyPEM: secret.Data[corev1.TLSPrivateKeyKey],
+		}
+	} else if c, _ = v.st.Certificates.Get(v.last, key); c == nil {
+		return nil, there
 	}
 	return []output{out(v.st.Certificates, key, c)}, true
-}
-
-// lastGood is the Secret as it was when it was last valid, while it is in use; nil if it never was.
-func (v *view) lastGood(key string) *corev1.Secret {
-	if c := v.keyPairs[key]; c != nil {
-		return c.good
-	}
-	return nil
 }
 
 func (v *view) certificateUsed(key string) bool {
@@ -65,18 +52,20 @@ func (v *view) mayUse(gw *gwv1.Gateway, namespace, secret string) bool {
 	return gw.Namespace == namespace || v.granted("Gateway", gw.Namespace, "Secret", namespace, secret)
 }
 
-// checkSecret says why a Secret is no certificate; "" is good. It never quotes what is in it.
+// checkedSecret is what checkSecret said of a Secret.
+type checkedSecret struct {
+	secret *corev1.Secret
+	err    string
+}
+
+// checkSecret says why a Secret is no certificate; "" is good. It never quotes what is in it. Parsing a certificate costs
+// more than all else about a listener, so the answer is kept.
 func (v *view) checkSecret(secret *corev1.Secret) string {
 	key := kube.Key(secret)
-	c := v.keyPairs[key]
-	if c == nil {
-		c = &checkedSecret{}
-		v.keyPairs[key] = c
-	}
-	if c.secret == secret {
+	if c := v.memo.secrets[key]; c.secret == secret {
 		return c.err
 	}
-	c.secret, c.err = secret, ""
+	c := checkedSecret{secret: secret}
 	chain, private := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	switch {
 	case len(chain) == 0 || len(private) == 0:
@@ -86,9 +75,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 			c.err = fmt.Sprintf("Secret %s is not a certificate with its key: %v", key, err)
 		}
 	}
-	if c.err == "" {
-		c.good = secret
-	}
+	v.memo.secrets[key] = c
 	return c.err
 }
 
@@ -120,14 +107,14 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 		} else {
 			problem = v.checkSecret(secret)
 		}
-		good := v.lastGood(key)
-		if problem != "" && good != nil {
-			problem += "; the certificate that it held before is served on"
+		_, served := v.st.Certificates.Get(v.Snapshot, key)
+		if problem != "" && served {
+			problem += "; the certificate that it held before is still served"
 		}
 		if problem != "" {
 			l.refs.add(invalid, problem)
 		}
-		if good != nil {
+		if served {
 			certs = append(certs, key)
 		}
 	}

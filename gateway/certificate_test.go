@@ -74,7 +74,7 @@ func TestCertificateInUseOutlivesItsSecret(t *testing.T) {
 				continue
 			}
 			for _, c := range s.Listeners[0].Conditions {
-				if c.Type == model.ConditionResolvedRefs && (c.Status != step.good || strings.Contains(c.Message, "served on") != (step.served && !step.good)) {
+				if c.Type == model.ConditionResolvedRefs && (c.Status != step.good || strings.Contains(c.Message, "still served") != (step.served && !step.good)) {
 					t.Errorf("%s: %+v", step.what, c)
 				}
 			}

@@ -4,8 +4,20 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
+
+var classUnits = unitKind{
+	name: "GatewayClass", stage: stageModel, compute: gatewayClass,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.GatewayClass] { return o.GatewayClasses }),
+}
+
+var meshUnits = unitKind{
+	name: "XMesh", stage: stageModel, compute: mesh,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwxv1.XMesh] { return o.Meshes }),
+}
 
 // gatewayClass is the status of a GatewayClass of ours.
 func gatewayClass(v *view, key string) ([]output, bool) {

@@ -15,8 +15,8 @@ func no(kind, reason, message string) model.Condition {
 	return model.Condition{Type: kind, Reason: reason, Message: message}
 }
 
-// trouble collects what is wrong with one object: the first reason, all messages.
-type trouble struct {
+// problems collects what is wrong with one object: the first reason, all messages.
+type problems struct {
 	reason   string
 	messages []string
 }
@@ -24,7 +24,7 @@ type trouble struct {
 // maxMessages bounds a condition's message; who mends the first will see the rest.
 const maxMessages = 8
 
-func (t *trouble) add(reason, message string) {
+func (t *problems) add(reason, message string) {
 	if t.reason == "" {
 		t.reason = reason
 	}
@@ -38,10 +38,10 @@ func (t *trouble) add(reason, message string) {
 	}
 }
 
-func (t *trouble) ok() bool { return t.reason == "" }
+func (t *problems) ok() bool { return t.reason == "" }
 
 // condition is true with the reason good, or false with what was collected.
-func (t *trouble) condition(kind, good string) model.Condition {
+func (t *problems) condition(kind, good string) model.Condition {
 	if t.ok() {
 		return yes(kind, good)
 	}
@@ -83,7 +83,7 @@ func (v *view) rejected(ref model.ObjectRef) string {
 }
 
 // objectStatus is the status of an object that is only worth one when something is wrong with it.
-func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *trouble) []output {
+func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *problems) []output {
 	if m := v.rejected(ref); m != "" {
 		t.add("Invalid", m)
 	}

@@ -11,12 +11,12 @@ type Config struct {
 	TrustDomain string
 	// Node is the name of this node: pods with it in spec.nodeName are local.
 	Node string
-	// NodeAddresses are what Gateways listen on when there is no AddressPool. Only AddressesOfNode uses them.
+	// NodeAddresses are this node's. With AddressesOfNode, Gateways listen on them if there is no AddressPool.
 	NodeAddresses []netip.Addr
 	// ExternalIPs are the ranges in which a Service may have addresses by spec.externalIPs; with none it may have no such
 	// address.
 	ExternalIPs []netip.Prefix
-	// Addresses tells where Gateways' addresses come from.
+	// Addresses is where Gateways' addresses come from.
 	Addresses AddressSource
 	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.
 	APIServer netip.AddrPort
@@ -28,18 +28,19 @@ type Config struct {
 	Loaded <-chan struct{}
 }
 
-// AddressSource tells where Gateways' addresses come from. In a cluster only one gives them, for two could disagree.
+// AddressSource is where Gateways' addresses come from. In a cluster the controller alone assigns them: two that assign
+// could disagree.
 type AddressSource int
 
 // Sources of addresses.
 const (
-	// AddressesOfNode gives addresses here: what a Gateway asks for, else one of the pools, else where there is no pool
-	// the node's. It is for a node that is alone.
+	// AddressesOfNode assigns addresses here: what a Gateway asks for, else one of the pools, or the node's if there is
+	// no pool. It is for a single node.
 	AddressesOfNode AddressSource = iota
-	// AddressesOfPools gives addresses here, of pools alone. It is for a cluster's controller: whoever may write a
-	// Gateway could take any node's address otherwise.
+	// AddressesOfPools assigns addresses here, from pools alone. It is for a cluster's controller: otherwise whoever may
+	// write a Gateway could take any node's address.
 	AddressesOfPools
-	// AddressesOfStatus takes those that a Gateway's status tells of, which the controller wrote. While there are none,
-	// the Gateway is not served. It is for a node of a cluster.
+	// AddressesOfStatus reads them from the Gateway's status, where the controller wrote them. While there are none, the
+	// Gateway is not served. It is for a node of a cluster.
 	AddressesOfStatus
 )

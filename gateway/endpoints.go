@@ -11,7 +11,13 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
+
+var endpointsUnits = unitKind{
+	name: "endpoints", stage: stageModel, compute: endpoints,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Service] { return o.Services }),
+}
 
 // endpoints finds what is behind each port of a Service: its EndpointSlices, or where it has none, the pods that its
 // selector selects.
@@ -33,7 +39,7 @@ func endpoints(v *view, key string) ([]output, bool) {
 	}
 	families := addressFamilies(svc)
 	var outs []output
-	var ignored trouble
+	var ignored problems
 	for _, port := range servicePorts(svc, &ignored) {
 		e := &model.Endpoints{Service: key, Port: port.Port, Protocol: port.Protocol}
 		if len(slicesOf) > 0 {
@@ -57,7 +63,7 @@ func (v *view) toGateway(svc *corev1.Service, gateway string) []output {
 	assigned, ok := v.assignments.Get(v.Snapshot, gateway)
 	families := addressFamilies(svc)
 	var outs []output
-	var ignored trouble
+	var ignored problems
 	for _, port := range servicePorts(svc, &ignored) {
 		e := &model.Endpoints{Service: kube.Key(svc), Port: port.Port, Protocol: port.Protocol}
 		if ok && assigned.accepted.ok() {
@@ -202,7 +208,7 @@ func (v *view) endpoint(a netip.AddrPort, terminating bool, node string) model.E
 	}
 	// The slice tells it later than the pod, which may end before that.
 	e.Terminating = terminating || pod.DeletionTimestamp != nil
-	var ignored trouble
+	var ignored problems
 	if w := v.member(pod, &ignored); w != nil {
 		e.Workload, e.MTLS, e.Identity = w.Key(), w.MTLS, w.Identity
 	}

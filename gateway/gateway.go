@@ -8,18 +8,25 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
-// gatewayUnit translates a Gateway of ours: what Envoy listens on, its route tables, and its status.
-func gatewayUnit(v *view, key string) ([]output, bool) {
+var gatewayUnits = unitKind{
+	name: "Gateway", stage: stageModel, compute: translateGateway,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.Gateway] { return o.Gateways }),
+}
+
+// translateGateway translates a Gateway of ours: what Envoy listens on, its route tables, and its status.
+func translateGateway(v *view, key string) ([]output, bool) {
 	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
 	if !ok {
-		v.hostCache.forget(key)
+		v.memo.hosts.forget(key)
 		return nil, false
 	}
 	if !v.ours(gw) {
-		v.hostCache.forget(key)
+		v.memo.hosts.forget(key)
 		return nil, true
 	}
 	b := &gatewayBuilder{

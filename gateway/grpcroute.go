@@ -5,8 +5,15 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
+
+var grpcRouteUnits = unitKind{
+	name: "GRPCRoute", stage: stageRoutes, compute: grpcRoute,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.GRPCRoute] { return o.GRPCRoutes }),
+}
 
 // grpcRoute is the unit of a GRPCRoute: where it attaches, and its status.
 func grpcRoute(v *view, key string) ([]output, bool) {

@@ -7,8 +7,15 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
+
+var httpRouteUnits = unitKind{
+	name: "HTTPRoute", stage: stageRoutes, compute: httpRoute,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.HTTPRoute] { return o.HTTPRoutes }),
+}
 
 // httpRoute is the unit of an HTTPRoute: where it attaches, and its status.
 func httpRoute(v *view, key string) ([]output, bool) {
@@ -36,8 +43,8 @@ func httpRouteInput(r *gwv1.HTTPRoute) route {
 type compiled struct {
 	rules []rankedRule // in order of precedence
 	// dropped holds the rules that are not valid.
-	dropped trouble
-	refs    trouble
+	dropped problems
+	refs    problems
 }
 
 // rankedRule is a rule with its precedence.

@@ -27,7 +27,7 @@ type listener struct {
 	table    string
 	kinds    []string // of routes that it supports and allows
 	// accepted and conflicted hold what is wrong; refs only kinds that are not known.
-	accepted, conflicted, refs trouble
+	accepted, conflicted, refs problems
 	overlapping                []string // HTTPS listeners of the port that share a name with it
 }
 
@@ -39,7 +39,7 @@ func (l *listener) pattern() string {
 	return l.hostname
 }
 
-// ours tells whether a Gateway's class is this controller's.
+// ours reports whether a Gateway's class is this controller's.
 func (v *view) ours(gw *gwv1.Gateway) bool {
 	c, ok := v.objs.GatewayClasses.Get(v.Snapshot, model.Key("", string(gw.Spec.GatewayClassName)))
 	return ok && string(c.Spec.ControllerName) == v.cfg.ControllerName
@@ -131,7 +131,7 @@ func (l *listener) namespaces() (labels.Selector, error) {
 	return metav1.LabelSelectorAsSelector(a.Namespaces.Selector)
 }
 
-// allows tells whether routes of a namespace may attach.
+// allows reports whether routes of a namespace may attach.
 func (v *view) allows(gw *gwv1.Gateway, l *listener, namespace string) bool {
 	from := gwv1.NamespacesFromSame
 	if a := l.spec.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
@@ -150,7 +150,7 @@ func (v *view) allows(gw *gwv1.Gateway, l *listener, namespace string) bool {
 	return false
 }
 
-// selectedBy tells whether a parentRef means this listener.
+// selectedBy reports whether a parentRef means this listener.
 func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 	return (p.SectionName == nil || *p.SectionName == "" || string(*p.SectionName) == l.name) &&
 		(p.Port == nil || *p.Port == l.spec.Port)
@@ -222,7 +222,7 @@ func intersect(hostname string, hosts []string) []string {
 	return out
 }
 
-// covers tells whether pattern ("*", "*.suffix" or exact) matches every name that host does.
+// covers reports whether pattern ("*", "*.suffix" or exact) matches every name that host does.
 func covers(pattern, host string) bool {
 	if pattern == "*" || pattern == host {
 		return true
@@ -231,7 +231,7 @@ func covers(pattern, host string) bool {
 	return wildcard && host != "*" && strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix) && len(strings.TrimPrefix(host, "*")) > len(suffix)
 }
 
-// overlap tells whether there is a name that both lists match.
+// overlap reports whether there is a name that both lists match.
 func overlap(a, b []string) bool {
 	for _, x := range a {
 		for _, y := range b {

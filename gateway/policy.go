@@ -14,7 +14,13 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
+
+var policyUnits = unitKind{
+	name: "AuthorizationPolicy", stage: stageModel, compute: policyStatus,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*weftv1.AuthorizationPolicy] { return o.AuthorizationPolicies }),
+}
 
 // policyFor joins the policies that select a pod; nil when none does. A policy that selects the pod restricts it even
 // if none of its rules is valid: then it allows nothing.
@@ -58,7 +64,7 @@ func (v *view) selects(ap *weftv1.AuthorizationPolicy, pod *corev1.Pod) bool {
 	return false
 }
 
-// podTargeted tells whether a target of kind Pod means this pod. A selector that cannot be read is taken to mean every
+// podTargeted reports whether a target of kind Pod means this pod. A selector that cannot be read is taken to mean every
 // pod: else a typing error would open what the policy was to close.
 func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
 	if t.Name != "" && t.Name != pod.Name {
@@ -72,8 +78,8 @@ func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
 }
 
 // policyRules gives a policy's valid rules and what is wrong with the others.
-func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, *trouble) {
-	var t trouble
+func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, *problems) {
+	var t problems
 	if ap.Spec.Action != weftv1.ActionAllow {
 		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW", short(string(ap.Spec.Action))))
 		return nil, &t
@@ -89,7 +95,7 @@ func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, 
 
 // policyRule reads a rule. A part that names something but holds nothing valid makes the whole rule invalid: an empty
 // list would match everything.
-func (v *view) policyRule(namespace string, i int, r weftv1.AuthorizationRule, t *trouble) (model.PolicyRule, bool) {
+func (v *view) policyRule(namespace string, i int, r weftv1.AuthorizationRule, t *problems) (model.PolicyRule, bool) {
 	var rule model.PolicyRule
 	at := func(format string, args ...any) {
 		t.add("Invalid", fmt.Sprintf("rules[%d]: ", i)+fmt.Sprintf(format, args...))
@@ -218,7 +224,7 @@ func policyStatus(v *view, key string) ([]output, bool) {
 	ref := model.ObjectRef{Group: weftv1.Group, Kind: "AuthorizationPolicy", Namespace: ap.Namespace, Name: ap.Name}
 	rules, t := v.policyRules(ap)
 	s := &model.Status{Object: ref, Generation: ap.Generation}
-	var accepted trouble
+	var accepted problems
 	v.checkTargets(ap, &accepted)
 	if note, ok := ap.Annotations[kube.AnnotationStandIn]; ok {
 		accepted.add("Invalid", "its document cannot be read: "+note)
@@ -239,7 +245,7 @@ func policyStatus(v *view, key string) ([]output, bool) {
 	return []output{v.status(s)}, true
 }
 
-func (v *view) checkTargets(ap *weftv1.AuthorizationPolicy, t *trouble) {
+func (v *view) checkTargets(ap *weftv1.AuthorizationPolicy, t *problems) {
 	for i, target := range ap.Spec.TargetRefs {
 		at := fmt.Sprintf("targetRefs[%d]: ", i)
 		switch {

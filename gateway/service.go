@@ -10,11 +10,17 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // labelL7 is the label, on Services and namespaces, that hands traffic to Envoy ("enabled") where nothing else asks for
 // it. "disabled" on a Service overrides its namespace's label; routes and policies count all the same.
 const labelL7 = "weft.io/l7"
+
+var serviceUnits = unitKind{
+	name: "service", stage: stageModel, compute: service,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Service] { return o.Services }),
+}
 
 // service translates a Service: its addresses, which of its ports are L7, and the route tables of these.
 func service(v *view, key string) ([]output, bool) {
@@ -23,7 +29,7 @@ func service(v *view, key string) ([]output, bool) {
 		return nil, false
 	}
 	ref := model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}
-	var t trouble
+	var t problems
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return v.objectStatus(ref, svc.Generation, &t), true
 	}
@@ -46,8 +52,8 @@ func service(v *view, key string) ([]output, bool) {
 	return append(outs, v.objectStatus(ref, svc.Generation, &t)...), true
 }
 
-// l7Everywhere tells whether all TCP ports are L7 because a label or a policy with HTTP rules says so.
-func (v *view) l7Everywhere(svc *corev1.Service, t *trouble) bool {
+// l7Everywhere reports whether all TCP ports are L7 because a label or a policy with HTTP rules says so.
+func (v *view) l7Everywhere(svc *corev1.Service, t *problems) bool {
 	switch value, ok := svc.Labels[labelL7]; {
 	case value == "enabled":
 		return true
@@ -74,7 +80,7 @@ func (v *view) l7Everywhere(svc *corev1.Service, t *trouble) bool {
 const maxServicePorts, maxFrontends = 2048, 4096
 
 // servicePorts leaves out what cannot be served: numbers out of range, SCTP, and the second of two ports that are alike.
-func servicePorts(svc *corev1.Service, t *trouble) []model.ServicePort {
+func servicePorts(svc *corev1.Service, t *problems) []model.ServicePort {
 	var ports []model.ServicePort
 	for _, p := range svc.Spec.Ports {
 		port := model.ServicePort{Name: p.Name, Port: uint16(p.Port)}
@@ -130,7 +136,7 @@ func headless(svc *corev1.Service) bool {
 	return svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone)
 }
 
-// appProtocolServed tells whether Envoy can speak to a port of this application protocol without TLS.
+// appProtocolServed reports whether Envoy can speak to a port of this application protocol without TLS.
 func appProtocolServed(p *string) bool {
 	if p == nil {
 		return true

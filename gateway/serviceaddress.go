@@ -41,7 +41,7 @@ func clusterAddress(svc *corev1.Service, a netip.Addr) bool { return originOf(sv
 
 // serviceAddresses gives the addresses that connections to the Service are taken from. An address that is refused is
 // reported: traffic to it stays as it would be without the mesh.
-func (v *view) serviceAddresses(svc *corev1.Service, t *trouble) []netip.Addr {
+func (v *view) serviceAddresses(svc *corev1.Service, t *problems) []netip.Addr {
 	addrs, bad := kube.ServiceAddresses(svc)
 	for _, b := range bad {
 		t.add("Invalid", fmt.Sprintf("%q is not an address that a Service can have", short(b)))

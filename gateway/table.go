@@ -8,16 +8,16 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// placed is a rule with all that its order depends on.
-type placed struct {
+// candidate is a rule with all that its order depends on.
+type candidate struct {
 	rankedRule
 	of   *attachment
 	host string // of the route, for Gateways
 }
 
 // order sorts rules as the Gateway API wants it: hostname, match, age of the route, its name, place in the route.
-func order(rules []placed) {
-	slices.SortStableFunc(rules, func(a, b placed) int {
+func order(rules []candidate) {
+	slices.SortStableFunc(rules, func(a, b candidate) int {
 		if c := compareHosts(a.host, b.host); c != 0 {
 			return c
 		}
@@ -59,15 +59,15 @@ type serviceRoutes struct {
 // see the producer routes, or where there are none, the Service itself.
 func (v *view) serviceTable(s *model.Service, port uint16) serviceRoutes {
 	t := serviceRoutes{RouteTable: &model.RouteTable{Name: model.ServiceTable(s.Namespace, s.Name, port)}}
-	byCaller := map[string][]placed{}
+	byCaller := map[string][]candidate{}
 	for a := range v.attachments.By(v.Snapshot, byTable, t.Name) {
-		for _, spot := range a.spots {
-			if spot.table != t.Name {
+		for _, binding := range a.bindings {
+			if binding.table != t.Name {
 				continue
 			}
 			t.routed = true
-			for _, r := range spot.rules {
-				byCaller[spot.caller] = append(byCaller[spot.caller], placed{rankedRule: r, of: a})
+			for _, r := range binding.rules {
+				byCaller[binding.caller] = append(byCaller[binding.caller], candidate{rankedRule: r, of: a})
 			}
 		}
 	}
@@ -101,9 +101,9 @@ func (v *view) serviceTable(s *model.Service, port uint16) serviceRoutes {
 
 // part is what one attachment contributes to a host of a Gateway's table.
 type part struct {
-	of   *attachment
-	spot *spot
-	host string // the route's, which may be wider than the virtual host's
+	of      *attachment
+	binding *binding
+	host    string // the route's, which may be wider than the virtual host's
 }
 
 // hostCache keeps the virtual hosts of large tables, by table and host, so that a change makes again only those that it
@@ -134,8 +134,8 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 		hosts[l.pattern()] = nil // so that what no route matches gets its 404 here and not from a wider listener
 	}
 	for a := range v.attachments.By(v.Snapshot, byTable, table) {
-		for i := range a.spots {
-			s := &a.spots[i]
+		for i := range a.bindings {
+			s := &a.bindings[i]
 			l := find(listeners, s.listener)
 			if s.table != table || l == nil {
 				continue
@@ -158,7 +158,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 	}
 	names := slices.SortedFunc(maps.Keys(hosts), compareHosts)
 	t = &model.RouteTable{Name: table}
-	old, cache := v.hostCache[table], make(map[string]cachedHost, len(hosts))
+	old, cache := v.memo.hosts[table], make(map[string]cachedHost, len(hosts))
 	for _, h := range names {
 		parts := withWider(h, hosts, wild, listeners, all)
 		c, ok := old[h]
@@ -168,7 +168,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 		cache[h] = c
 		t.VirtualHosts = append(t.VirtualHosts, c.vhost)
 	}
-	v.hostCache[table] = cache
+	v.memo.hosts[table] = cache
 	if others := misdirected(listeners, all); len(others) > 0 {
 		t.VirtualHosts = append(t.VirtualHosts, model.VirtualHost{Hosts: others, Rules: []model.Rule{{Status: 421}}})
 	}
@@ -204,7 +204,7 @@ func withWider(h string, hosts map[string][]part, wild map[string]map[string]boo
 				continue
 			}
 			for _, p := range hosts[w] {
-				if p.spot.listener == l.key {
+				if p.binding.listener == l.key {
 					parts = append(parts, p)
 				}
 			}
@@ -231,7 +231,7 @@ func widerHosts(h string) []string {
 	return out
 }
 
-// isolated tells whether a more specific listener than l has host h.
+// isolated reports whether a more specific listener than l has host h.
 func isolated(h string, l *listener, all []*listener) bool {
 	for _, o := range all {
 		if o != l && o.hostname != "" && o.hostname != l.hostname && covers(o.hostname, h) &&
@@ -252,7 +252,7 @@ func find(listeners []*listener, key string) *listener {
 }
 
 func virtualHost(h string, parts []part) model.VirtualHost {
-	var rules []placed
+	var rules []candidate
 	seen := map[*attachment]bool{}
 	// A route with several hostnames that match counts with the most specific.
 	slices.SortStableFunc(parts, func(a, b part) int { return compareHosts(a.host, b.host) })
@@ -261,8 +261,8 @@ func virtualHost(h string, parts []part) model.VirtualHost {
 			continue
 		}
 		seen[p.of] = true
-		for _, r := range p.spot.rules {
-			rules = append(rules, placed{rankedRule: r, of: p.of, host: p.host})
+		for _, r := range p.binding.rules {
+			rules = append(rules, candidate{rankedRule: r, of: p.of, host: p.host})
 		}
 	}
 	order(rules)

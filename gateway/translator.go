@@ -11,25 +11,16 @@ import (
 
 // Translator keeps the model up to date with the objects. It is the only writer of the tables that it writes.
 type Translator struct {
-	objs *kube.Objects
-	st   *state.State
+	*tables
 	cfg  Config
 	log  *slog.Logger
 	feed *state.Feed
 
-	// What units of one level tell those of the next.
-	attachments *state.Table[*attachment]
-	assignments *state.Table[*assignment]
-	sharings    *state.Table[*sharing]
-
+	kinds   map[state.TableID][]*unitKind
 	deps    *state.Deps[unit]
 	outputs map[unit][]output
+	memo    *memo
 	started bool
-
-	pools     allocator
-	roots     map[state.TableID][]unitKind
-	keyPairs  keyPairs
-	hostCache hostCache
 }
 
 // New makes a translator from objs to st, which must be in one database. It does nothing until Sync or Run.
@@ -41,16 +32,8 @@ func New(objs *kube.Objects, st *state.State, cfg Config, log *slog.Logger) *Tra
 		cfg.ControllerName = ControllerName
 	}
 	return &Translator{
-		objs: objs, st: st, cfg: cfg, log: log, feed: st.Feed(),
-		attachments: newAttachments(st.DB),
-		assignments: newAssignments(st.DB),
-		sharings:    newSharings(st.DB),
-		deps:        state.NewDeps[unit](),
-		outputs:     map[unit][]output{},
-		pools:       allocator{},
-		roots:       rootKinds(objs),
-		keyPairs:    keyPairs{},
-		hostCache:   hostCache{},
+		tables: newTables(objs, st), cfg: cfg, log: log, feed: st.Feed(),
+		kinds: kindsByTable(objs), deps: state.NewDeps[unit](), outputs: map[unit][]output{}, memo: newMemo(),
 	}
 }
 
@@ -84,44 +67,49 @@ func (t *Translator) Sync() {
 		keys, snap := t.feed.Take()
 		if !t.started {
 			t.started = true
-			t.allUnits(snap, dirty)
+			allUnits(t.objs, snap, dirty)
 		}
 		for k := range keys {
-			t.rootUnits(k, dirty)
+			if k.Index != "" {
+				continue
+			}
+			for _, kind := range t.kinds[k.Table] {
+				dirty[unit{kind, k.Value}] = struct{}{}
+			}
 		}
 		for u := range t.deps.Dirty(keys) {
 			dirty[u] = struct{}{}
 		}
-		level, units := nextLevel(dirty)
+		units := takeStage(dirty)
 		if len(units) == 0 {
 			return
 		}
-		t.pass(level, units, snap)
+		t.pass(units, snap)
 	}
 }
 
-// nextLevel takes the units of the lowest level out of dirty.
-func nextLevel(dirty map[unit]struct{}) (int, []unit) {
-	level := levels
+// takeStage takes the units of the earliest stage out of dirty.
+func takeStage(dirty map[unit]struct{}) []unit {
+	earliest := stages
 	for u := range dirty {
-		level = min(level, u.kind.level())
+		earliest = min(earliest, u.kind.stage)
 	}
 	var units []unit
 	for u := range dirty {
-		if u.kind.level() == level {
+		if u.kind.stage == earliest {
 			units = append(units, u)
 			delete(dirty, u)
 		}
 	}
-	return level, units
+	return units
 }
 
 // pass runs units and publishes what changed in one transaction, so that a service never has L7 without its table.
-func (t *Translator) pass(level int, units []unit, snap *state.Snapshot) {
+func (t *Translator) pass(units []unit, snap *state.Snapshot) {
 	results := make([][]output, len(units))
 	for i, u := range units {
-		v := &view{Snapshot: snap.Track(), Translator: t}
-		outs, alive := u.compute(v)
+		v := &view{Snapshot: snap.Track(), tables: t.tables, cfg: &t.cfg, last: snap, memo: t.memo}
+		outs, alive := u.kind.compute(v, u.key)
 		results[i] = outs
 		if alive {
 			t.deps.Set(u, v.Reads())
@@ -129,25 +117,12 @@ func (t *Translator) pass(level int, units []unit, snap *state.Snapshot) {
 			t.deps.Remove(u)
 		}
 	}
-	w := t.write(level)
+	w := t.st.Write(t.written()...)
 	defer w.Abort()
 	for i, u := range units {
 		t.apply(w, u, results[i])
 	}
 	w.Commit()
-}
-
-func (t *Translator) write(level int) *state.Write {
-	st := t.st
-	switch level {
-	case 0:
-		return st.Write(t.assignments)
-	case 1:
-		return st.Write(t.sharings)
-	case 2:
-		return st.Write(t.attachments, st.Certificates, st.Statuses)
-	}
-	return st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Gateways, st.Statuses)
 }
 
 // apply writes a unit's outputs and deletes those of its last run that it did not make again.
@@ -162,8 +137,11 @@ func (t *Translator) apply(w *state.Write, u unit, outs []output) {
 		}
 	}
 	for i := range outs {
+		if s, ok := outs[i].value.(*model.Status); ok {
+			t.report(w, s)
+		}
 		outs[i].put(w)
-		outs[i].put = nil // the table holds the value now
+		outs[i].put, outs[i].value = nil, nil // the table holds the value now
 	}
 	if len(outs) == 0 {
 		delete(t.outputs, u)
@@ -172,38 +150,10 @@ func (t *Translator) apply(w *state.Write, u unit, outs []output) {
 	t.outputs[u] = outs
 }
 
-// output is one object that a unit wants in a table.
-type output struct {
-	table  state.TableID
-	key    string
-	put    func(*state.Write)
-	remove func(*state.Write)
-}
-
-func out[T any](t *state.Table[T], key string, v T) output {
-	return output{
-		table: t.ID(), key: key,
-		put:    func(w *state.Write) { t.Put(w, v) },
-		remove: func(w *state.Write) { t.Delete(w, key) },
+// report logs a problem that an object did not have before.
+func (t *Translator) report(w *state.Write, s *model.Status) {
+	before, _ := t.st.Statuses.Get(w.Snapshot(), s.Key())
+	if p := problem(s); p != "" && p != problem(before) {
+		t.log.Warn("object has a problem", "object", s.Key(), "problem", p)
 	}
-}
-
-// status is an output that also tells the log when something is wrong now that was not before.
-func (t *Translator) status(s *model.Status) output {
-	o := out(t.st.Statuses, s.Key(), s)
-	put := o.put
-	o.put = func(w *state.Write) {
-		before, _ := t.st.Statuses.Get(w.Snapshot(), s.Key())
-		if p := problem(s); p != "" && p != problem(before) {
-			t.log.Warn("object has a problem", "object", s.Key(), "problem", p)
-		}
-		put(w)
-	}
-	return o
-}
-
-// view is what a unit computes from: a tracked snapshot.
-type view struct {
-	*state.Snapshot
-	*Translator
 }

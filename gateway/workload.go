@@ -14,10 +14,16 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // labelMTLS is the label, on pods and namespaces, whose value is a model.MTLSMode.
 const labelMTLS = "weft.io/mtls"
+
+var workloadUnits = unitKind{
+	name: "workload", stage: stageModel, compute: workload,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Pod] { return o.Pods }),
+}
 
 // workload translates a Pod.
 func workload(v *view, key string) ([]output, bool) {
@@ -25,7 +31,7 @@ func workload(v *view, key string) ([]output, bool) {
 	if !ok {
 		return nil, false
 	}
-	var t trouble
+	var t problems
 	w := v.member(pod, &t)
 	ref := model.ObjectRef{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name}
 	if w == nil {
@@ -45,7 +51,7 @@ func workload(v *view, key string) ([]output, bool) {
 
 // member says what a pod is to the mesh: addresses, mode and identity. It is nil for pods that take no part: those in
 // the host's network and finished ones. It reads the pod's namespace and the pods that have the same addresses.
-func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
+func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 	if pod.Spec.HostNetwork || kube.Ended(pod) {
 		return nil
 	}
@@ -82,7 +88,7 @@ func (v *view) member(pod *corev1.Pod, t *trouble) *model.Workload {
 // claimed returns the oldest other pod that claims an address of pod, if there is one. The address is contested if one
 // of all that claim it has an identity: nobody can tell who is there.
 func (v *view) claimed(a netip.Addr, pod *corev1.Pod) (other *corev1.Pod, contested bool) {
-	var ignored trouble
+	var ignored problems
 	for p := range v.claimants(a) {
 		contested = contested || v.mtlsMode(p, &ignored) != model.MTLSDisabled
 		if kube.Key(p) != kube.Key(pod) && (other == nil || older(p, other)) {
@@ -104,7 +110,7 @@ func (v *view) contested(a netip.Addr) bool {
 
 // mtlsMode is the pod's label, else its namespace's. A value that is none is taken as strict: who wrote it wanted
 // something, and the most careful reading fails closed.
-func (v *view) mtlsMode(pod *corev1.Pod, t *trouble) model.MTLSMode {
+func (v *view) mtlsMode(pod *corev1.Pod, t *problems) model.MTLSMode {
 	if pod.Namespace == kube.Namespace {
 		return model.MTLSDisabled // who signs certificates cannot wait for one
 	}
@@ -159,7 +165,7 @@ func compareAge(a, b metav1.Object) int {
 
 // netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere. Of two pods
 // that name one namespace the older has it: the namespace is what a pod's identity hangs on.
-func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
+func (v *view) netnsPath(pod *corev1.Pod, t *problems) string {
 	name := pod.Annotations[kube.AnnotationNetNS]
 	if name == "" {
 		return ""
@@ -178,7 +184,7 @@ func (v *view) netnsPath(pod *corev1.Pod, t *trouble) string {
 }
 
 // cgroupPath is the annotation's path below the cgroup2 mount, without a leading slash.
-func cgroupPath(pod *corev1.Pod, t *trouble) string {
+func cgroupPath(pod *corev1.Pod, t *problems) string {
 	p := strings.TrimPrefix(pod.Annotations[kube.AnnotationCgroup], "/")
 	if p == "" {
 		return ""

@@ -11,20 +11,25 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// sharing tells which routes lose to others on a Gateway: HTTPRoutes and GRPCRoutes with a hostname in common cannot share
-// a listener, and the older one stays. It is judged once for all routes of a Gateway, for who loses hangs on all that are
-// older.
-type sharing struct {
+var conflictUnits = unitKind{
+	name: "route conflicts", stage: stageConflicts, compute: findConflicts,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.Gateway] { return o.Gateways }),
+}
+
+// conflict holds the routes of a Gateway that conflict with an older one: an HTTPRoute and a GRPCRoute with a hostname in
+// common cannot share a listener. It is computed once for all routes of a Gateway, because whether a route is refused
+// depends on all that are older.
+type conflict struct {
 	gateway string
-	lost    map[string][]string // by listener: the routes (model.ObjectRef.String), sorted
+	refused map[string][]string // by listener: the routes (model.ObjectRef.String), sorted
 }
 
-func newSharings(db *state.DB) *state.Table[*sharing] {
-	return state.NewTable(db, "gateway-sharings", func(s *sharing) string { return s.gateway })
+func newConflicts(db *state.DB) *state.Table[*conflict] {
+	return state.NewTable(db, "gateway-route-conflicts", func(c *conflict) string { return c.gateway })
 }
 
-// share judges the routes of a Gateway. A Gateway where none loses has no sharing.
-func share(v *view, key string) ([]output, bool) {
+// findConflicts judges the routes of a Gateway. A Gateway without conflicts has no row.
+func findConflicts(v *view, key string) ([]output, bool) {
 	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
 	if !ok {
 		return nil, false
@@ -43,7 +48,7 @@ func share(v *view, key string) ([]output, bool) {
 		}
 		return strings.Compare(a.ref.Kind, b.ref.Kind)
 	})
-	s := &sharing{gateway: key, lost: map[string][]string{}}
+	c := &conflict{gateway: key, refused: map[string][]string{}}
 	for _, l := range v.listeners(gw) {
 		taken := map[string]*hostSet{"HTTPRoute": newHostSet(), "GRPCRoute": newHostSet()}
 		for _, r := range all {
@@ -53,29 +58,29 @@ func share(v *view, key string) ([]output, bool) {
 			}
 			hosts := v.hostsOn(gw, l, r)
 			if slices.ContainsFunc(hosts, taken[other].overlaps) {
-				s.lost[l.key] = append(s.lost[l.key], r.ref.String())
+				c.refused[l.key] = append(c.refused[l.key], r.ref.String())
 				continue
 			}
 			for _, h := range hosts {
 				taken[r.ref.Kind].add(h)
 			}
 		}
-		slices.Sort(s.lost[l.key])
+		slices.Sort(c.refused[l.key])
 	}
-	if len(s.lost) == 0 {
+	if len(c.refused) == 0 {
 		return nil, true
 	}
-	return []output{out(v.sharings, key, s)}, true
+	return []output{out(v.conflicts, key, c)}, true
 }
 
-// loses tells whether a route loses a listener to one of the other kind.
-func (v *view) loses(gw *gwv1.Gateway, l *listener, r model.ObjectRef) bool {
-	s, ok := v.sharings.Get(v.Snapshot, kube.Key(gw))
+// conflictsOn reports whether a route is refused on a listener for an older one of the other kind.
+func (v *view) conflictsOn(gw *gwv1.Gateway, l *listener, r model.ObjectRef) bool {
+	c, ok := v.conflicts.Get(v.Snapshot, kube.Key(gw))
 	if !ok {
 		return false
 	}
-	_, lost := slices.BinarySearch(s.lost[l.key], r.String())
-	return lost
+	_, refused := slices.BinarySearch(c.refused[l.key], r.String())
+	return refused
 }
 
 // routesOf lists the routes that name a Gateway, by kind.
@@ -107,7 +112,7 @@ func (s *hostSet) add(h string) {
 	}
 }
 
-// overlaps tells whether there is a name that h and a host of the set match.
+// overlaps reports whether there is a name that h and a host of the set match.
 func (s *hostSet) overlaps(h string) bool {
 	return s.hosts[h] || s.wider[h] || slices.ContainsFunc(widerHosts(h), func(w string) bool { return s.hosts[w] })
 }

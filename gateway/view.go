@@ -1,0 +1,71 @@
+package gateway
+
+import (
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// view is all that a unit computes from.
+type view struct {
+	*state.Snapshot // what is read from it makes the unit run again when it changes
+	*tables
+	cfg *Config
+	// last is the same snapshot, and reading it makes nothing run again. By it a unit that must not change its mind finds
+	// what it made before: a Gateway's address, a certificate that was valid.
+	last *state.Snapshot
+	memo *memo
+}
+
+// tables are those that units read and write.
+type tables struct {
+	objs *kube.Objects
+	st   *state.State
+
+	// What units of one stage make for the later ones.
+	attachments *state.Table[*attachment]
+	assignments *state.Table[*assignment]
+	conflicts   *state.Table[*conflict]
+}
+
+func newTables(objs *kube.Objects, st *state.State) *tables {
+	return &tables{
+		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), conflicts: newConflicts(st.DB),
+	}
+}
+
+// written lists the tables that only units write.
+func (t *tables) written() []state.AnyTable {
+	return []state.AnyTable{
+		t.attachments, t.assignments, t.conflicts,
+		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.Gateways, t.st.Certificates, t.st.Statuses,
+	}
+}
+
+// memo keeps results that cost much to compute. Each follows from its inputs alone, so a unit's outputs do not depend on
+// what is in it.
+type memo struct {
+	secrets map[string]checkedSecret // by key of the Secret
+	hosts   hostCache
+}
+
+func newMemo() *memo { return &memo{secrets: map[string]checkedSecret{}, hosts: hostCache{}} }
+
+// output is one row that a unit wants in a table.
+type output struct {
+	table  state.TableID
+	key    string
+	value  any
+	put    func(*state.Write)
+	remove func(*state.Write)
+}
+
+func out[T any](t *state.Table[T], key string, v T) output {
+	return output{
+		table: t.ID(), key: key, value: v,
+		put:    func(w *state.Write) { t.Put(w, v) },
+		remove: func(w *state.Write) { t.Delete(w, key) },
+	}
+}
+
+func (v *view) status(s *model.Status) output { return out(v.st.Statuses, s.Key(), s) }
