@@ -54,7 +54,9 @@ func loadSpec() (*ebpf.CollectionSpec, error) {
 // loadHooks loads the cgroup programs.
 func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
-	delete(spec.Programs, weftProgInbound)
+	for _, name := range ofNamespace {
+		delete(spec.Programs, name)
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF programs: %w", verifier(err))
@@ -62,19 +64,24 @@ func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Coll
 	return coll, nil
 }
 
-// loadInbound loads the sk_lookup program for one namespace.
-func loadInbound(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, cookie uint64) (*ebpf.Program, error) {
+// ofNamespace are the programs that are loaded for each network namespace.
+var ofNamespace = []string{weftProgInbound, weftProgFindListeners}
+
+// loadOne loads one program with constants set.
+func loadOne(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, name string, constants map[string]uint64) (*ebpf.Program, error) {
 	spec = spec.Copy()
-	spec.Programs = map[string]*ebpf.ProgramSpec{weftProgInbound: spec.Programs[weftProgInbound]}
-	if err := spec.Variables[weftVarOwnNetns].Set(cookie); err != nil {
-		return nil, fmt.Errorf("embedded BPF object: %w", err)
+	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	for c, value := range constants {
+		if err := spec.Variables[c].Set(value); err != nil {
+			return nil, fmt.Errorf("embedded BPF object: %w", err)
+		}
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
-		return nil, fmt.Errorf("load the BPF program for sk_lookup: %w", verifier(err))
+		return nil, fmt.Errorf("load the BPF program %s: %w", name, verifier(err))
 	}
 	defer coll.Close()
-	return coll.DetachProgram(weftProgInbound), nil
+	return coll.DetachProgram(name), nil
 }
 
 // verifier keeps the end of a verifier's log, which tells what was wrong.

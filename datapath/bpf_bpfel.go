@@ -94,8 +94,8 @@ type weftListenerKey struct {
 	_      structs.HostLayout
 	Netns  uint64
 	Addr   weftAddress
+	Port   uint32
 	Latest uint32
-	Pad    uint32
 }
 
 type weftMemberKey struct {
@@ -166,6 +166,7 @@ const (
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
 	weftProgConnect6        = "connect6"
+	weftProgFindListeners   = "find_listeners"
 	weftProgGetpeername4    = "getpeername4"
 	weftProgGetpeername6    = "getpeername6"
 	weftProgInbound         = "inbound"
@@ -180,6 +181,7 @@ const (
 	weftVarEventType        = "event_type"
 	weftVarHaveSetRetval    = "have_set_retval"
 	weftVarOwnNetns         = "own_netns"
+	weftVarProxyCgroup      = "proxy_cgroup"
 )
 
 // loadWeft returns the embedded CollectionSpec for weft.
@@ -227,6 +229,7 @@ type weftProgramSpecs struct {
 	AppSockops      *ebpf.ProgramSpec `ebpf:"app_sockops"`
 	Connect4        *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6        *ebpf.ProgramSpec `ebpf:"connect6"`
+	FindListeners   *ebpf.ProgramSpec `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.ProgramSpec `ebpf:"getpeername6"`
 	Inbound         *ebpf.ProgramSpec `ebpf:"inbound"`
@@ -270,6 +273,7 @@ type weftVariableSpecs struct {
 	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
 	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
 	OwnNetns      *ebpf.VariableSpec `ebpf:"own_netns"`
+	ProxyCgroup   *ebpf.VariableSpec `ebpf:"proxy_cgroup"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -340,6 +344,7 @@ type weftVariables struct {
 	EventType     *ebpf.Variable `ebpf:"event_type"`
 	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
 	OwnNetns      *ebpf.Variable `ebpf:"own_netns"`
+	ProxyCgroup   *ebpf.Variable `ebpf:"proxy_cgroup"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.
@@ -349,6 +354,7 @@ type weftPrograms struct {
 	AppSockops      *ebpf.Program `ebpf:"app_sockops"`
 	Connect4        *ebpf.Program `ebpf:"connect4"`
 	Connect6        *ebpf.Program `ebpf:"connect6"`
+	FindListeners   *ebpf.Program `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.Program `ebpf:"getpeername6"`
 	Inbound         *ebpf.Program `ebpf:"inbound"`
@@ -367,6 +373,7 @@ func (p *weftPrograms) Close() error {
 		p.AppSockops,
 		p.Connect4,
 		p.Connect6,
+		p.FindListeners,
 		p.Getpeername4,
 		p.Getpeername6,
 		p.Inbound,

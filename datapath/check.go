@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -201,18 +202,28 @@ func checkDestroy() Finding {
 
 // checkPrograms lets the verifier judge every program, on maps that are gone afterwards.
 func checkPrograms() Finding {
+	f := Finding{Name: "BPF programs"}
 	spec, err := loadSpec()
-	if err == nil {
-		for _, m := range spec.Maps {
-			if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash || m.Type == ebpf.SockHash {
-				m.MaxEntries = 1024
-			}
-		}
-		var coll *ebpf.Collection
-		if coll, err = ebpf.NewCollection(spec); err == nil {
-			coll.Close()
-			return Finding{Name: "BPF programs", What: fmt.Sprintf("the kernel takes all %d", len(spec.Programs))}
+	if err != nil {
+		f.What, f.How = err.Error(), "please report it"
+		return f
+	}
+	for _, m := range spec.Maps {
+		if m.Type == ebpf.Hash || m.Type == ebpf.LRUHash || m.Type == ebpf.SockHash {
+			m.MaxEntries = 1024
 		}
 	}
-	return Finding{"BPF programs", "the kernel does not take the BPF programs: " + verifier(err).Error(), "needs Linux 5.15; please report it if yours is later"}
+	f.What = fmt.Sprintf("the kernel takes all %d", len(spec.Programs))
+	if _, err := btf.LoadKernelSpec(); err != nil {
+		delete(spec.Programs, weftProgFindListeners)
+		f.What = fmt.Sprintf("the kernel takes all %d that need no BTF; without BTF an upgrade may refuse authenticated connections until Envoy is restarted",
+			len(spec.Programs))
+	}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		f.What, f.How = "the kernel does not take the BPF programs: "+verifier(err).Error(), "needs Linux 5.15; please report it if yours is later"
+		return f
+	}
+	coll.Close()
+	return f
 }

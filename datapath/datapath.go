@@ -22,7 +22,9 @@ type Datapath struct {
 	cfg  Config
 	spec *ebpf.CollectionSpec
 	maps map[string]*ebpf.Map
-	lock *os.File // of the pins
+	// fresh has the names of maps that Open made.
+	fresh map[string]bool
+	lock  *os.File // of the pins
 
 	mu      sync.Mutex
 	pending *ebpf.Collection // programs that wait for their maps to be filled
@@ -64,8 +66,7 @@ func (d *Datapath) open() (err error) {
 	if d.spec, err = loadSpec(); err != nil {
 		return err
 	}
-	var fresh bool
-	if d.maps, fresh, err = openMaps(d.cfg.PinDir, d.spec); err != nil {
+	if d.maps, d.fresh, err = openMaps(d.cfg.PinDir, d.spec); err != nil {
 		return err
 	}
 	if d.pending, err = loadHooks(d.spec, d.maps); err != nil {
@@ -75,7 +76,7 @@ func (d *Datapath) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if fresh && len(before) > 0 {
+	if len(d.fresh) > 0 && len(before) > 0 {
 		d.cfg.Log.Info("maps have a new layout: programs are replaced when these are filled")
 		return nil
 	}
@@ -101,9 +102,16 @@ func (d *Datapath) replace() error {
 // up the rest: see Status. Nothing is removed from the kernel because st lacks it before st.Synced.
 func (d *Datapath) Run(ctx context.Context, st *state.State) error {
 	ns := &kernelNamespaces{
-		dir:  filepath.Join(d.cfg.PinDir, podDir),
-		load: func(cookie uint64) (*ebpf.Program, error) { return loadInbound(d.spec, d.maps, cookie) },
+		log: d.cfg.Log, dir: filepath.Join(d.cfg.PinDir, podDir),
+		load: func(cookie uint64) (*ebpf.Program, error) {
+			return loadOne(d.spec, d.maps, weftProgInbound, map[string]uint64{weftVarOwnNetns: cookie})
+		},
 		hold: d.waits,
+	}
+	if d.fresh[weftMapListeners] {
+		ns.findListeners = func(netns int, cookie uint64) error {
+			return findListeners(d.spec, d.maps, d.cfg.proxyPath(), netns, cookie)
+		}
 	}
 	rec, err := newReconciler(d.cfg.Log, st, kernelTables(d.maps), ns)
 	if err != nil {

@@ -8,6 +8,7 @@
 //	sock_ops              original destinations, events                      bpf/sockops.h
 //	on Envoy's cgroup     marks its sockets; SO_ORIGINAL_DST                 bpf/proxy.h
 //	sk_lookup             inbound: pass, steer to Envoy, refuse              bpf/inbound.h
+//	iter/tcp              finds sockets on which Envoy listens already       bpf/listeners.h
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
 // entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go); maps have a fake
@@ -17,17 +18,16 @@
 //
 // Maps and links are pinned, so traffic goes on when the agent dies, and the next one takes over: it reads the maps
 // back, keeps the numbers of Services, replaces each program atomically, and removes nothing before its own model is
-// complete. A version whose maps have another layout fills its own first. Sockets that Envoy listens on are known from
-// the moment of listen(2): an Envoy that listened on 15006 before the first Open is not found, and what a policy would
-// steer to it is refused until it listens again.
+// complete. A version whose maps have another layout fills its own first. Sockets on which Envoy listens are recorded at
+// listen(2). Where the map of them is new, those that are there already are found by an iterator (listeners.go).
 //
 // # What the kernel must have
 //
 // Linux 5.15 by the helpers that are called: bpf_get_netns_cookie in sock_ops programs came then; before it came
 // SO_NETNS_COOKIE (5.14), sk_lookup (5.9), the getpeername hooks and the ring buffer (5.8). From 6.1 on connect() tells
 // ECONNREFUSED where this package refuses; before, bpf_set_retval is missing in these hooks, and it tells EPERM. It was
-// run on 6.18; nothing older was at hand. No CO-RE relocations are needed, for the programs see stable contexts
-// only, so /sys/kernel/btf/vmlinux is not read; the kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage).
+// run on 6.18; nothing older was at hand. The programs see stable contexts only, without CO-RE relocations; the
+// kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage). The iterator alone needs /sys/kernel/btf/vmlinux.
 // CONFIG_INET_DIAG_DESTROY is needed to close live connections. Check tells what is missing.
 //
 // MPTCP sockets of applications work; Envoy's must be plain TCP, for the kernel takes no others into a SOCKHASH.

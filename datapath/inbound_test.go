@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,13 +54,13 @@ func TestInbound(t *testing.T) {
 	}{
 		{"disabled", model.MTLSDisabled, nil, true, want{pass, pass, pass, pass, pass, pass}},
 		{"permissive", model.MTLSPermissive, nil, true, want{pass, pass, pass, pass, pass, pass}},
-		{"strict", model.MTLSStrict, []func(*model.Workload){probed(probe)}, true, want{deny, deny, deny, pass, pass, pass}},
-		{"strict without proxy", model.MTLSStrict, []func(*model.Workload){probed(probe)}, false, want{deny, deny, deny, pass, pass, pass}},
-		{"strict without probes", model.MTLSStrict, nil, true, want{deny, deny, deny, deny, pass, pass}},
-		{"strict and policed", model.MTLSStrict, []func(*model.Workload){policed, probed(probe)}, true, want{deny, deny, deny, pass, pass, pass}},
-		{"policed", model.MTLSPermissive, []func(*model.Workload){policed, probed(probe)}, true, want{steer, steer, steer, pass, pass, pass}},
-		{"policed without proxy", model.MTLSPermissive, []func(*model.Workload){policed, probed(probe)}, false, want{deny, deny, deny, pass, pass, pass}},
-		{"policed without identity", model.MTLSDisabled, []func(*model.Workload){policed}, true, want{steer, steer, steer, steer, pass, pass}},
+		{"strict", model.MTLSStrict, []func(*model.Workload){probed(probe)}, true, want{deny, deny, deny, pass, deny, pass}},
+		{"strict without proxy", model.MTLSStrict, []func(*model.Workload){probed(probe)}, false, want{deny, deny, deny, pass, deny, pass}},
+		{"strict without probes", model.MTLSStrict, nil, true, want{deny, deny, deny, deny, deny, pass}},
+		{"strict and policed", model.MTLSStrict, []func(*model.Workload){policed, probed(probe)}, true, want{deny, deny, deny, pass, deny, pass}},
+		{"policed", model.MTLSPermissive, []func(*model.Workload){policed, probed(probe)}, true, want{steer, steer, steer, pass, steer, pass}},
+		{"policed without proxy", model.MTLSPermissive, []func(*model.Workload){policed, probed(probe)}, false, want{deny, deny, deny, pass, deny, pass}},
+		{"policed without identity", model.MTLSDisabled, []func(*model.Workload){policed}, true, want{steer, steer, steer, steer, steer, pass}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNode(t)
@@ -98,7 +100,7 @@ func TestInbound(t *testing.T) {
 				line, err = fromHost(at(probe))
 				check("node's probe", at(probe), line, err, tt.want.nodeProbe)
 				line, err = ask(a, at(hbone))
-				check("HBONE", at(hbone), line, err, tt.want.hbone)
+				check("an application on 15008", at(hbone), line, err, tt.want.hbone)
 				line, err = ask(b, at(app))
 				check("the workload itself", at(app), line, err, tt.want.own)
 			}
@@ -236,6 +238,80 @@ func TestOverlappingAddresses(t *testing.T) {
 	}
 	if line, err := ask(c, netip.AddrPortFrom(b.Address, 8080)); !refused(err) {
 		t.Errorf("%q %v: b has no proxy, and a's is not b's", line, err)
+	}
+}
+
+// TestHBONEIsTheProxysAlone: the kernel passes port 15008 to Envoy's socket only, and only where there is an identity.
+func TestHBONEIsTheProxysAlone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mode   model.MTLSMode
+		change []func(*model.Workload)
+		want   string
+	}{
+		"permissive":               {model.MTLSPermissive, nil, "proxy"},
+		"permissive and policed":   {model.MTLSPermissive, []func(*model.Workload){policed}, "proxy"},
+		"strict":                   {model.MTLSStrict, nil, "proxy"},
+		"strict and policed":       {model.MTLSStrict, []func(*model.Workload){policed}, "proxy"},
+		"strict, without identity": {model.MTLSStrict, []func(*model.Workload){func(w *model.Workload) { w.Identity = "" }}, "refused"},
+		"policed, disabled":        {model.MTLSDisabled, []func(*model.Workload){policed}, "refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+			put(n, n.st.Workloads, workload(b, tt.mode, tt.change...))
+			n.sync()
+			proxy := n.proxy(b, hbone(b)...)
+			for _, ip := range addrs(b) {
+				to := netip.AddrPortFrom(ip, portHBONE)
+				if line, err := ask(a, to); answer(line) != tt.want && !(tt.want == "refused" && refused(err)) {
+					t.Errorf("%s: %q %v, want %s", to, line, err, tt.want)
+				}
+			}
+			proxy.kill()
+			if tt.mode != model.MTLSStrict {
+				return
+			}
+			for _, ip := range addrs(b) {
+				to := netip.AddrPortFrom(ip, portHBONE)
+				echo(t, b, "app", to.String())
+				if line, err := ask(a, to); !refused(err) {
+					t.Errorf("%s: an application of a strict pod answered in the clear: %q %v", to, line, err)
+				}
+			}
+		})
+	}
+}
+
+func hbone(p *lab.Pod) []string {
+	return []string{netip.AddrPortFrom(p.Address, portHBONE).String(), netip.AddrPortFrom(p.Address6, portHBONE).String()}
+}
+
+// TestListenersAreFoundAgain: the map of a version before has another layout, and Envoy does not listen again.
+func TestListenersAreFoundAgain(t *testing.T) {
+	n := newNode(t)
+	a, b, c := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "c")
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+	put(n, n.st.Workloads, workload(c, model.MTLSPermissive, policed))
+	n.sync()
+	n.proxy(b, hbone(b)...)
+	n.proxy(c, inbound15006(c)...)
+	echo(t, c, "impostor", netip.AddrPortFrom(c.Address, portHBONE).String()) // not Envoy's
+	n.end()
+	pins, err := filepath.Glob(filepath.Join(n.cfg.PinDir, mapDir, weftMapListeners+"-*"))
+	if err != nil || len(pins) != 1 {
+		t.Fatal(pins, err)
+	}
+	if err := os.Remove(pins[0]); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	for _, p := range []*lab.Pod{b, c} {
+		for _, ip := range addrs(p) {
+			to := netip.AddrPortFrom(ip, portHBONE)
+			if line, err := ask(a, to); answer(line) != "proxy" {
+				t.Errorf("%s: %q %v, want the proxy", to, line, err)
+			}
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ const (
 var meaning = "1"
 
 // filled are the maps that user space writes. The others are filled by programs as connections come, so a new layout
-// loses what is in them: of listeners that would be Envoy's sockets, which steering needs until Envoy listens again.
+// loses what is in them. What listeners held is found again (findListeners).
 var filled = map[string]bool{
 	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapPods: true,
 	weftMapNamespaces: true, weftMapOwn: true, weftMapProbes: true, weftMapNodes: true,
@@ -61,10 +61,10 @@ func mapPin(dir string, spec *ebpf.MapSpec) (string, error) {
 	return filepath.Join(dir, mapDir, spec.Name+"-"+l), nil
 }
 
-// openMaps opens the pinned maps and makes and pins those that are missing. fresh tells that one was missing, that is,
-// that the maps may not hold what older programs work with.
-func openMaps(dir string, spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, fresh bool, err error) {
-	maps = map[string]*ebpf.Map{}
+// openMaps opens the pinned maps and makes and pins those that are missing. fresh has the names of those that were made:
+// they do not hold what older programs work with.
+func openMaps(dir string, spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, fresh map[string]bool, err error) {
+	maps, fresh = map[string]*ebpf.Map{}, map[string]bool{}
 	defer func() {
 		if err != nil {
 			closeMaps(maps)
@@ -76,20 +76,20 @@ func openMaps(dir string, spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map,
 		}
 		pin, err := mapPin(dir, ms)
 		if err != nil {
-			return maps, false, err
+			return maps, nil, err
 		}
 		m, err := ebpf.LoadPinnedMap(pin, nil)
 		if errors.Is(err, os.ErrNotExist) {
-			fresh = true
+			fresh[name] = true
 			if m, err = ebpf.NewMap(ms); err != nil {
-				return maps, false, fmt.Errorf("make map %s: %w", name, err)
+				return maps, nil, fmt.Errorf("make map %s: %w", name, err)
 			}
 			if err = m.Pin(pin); err != nil {
 				err = errors.Join(err, m.Close())
 			}
 		}
 		if err != nil {
-			return maps, false, fmt.Errorf("map %s at %s: %w", name, pin, err)
+			return maps, nil, fmt.Errorf("map %s at %s: %w", name, pin, err)
 		}
 		maps[name] = m
 	}

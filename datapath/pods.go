@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,9 +18,12 @@ import (
 // kernelNamespaces are the real ones. Each has the inbound program by a link that is pinned under its cookie, so that
 // it outlives the agent.
 type kernelNamespaces struct {
+	log  *slog.Logger
 	dir  string // of pins
 	load func(cookie uint64) (*ebpf.Program, error)
-	node func(netip.Addr) bool // tells the host's own addresses
+	// findListeners records Envoy's sockets in a namespace; nil if all are known since they listen.
+	findListeners func(netns int, cookie uint64) error
+	node          func(netip.Addr) bool // tells the host's own addresses
 	// hold tells that programs of an earlier version are to stay, because they share maps with its other programs.
 	hold func() bool
 }
@@ -94,7 +98,8 @@ func (n *kernelNamespace) Attach() error {
 		return err
 	}
 	defer func() { _ = prog.Close() }()
-	if err := n.attach(prog); err != nil {
+	found := n.findListeners()
+	if err := errors.Join(n.attach(prog), found); err != nil {
 		return err
 	}
 	n.attached = true
@@ -103,6 +108,23 @@ func (n *kernelNamespace) Attach() error {
 
 func (n *kernelNamespace) Route(ipv6 bool) error {
 	return enter(n.fd(), func() error { return routeMarked(ipv6) })
+}
+
+// findListeners records the sockets on which Envoy listens already.
+func (n *kernelNamespace) findListeners() error {
+	if n.k.findListeners == nil {
+		return nil
+	}
+	err := n.k.findListeners(n.fd(), n.cookie)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		n.k.log.Warn("Envoy's sockets cannot be found, for the kernel has no BTF: authenticated connections are refused until it listens again",
+			"netns", n.path, "error", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find Envoy's sockets, without which authenticated connections are refused until it listens again: %w", err)
+	}
+	return nil
 }
 
 // attach replaces the program of an earlier agent's link, or makes a new link.

@@ -101,7 +101,7 @@ func live(s socket) bool { return s.state != tcpListen && s.state != tcpClose &&
 
 // selected tells whether an inbound connection is among those to close.
 func selected(s socket, which Connections, w *model.Workload, node func(netip.Addr) bool) bool {
-	if s.local.Port() == portHBONE {
+	if s.local.Port() == portHBONE && w.Identity != "" {
 		return which == Authenticated || which == Inbound
 	}
 	if which == Authenticated {

@@ -4,7 +4,7 @@
 #pragma once
 #include "event.h"
 
-const volatile __u64 own_netns = 0;
+const volatile __u64 own_netns = 0; /* cookie of the workload's namespace */
 
 static __always_inline int drop(const struct flow *f, __u8 reason)
 {
@@ -25,27 +25,20 @@ static __always_inline int drop(const struct flow *f, __u8 reason)
 	return SK_DROP;
 }
 
-static __always_inline bool steer_to(struct bpf_sk_lookup *ctx, struct listener_key *key, int *result)
+/* Hands a connection to Envoy's socket that listens on a port of the address that it came to. */
+static __always_inline bool steer(struct bpf_sk_lookup *ctx, const struct flow *f, __u32 port, int *result)
 {
-	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, key);
+	struct listener_key key = { .netns = f->netns, .addr = f->to.addr, .port = port };
+	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &key);
 	if (!sk) {
-		key->latest = 1;
-		sk = bpf_map_lookup_elem(&listeners, key);
+		key.latest = 1;
+		sk = bpf_map_lookup_elem(&listeners, &key);
 		if (!sk)
 			return false;
 	}
 	*result = bpf_sk_assign(ctx, sk, 0) ? SK_DROP : SK_PASS;
 	bpf_sk_release(sk);
 	return true;
-}
-
-static __always_inline int steer(struct bpf_sk_lookup *ctx, const struct flow *f)
-{
-	int result = SK_DROP;
-	struct listener_key key = { .netns = f->netns, .addr = f->to.addr };
-	if (steer_to(ctx, &key, &result))
-		return result;
-	return drop(f, REASON_NO_POLICY_PORT);
 }
 
 SEC("sk_lookup")
@@ -57,7 +50,8 @@ int inbound(struct bpf_sk_lookup *ctx)
 	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
 	/* A workload whose entry could not be written is judged as strict: the program is attached without an entry
 	 * only to workloads that are not open. */
-	__u32 flags = pod ? *pod : WORKLOAD_STRICT;
+	__u32 flags = pod ? *pod : WORKLOAD_STRICT | WORKLOAD_IDENTITY;
+	int result = SK_DROP;
 	if (!(flags & (WORKLOAD_STRICT | WORKLOAD_POLICED)))
 		return SK_PASS;
 	struct flow f = { .netns = netns };
@@ -77,14 +71,16 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	if (bpf_map_lookup_elem(&from_proxy, &f))
 		return SK_PASS;
-	if (ctx->local_port == PORT_HBONE)
-		return SK_PASS;
+	/* Only Envoy authenticates. An application that listens on its port is judged like one on any other. */
+	bool hbone = ctx->local_port == PORT_HBONE && flags & WORKLOAD_IDENTITY;
+	if (hbone && steer(ctx, &f, PORT_HBONE, &result))
+		return result;
 	struct probe_key probe = { .netns = netns, .port = ctx->local_port };
 	if (bpf_map_lookup_elem(&probes, &probe) && bpf_map_lookup_elem(&nodes, &f.from.addr))
 		return SK_PASS;
 	if (flags & WORKLOAD_STRICT)
-		return drop(&f, pod ? REASON_PLAINTEXT : REASON_NOT_PROGRAMMED);
+		return drop(&f, !pod ? REASON_NOT_PROGRAMMED : hbone ? REASON_NO_PROXY : REASON_PLAINTEXT);
 	if (ctx->local_port == PORT_IN)
 		return SK_DROP; /* Envoy's own port: its filter would take that for the workload's and meet itself */
-	return steer(ctx, &f);
+	return steer(ctx, &f, PORT_IN, &result) ? result : drop(&f, REASON_NO_POLICY_PORT);
 }

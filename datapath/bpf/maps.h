@@ -221,13 +221,14 @@ struct {
 	__type(value, __u32);
 } from_proxy SEC(".maps");
 
-/* Envoy's sockets that listen on 15006. Two for each address, the oldest and the latest: of several workers' sockets
- * any will do, for the kernel spreads over the whole SO_REUSEPORT group, and one is left when others are closed. */
+/* Envoy's sockets that listen on 15006 and 15008. Two for each address and port, the oldest and the latest: of several
+ * workers' sockets any will do, for the kernel spreads over the whole SO_REUSEPORT group, and one is left when others
+ * are closed. */
 struct listener_key {
 	__u64 netns;
 	struct address addr;
+	__u32 port; /* host byte order */
 	__u32 latest;
-	__u32 pad;
 };
 
 struct {

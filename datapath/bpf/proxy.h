@@ -85,11 +85,12 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 
 static __always_inline void proxy_listens(struct bpf_sock_ops *ops)
 {
-	if (ops->local_port != PORT_IN)
+	__u32 port = LOAD(ops->local_port);
+	if (port != PORT_IN && port != PORT_HBONE)
 		return;
 	struct endpoint local;
 	local_end(ops, &local, LOAD(ops->family) == AF_INET);
-	struct listener_key key = { .netns = bpf_get_netns_cookie(ops), .addr = local.addr };
+	struct listener_key key = { .netns = bpf_get_netns_cookie(ops), .addr = local.addr, .port = port };
 	bpf_sock_hash_update(ops, &listeners, &key, BPF_NOEXIST);
 	key.latest = 1;
 	bpf_sock_hash_update(ops, &listeners, &key, BPF_ANY);
