@@ -24,6 +24,12 @@ func (sub *subscription) answered(req *gcp.DeltaRequest) {
 	}
 	r := sub.inflight[i]
 	sub.inflight = slices.Delete(sub.inflight, i, i+1)
+	for _, res := range r.message.Resources {
+		if sub.waiting[res.Name]--; sub.waiting[res.Name] <= 0 {
+			delete(sub.waiting, res.Name)
+		}
+		sub.session.server.cache.touched(sub.store.typeURL, res.Name)
+	}
 	if e := req.GetErrorDetail(); e != nil {
 		sub.nack(r, e.GetMessage())
 		return
@@ -60,20 +66,11 @@ func (sub *subscription) nack(r *response, message string) {
 	sub.apart = append([][]string{names[:half], names[half:]}, sub.apart...)
 }
 
-// accepted tells whether Envoy has the newest version of a resource and has said so.
+// accepted reports whether Envoy has the newest version of a resource and has said so.
 func (sub *subscription) accepted(name string) bool {
 	res := sub.store.resources[name]
-	if res == nil || res.version == "" || sub.known[name] != res.version || sub.refused[name] == res.version {
-		return false
-	}
-	for _, r := range sub.inflight {
-		for _, sent := range r.message.Resources {
-			if sent.Name == name {
-				return false
-			}
-		}
-	}
-	return true
+	return res != nil && res.version != "" && !res.invalid && sub.known[name] == res.version &&
+		sub.refused[name] != res.version && sub.waiting[name] == 0
 }
 
 // reject reports a refused resource.
@@ -82,11 +79,9 @@ func (s *Server) reject(st *store, name, message string) {
 	if res := st.resources[name]; res != nil {
 		r.Objects = res.objects
 	}
-	s.log.Error("a resource was refused; the last accepted version stays",
-		"resource", r.Resource, "objects", r.Objects, "message", r.Message)
-	w := s.st.Write(s.st.Rejections)
-	s.st.Rejections.Put(w, r)
-	w.Commit()
+	s.cache.rejected[r.Resource] = r
+	s.cache.reports.rejection(r.Resource)
+	s.cache.touched(st.typeURL, name)
 }
 
 // tidy shortens Envoy's message, which may hold the whole resource, and keeps secrets out of logs and status.
@@ -104,12 +99,12 @@ func tidy(typeURL, message string) string {
 
 func (s *Server) clearRejection(typeURL, name string) {
 	key := rejectionKey(typeURL, name)
-	if _, ok := s.st.Rejections.Get(s.st.Snapshot(), key); !ok {
+	if s.cache.rejected[key] == nil {
 		return
 	}
-	w := s.st.Write(s.st.Rejections)
-	s.st.Rejections.Delete(w, key)
-	w.Commit()
+	delete(s.cache.rejected, key)
+	s.cache.reports.rejection(key)
+	s.cache.touched(typeURL, name)
 }
 
 // rejectionKey is Listener/<name>, Cluster/<name>, ...

@@ -157,11 +157,11 @@ func TestEnvoyRefusesOne(t *testing.T) {
 	e := w.envoy()
 	e.until("the good ones are in place, the bad ones reported", func() error {
 		for _, n := range []string{"cert|shop/g0", "cert|shop/g2"} {
-			if !w.server.Accepted(TypeSecret, n) {
+			if !w.accepted(TypeSecret, n) {
 				return fmt.Errorf("%s is not accepted", n)
 			}
 		}
-		if !w.server.Accepted(TypeRoute, model.GatewayTable("shop", "gw", port, "")+plainSuffix) {
+		if !w.accepted(TypeRoute, model.GatewayTable("shop", "gw", port, "")+plainSuffix) {
 			return fmt.Errorf("the good table is not accepted")
 		}
 		got := w.rejections()

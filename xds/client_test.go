@@ -17,13 +17,14 @@ import (
 
 // client speaks delta ADS as an Envoy does.
 type client struct {
-	t      testing.TB
-	stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
-	got    chan *discovery.DeltaDiscoveryResponse
-	have   map[string]map[string]string // type -> name -> version
-	bytes  int
-	close  func()
-	refuse func(r *discovery.DeltaDiscoveryResponse) string // "" accepts
+	t       testing.TB
+	stream  discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+	got     chan *discovery.DeltaDiscoveryResponse
+	have    map[string]map[string]string // type -> name -> version
+	bytes   int
+	close   func()
+	refuse  func(r *discovery.DeltaDiscoveryResponse) string // "" accepts
+	drained int
 }
 
 func (w *world) client() *client {

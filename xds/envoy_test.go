@@ -191,10 +191,32 @@ func until(t testing.TB, what string, f func() error) {
 // noRejections fails the test if Envoy refused something.
 func (w *world) noRejections() {
 	w.t.Helper()
+	w.reported()
 	for r := range w.st.Rejections.All(w.st.Snapshot()) {
 		b, _ := json.Marshal(r)
 		w.t.Errorf("Envoy refused: %s", b)
 	}
+}
+
+// reported waits until what the server knows is in the tables.
+func (w *world) reported() {
+	w.t.Helper()
+	until(w.t, "the reports are written", func() error {
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		r := w.server.cache.reports
+		if n := len(r.subjects) + len(r.rejections) + r.unwritten; n > 0 {
+			return fmt.Errorf("%d are not", n)
+		}
+		return nil
+	})
+}
+
+// accepted reports whether some Envoy has accepted the newest version of a resource.
+func (w *world) accepted(typeURL, name string) bool {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	return w.server.cache.accepted(ref{typeURL, name})
 }
 
 type lockedBuffer struct {

@@ -261,7 +261,7 @@ func TestEnvoyTakesGoldens(t *testing.T) {
 			})
 			if len(rule.Mirrors) > 0 {
 				e.until("the cluster that copies go to is there", func() error {
-					if !w.server.Accepted(TypeCluster, "service/shop/echo/80|plain|http1") {
+					if !w.accepted(TypeCluster, "service/shop/echo/80|plain|http1") {
 						return errors.New("not yet")
 					}
 					return nil

@@ -458,7 +458,7 @@ func TestLostIdentity(t *testing.T) {
 	other.Policy = &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{}}}
 	put(w, w.st.Workloads, other)
 	until(t, "Envoy has what came after", func() error {
-		if !w.server.Accepted(TypeListener, "shop/a/in") {
+		if !w.accepted(TypeListener, "shop/a/in") {
 			return errors.New("not yet")
 		}
 		return nil

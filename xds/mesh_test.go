@@ -85,12 +85,12 @@ func TestCallerWithoutIdentity(t *testing.T) {
 	}
 	w.noRejections()
 	until(t, "the plain cluster is accepted", func() error {
-		if !w.server.Accepted(TypeCluster, "service/shop/echo/15001|plain") {
+		if !w.accepted(TypeCluster, "service/shop/echo/15001|plain") {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	if w.server.Accepted(TypeCluster, "service/shop/echo/15001") {
+	if w.accepted(TypeCluster, "service/shop/echo/15001") {
 		t.Error("the caller got the cluster of callers with an identity")
 	}
 }

@@ -193,7 +193,7 @@ func (m *mirrorWorld) mirrored(on, envoyRuns bool) {
 	put(w, w.st.RouteTables, &model.RouteTable{Name: name, VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{rule}}}})
 	if on && envoyRuns {
 		until(m.t, "Envoy has the mirror", func() error {
-			if !w.server.Accepted(TypeRoute, name) && !w.server.Accepted(TypeRoute, name+plainSuffix) {
+			if !w.accepted(TypeRoute, name) && !w.accepted(TypeRoute, name+plainSuffix) {
 				return fmt.Errorf("%s is not accepted", name)
 			}
 			return nil

@@ -89,10 +89,17 @@ type cache struct {
 	server *Server
 	stores map[string]*store
 	deps   *state.Deps[ref]
+	// snap is a view of the tables that no resource is older than.
+	snap     *state.Snapshot
+	rejected map[string]*model.Rejection // by key; what Rejections holds when all reports are written
+	reports  *reports
 }
 
 func newCache(s *Server) *cache {
-	c := &cache{server: s, stores: map[string]*store{}, deps: state.NewDeps[ref]()}
+	c := &cache{
+		server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), snap: s.st.Snapshot(),
+		rejected: map[string]*model.Rejection{}, reports: newReports(),
+	}
 	for url, k := range kinds {
 		c.stores[url] = &store{
 			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
@@ -132,6 +139,10 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 		if s := c.stores[r.typeURL]; s.resources[r.name] != nil {
 			c.rebuild(s, r.name, snap)
 		}
+	}
+	c.snap = snap
+	for k := range keys {
+		c.touchedRow(k)
 	}
 	c.flush()
 }
@@ -275,20 +286,6 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	if r.version != old {
 		s.changed(name)
 	}
-}
-
-// current tells whether the cache holds what the tables give now.
-func (c *cache) current(s *store, name string) bool {
-	r := s.resources[name]
-	if r == nil {
-		return false
-	}
-	b := s.kind.build(c.builder(c.server.st.Snapshot()), name)
-	if b == nil || b.err != nil {
-		return false
-	}
-	a, err := marshal(s.typeURL, b.message)
-	return err == nil && version(a) == r.version
 }
 
 // invalid reports a resource that breaks the rules of Envoy's protos: Envoy would refuse it, and tell less. The last

@@ -51,7 +51,7 @@ type Server struct {
 	cache *cache
 }
 
-// New makes a Server that reads the model from st and writes st.Rejections.
+// New makes a Server that reads the model from st and writes st.Accepted and st.Rejections.
 func New(st *state.State, cfg Config) *Server {
 	log := cfg.Log
 	if log == nil {
@@ -66,11 +66,15 @@ func New(st *state.State, cfg Config) *Server {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	feed := s.st.Feed()
+	s.mu.Lock()
+	_, s.cache.snap = feed.Take()
+	s.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer feed.Close()
 	defer cancel()
 	wg.Go(func() { s.follow(ctx, feed) })
+	wg.Go(func() { s.report(ctx) })
 
 	g := grpc.NewServer()
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, &ads{server: s, ctx: ctx})
@@ -92,8 +96,9 @@ func (s *Server) follow(ctx context.Context, feed *state.Feed) {
 		case <-ctx.Done():
 			return
 		case <-feed.Ready():
-			keys, snapshot := feed.Take()
 			s.mu.Lock()
+			// Taken under the lock: an Envoy that asks meanwhile must not be answered from a newer view than this one.
+			keys, snapshot := feed.Take()
 			s.cache.update(keys, snapshot)
 			s.mu.Unlock()
 		}
@@ -113,23 +118,6 @@ func (s *Server) Build(typeURL, name string) (proto.Message, bool) {
 	return b.message, true
 }
 
-// Accepted tells whether some connected Envoy has accepted a resource as it follows from the tables at this moment: not
-// an older version, though the newest may not have been built yet.
-func (s *Server) Accepted(typeURL, name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.cache.stores[typeURL]
-	if st == nil {
-		return false
-	}
-	for sub := range st.subs {
-		if sub.accepted(name) { // cheap, and so before the resource is built to be compared
-			return s.cache.current(st, name)
-		}
-	}
-	return false
-}
-
 // Connected tells whether some Envoy is connected and asks for listeners.
 func (s *Server) Connected() bool { return s.subscribed(TypeListener) }
 
@@ -139,38 +127,21 @@ func (s *Server) subscribed(typeURL string) bool {
 	return len(s.cache.stores[typeURL].subs) > 0
 }
 
-// Listens tells whether some connected Envoy has all that it needs to take authenticated connections to a local
-// workload as the tables have it now. It takes what it accepted into use at once, some milliseconds later at most.
+// Listens reports whether the row of a workload says that Envoy has accepted w. It goes when its last reader waits for
+// the row.
 func (s *Server) Listens(w *model.Workload) bool {
-	for _, name := range ListenerNames(w) {
-		if !s.Accepted(TypeListener, name) {
-			return false
-		}
-	}
-	for _, name := range FilterNames(w) {
-		if !s.Accepted(TypeFilter, name) {
-			return false
-		}
-	}
-	return w.Identity == "" || s.Accepted(TypeSecret, serverPrefix+string(w.Identity)) && s.Accepted(TypeSecret, SecretRootCA)
+	snap := s.st.Snapshot()
+	now, revision, ok := s.st.Workloads.Revision(snap, w.Key())
+	row, accepted := s.st.Accepted.Get(snap, model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}.Key())
+	return ok && accepted && now == w && row.Revision >= revision
 }
 
-// Routes tells whether some connected Envoy has accepted the scopes by which this node's callers find the routes of a
-// service port.
-func (s *Server) Routes(svc *model.Service, port uint16) bool {
-	if !s.subscribed(TypeScope) {
-		return false
-	}
-	b := &builder{st: s.st, snap: s.st.Snapshot(), cfg: &s.cfg}
-	b.mode = callers(b)
-	for _, a := range svc.Addresses {
-		for _, name := range scopeNames(b, a.String()) {
-			if at, _, ok := parseScopeKey(name); ok && at.Port() == port && !s.Accepted(TypeScope, name) {
-				return false
-			}
-		}
-	}
-	return true
+// Routes does the same for a service with L7 ports.
+func (s *Server) Routes(svc *model.Service, _ uint16) bool {
+	snap := s.st.Snapshot()
+	now, revision, ok := s.st.Services.Revision(snap, svc.Key())
+	row, accepted := s.st.Accepted.Get(snap, model.Subject{Kind: model.SubjectService, Name: svc.Key()}.Key())
+	return ok && accepted && now == svc && row.Revision >= revision
 }
 
 // ads is the gRPC service.

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -300,8 +299,8 @@ func TestRefusedResourceStandsAlone(t *testing.T) {
 	if !slices.Contains(r.Objects, model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "s3"}) || !strings.Contains(r.Message, bad[0]) {
 		t.Errorf("%+v", r)
 	}
-	if w.server.Accepted(TypeRoute, bad[0]) || !w.server.Accepted(TypeRoute, names[0]) {
-		t.Error("Accepted is wrong")
+	if w.accepted(TypeRoute, bad[0]) || !w.accepted(TypeRoute, names[0]) {
+		t.Error("accepted is wrong")
 	}
 	bad = nil
 	split(w, "s3", 1, 2)
@@ -314,7 +313,10 @@ func TestRefusedResourceStandsAlone(t *testing.T) {
 	})
 }
 
+// rejections returns the keys of the table's rows, when all that is known is written.
 func (w *world) rejections() []string {
+	w.t.Helper()
+	w.reported()
 	var keys []string
 	for r := range w.st.Rejections.All(w.st.Snapshot()) {
 		keys = append(keys, r.Key())
@@ -398,10 +400,7 @@ func TestScopeLingers(t *testing.T) {
 		t.Fatalf("scopes %q, want %q", got, want)
 	}
 	until(t, "the scope is accepted", func() error {
-		if !w.server.Routes(service(true, 80, 81), 80) {
-			return errors.New("Routes does not know")
-		}
-		return nil
+		return w.upToDate(model.Subject{Kind: model.SubjectService, Name: "shop/web"})
 	})
 	put(w, w.st.Services, service(false, 80))
 	c.answer(c.next())

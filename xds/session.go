@@ -28,6 +28,7 @@ type subscription struct {
 	apart    [][]string          // parts of a refused response, to be sent each alone
 	refused  map[string]string   // name -> version that Envoy refused
 	inflight []*response         // sent, not answered
+	waiting  map[string]int      // how many responses in flight hold a name
 
 	out chan gcp.DeltaResponse // where the next response goes; nil while Envoy has not asked for one
 	req *gcp.DeltaRequest
@@ -52,6 +53,7 @@ func (ss *session) close() {
 			c.closeWild(sub.store)
 		}
 	}
+	c.touchAll(true)
 	c.flush()
 }
 
@@ -71,7 +73,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 		first = true
 		sub = &subscription{
 			session: ss, store: st, named: map[string]struct{}{}, known: map[string]string{},
-			pending: map[string]struct{}{}, refused: map[string]string{},
+			pending: map[string]struct{}{}, refused: map[string]string{}, waiting: map[string]int{},
 		}
 		ss.subs[st.typeURL] = sub
 		st.subs[sub] = struct{}{}
@@ -99,6 +101,10 @@ func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription
 		maps.Copy(sub.known, req.GetInitialResourceVersions())
 		for n := range sub.known {
 			sub.pending[n] = struct{}{}
+			c.touched(sub.store.typeURL, n)
+		}
+		if sub.store.typeURL == TypeScope {
+			c.touchServices(false)
 		}
 	}
 	if wild := state.IsWildcard(); wild != sub.wildcard {
@@ -179,6 +185,9 @@ func (sub *subscription) send(always bool) {
 	out := sub.out
 	sub.out = nil
 	sub.inflight = append(sub.inflight, r)
+	for _, res := range r.message.Resources {
+		sub.waiting[res.Name]++
+	}
 	out <- r // has room: there is at most one response a type that the stream has not taken yet
 	sub.endpointsAgain(r)
 }

@@ -38,7 +38,7 @@ type served struct {
 	a, b        *lab.Pod
 	wa, wb      *model.Workload
 	http, https uint16 // ports of the Gateway
-	envoy       *envoy
+	ways        map[string]func(*testing.T) net.Conn // to listeners that read requests; nothing was sent on the connection
 }
 
 func newServed(t *testing.T, limits timeouts) *served {
@@ -69,13 +69,13 @@ func newServed(t *testing.T, limits timeouts) *served {
 			{Port: m.https, HTTPS: true, Listeners: []model.GatewayListener{{Name: "l", RouteTable: tableTLS, Certificates: []string{"shop/tls"}}}},
 		},
 	})
-	m.envoy = m.world.envoy()
+	m.ways = m.allWays()
+	m.envoy()
 	m.noRejections()
 	return m
 }
 
-// The ways to a listener that reads requests. Each returns a connection on which nothing was sent.
-func (m *served) ways() map[string]func(t *testing.T) net.Conn {
+func (m *served) allWays() map[string]func(t *testing.T) net.Conn {
 	dial := func(p *lab.Pod, at string) func(*testing.T) net.Conn {
 		return func(t *testing.T) net.Conn {
 			t.Helper()
@@ -142,7 +142,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 	} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			c := m.ways()[way](t)
+			c := m.ways[way](t)
 			first(t, c)
 			if err := closed(c); err != nil {
 				t.Error(err)
@@ -151,7 +151,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 	}
 	t.Run("half a handshake with a Gateway", func(t *testing.T) {
 		t.Parallel()
-		c := m.ways()["a Gateway's port, no TLS"](t)
+		c := m.ways["a Gateway's port, no TLS"](t)
 		_, _ = c.Write([]byte{0x16, 3, 1, 2, 0, 1})
 		if err := closed(c); err != nil {
 			t.Error(err)
@@ -160,7 +160,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 	for _, way := range []string{"a pod's requests", "requests in the clear", "a Gateway's HTTP port", "tunnels"} {
 		t.Run("HTTP/2 headers without an end/"+way, func(t *testing.T) {
 			t.Parallel()
-			c := m.ways()[way](t)
+			c := m.ways[way](t)
 			_, _ = io.WriteString(c, http2.ClientPreface)
 			f := http2.NewFramer(c, c)
 			_ = f.WriteSettings()
@@ -195,7 +195,7 @@ func TestIdleClientsAreLetGo(t *testing.T) {
 	for _, way := range []string{"a pod's requests", "requests in the clear", "a Gateway's HTTP port", "a Gateway's HTTPS port", "tunnels"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			if err := closed(m.ways()[way](t)); err != nil {
+			if err := closed(m.ways[way](t)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -259,7 +259,7 @@ func TestSlowExchangesAreServed(t *testing.T) {
 			}
 			t.Run(way+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				exchange(t, m.ways()[way](t))
+				exchange(t, m.ways[way](t))
 			})
 		}
 	}
@@ -378,7 +378,7 @@ func TestManyHeaders(t *testing.T) {
 		fmt.Fprintf(&many, "X-Many-%d: a\r\n", i)
 	}
 	for _, way := range []string{"a pod's requests", "requests in the clear", "a Gateway's HTTP port", "a Gateway's HTTPS port"} {
-		c := m.ways()[way](t)
+		c := m.ways[way](t)
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: app\r\n"+many.String()+"\r\n")
 		r, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
