@@ -29,6 +29,8 @@ var hooks = []hook{
 	{weftProgAppSockops, ebpf.AttachCGroupSockOps, false},
 	{weftProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, false},
 	{weftProgGetpeername6, ebpf.AttachCgroupInet6GetPeername, false},
+	{weftProgGetsockname4, ebpf.AttachCgroupInet4GetSockname, false},
+	{weftProgGetsockname6, ebpf.AttachCgroupInet6GetSockname, false},
 	{weftProgRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, false},
 	{weftProgRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, false},
 	{weftProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, false},

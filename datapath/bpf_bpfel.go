@@ -129,6 +129,13 @@ type weftReverseKey struct {
 	Pad     uint32
 }
 
+type weftSelfKey struct {
+	_     structs.HostLayout
+	Netns uint64
+	Ipv6  uint32
+	Pad   uint32
+}
+
 type weftSlotKey struct {
 	_       structs.HostLayout
 	Service uint32
@@ -162,6 +169,7 @@ const (
 	weftMapPods             = "pods"
 	weftMapProbes           = "probes"
 	weftMapReverse          = "reverse"
+	weftMapSelves           = "selves"
 	weftMapSlots            = "slots"
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
@@ -169,6 +177,8 @@ const (
 	weftProgFindListeners   = "find_listeners"
 	weftProgGetpeername4    = "getpeername4"
 	weftProgGetpeername6    = "getpeername6"
+	weftProgGetsockname4    = "getsockname4"
+	weftProgGetsockname6    = "getsockname6"
 	weftProgInbound         = "inbound"
 	weftProgProxyConnect4   = "proxy_connect4"
 	weftProgProxyConnect6   = "proxy_connect6"
@@ -232,6 +242,8 @@ type weftProgramSpecs struct {
 	FindListeners   *ebpf.ProgramSpec `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	Getsockname4    *ebpf.ProgramSpec `ebpf:"getsockname4"`
+	Getsockname6    *ebpf.ProgramSpec `ebpf:"getsockname6"`
 	Inbound         *ebpf.ProgramSpec `ebpf:"inbound"`
 	ProxyConnect4   *ebpf.ProgramSpec `ebpf:"proxy_connect4"`
 	ProxyConnect6   *ebpf.ProgramSpec `ebpf:"proxy_connect6"`
@@ -263,6 +275,7 @@ type weftMapSpecs struct {
 	Pods       *ebpf.MapSpec `ebpf:"pods"`
 	Probes     *ebpf.MapSpec `ebpf:"probes"`
 	Reverse    *ebpf.MapSpec `ebpf:"reverse"`
+	Selves     *ebpf.MapSpec `ebpf:"selves"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 }
 
@@ -312,6 +325,7 @@ type weftMaps struct {
 	Pods       *ebpf.Map `ebpf:"pods"`
 	Probes     *ebpf.Map `ebpf:"probes"`
 	Reverse    *ebpf.Map `ebpf:"reverse"`
+	Selves     *ebpf.Map `ebpf:"selves"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 }
 
@@ -333,6 +347,7 @@ func (m *weftMaps) Close() error {
 		m.Pods,
 		m.Probes,
 		m.Reverse,
+		m.Selves,
 		m.Slots,
 	)
 }
@@ -357,6 +372,8 @@ type weftPrograms struct {
 	FindListeners   *ebpf.Program `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.Program `ebpf:"getpeername6"`
+	Getsockname4    *ebpf.Program `ebpf:"getsockname4"`
+	Getsockname6    *ebpf.Program `ebpf:"getsockname6"`
 	Inbound         *ebpf.Program `ebpf:"inbound"`
 	ProxyConnect4   *ebpf.Program `ebpf:"proxy_connect4"`
 	ProxyConnect6   *ebpf.Program `ebpf:"proxy_connect6"`
@@ -376,6 +393,8 @@ func (p *weftPrograms) Close() error {
 		p.FindListeners,
 		p.Getpeername4,
 		p.Getpeername6,
+		p.Getsockname4,
+		p.Getsockname6,
 		p.Inbound,
 		p.ProxyConnect4,
 		p.ProxyConnect6,

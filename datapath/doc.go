@@ -5,6 +5,7 @@
 //	connect4,6            a Service's backend, or Envoy on loopback          bpf/outbound.h, bpf/service.h
 //	sendmsg4,6 recvmsg4,6 the same for datagrams, and the way back           bpf/outbound.h
 //	getpeername4,6        the Service's address                              bpf/outbound.h
+//	getsockname4,6        the pod's address, where a proxy is between        bpf/outbound.h
 //	sock_ops              original destinations, events                      bpf/sockops.h
 //	on Envoy's cgroup     marks its sockets; SO_ORIGINAL_DST                 bpf/proxy.h
 //	sk_lookup             inbound: pass, steer to Envoy, refuse              bpf/inbound.h

@@ -132,14 +132,24 @@ func peerEntries(w *model.Workload) map[weftAddress]uint32 {
 // localEntries are those of a workload of this node.
 type localEntries struct {
 	Own    map[weftOwnKey]uint32
+	Self   map[weftSelfKey]weftAddress // the first of each family
 	Probes map[weftProbeKey]uint32
 	Flags  uint32
 }
 
 func entriesOf(w *model.Workload, cookie uint64) localEntries {
-	e := localEntries{Own: map[weftOwnKey]uint32{}, Probes: map[weftProbeKey]uint32{}, Flags: workloadFlags(w)}
+	e := localEntries{
+		Own: map[weftOwnKey]uint32{}, Self: map[weftSelfKey]weftAddress{}, Probes: map[weftProbeKey]uint32{}, Flags: workloadFlags(w),
+	}
 	for _, a := range slices.Concat(w.Addresses, w.Contested) {
 		e.Own[weftOwnKey{Netns: cookie, Addr: encodeAddr(a)}] = 1
+		self := weftSelfKey{Netns: cookie}
+		if a.Unmap().Is6() {
+			self.Ipv6 = 1
+		}
+		if _, ok := e.Self[self]; !ok {
+			e.Self[self] = encodeAddr(a)
+		}
 	}
 	for _, p := range w.ProbePorts {
 		e.Probes[weftProbeKey{Netns: cookie, Port: uint32(p)}] = 1

@@ -73,6 +73,7 @@ type fakeTables struct {
 	pods       *fakeTable[uint64, uint32]
 	namespaces *fakeTable[uint64, weftPath]
 	own        *fakeTable[weftOwnKey, uint32]
+	selves     *fakeTable[weftSelfKey, weftAddress]
 	probes     *fakeTable[weftProbeKey, uint32]
 	nodes      *fakeTable[weftAddress, uint32]
 }
@@ -82,7 +83,7 @@ func newFakeTables() *fakeTables {
 		frontends: newFakeTable[weftFrontendKey, weftFrontend](), slots: newFakeTable[weftSlotKey, weftEndpoint](),
 		members: newFakeTable[weftMemberKey, uint32](), peers: newFakeTable[weftAddress, uint32](),
 		pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
-		own: newFakeTable[weftOwnKey, uint32](), probes: newFakeTable[weftProbeKey, uint32](),
+		own: newFakeTable[weftOwnKey, uint32](), selves: newFakeTable[weftSelfKey, weftAddress](), probes: newFakeTable[weftProbeKey, uint32](),
 		nodes: newFakeTable[weftAddress, uint32](),
 	}
 }
@@ -90,6 +91,6 @@ func newFakeTables() *fakeTables {
 func (f *fakeTables) tables() tables {
 	return tables{
 		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, pods: f.pods,
-		namespaces: f.namespaces, own: f.own, probes: f.probes, nodes: f.nodes,
+		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, nodes: f.nodes,
 	}
 }

@@ -25,6 +25,7 @@ type tables struct {
 	pods       table[uint64, uint32]
 	namespaces table[uint64, weftPath]
 	own        table[weftOwnKey, uint32]
+	selves     table[weftSelfKey, weftAddress]
 	probes     table[weftProbeKey, uint32]
 	nodes      table[weftAddress, uint32]
 }
@@ -39,6 +40,7 @@ func kernelTables(m map[string]*ebpf.Map) tables {
 		pods:       kernelTable[uint64, uint32]{m[weftMapPods]},
 		namespaces: kernelTable[uint64, weftPath]{m[weftMapNamespaces]},
 		own:        kernelTable[weftOwnKey, uint32]{m[weftMapOwn]},
+		selves:     kernelTable[weftSelfKey, weftAddress]{m[weftMapSelves]},
 		probes:     kernelTable[weftProbeKey, uint32]{m[weftMapProbes]},
 		nodes:      kernelTable[weftAddress, uint32]{m[weftMapNodes]},
 	}

@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +181,9 @@ func TestMutualTLSGoesToTheProxyOrNowhere(t *testing.T) {
 					if c.RemoteAddr().String() != to.String() {
 						t.Errorf("getpeername says %s, want %s", c.RemoteAddr(), to)
 					}
+					if own := c.LocalAddr().(*net.TCPAddr).AddrPort().Addr(); !slices.Contains(addrs(a), own) {
+						t.Errorf("getsockname says %s, want the pod's address", own)
+					}
 					c.Close()
 				}
 				if got != want {
@@ -233,9 +238,12 @@ func TestMappedAddresses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n.service(model.TCP, tt.l7, 0, backend)
-			line, peer, err := mappedAsk(a, netip.AddrPortFrom(vip4, 80))
+			line, own, peer, err := mappedAsk(a, netip.AddrPortFrom(vip4, 80))
 			if err != nil || line != tt.want {
 				t.Errorf("got %q %v, want %q", line, err, tt.want)
+			}
+			if want := netip.AddrFrom16(a.Address.As16()); own != want {
+				t.Errorf("getsockname says %s, want %s", own, want)
 			}
 			if want := netip.AddrPortFrom(netip.AddrFrom16(vip4.As16()), 80); peer != want {
 				t.Errorf("getpeername says %s, want %s", peer, want)
@@ -245,7 +253,7 @@ func TestMappedAddresses(t *testing.T) {
 }
 
 // mappedAsk connects an AF_INET6 socket to an IPv4 address; package net would take AF_INET.
-func mappedAsk(p *lab.Pod, to netip.AddrPort) (line string, peer netip.AddrPort, err error) {
+func mappedAsk(p *lab.Pod, to netip.AddrPort) (line string, own netip.Addr, peer netip.AddrPort, err error) {
 	err = p.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -260,13 +268,55 @@ func mappedAsk(p *lab.Pod, to netip.AddrPort) (line string, peer netip.AddrPort,
 		if err != nil {
 			return err
 		}
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			return err
+		}
+		own = netip.AddrFrom16(name.(*unix.SockaddrInet6).Addr)
 		in6 := sa.(*unix.SockaddrInet6)
 		peer = netip.AddrPortFrom(netip.AddrFrom16(in6.Addr), uint16(in6.Port))
 		line, err = bufio.NewReader(f).ReadString('\n')
 		line = strings.TrimSpace(line)
 		return err
 	})
-	return line, peer, err
+	return line, own, peer, err
+}
+
+// A socket that is bound to a device is led to the proxy as others are: the strict rules hold for it too.
+func TestBoundToDevice(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSStrict))
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict, func(w *model.Workload) { w.Local = false }))
+	n.sync()
+	ask := func(to netip.AddrPort) (line string, err error) {
+		err = a.Do(func() error {
+			d := net.Dialer{Timeout: 5 * time.Second, FallbackDelay: -1, Control: func(_, _ string, c syscall.RawConn) error {
+				return errors.Join(c.Control(func(fd uintptr) { _ = unix.BindToDevice(int(fd), "eth0") }))
+			}}
+			c, err := d.Dial("tcp", to.String())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			line, err = bufio.NewReader(c).ReadString('\n')
+			return err
+		})
+		return line, err
+	}
+	for _, ip := range addrs(b) {
+		if line, err := ask(netip.AddrPortFrom(ip, 8080)); !refused(err) {
+			t.Errorf("%s without a proxy: %q %v", ip, line, err)
+		}
+	}
+	n.proxy(a, proxyListeners...)
+	for _, ip := range addrs(b) {
+		to := netip.AddrPortFrom(ip, 8080)
+		if line, err := ask(to); err != nil || !strings.HasSuffix(strings.TrimSpace(line), ":15002 "+to.String()) {
+			t.Errorf("%s: %q %v", ip, line, err)
+		}
+	}
 }
 
 func TestClientAffinity(t *testing.T) {

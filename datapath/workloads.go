@@ -47,6 +47,7 @@ type workloads struct {
 	pods   *mirror[uint64, uint32]
 	paths  *mirror[uint64, weftPath]
 	own    *mirror[weftOwnKey, uint32]
+	selves *mirror[weftSelfKey, weftAddress]
 	probes *mirror[weftProbeKey, uint32]
 	local  map[string]*localWorkload
 	owner  map[uint64]string // namespace cookie -> workload
@@ -66,12 +67,13 @@ type localWorkload struct {
 
 func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, error) {
 	w := &workloads{log: log, space: space, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
-	var errs [5]error
+	var errs [6]error
 	w.peers, errs[0] = newClaims("peers", t.peers, func(a weftAddress) string { return "address " + decodeAddr(a).String() })
 	w.pods, errs[1] = newMirror("pods", t.pods)
 	w.paths, errs[2] = newMirror("namespaces", t.namespaces)
 	w.own, errs[3] = newMirror("own", t.own)
 	w.probes, errs[4] = newMirror("probes", t.probes)
+	w.selves, errs[5] = newMirror("selves", t.selves)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -175,10 +177,14 @@ func (ws *workloads) describe(cookie uint64, netns string, want localEntries) er
 	for k, v := range want.Own {
 		errs = append(errs, ws.own.put(k, v))
 	}
+	for k, v := range want.Self {
+		errs = append(errs, ws.selves.put(k, v))
+	}
 	for k, v := range want.Probes {
 		errs = append(errs, ws.probes.put(k, v))
 	}
 	return errors.Join(append(errs,
+		ws.selves.prune(func(k weftSelfKey, _ weftAddress) bool { return k.Netns != cookie || want.Self[k] != weftAddress{} }),
 		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie || want.Own[k] != 0 }),
 		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie || want.Probes[k] != 0 }))...)
 }
@@ -219,6 +225,7 @@ func (ws *workloads) forget(cookie uint64) error {
 	return errors.Join(
 		ws.pods.delete(cookie),
 		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie }),
+		ws.selves.prune(func(k weftSelfKey, _ weftAddress) bool { return k.Netns != cookie }),
 		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie }),
 		ws.paths.delete(cookie))
 }

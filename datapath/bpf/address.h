@@ -10,6 +10,8 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 #define ECONNREFUSED 111
+#define SOL_SOCKET 1
+#define SO_BINDTODEVICE 25
 
 #define MAPPED bpf_htonl(0xffff)
 

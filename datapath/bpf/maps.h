@@ -152,6 +152,21 @@ struct {
 	__type(value, __u32);
 } own SEC(".maps");
 
+/* The address that the sockets of a local workload have where nobody bound them to one, by family. */
+struct self_key {
+	__u64 netns;
+	__u32 ipv6;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct self_key);
+	__type(value, struct address);
+} selves SEC(".maps");
+
 struct probe_key {
 	__u64 netns;
 	__u32 port; /* host byte order */

@@ -49,6 +49,15 @@ static __always_inline bool listening(struct bpf_sock_addr *ctx, const struct en
 	return ok;
 }
 
+/* A socket that is bound to a device other than lo could not reach the proxy. The binding goes: the proxy's own connection
+ * takes the route that the pod has. */
+static __always_inline void unbind(struct bpf_sock_addr *ctx)
+{
+	char none[4] = {};
+	if (ctx->sk->bound_dev_if)
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
+}
+
 /* Remembers with the socket where it was going. */
 static __always_inline bool remember(struct bpf_sock_addr *ctx, struct conn *old, const struct endpoint *original,
 				     const struct endpoint *dest, __u8 verdict)
@@ -89,6 +98,7 @@ static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *
 	if (!remember(ctx, old, original, dest, VERDICT_MTLS))
 		return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);
 	loopback(dest, PORT_TCP);
+	unbind(ctx);
 	return CHANGED;
 }
 
@@ -109,6 +119,7 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 		if (pod && f->flags & FRONTEND_L7 && listening(ctx, to, PORT_HTTP) &&
 		    remember(ctx, old, &original, &original, VERDICT_L7)) {
 			loopback(to, PORT_HTTP);
+			unbind(ctx);
 			return CHANGED;
 		}
 		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, f, netns, CLIENT_NETNS, f->affinity, to)
@@ -264,5 +275,39 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
 	if (c && c->original.port)
 		store6(ctx, &c->original);
+	return 1;
+}
+
+/* A connection that is led to a proxy has a loopback address. Its application is told the one that it would have. */
+static __always_inline bool own_name(struct bpf_sock_addr *ctx, struct endpoint *own)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (!c || !c->original.port || c->verdict < VERDICT_L7 || !is_loopback(&own->addr))
+		return false;
+	struct self_key key = { .netns = bpf_get_netns_cookie(ctx), .ipv6 = !is_mapped(&own->addr) };
+	struct address *a = bpf_map_lookup_elem(&selves, &key);
+	if (!a)
+		return false;
+	own->addr = *a;
+	return true;
+}
+
+SEC("cgroup/getsockname4")
+int getsockname4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint own;
+	load4(&own, ctx);
+	if (own_name(ctx, &own))
+		store4(ctx, &own);
+	return 1;
+}
+
+SEC("cgroup/getsockname6")
+int getsockname6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint own;
+	load6(&own, ctx);
+	if (own_name(ctx, &own))
+		store6(ctx, &own);
 	return 1;
 }
