@@ -250,8 +250,8 @@ spec:
 		}
 		return nil
 	})
-	until(t, "the node's status tells", func() error {
-		if out, code := m.weft(t, "status"); code != 1 || !strings.Contains(out, "Gateway/plain/taken") && !strings.Contains(out, "gateway/plain/taken") {
+	until(t, "weft status reports it and the node stays healthy", func() error {
+		if out, code := m.weft(t, "status"); code != 0 || !strings.Contains(out, "Gateway/plain/taken") && !strings.Contains(out, "gateway/plain/taken") {
 			return fmt.Errorf("exit %d: %s", code, out)
 		}
 		return nil
