@@ -12,30 +12,35 @@ import (
 func TestUnrouteTwice(t *testing.T) {
 	l := testenv.Lab(t, "wunr", "10.83.7.0/24")
 	p := testenv.Pod(t, l, "a")
-	for name, damage := range map[string]func() error{
-		"nothing was done": func() error { return nil },
-		"undone already":   unrouteMarked,
-		"loopback is down": func() error {
+	// In this order: loopback stays down.
+	for _, tt := range []struct {
+		name   string
+		route  bool
+		damage func() error
+	}{
+		{"nothing was done", false, func() error { return nil }},
+		{"undone already", true, unrouteMarked},
+		{"loopback is down", true, func() error {
 			lo, err := netlink.LinkByIndex(loopbackIndex)
 			if err != nil {
 				return err
 			}
 			return netlink.LinkSetDown(lo)
-		},
+		}},
 	} {
 		err := p.Do(func() error {
-			if name != "nothing was done" {
+			if tt.route {
 				if err := routeMarked(true); err != nil {
 					return err
 				}
 			}
-			return damage()
+			return tt.damage()
 		})
 		if err != nil {
-			t.Fatal(name, err)
+			t.Fatal(tt.name, err)
 		}
 		if err := p.Do(unrouteMarked); err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
 	checkNoRules(t, p)

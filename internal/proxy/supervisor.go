@@ -99,7 +99,12 @@ func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err e
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	s.wg.Go(func() { s.watchOverload(ctx) })
+	var watch sync.WaitGroup // apart from s.wg, which the loop waits for before ctx ends
+	watch.Go(func() { s.watchOverload(ctx) })
+	defer func() {
+		cancel()
+		watch.Wait()
+	}()
 	return s.loop(ctx)
 }
 
