@@ -37,7 +37,7 @@ type served struct {
 	*world
 	a, b        *lab.Pod
 	wa, wb      *model.Workload
-	http, https uint16 // ports of the Gateway
+	http, https uint16                               // ports of the Gateway
 	ways        map[string]func(*testing.T) net.Conn // to listeners that read requests; nothing was sent on the connection
 }
 
