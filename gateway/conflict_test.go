@@ -84,7 +84,7 @@ func TestAStaticPodHasNoIdentity(t *testing.T) {
 		cfg.Addresses = source
 		w := newWorld(cfg)
 		meta := created("ns", "static", 1)
-		meta.Labels = map[string]string{labelMTLS: "strict"}
+		meta.Labels = map[string]string{"weft.io/mtls": "strict"}
 		meta.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "hash"}
 		w.put(t, &corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "node-1"}, Status: corev1.PodStatus{PodIP: "10.0.0.1"}})
 		w.Sync()

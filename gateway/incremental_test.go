@@ -106,7 +106,7 @@ func drawPod(t *rapid.T) runtime.Object {
 	p := &corev1.Pod{ObjectMeta: drawMeta(t, "p1", "p2", "p3")}
 	p.Labels = map[string]string{"app": pick(t, "app", "x", "y")}
 	if mode := pick(t, "mtls", "", "strict", "permissive", "wrong"); mode != "" {
-		p.Labels[labelMTLS] = mode
+		p.Labels["weft.io/mtls"] = mode
 	}
 	p.Annotations = map[string]string{
 		kube.AnnotationIP:    fmt.Sprintf("10.0.0.%d", pick(t, "ip", 1, 2, 3)),
@@ -222,7 +222,7 @@ func drawClass(t *rapid.T) runtime.Object {
 
 func drawNamespace(t *rapid.T) runtime.Object {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: pick(t, "namespace", "a", "b"), Labels: map[string]string{
-		labelMTLS: pick(t, "mtls", "strict", "disabled"), labelL7: pick(t, "l7", "enabled", ""), "team": pick(t, "team", "x", "y"),
+		"weft.io/mtls": pick(t, "mtls", "strict", "disabled"), labelL7: pick(t, "l7", "enabled", ""), "team": pick(t, "team", "x", "y"),
 	}}}
 }
 

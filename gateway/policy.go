@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -169,26 +170,27 @@ func (v *view) policySource(namespace string, s weftv1.AuthorizationSource) (mod
 	return none, fmt.Sprintf("type %q does not fit the field that is set", short(string(s.Type)))
 }
 
-// validSPIFFE checks an ID as the SPIFFE-ID specification has it; "" is good. Only IDs of the mesh's own trust domain
-// can be proven.
+// maxSPIFFE is the longest SPIFFE ID in bytes (SPIFFE-ID.md, 2.3).
+const maxSPIFFE = 2048
+
+// validSPIFFE says why a SPIFFE ID cannot be a source; "" is good. Only an ID of the mesh's own trust domain can be
+// proven, and it must be written as it is in a certificate, for the two are compared byte by byte.
 func validSPIFFE(id, trustDomain string) string {
-	rest, ok := strings.CutPrefix(id, "spiffe://")
-	domain, p, hasPath := strings.Cut(rest, "/")
-	if !ok || domain == "" || !hasPath || len(id) > 2048 {
-		return fmt.Sprintf("%q is not a SPIFFE ID of the form spiffe://trust-domain/path", short(id))
-	}
-	for _, segment := range strings.Split(p, "/") {
-		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, spiffeChars) != "" {
-			return fmt.Sprintf("%q is not a SPIFFE ID: its path has a segment that is empty, relative or has other characters than letters, digits, dots, dashes and underscores", short(id))
-		}
-	}
-	if domain != trustDomain {
-		return fmt.Sprintf("%q is of a foreign trust domain; this mesh is %s", short(id), trustDomain)
+	parsed, err := spiffeid.FromString(id)
+	switch {
+	case len(id) > maxSPIFFE:
+		return fmt.Sprintf("%q is not a SPIFFE ID: it is longer than %d bytes", short(id), maxSPIFFE)
+	case err != nil:
+		return fmt.Sprintf("%q is not a SPIFFE ID: %v", short(id), err)
+	case parsed.Path() == "":
+		return fmt.Sprintf("%q is the ID of a trust domain, not of a workload", short(id))
+	case parsed.TrustDomain().Name() != trustDomain:
+		return fmt.Sprintf("%q is of another trust domain; this mesh is %s", short(id), trustDomain)
+	case parsed.String() != id:
+		return fmt.Sprintf("%q is not in its normal form %s", short(id), parsed)
 	}
 	return ""
 }
-
-const spiffeChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 
 func httpAttributes(h weftv1.HTTPAttributes) (model.HTTPRule, string) {
 	var rule model.HTTPRule

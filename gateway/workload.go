@@ -17,9 +17,6 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// labelMTLS is the label, on pods and namespaces, whose value is a model.MTLSMode.
-const labelMTLS = "weft.io/mtls"
-
 var workloadUnits = unitKind{
 	name: "workload", stage: stageModel, compute: workload,
 	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Pod] { return o.Pods }),
@@ -108,26 +105,13 @@ func (v *view) contested(a netip.Addr) bool {
 	return contested
 }
 
-// mtlsMode is the pod's label, else its namespace's. A value that is none is taken as strict: who wrote it wanted
-// something, and the most careful reading fails closed.
+// mtlsMode returns the mTLS mode of a pod and reports a label that is not understood.
 func (v *view) mtlsMode(pod *corev1.Pod, t *problems) model.MTLSMode {
-	if pod.Namespace == kube.Namespace {
-		return model.MTLSDisabled // who signs certificates cannot wait for one
+	m := v.objs.Mode(v.Snapshot, pod)
+	if m.Problem != "" {
+		t.add("Invalid", m.Problem)
 	}
-	value, ok := pod.Labels[labelMTLS]
-	where := "the pod"
-	if !ok {
-		if ns, found := v.objs.Namespaces.Get(v.Snapshot, model.Key("", pod.Namespace)); found {
-			value = ns.Labels[labelMTLS]
-		}
-		where = "namespace " + pod.Namespace
-	}
-	mode, ok := model.ParseMTLSMode(value)
-	if !ok {
-		t.add("Invalid", fmt.Sprintf("label %s: %q of %s is none of strict, permissive, disabled; taken as strict", labelMTLS, short(value), where))
-		return model.MTLSStrict
-	}
-	return mode
+	return m.Mode
 }
 
 // podAt returns the pod that owns an address: of those that claim it, the oldest, then the first by name.

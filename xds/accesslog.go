@@ -14,6 +14,7 @@ import (
 	grpclog "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/grpc/v3"
 	als "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	tracing "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -217,11 +218,13 @@ func certificateID(p *data.TLSProperties_CertificateProperties) model.Identity {
 	return ""
 }
 
+// spiffeID returns the identity that a certificate's name is, or "" if it is something else.
 func spiffeID(s string) model.Identity {
-	if strings.HasPrefix(s, spiffePrefix) {
-		return model.Identity(s)
+	id, err := spiffeid.FromString(s)
+	if err != nil {
+		return ""
 	}
-	return ""
+	return model.Identity(id.String())
 }
 
 func socketAddr(a *core.Address) netip.AddrPort {

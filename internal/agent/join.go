@@ -94,13 +94,13 @@ func (j *joiner) look(r *cni.Request) standing {
 	if pod.Spec.HostNetwork {
 		return standing{}
 	}
-	mode, known := j.objs.Mode(snap, pod)
-	if !known {
+	mode := j.objs.Mode(snap, pod)
+	if !mode.Known {
 		return standing{"its Namespace's object, which tells its mTLS mode: the API server has not told the agent of it yet", true}
 	}
 	w, ok := j.st.Workloads.Get(snap, r.Pod())
-	if ok && w.MTLS != mode {
-		return standing{"the agent to see that its mTLS mode is " + mode.String(), true}
+	if ok && w.MTLS != mode.Mode {
+		return standing{"the agent to see that its mTLS mode is " + mode.Mode.String(), true}
 	}
 	if !ok || !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return standing{"its address or network namespace: " + j.trouble(snap, r), j.strict(r.Namespace) || ok && w.MTLS == model.MTLSStrict}

@@ -121,7 +121,7 @@ func (m *modes) namespace(next cni.Modes, key string, snap *state.Snapshot) {
 		delete(next, name)
 		return
 	}
-	label, _ := kube.MTLS(ns)
+	label := kube.NamespaceMode(ns).Mode
 	mode, known := next[name]
 	mode.Label = label == model.MTLSStrict
 	next[name] = mode
@@ -138,7 +138,7 @@ func (m *modes) pod(next cni.Modes, key string, snap *state.Snapshot) {
 	if !ok || p.Spec.HostNetwork {
 		return
 	}
-	if label, _ := kube.MTLS(p); label != model.MTLSStrict {
+	if !kube.PodLabelledStrict(p) {
 		return
 	}
 	if mode, known := next[p.Namespace]; known {

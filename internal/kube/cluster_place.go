@@ -6,10 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -146,32 +144,4 @@ func ownsUID(a, b *corev1.Pod) bool {
 
 func nodePod(p *corev1.Pod) NodePod {
 	return NodePod{Namespace: p.Namespace, Name: p.Name, UID: NodeUID(p), NetNS: p.Annotations[AnnotationNetNS]}
-}
-
-// MTLS reads the mTLS mode that a Namespace or Pod has by its own label, if it has one. A value that is not understood is
-// taken as strict. The mesh's own namespace has none: who signs certificates cannot wait for one.
-func MTLS(o metav1.Object) (mode model.MTLSMode, ok bool) {
-	value, ok := o.GetLabels()[labelMTLS]
-	if !ok || o.GetNamespace() == Namespace || o.GetNamespace() == "" && o.GetName() == Namespace {
-		return model.MTLSDisabled, false
-	}
-	mode, known := model.ParseMTLSMode(value)
-	if !known {
-		mode = model.MTLSStrict
-	}
-	return mode, true
-}
-
-// Mode gives the mTLS mode of a pod, its own or its namespace's; known is false while that hangs on a Namespace that is not
-// there.
-func (o *Objects) Mode(s *state.Snapshot, p *corev1.Pod) (mode model.MTLSMode, known bool) {
-	if mode, own := MTLS(p); own {
-		return mode, true
-	}
-	ns, ok := o.Namespaces.Get(s, model.Key("", p.Namespace))
-	if !ok {
-		return model.MTLSDisabled, false
-	}
-	mode, _ = MTLS(ns)
-	return mode, true
 }

@@ -3,10 +3,10 @@ package kube
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -86,7 +86,7 @@ func checkSource(s weftv1.AuthorizationSource, at *field.Path) (errs field.Error
 		}
 	}
 	if s.SPIFFE != "" {
-		if u, err := url.Parse(s.SPIFFE); err != nil || u.Scheme != "spiffe" || u.Host == "" || u.Path == "" || u.RawQuery != "" || u.Fragment != "" {
+		if id, err := spiffeid.FromString(s.SPIFFE); err != nil || id.Path() == "" {
 			errs = append(errs, field.Invalid(at.Child("spiffe"), s.SPIFFE, "must be a SPIFFE ID, spiffe://TRUST-DOMAIN/PATH"))
 		}
 	}

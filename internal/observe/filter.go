@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -42,7 +44,11 @@ type PeerFilter struct {
 // namespace), an address, a CIDR, any of these with :PORT, :PORT alone, or a SPIFFE ID.
 func ParsePeerFilter(s string) (PeerFilter, error) {
 	if strings.HasPrefix(s, "spiffe://") {
-		return PeerFilter{identity: model.Identity(s)}, nil
+		id, err := spiffeid.FromString(s)
+		if err != nil {
+			return PeerFilter{}, fmt.Errorf("%q is not a SPIFFE ID: %w", s, err)
+		}
+		return PeerFilter{identity: model.Identity(id.String())}, nil
 	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		return addrFilter(a, 0), nil
