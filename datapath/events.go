@@ -13,8 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The ring buffer wakes its reader only when it fills up; else it is looked at this often.
-const eventPoll = 50 * time.Millisecond
+// The kernel wakes the reader of the ring only when the ring fills up. The reader looks at it in between, less often the
+// longer it is empty: each look of an idle agent costs as much as most of what else it does.
+const (
+	eventPoll     = 50 * time.Millisecond
+	eventPollIdle = 500 * time.Millisecond
+)
 
 // Events calls f for each event, in order, until ctx ends. f must not block for long: the ring holds some 5,000 events,
 // and what does not fit is lost, counted (Status.LostEvents) and logged. Only one may read.
@@ -27,17 +31,20 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 	var rec ringbuf.Record
 	clock := newClock()
 	opened := durations{}
+	poll := eventPoll
 	for ctx.Err() == nil {
-		r.SetDeadline(time.Now().Add(eventPoll))
+		r.SetDeadline(time.Now().Add(poll))
 		err := r.ReadInto(&rec)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			d.countLost()
 			clock = newClock()
+			poll = min(2*poll, eventPollIdle)
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("event ring: %w", err)
 		}
+		poll = eventPoll
 		e, err := d.parseEvent(rec.RawSample, clock)
 		if err != nil {
 			return err
