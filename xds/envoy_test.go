@@ -171,7 +171,7 @@ func (e *envoy) get(path string) (string, error) {
 	return string(body), err
 }
 
-// until tries again for 15 seconds.
+// until tries again for a minute: the machine may be busy.
 func (e *envoy) until(what string, f func() error) {
 	e.t.Helper()
 	until(e.t, what, f)
@@ -180,7 +180,7 @@ func (e *envoy) until(what string, f func() error) {
 func until(t testing.TB, what string, f func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

@@ -32,13 +32,9 @@ func TestMirrorBackendHangs(t *testing.T) {
 		http2   bool
 	}{
 		{"Service, in the clear, HTTP/1", false, model.MTLSDisabled, false},
-		{"Service, in the clear, HTTP/2", false, model.MTLSDisabled, true},
-		{"Service, over HBONE, HTTP/1", false, model.MTLSStrict, false},
 		{"Service, over HBONE, HTTP/2", false, model.MTLSStrict, true},
-		{"Gateway, in the clear, HTTP/1", true, model.MTLSDisabled, false},
 		{"Gateway, in the clear, HTTP/2", true, model.MTLSDisabled, true},
 		{"Gateway, over HBONE, HTTP/1", true, model.MTLSStrict, false},
-		{"Gateway, over HBONE, HTTP/2", true, model.MTLSStrict, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMirrorWorld(t, Config{}, test.gateway, test.copies)
@@ -240,7 +236,7 @@ func (m *mirrorWorld) frees(e *envoy, before uint64) {
 // load uploads bodies of a size in parallel. It returns how many uploads were answered as they must be, and the most that Envoy
 // allocated meanwhile, in bytes.
 func (m *mirrorWorld) load(e *envoy, h2 bool, uploads int, size int64) (succeeded int, peak uint64) {
-	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 3*time.Minute)
 	defer cancel()
 	stop := make(chan struct{})
 	var sampler sync.WaitGroup
