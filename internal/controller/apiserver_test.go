@@ -276,7 +276,7 @@ func TestController(t *testing.T) {
 	}
 
 	t.Run("outage", func(*testing.T) { outage(w, second, good, late) })
-	t.Run("many routes", func(t *testing.T) { many(w) })
+	t.Run("many routes", func(*testing.T) { many(w) })
 	stopSecond()
 }
 
