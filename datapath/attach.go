@@ -95,54 +95,56 @@ func verifier(err error) error {
 	return err
 }
 
-// attachAll puts every program on its hook. Programs of an earlier agent are replaced one by one, each atomically.
-func attachAll(cfg Config, coll *ebpf.Collection) error {
-	names := map[string]bool{}
-	for _, h := range hooks {
-		names[h.program] = true
-		if err := attachHook(cfg, h, coll.Programs[h.program]); err != nil {
-			return fmt.Errorf("hook %s: %w", h.program, err)
-		}
+// cgroup is the directory of the cgroup that the hook is on.
+func (h hook) cgroup(cfg Config) string {
+	if h.proxy {
+		return cfg.proxyPath()
 	}
-	pins, err := filepath.Glob(filepath.Join(cfg.PinDir, linkDir, "*"))
-	if err != nil {
-		return err
-	}
-	for _, p := range pins {
-		if !names[filepath.Base(p)] { // a hook of another version
-			if err := unpinLink(p); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return cfg.CgroupRoot
 }
 
-func attachHook(cfg Config, h hook, prog *ebpf.Program) error {
-	path := cfg.CgroupRoot
-	if h.proxy {
-		path = cfg.proxyPath()
-	}
-	pin := filepath.Join(cfg.PinDir, linkDir, h.program)
+func (h hook) pin(cfg Config) string { return filepath.Join(cfg.PinDir, linkDir, h.program) }
+
+// attachHook takes an earlier agent's link over, or makes a new one.
+func attachHook(cfg Config, h hook, prog *ebpf.Program) (*heldLink, error) {
+	pin := h.pin(cfg)
 	l, err := link.LoadPinnedLink(pin, nil)
 	switch {
-	case err == nil && hangsOn(l, path):
-		return errors.Join(l.Update(prog), l.Close())
+	case err == nil && hangsOn(l, h.cgroup(cfg)):
+		if err := l.Update(prog); err != nil {
+			return nil, errors.Join(fmt.Errorf("replace the program of %s: %w", pin, err), l.Close())
+		}
 	case err == nil: // on another cgroup, or on one that was removed and made again
 		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-			return fmt.Errorf("remove the link %s: %w", pin, err)
+			return nil, fmt.Errorf("remove the link %s: %w", pin, err)
 		}
+		l = nil
 	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("open the link %s: %w", pin, err)
+		return nil, fmt.Errorf("open the link %s: %w", pin, err)
 	}
-	l, err = link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: prog})
+	if l == nil {
+		if l, err = newCgroupLink(cfg, h, prog); err != nil {
+			return nil, err
+		}
+	}
+	held, err := holdLink(l, prog, pin)
 	if err != nil {
-		return fmt.Errorf("attach to cgroup %s: %w", path, err)
+		return nil, errors.Join(err, l.Close())
+	}
+	return held, nil
+}
+
+// newCgroupLink attaches a program and pins the link.
+func newCgroupLink(cfg Config, h hook, prog *ebpf.Program) (link.Link, error) {
+	path, pin := h.cgroup(cfg), h.pin(cfg)
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: path, Attach: h.attach, Program: prog})
+	if err != nil {
+		return nil, fmt.Errorf("attach to cgroup %s: %w", path, err)
 	}
 	if err := l.Pin(pin); err != nil {
-		return errors.Join(fmt.Errorf("pin the link %s: %w", pin, err), l.Close())
+		return nil, errors.Join(fmt.Errorf("pin the link %s: %w", pin, err), l.Close())
 	}
-	return l.Close()
+	return l, nil
 }
 
 // hangsOn compares the link's cgroup with a path. A cgroup's number is the inode of its directory.

@@ -36,12 +36,11 @@ func closedPod(t *testing.T, n *node, b *lab.Pod, change ...func(*model.Workload
 
 // faultOf returns what the datapath reports of a workload.
 func (n *node) faultOf(workload string) string {
-	for _, e := range n.d.Status().Errors {
-		if strings.Contains(e, workload) {
-			return e
-		}
+	row, ok := n.st.Programmed.Get(n.st.Snapshot(), "workload/"+workload)
+	if !ok {
+		return ""
 	}
-	return ""
+	return row.Error
 }
 
 func sysctl(t *testing.T, p *lab.Pod, name, value string) {
@@ -229,9 +228,8 @@ func TestAnyFailingStepLeavesThePodClosed(t *testing.T) {
 				strict.Addresses = testenv.Addrs("10.0.0.1", "10.0.0.2")
 				strict.MTLS, strict.Identity, strict.ProbePorts = model.MTLSStrict, "spiffe://td/ns/ns/sa/a", []uint16{8081}
 				write(f, f.st.Workloads, &strict)
-				err := f.apply()[object{kindWorkload, "ns/a"}]
-				if !errors.Is(err, broken) || !strings.Contains(err.Error(), "ns/a") {
-					t.Errorf("the fault is %v, want it to name the workload and the cause", err)
+				if err := f.apply()["workload/ns/a"]; !strings.Contains(err, broken.Error()) {
+					t.Errorf("the fault is %q, want the cause", err)
 				}
 				f.checkClosed("/run/netns/a")
 				mend()
@@ -271,7 +269,7 @@ func TestOpenPodWithFullMapStaysOpen(t *testing.T) {
 	write(f, f.st.Workloads, &model.Workload{
 		Namespace: "ns", Name: "a", Addresses: testenv.Addrs("10.0.0.1"), Local: true, NetNS: "/run/netns/a",
 	})
-	if f.apply()[object{kindWorkload, "ns/a"}] == nil {
+	if f.apply()["workload/ns/a"] == "" {
 		t.Error("nothing is reported")
 	}
 	if len(f.space.live) > 0 {

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/weft-mesh/weft/internal/model"
 )
 
 // Config says where the datapath hangs in the kernel. The zero value is fit for a node.
@@ -23,22 +21,13 @@ type Config struct {
 	PinDir string
 	// ProxyCgroup is Envoy's cgroup below CgroupRoot; "" is weft-proxy. It is made if it is missing.
 	ProxyCgroup string
-	// Listens tells whether Envoy is ready to take authenticated connections to a local workload. One that gets its first
-	// identity is made known to the kernel, and so to its peers, only then, or after HoldIdentity. Nil: at once.
-	Listens func(*model.Workload) bool
-	// Routes tells whether Envoy has the routes of a service port. A port that becomes L7 stays balanced in the kernel until
-	// then, or for HoldRoutes: an Envoy that does not know it would answer 404. Nil: it is L7 at once.
-	Routes func(s *model.Service, port uint16) bool
+	// AcceptTimeout bounds how long a workload's first identity and a Service's first route wait until Envoy has accepted
+	// them (state.Accepted). Until then the workload is treated as one without an identity, and the port is balanced in
+	// the kernel; after it the new state is in force, whatever fails because of it. 0 does not wait.
+	AcceptTimeout time.Duration
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }
-
-// HoldIdentity bounds the time in which a workload that got its first identity is still treated as one without, because
-// Envoy is not ready: then the new mode holds whatever fails by it.
-const HoldIdentity = 2 * time.Second
-
-// HoldRoutes bounds the time in which a port that became L7 is not handed to Envoy yet.
-const HoldRoutes = 2 * time.Second
 
 const (
 	sysBPF             = "/sys/fs/bpf"

@@ -20,7 +20,6 @@ const (
 // portEntries is what the kernel is to know about one service port in one address family.
 type portEntries struct {
 	Name      string // PortKey, with "|6" for IPv6
-	Port      uint16
 	Frontends []weftFrontendKey
 	Backends  []weftEndpoint
 	L7        bool
@@ -40,7 +39,7 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 		e, _ := endpoints(key)
 		for _, v6 := range []bool{false, true} {
 			pe := portEntries{
-				Name: key, Port: p.Port, L7: p.L7 && p.Protocol == model.TCP, Affinity: seconds(s.Affinity),
+				Name: key, L7: p.L7 && p.Protocol == model.TCP, Affinity: seconds(s.Affinity),
 				Frontends: frontendsOf(s, p, v6),
 			}
 			if len(pe.Frontends) == 0 {

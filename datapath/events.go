@@ -11,33 +11,55 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
-// The kernel wakes the reader of the ring only when the ring fills up. The reader looks at it in between, less often the
-// longer it is empty: each look of an idle agent costs as much as most of what else it does.
 const (
+	// The kernel wakes the reader of the ring only when the ring fills up. The reader looks at it in between, less often
+	// the longer it is empty: each look of an idle agent costs as much as most of what else it does.
 	eventPoll     = 50 * time.Millisecond
 	eventPollIdle = 500 * time.Millisecond
+	// lostPoll is how often the reader looks whether events were lost, while events come.
+	lostPoll = 250 * time.Millisecond
 )
 
-// Events calls f for each event, in order, until ctx ends. f must not block for long: the ring holds some 5,000 events,
-// and what does not fit is lost, counted (Status.LostEvents) and logged. Only one may read.
-func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
+// Events calls event for each event, in order, until ctx ends. event must not block for long: the ring holds some 5,000
+// events, and what does not fit is lost. Losses are counted in state.Lost, and lost is called with the number of those
+// that were found since the last call. Only one may read.
+func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n uint64)) error {
 	r, err := ringbuf.NewReader(d.maps[weftMapEvents])
 	if err != nil {
 		return fmt.Errorf("event ring: %w", err)
 	}
 	defer func() { _ = r.Close() }()
+	before, err := d.countLost()
+	if err != nil {
+		return err
+	}
 	var rec ringbuf.Record
-	clock := newClock()
-	opened := durations{}
+	var clock clock
+	var look time.Time // when to look for losses
+	opened := newDurations(maxOpen)
 	poll := eventPoll
-	for ctx.Err() == nil {
-		r.SetDeadline(time.Now().Add(poll))
+	for total := before; ctx.Err() == nil; {
+		now := time.Now()
+		if !now.Before(look) {
+			look, clock = now.Add(lostPoll), newClock()
+			d.ringUsed.Store(int64(r.AvailableBytes()))
+			n, err := d.countLost()
+			if err != nil {
+				return err
+			}
+			if n > total {
+				d.reportLost(n-total, n-before)
+				lost(n - total)
+				total = n
+			}
+		}
+		r.SetDeadline(now.Add(poll))
 		err := r.ReadInto(&rec)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			d.countLost()
-			clock = newClock()
 			poll = min(2*poll, eventPollIdle)
 			continue
 		}
@@ -50,49 +72,68 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 			return err
 		}
 		opened.measure(&e)
-		f(e)
+		event(e)
 	}
 	return nil
 }
 
+// countLost returns how many events were lost since the map was made.
+func (d *Datapath) countLost() (uint64, error) {
+	var perCPU []uint64
+	if err := d.maps[weftMapLost].Lookup(uint32(0), &perCPU); err != nil {
+		return 0, fmt.Errorf("count lost events: %w", err)
+	}
+	var n uint64
+	for _, c := range perCPU {
+		n += c
+	}
+	return n, nil
+}
+
+func (d *Datapath) reportLost(n, total uint64) {
+	d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n, "total", total)
+	w := d.st.Write(d.st.Lost)
+	d.st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: total})
+	w.Commit()
+}
+
 // durations remembers when connections were opened. The kernel does not: a note with each socket costs more than the
-// rest of what is done for it.
-type durations map[connection]time.Time
+// rest of what is done for it. Where the end of a connection was lost its entry would stay, so the memory is in two
+// halves: when the younger is full, the older is forgotten. Of connections in it, the duration is not known.
+type durations struct {
+	half           int
+	younger, older map[connection]time.Time
+}
 
 type connection struct {
 	netns         uint64
 	local, remote netip.AddrPort
 }
 
-// maxOpen bounds the memory: 8 MB. Of connections beyond it, no duration is known.
+// maxOpen bounds the memory: 8 MB.
 const maxOpen = 1 << 16
 
-func (d durations) measure(e *Event) {
+func newDurations(limit int) *durations {
+	return &durations{half: max(limit/2, 1), younger: map[connection]time.Time{}}
+}
+
+func (d *durations) measure(e *Event) {
 	key := connection{e.NetNS, e.Local, e.Remote}
 	switch e.Kind {
 	case EventOpened:
-		if len(d) < maxOpen {
-			d[key] = e.Time
+		if len(d.younger) >= d.half {
+			d.younger, d.older = map[connection]time.Time{}, d.younger
 		}
+		delete(d.older, key) // of a connection whose end was lost
+		d.younger[key] = e.Time
 	case EventClosed:
-		if t, ok := d[key]; ok {
-			e.Duration = e.Time.Sub(t)
-			delete(d, key)
+		for _, m := range []map[connection]time.Time{d.younger, d.older} {
+			if t, ok := m[key]; ok {
+				e.Duration = e.Time.Sub(t)
+				delete(m, key)
+				return
+			}
 		}
-	}
-}
-
-func (d *Datapath) countLost() {
-	var perCPU []uint64
-	if err := d.maps[weftMapLost].Lookup(uint32(0), &perCPU); err != nil {
-		return
-	}
-	var n uint64
-	for _, c := range perCPU {
-		n += c
-	}
-	if before := d.lost.Swap(n); n > before {
-		d.cfg.Log.Warn("connection events were lost: the reader is too slow", "lost", n-before, "total", n)
 	}
 }
 

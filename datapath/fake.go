@@ -58,6 +58,8 @@ func (t *fakeTable[K, V]) changed() {
 	}
 }
 
+func (t *fakeTable[K, V]) Limit() int { return t.limit }
+
 func (t *fakeTable[K, V]) All() (map[K]V, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -83,6 +83,7 @@ type node struct {
 
 	mu     sync.Mutex
 	events []Event
+	lost   uint64
 	quiet  bool // events are read and dropped
 }
 
@@ -153,7 +154,7 @@ func newLab(t testing.TB) *lab.Lab {
 
 func (n *node) start() {
 	n.t.Helper()
-	d, err := Open(n.cfg)
+	d, err := Open(n.cfg, n.st)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -170,12 +171,12 @@ func (n *node) start() {
 		}
 	})
 	wg.Go(func() {
-		if err := d.Run(ctx, n.st); err != nil {
+		if err := d.Run(ctx); err != nil {
 			n.t.Error(err)
 		}
 	})
 	wg.Go(func() {
-		if err := d.Events(ctx, n.event); err != nil {
+		if err := d.Events(ctx, n.event, n.lose); err != nil {
 			n.t.Error(err)
 		}
 	})
@@ -204,6 +205,12 @@ func (n *node) event(e Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.events = append(n.events, e)
+}
+
+func (n *node) lose(count uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lost += count
 }
 
 // waitEvent waits for an event.
@@ -243,17 +250,32 @@ func (n *node) sync() {
 	put(n, n.st.Services, &model.Service{
 		Namespace: "sync", Name: "marker", Addresses: []netip.Addr{addr}, Ports: []model.ServicePort{{Port: 1, Protocol: model.TCP}},
 	})
-	key := encodeFrontend(netip.AddrPortFrom(addr, 1), model.TCP)
 	eventually(n.t, "the kernel follows the model", func() bool {
-		rec := n.d.running()
-		if rec == nil {
-			return false
-		}
-		rec.mu.Lock()
-		defer rec.mu.Unlock()
-		_, ok := rec.services.frontends.have[key]
-		return ok
+		snap := n.st.Snapshot()
+		_, revision, _ := n.st.Services.Revision(snap, "sync/marker")
+		row, ok := n.st.Programmed.Get(snap, "service/sync/marker")
+		return ok && row.Revision == revision
 	})
+}
+
+// faults lists what is wrong, each with its subject.
+func (n *node) faults() (out []string) {
+	for p := range n.st.Programmed.All(n.st.Snapshot()) {
+		if p.Error != "" {
+			out = append(out, p.Key()+": "+p.Error)
+		}
+	}
+	return out
+}
+
+// pods lists the workloads that the kernel knows.
+func (n *node) pods() map[uint64]uint32 {
+	n.t.Helper()
+	pods, err := kernelTable[uint64, uint32]{n.d.maps[weftMapPods]}.All()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return pods
 }
 
 func put[T any](n *node, table *state.Table[T], o T) {

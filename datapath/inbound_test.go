@@ -404,14 +404,14 @@ func TestLiveConnectionsThatAreForbiddenEnd(t *testing.T) {
 			if line, _ := pp.dial(t, netip.AddrPortFrom(b.Address, 8080), ""); answer(line) != "app" {
 				t.Error("the proxy does not reach the app any more")
 			}
-			got, err := n.d.CloseConnections("ns/b", Authenticated, nil)
+			got, err := n.d.CloseConnections(t.Context(), "ns/b", Authenticated, nil)
 			if err != nil || got != 2 {
 				t.Errorf("closed %d connections on 15008 (%v), want 2", got, err)
 			}
 			if !broken(t, kept[0]) {
 				t.Error("a connection to 15008 lives on")
 			}
-			if _, err := n.d.CloseConnections("ns/nobody", Inbound, nil); err == nil {
+			if _, err := n.d.CloseConnections(t.Context(), "ns/nobody", Inbound, nil); err == nil {
 				t.Error("no error for a workload that is not there")
 			}
 		})

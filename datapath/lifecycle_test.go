@@ -92,7 +92,7 @@ func TestAgentRestartKeepsTrafficAndEntries(t *testing.T) {
 	l := newLoad(a, vip(a.Address))
 	defer l.stop()
 	l.more(t, 20)
-	before := n.d.running().services.ports["ns/svc"]["ns/svc/80"].id
+	before := n.numberOf(vip4)
 	n.end()
 	l.more(t, 20)
 
@@ -117,12 +117,22 @@ func TestAgentRestartKeepsTrafficAndEntries(t *testing.T) {
 	n.sync()
 	l.more(t, 20)
 	l.check(t)
-	if after := n.d.running().services.ports["ns/svc"]["ns/svc/80"].id; after != before {
+	if after := n.numberOf(vip4); after != before {
 		t.Errorf("the Service's number went from %d to %d", before, after)
 	}
-	if s := n.d.Status(); len(s.Errors) > 0 || len(s.Pods) != 3 {
-		t.Errorf("status %+v", s)
+	if len(n.faults()) > 0 || len(n.pods()) != 3 {
+		t.Errorf("faults %v, pods %v", n.faults(), n.pods())
 	}
+}
+
+// numberOf returns the number of the Service at an address.
+func (n *node) numberOf(a netip.Addr) uint32 {
+	n.t.Helper()
+	frontends, err := kernelTable[weftFrontendKey, weftFrontend]{n.d.maps[weftMapFrontends]}.All()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return frontends[encodeFrontend(netip.AddrPortFrom(a, 80), model.TCP)].Service
 }
 
 func TestSyncedRemovesWhatIsLeftOver(t *testing.T) {
@@ -135,13 +145,11 @@ func TestSyncedRemovesWhatIsLeftOver(t *testing.T) {
 	}
 	n.st.MarkSynced()
 	eventually(t, "the old entries are gone", func() bool {
-		s := n.d.Status()
-		return s.Frontends == 1 && s.Backends == 0 // the test's own marker
+		frontends, err1 := kernelTable[weftFrontendKey, weftFrontend]{n.d.maps[weftMapFrontends]}.All()
+		slots, err2 := kernelTable[weftSlotKey, weftEndpoint]{n.d.maps[weftMapSlots]}.All()
+		return err1 == nil && err2 == nil && len(frontends) == 1 && len(slots) == 0 // the test's own marker
 	})
-	eventually(t, "the old pods are gone", func() bool {
-		pods, err := kernelTable[uint64, uint32]{n.d.maps[weftMapPods]}.All()
-		return err == nil && len(pods) == 0
-	})
+	eventually(t, "the old pods are gone", func() bool { return len(n.pods()) == 0 })
 	pins, _ := filepath.Glob(filepath.Join(n.cfg.PinDir, podDir, "*"))
 	if len(pins) > 0 {
 		t.Errorf("links are left: %v", pins)
@@ -219,9 +227,11 @@ func TestNewLayoutTakesOverWithoutAGap(t *testing.T) {
 	full := n.st
 	n.st = state.New(state.NewDB())
 	n.start()
-	if !n.d.Status().Pending {
-		t.Error("the programs were replaced before the maps were filled")
+	retained := func() bool {
+		row, ok := n.st.Programmed.Get(n.st.Snapshot(), "hook/connect4")
+		return ok && strings.Contains(row.Error, "earlier version")
 	}
+	eventually(t, "the programs wait until the maps are filled", retained)
 	l.more(t, 20)
 	snap := full.Snapshot()
 	for w := range full.Workloads.All(snap) {
@@ -234,7 +244,7 @@ func TestNewLayoutTakesOverWithoutAGap(t *testing.T) {
 		put(n, n.st.Services, s)
 	}
 	n.st.MarkSynced()
-	eventually(t, "the programs are replaced", func() bool { return !n.d.Status().Pending })
+	eventually(t, "the programs are replaced", func() bool { return !retained() })
 	l.more(t, 20)
 	l.check(t)
 	pins, _ := filepath.Glob(filepath.Join(n.cfg.PinDir, mapDir, weftMapFrontends+"-*"))
@@ -314,18 +324,18 @@ func TestPodsComeAndGo(t *testing.T) {
 	put(n, n.st.Workloads, workload(b, model.MTLSStrict, func(w *model.Workload) { w.Name, w.NetNS = "late", "/run/netns/wdp-late" }))
 	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
 	n.sync()
-	if s := n.d.Status(); len(s.Errors) != 1 || !strings.Contains(s.Errors[0], "ns/late") || !strings.Contains(s.Errors[0], "/run/netns/wdp-late") {
-		t.Errorf("errors %v, want one that names ns/late and its namespace", s.Errors)
+	if f := n.faults(); len(f) != 1 || !strings.Contains(f[0], "ns/late") || !strings.Contains(f[0], "/run/netns/wdp-late") {
+		t.Errorf("faults %v, want one that names ns/late and its namespace", f)
 	}
 	late := testenv.Pod(t, n.lab, "late")
-	eventually(t, "the late pod joins", func() bool { return len(n.d.Status().Pods) == 2 })
+	eventually(t, "the late pod joins", func() bool { return len(n.pods()) == 2 && len(n.faults()) == 0 })
 	if got := accepts(t, late); got != "1" {
 		t.Errorf("tcp_fwmark_accept is %s", got)
 	}
 	// Two workloads in one namespace: the first keeps it.
 	put(n, n.st.Workloads, workload(b, model.MTLSDisabled, func(w *model.Workload) { w.Name = "second" }))
 	n.sync()
-	if all := strings.Join(n.d.Status().Errors, "\n"); !strings.Contains(all, "ns/second: network namespace "+b.NetNS+" is taken by workload ns/b") {
+	if all := strings.Join(n.faults(), "\n"); !strings.Contains(all, "ns/second: network namespace "+b.NetNS+" is taken by workload ns/b") {
 		t.Errorf("errors %v, want one that names both workloads", all)
 	}
 	remove(n, n.st.Workloads, "ns/second")
@@ -359,7 +369,9 @@ func TestNamespaceIsGone(t *testing.T) {
 	if line, err := pp.dial(t, netip.AddrPortFrom(a.Address, 8080), ""); answer(line) != "a" {
 		t.Fatal(err)
 	}
-	cookie := n.d.Status().Pods[0].Cookie
+	var cookie uint64
+	for cookie = range n.pods() {
+	}
 	if err := unix.Unmount(b.NetNS, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
@@ -367,16 +379,15 @@ func TestNamespaceIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the pod is taken out", func() bool {
-		s := n.d.Status()
-		return len(s.Pods) == 0 && len(s.Errors) == 1 && strings.Contains(s.Errors[0], "ns/b")
+		return len(n.pods()) == 0 && strings.Contains(n.faultOf("ns/b"), b.NetNS)
 	})
 	if _, err := os.Stat((&kernelNamespaces{dir: filepath.Join(n.cfg.PinDir, podDir)}).pin(cookie)); !os.IsNotExist(err) {
 		t.Errorf("the link is left: %v", err)
 	}
 	remove(n, n.st.Workloads, "ns/b")
 	n.sync()
-	if s := n.d.Status(); len(s.Errors) > 0 {
-		t.Errorf("errors %v", s.Errors)
+	if f := n.faults(); len(f) > 0 {
+		t.Errorf("faults %v", f)
 	}
 }
 
@@ -444,7 +455,7 @@ func TestOneAgentAtATime(t *testing.T) {
 	if err != nil || before == 0 {
 		t.Fatal(before, err)
 	}
-	if d, err := Open(n.cfg); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), n.cfg.PinDir) {
+	if d, err := Open(n.cfg, n.st); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), n.cfg.PinDir) {
 		t.Errorf("a second agent: %v, %v", d, err)
 	}
 	if err := Detach(n.cfg); !errors.Is(err, ErrInUse) {
@@ -457,7 +468,7 @@ func TestOneAgentAtATime(t *testing.T) {
 	n.start()
 	outside := n.cfg
 	outside.ProxyCgroup = "../outside"
-	if _, err := Open(outside); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
+	if _, err := Open(outside, n.st); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
 		t.Errorf("a cgroup outside of the mount: %v", err)
 	}
 }

@@ -14,6 +14,8 @@ type table[K, V comparable] interface {
 	Put(K, V) error
 	Delete(K) error
 	All() (map[K]V, error)
+	// Limit is the number of entries that the table holds at most.
+	Limit() int
 }
 
 // tables are the maps that user space fills. The others belong to the programs.
@@ -67,6 +69,8 @@ func (t kernelTable[K, V]) Delete(k K) error {
 	}
 	return nil
 }
+
+func (t kernelTable[K, V]) Limit() int { return int(t.m.MaxEntries()) }
 
 func (t kernelTable[K, V]) All() (map[K]V, error) {
 	out := map[K]V{}

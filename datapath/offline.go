@@ -32,7 +32,7 @@ func NewOffline(st *state.State, kernel bool, log *slog.Logger) (*Offline, error
 			return nil, errors.Join(err, o.Close())
 		}
 	}
-	rec, err := newReconciler(log, st, o.tables, offlineSpace{})
+	rec, err := newReconciler(reconcilerConfig{log: log, st: st, tables: o.tables, namespaces: offlineSpace{}})
 	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
@@ -64,16 +64,15 @@ func (o *Offline) kernelMaps() error {
 func (o *Offline) Sync() error {
 	snap := o.rec.st.Snapshot()
 	todo := o.rec.everything(snap)
-	todo[object{kind: kindPrune}] = struct{}{}
+	todo[leftovers] = struct{}{}
 	o.rec.reconcile(snap, todo)
-	return errors.Join(errorsOf(o.rec.status().Errors)...)
-}
-
-func errorsOf(texts []string) (out []error) {
-	for _, t := range texts {
-		out = append(out, errors.New(t))
+	var errs []error
+	for p := range o.rec.st.Programmed.All(o.rec.st.Snapshot()) {
+		if p.Error != "" {
+			errs = append(errs, fmt.Errorf("%s %s: %s", p.Kind, p.Name, p.Error))
+		}
 	}
-	return out
+	return errors.Join(errs...)
 }
 
 // Close frees the maps.
@@ -153,12 +152,13 @@ func (n offlineNamespace) Cookie() uint64 {
 	_, _ = h.Write([]byte(n)) // never fails
 	return h.Sum64()
 }
-func (offlineNamespace) Same() bool        { return true }
-func (offlineNamespace) Joined() bool      { return false }
-func (offlineNamespace) Attach() error     { return nil }
-func (offlineNamespace) Route(bool) error  { return nil }
-func (offlineNamespace) Detach(bool) error { return nil }
-func (offlineNamespace) Close() error      { return nil }
-func (offlineNamespace) CloseConnections(Connections, *model.Workload, func(local, remote netip.AddrPort) bool) (int, error) {
+func (offlineNamespace) Same() bool            { return true }
+func (offlineNamespace) Joined() bool          { return false }
+func (offlineNamespace) Attach(bool) error     { return nil }
+func (offlineNamespace) Check() (repair, bool) { return repair{}, false }
+func (offlineNamespace) Route(bool) error      { return nil }
+func (offlineNamespace) Detach(bool) error     { return nil }
+func (offlineNamespace) Close() error          { return nil }
+func (offlineNamespace) CloseConnections(func(local, remote netip.AddrPort) bool) (int, error) {
 	return 0, nil
 }

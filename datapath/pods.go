@@ -7,12 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-
-	"github.com/weft-mesh/weft/internal/model"
+	"golang.org/x/sys/unix"
 )
 
 // kernelNamespaces are the real ones. Each has the inbound program by a link that is pinned under its cookie, so that
@@ -23,9 +23,6 @@ type kernelNamespaces struct {
 	load func(cookie uint64) (*ebpf.Program, error)
 	// findListeners records Envoy's sockets in a namespace; nil if all are known since they listen.
 	findListeners func(netns int, cookie uint64) error
-	node          func(netip.Addr) bool // tells the host's own addresses
-	// hold tells that programs of an earlier version are to stay, because they share maps with its other programs.
-	hold func() bool
 }
 
 func (k *kernelNamespaces) pin(cookie uint64) string {
@@ -41,7 +38,11 @@ func (k *kernelNamespaces) Open(path string) (namespace, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &kernelNamespace{k: k, path: path, file: f, cookie: cookie}, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("network namespace %s: %w", path, err), f.Close())
+	}
+	return &kernelNamespace{k: k, path: path, file: f, inode: st.Ino, cookie: cookie}, nil
 }
 
 func (k *kernelNamespaces) Left(cookie uint64, path string) error {
@@ -61,11 +62,12 @@ func (k *kernelNamespaces) Left(cookie uint64, path string) error {
 }
 
 type kernelNamespace struct {
-	k        *kernelNamespaces
-	path     string
-	file     *os.File // keeps the namespace, so that its sockets can be reached when its name is gone
-	cookie   uint64
-	attached bool
+	k      *kernelNamespaces
+	path   string
+	file   *os.File // keeps the namespace, so that its sockets can be reached when its name is gone
+	inode  uint64
+	cookie uint64
+	link   *heldLink // of sk_lookup; nil until this agent attached it
 }
 
 func (n *kernelNamespace) Cookie() uint64 { return n.cookie }
@@ -86,11 +88,8 @@ func (n *kernelNamespace) Joined() bool {
 	return err == nil
 }
 
-func (n *kernelNamespace) Attach() error {
-	if n.attached {
-		return nil
-	}
-	if n.Joined() && n.k.hold() {
+func (n *kernelNamespace) Attach(retain bool) error {
+	if n.link != nil || retain && n.Joined() {
 		return nil
 	}
 	prog, err := n.k.load(n.cookie)
@@ -99,11 +98,31 @@ func (n *kernelNamespace) Attach() error {
 	}
 	defer func() { _ = prog.Close() }()
 	found := n.findListeners()
-	if err := errors.Join(n.attach(prog), found); err != nil {
-		return err
+	held, err := n.attach(prog)
+	if err != nil {
+		return errors.Join(err, found)
 	}
-	n.attached = true
+	if found != nil {
+		return errors.Join(found, held.close()) // it is pinned; the next try takes it over
+	}
+	n.link = held
 	return nil
+}
+
+func (n *kernelNamespace) Check() (r repair, attached bool) {
+	if n.link == nil {
+		return repair{}, false
+	}
+	var loaded *ebpf.Program
+	defer func() {
+		if loaded != nil {
+			_ = loaded.Close()
+		}
+	}()
+	return n.link.check(n.inode, func() (p *ebpf.Program, err error) {
+		loaded, err = n.k.load(n.cookie)
+		return loaded, err
+	}, n.newLink), true
 }
 
 func (n *kernelNamespace) Route(ipv6 bool) error {
@@ -128,30 +147,47 @@ func (n *kernelNamespace) findListeners() error {
 }
 
 // attach replaces the program of an earlier agent's link, or makes a new link.
-func (n *kernelNamespace) attach(prog *ebpf.Program) error {
+func (n *kernelNamespace) attach(prog *ebpf.Program) (*heldLink, error) {
 	pin := n.k.pin(n.cookie)
-	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
-		err = l.Update(prog)
-		if err == nil {
-			return l.Close()
-		}
-		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-			return fmt.Errorf("remove the link %s: %w", pin, err)
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err == nil {
+		if err := l.Update(prog); err != nil { // its namespace is gone
+			if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+				return nil, fmt.Errorf("remove the link %s: %w", pin, err)
+			}
+			l = nil
 		}
 	}
+	if l == nil {
+		if l, err = n.newLink(prog); err != nil {
+			return nil, err
+		}
+	}
+	held, err := holdLink(l, prog, pin)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return held, nil
+}
+
+// newLink attaches the program and pins the link.
+func (n *kernelNamespace) newLink(prog *ebpf.Program) (link.Link, error) {
 	l, err := link.AttachNetNs(n.fd(), prog)
 	if err != nil {
-		return fmt.Errorf("attach sk_lookup to the network namespace %s: %w", n.path, err)
+		return nil, fmt.Errorf("attach sk_lookup to the network namespace %s: %w", n.path, err)
 	}
-	if err := l.Pin(pin); err != nil {
-		return errors.Join(fmt.Errorf("pin the sk_lookup link of %s: %w", n.path, err), l.Close())
+	if err := l.Pin(n.k.pin(n.cookie)); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin the sk_lookup link of %s: %w", n.path, err), l.Close())
 	}
-	return l.Close()
+	return l, nil
 }
 
 func (n *kernelNamespace) Detach(dead bool) error {
-	err := unpinLink(n.k.pin(n.cookie))
-	n.attached = false
+	if n.link != nil {
+		_ = n.link.link.Detach() // its pin may be gone
+	}
+	err := errors.Join(unpinLink(n.k.pin(n.cookie)), n.link.close())
+	n.link = nil
 	return errors.Join(err, enter(n.fd(), func() error {
 		all, err := listSockets()
 		if err != nil {
@@ -168,26 +204,23 @@ func (n *kernelNamespace) Detach(dead bool) error {
 	}))
 }
 
-func (n *kernelNamespace) CloseConnections(which Connections, w *model.Workload, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
+func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort) bool) (int, error) {
 	count := 0
 	err := enter(n.fd(), func() error {
 		all, err := listSockets()
 		if err != nil {
 			return err
 		}
-		var end []socket
-		for _, s := range inbound(all) {
-			if selected(s, which, w, n.k.node) && (forbidden == nil || forbidden(s.local, s.remote)) {
-				end = append(end, s)
-			}
-		}
-		count, err = destroy(end)
+		picked := slices.DeleteFunc(inbound(all), func(s socket) bool { return !end(s.local, s.remote) })
+		count, err = destroy(picked)
 		return err
 	})
 	return count, err
 }
 
-func (n *kernelNamespace) Close() error { return n.file.Close() }
+func (n *kernelNamespace) Close() error {
+	return errors.Join(n.link.close(), n.file.Close())
+}
 
 // unpinLink detaches a pinned link now: the kernel would do it some time after the last reference went. A link whose
 // target is gone is detached already.

@@ -3,14 +3,10 @@ package datapath
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,72 +15,93 @@ import (
 )
 
 const (
-	retryFirst = 20 * time.Millisecond
-	retryLast  = 5 * time.Second
-	// How often the namespaces of local workloads are looked at: one may go, or come back as another, without a word.
+	// checkEvery is how often is looked at what changes without a word: hooks and namespaces of local workloads.
 	checkEvery = 2 * time.Second
+	// routeSettle after Envoy has accepted a route its workers have taken it in.
+	routeSettle = 20 * time.Millisecond
 )
 
-// reconciler makes the tables and the pods' namespaces equal to the model. One goroutine writes (run); mu guards what
-// others read.
-type reconciler struct {
-	log   *slog.Logger
-	st    *state.State
-	space namespaces
+// reconcilerConfig is what a reconciler works with.
+type reconcilerConfig struct {
+	log        *slog.Logger
+	st         *state.State
+	tables     tables
+	namespaces namespaces
+	// names is told the workloads of network namespaces, by cookie.
+	names *atomic.Pointer[map[uint64]string]
+	// acceptTimeout is Config.AcceptTimeout.
+	acceptTimeout time.Duration
+	// programs are attached when the tables hold everything and nothing else. Until then, programs of an earlier version
+	// stay in the pods' namespaces if retain is true. Nil for none.
+	programs programs
+	retain   bool
+	// usage says how full the maps are that programs write, by name; nil for none. Counting takes milliseconds.
+	usage func() ([]model.MapUsage, error)
+}
 
-	mu        sync.Mutex
+// reconciler makes the tables and the pods' namespaces equal to the model, and writes what it did to Programmed. It
+// belongs to one goroutine, that of run.
+type reconciler struct {
+	reconcilerConfig
 	services  *services
 	workloads *workloads
-	nodes     *mirror[weftAddress, uint32]
-	own       map[netip.Addr]bool // what nodes holds
-	errs      map[object]error
-	names     *atomic.Pointer[map[uint64]string] // told about local workloads, if not nil
+	nodes     *nodes
+	schedule  schedule
+	hooks     map[model.Subject]*hookState
+	requests  chan closeRequest
+	measured  time.Time // when usage counted last
 }
 
 // object is something that is reconciled as a whole.
-type object struct{ kind, key string }
+type object struct {
+	kind model.SubjectKind
+	name string
+}
 
-const (
-	kindService  = "Service"
-	kindWorkload = "workload"
-	kindPrune    = "prune"
-	kindHost     = "host addresses"
+// What concerns the node as a whole.
+var (
+	leftovers   = object{model.SubjectNode, "leftovers"}
+	hostOwn     = object{model.SubjectNode, "addresses"}
+	newPrograms = object{model.SubjectNode, "programs"}
 )
 
-func (o object) String() string { return strings.TrimSpace(o.kind + " " + o.key) }
+func (o object) String() string { return string(o.kind) + " " + o.name }
 
-func newReconciler(log *slog.Logger, st *state.State, t tables, ns namespaces) (*reconciler, error) {
-	svc, err := newServices(t)
+func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
+	svc, err := newServices(cfg.tables)
 	if err != nil {
 		return nil, err
 	}
-	wl, err := newWorkloads(log, t, ns)
+	nodes, err := newNodes(cfg.tables)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := newMirror("nodes", t.nodes)
+	wl, err := newWorkloads(cfg.log, cfg.tables, cfg.namespaces, nodes)
 	if err != nil {
 		return nil, err
 	}
+	wl.retain = cfg.retain
 	return &reconciler{
-		log: log, st: st, space: ns, services: svc, workloads: wl, nodes: nodes, errs: map[object]error{},
+		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
+		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
 	}, nil
 }
 
-// run works until ctx ends. ready is called once, when the tables hold everything and nothing else.
-func (r *reconciler) run(ctx context.Context, ready func() error) error {
+// run works until ctx ends.
+func (r *reconciler) run(ctx context.Context) error {
 	feed := r.st.Feed()
 	defer feed.Close()
+	r.started(false)
 	_, snap := feed.Take()
 	r.reconcile(snap, r.everything(snap))
+	r.verify()
 	synced := r.st.Synced()
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
-	delay := retryFirst
 	for {
-		var retry <-chan time.Time
-		if r.failing() {
-			retry = time.After(r.pause(delay))
+		var due <-chan time.Time
+		if at, ok := r.schedule.next(); ok {
+			due = time.After(time.Until(at))
 		}
 		select {
 		case <-ctx.Done():
@@ -94,61 +111,45 @@ func (r *reconciler) run(ctx context.Context, ready func() error) error {
 			r.reconcile(snap, r.dirty(keys))
 		case <-synced:
 			synced = nil
-			r.finishStart(feed, ready)
+			_, snap := feed.Take()
+			todo := r.everything(snap)
+			todo[leftovers], todo[newPrograms] = struct{}{}, struct{}{}
+			r.reconcile(snap, todo)
+			r.verify()
+			r.started(true)
 		case <-check.C:
-			if gone := r.workloads.moved(); len(gone) > 0 {
-				r.reconcile(r.st.Snapshot(), gone)
-			}
-		case <-retry:
-			r.reconcile(r.st.Snapshot(), r.failed())
-			delay = min(2*delay, retryLast)
-		}
-		if !r.failing() {
-			delay = retryFirst
+			r.reconcile(r.st.Snapshot(), r.workloads.moved())
+			r.verify()
+			r.measure()
+		case <-due:
+			r.reconcile(r.st.Snapshot(), r.schedule.due(time.Now()))
+		case req := <-r.requests:
+			r.close(req)
 		}
 	}
-}
-
-// finishStart runs when the model is complete: what is left over from an earlier agent goes.
-func (r *reconciler) finishStart(feed *state.Feed, ready func() error) {
-	_, snap := feed.Take()
-	todo := r.everything(snap)
-	todo[object{kind: kindPrune}] = struct{}{}
-	r.reconcile(snap, todo)
-	if ready == nil {
-		return
-	}
-	if err := ready(); err != nil {
-		r.log.Error("programs of the earlier version stay: the new ones cannot be attached", "error", err)
-		return
-	}
-	r.reconcile(snap, r.everything(snap)) // namespaces get theirs too
 }
 
 func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
-	out := map[object]struct{}{}
+	out := map[object]struct{}{hostOwn: {}}
 	for s := range r.st.Services.All(snap) {
-		out[object{kindService, s.Key()}] = struct{}{}
+		out[object{model.SubjectService, s.Key()}] = struct{}{}
 	}
 	for w := range r.st.Workloads.All(snap) {
-		out[object{kindWorkload, w.Key()}] = struct{}{}
+		out[object{model.SubjectWorkload, w.Key()}] = struct{}{}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for key := range r.services.ports { // those that went while nobody looked
-		out[object{kindService, key}] = struct{}{}
+		out[object{model.SubjectService, key}] = struct{}{}
 	}
 	for key := range r.workloads.local {
-		out[object{kindWorkload, key}] = struct{}{}
+		out[object{model.SubjectWorkload, key}] = struct{}{}
 	}
 	for key := range r.workloads.peers.owned {
-		out[object{kindWorkload, key}] = struct{}{}
+		out[object{model.SubjectWorkload, key}] = struct{}{}
 	}
-	out[object{kind: kindHost}] = struct{}{}
 	return out
 }
 
-// dirty finds the objects that changed keys belong to.
+// dirty finds the objects that changed keys belong to, and those that waited for what changed.
 func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 	out := map[object]struct{}{}
 	for k := range keys {
@@ -157,15 +158,20 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 		}
 		switch k.Table {
 		case r.st.Services.ID():
-			out[object{kindService, k.Value}] = struct{}{}
+			out[object{model.SubjectService, k.Value}] = struct{}{}
 		case r.st.Endpoints.ID():
 			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
-				out[object{kindService, model.Key(p[0], p[1])}] = struct{}{}
+				out[object{model.SubjectService, model.Key(p[0], p[1])}] = struct{}{}
 			}
 		case r.st.Workloads.ID():
-			out[object{kindWorkload, k.Value}] = struct{}{}
+			out[object{model.SubjectWorkload, k.Value}] = struct{}{}
 		case r.st.HostAddresses.ID():
-			out[object{kind: kindHost}] = struct{}{}
+			out[hostOwn] = struct{}{}
+		case r.st.Accepted.ID():
+			kind, name, _ := strings.Cut(k.Value, "/")
+			if o := (object{model.SubjectKind(kind), name}); r.schedule.waiting[o] != nil {
+				out[o] = struct{}{}
+			}
 		}
 	}
 	return out
@@ -175,152 +181,135 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 // the same change, then the other workloads: a backend must not be picked before it is known to have an identity. What
 // fails is tried again later, and holds up nothing else.
 func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	gone := func(o object) bool {
-		_, ok := r.st.Workloads.Get(snap, o.key)
-		return o.kind == kindWorkload && !ok
+	if len(objects) == 0 {
+		return
 	}
-	// By name, so that who loses an address to another finds it taken, and is told about.
-	ordered := slices.SortedFunc(maps.Keys(objects), func(a, b object) int { return strings.Compare(a.key, b.key) })
-	for _, o := range ordered {
-		if gone(o) {
-			r.record(o, r.apply(snap, o))
-		}
+	byOrder := map[int][]object{}
+	for o := range objects {
+		step := r.step(snap, o)
+		byOrder[step] = append(byOrder[step], o)
 	}
-	for _, kind := range []string{kindHost, kindWorkload, kindService, kindPrune} {
-		for _, o := range ordered {
-			if o.kind == kind && !gone(o) {
-				r.record(o, r.apply(snap, o))
-			}
+	results := map[object]result{}
+	for _, step := range slices.Sorted(maps.Keys(byOrder)) {
+		// By name, so that the same object loses what two of them want.
+		slices.SortFunc(byOrder[step], func(a, b object) int { return strings.Compare(a.name, b.name) })
+		for _, o := range byOrder[step] {
+			results[o] = r.apply(snap, o)
+			r.record(o, results[o])
 		}
 	}
 	if r.names != nil {
 		names := maps.Clone(r.workloads.owner)
 		r.names.Store(&names)
 	}
+	r.publish(snap, results)
 }
 
-func (r *reconciler) apply(snap *state.Snapshot, o object) error {
-	switch o.kind {
-	case kindHost:
-		return r.setNodes(r.hostAddresses(snap))
-	case kindWorkload:
-		w, _ := r.st.Workloads.Get(snap, o.key)
-		return r.workloads.apply(o.key, w)
-	case kindService:
-		s, ok := r.st.Services.Get(snap, o.key)
-		if !ok {
-			return r.services.apply(o.key, nil)
+// step is when an object's turn comes.
+func (r *reconciler) step(snap *state.Snapshot, o object) int {
+	switch {
+	case o == hostOwn:
+		return 0
+	case o.kind == model.SubjectWorkload:
+		if _, present := r.st.Workloads.Get(snap, o.name); !present {
+			return 1
 		}
-		want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
-		held := r.services.holdRoutes(s, want, time.Now())
-		if err := r.services.apply(o.key, want); err != nil || !held {
-			return err
+		return 2
+	case o.kind == model.SubjectService:
+		return 3
+	case o == leftovers:
+		return 4
+	}
+	return 5
+}
+
+// result is what came of reconciling an object.
+type result struct {
+	revision uint64 // of the model's row; 0 if it is gone
+	waits    bool   // for Envoy: the kernel does not hold the revision yet
+	err      error
+}
+
+func (r *reconciler) apply(snap *state.Snapshot, o object) result {
+	switch o {
+	case leftovers:
+		return result{err: errors.Join(r.services.prune(), r.workloads.prune())}
+	case hostOwn:
+		return result{err: r.nodes.set(hostAddresses(r.st, snap))}
+	case newPrograms:
+		return result{err: r.replacePrograms(snap)}
+	}
+	if o.kind == model.SubjectWorkload {
+		return r.applyWorkload(snap, o)
+	}
+	return r.applyService(snap, o)
+}
+
+// applyWorkload keeps a workload that gets its first identity as it is until Envoy listens there: its peers would come
+// to Envoy as soon as the kernel knows of the identity.
+func (r *reconciler) applyWorkload(snap *state.Snapshot, o object) result {
+	w, revision, _ := r.st.Workloads.Revision(snap, o.name)
+	if w != nil && r.workloads.firstIdentity(o.name, w) && !r.acceptedByEnvoy(snap, o, revision, 0) {
+		return result{waits: true}
+	}
+	delete(r.schedule.waiting, o)
+	return result{revision: revision, err: r.workloads.apply(o.name, w)}
+}
+
+// applyService balances a port that became L7 in the kernel until Envoy has its routes: it would answer 404. What is new
+// does not wait, for nobody uses it yet, and who does must not miss its routes as long as the connection lives.
+func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
+	s, revision, ok := r.st.Services.Revision(snap, o.name)
+	if !ok {
+		delete(r.schedule.waiting, o)
+		return result{err: r.services.apply(o.name, nil)}
+	}
+	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
+	waits := false
+	if first := r.services.firstRoutes(want); len(first) > 0 && !r.acceptedByEnvoy(snap, o, revision, routeSettle) {
+		waits = true
+		for _, i := range first {
+			want[i].L7 = false
 		}
-		return errHeld
-	default:
-		return errors.Join(r.services.prune(), r.workloads.prune())
+	} else {
+		delete(r.schedule.waiting, o)
 	}
+	return result{revision: revision, waits: waits, err: r.services.apply(o.name, want)}
 }
 
-func (r *reconciler) record(o object, err error) {
-	old := r.errs[o]
-	if err == nil {
-		if old != nil && !errors.Is(old, errHeld) {
-			r.log.Info("kernel follows again", "object", o.String())
-		}
-		delete(r.errs, o)
-		return
+// acceptedByEnvoy reports whether Envoy has accepted an object at a revision, or had the time to.
+func (r *reconciler) acceptedByEnvoy(snap *state.Snapshot, o object, revision uint64, settle time.Duration) bool {
+	if r.acceptTimeout == 0 {
+		return true
 	}
-	if errors.Is(err, errHeld) {
-		r.errs[o] = err
-		return
-	}
-	err = fmt.Errorf("%s: %w", o, err)
-	if old == nil || old.Error() != err.Error() {
-		r.log.Error("kernel does not follow", "error", err)
-	}
-	r.errs[o] = err
+	a, ok := r.st.Accepted.Get(snap, model.Subject{Kind: o.kind, Name: o.name}.Key())
+	return r.schedule.over(o, ok && a.Revision >= revision, r.acceptTimeout, settle, time.Now())
 }
 
-func (r *reconciler) failing() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.errs) > 0
+// replacePrograms puts this version's programs in the place of an earlier one's.
+func (r *reconciler) replacePrograms(snap *state.Snapshot) error {
+	if r.programs == nil {
+		return nil
+	}
+	if err := r.programs.attach(); err != nil {
+		return err
+	}
+	if !r.workloads.retain {
+		return nil
+	}
+	r.workloads.retain = false
+	results := map[object]result{}
+	for key := range r.workloads.local {
+		o := object{model.SubjectWorkload, key}
+		results[o] = r.apply(snap, o)
+		r.record(o, results[o])
+	}
+	r.publish(snap, results)
+	return nil
 }
 
-// pause is the time until the next try: what waits for Envoy does not wait for what fails.
-func (r *reconciler) pause(delay time.Duration) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, err := range r.errs {
-		if errors.Is(err, errHeld) {
-			return retryFirst
-		}
-	}
-	return delay
-}
-
-func (r *reconciler) failed() map[object]struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := map[object]struct{}{}
-	for o := range r.errs {
-		out[o] = struct{}{}
-	}
-	return out
-}
-
-// holds tells whether nothing is left to do for a local workload.
-func (r *reconciler) holds(w *model.Workload) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l := r.workloads.local[w.Key()]
-	return l != nil && r.errs[object{kindWorkload, w.Key()}] == nil && reflect.DeepEqual(l.workload, w)
-}
-
-func (r *reconciler) closeConnections(workload string, which Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l := r.workloads.local[workload]
-	if l == nil {
-		return 0, fmt.Errorf("workload %s is not on this node", workload)
-	}
-	n, err := l.ns.CloseConnections(which, l.workload, forbidden)
-	if err != nil {
-		return n, fmt.Errorf("workload %s: %w", workload, err)
-	}
-	return n, nil
-}
-
-func (r *reconciler) status() Status {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := Status{Frontends: len(r.services.frontends.have), Backends: len(r.services.slots.have), Peers: len(r.workloads.peers.have)}
-	for _, key := range slices.Sorted(maps.Keys(r.workloads.local)) {
-		l := r.workloads.local[key]
-		s.Pods = append(s.Pods, PodStatus{
-			Workload: key, NetNS: l.workload.NetNS, Cookie: l.ns.Cookie(), MTLS: l.workload.MTLS, Policed: l.workload.Policy != nil,
-		})
-	}
-	s.Maps = []MapStatus{
-		{Name: weftMapFrontends, Entries: s.Frontends}, {Name: weftMapSlots, Entries: s.Backends},
-		{Name: weftMapPeers, Entries: s.Peers}, {Name: weftMapPods, Entries: len(s.Pods)},
-	}
-	for _, err := range r.errs {
-		if !errors.Is(err, errHeld) {
-			s.Errors = append(s.Errors, err.Error())
-		}
-	}
-	slices.Sort(s.Errors)
-	return s
-}
-
-// close lets go of the namespaces; what was done in them stays.
-func (r *reconciler) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// release lets go of the namespaces; what was done in them stays.
+func (r *reconciler) release() {
 	for _, l := range r.workloads.local {
 		_ = l.ns.Close() // an open directory entry: nothing to lose
 	}

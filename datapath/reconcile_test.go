@@ -30,6 +30,7 @@ type fakeSpace struct {
 	left []string
 
 	route, close error // of Route and CloseConnections
+	found        repair
 }
 
 func (f *fakeSpace) Open(path string) (namespace, error) {
@@ -57,7 +58,13 @@ func (n *fakeNamespace) Same() bool     { return true }
 func (n *fakeNamespace) Close() error   { return nil }
 func (n *fakeNamespace) Joined() bool   { return n.f.live[n.cookie] != "" }
 
-func (n *fakeNamespace) Attach() error {
+func (n *fakeNamespace) Check() (repair, bool) {
+	n.f.mu.Lock()
+	defer n.f.mu.Unlock()
+	return n.f.found, n.f.live[n.cookie] != ""
+}
+
+func (n *fakeNamespace) Attach(bool) error {
 	n.f.mu.Lock()
 	defer n.f.mu.Unlock()
 	n.f.live[n.cookie] = n.path
@@ -73,11 +80,11 @@ func (n *fakeNamespace) Detach(bool) error {
 	return nil
 }
 
-func (n *fakeNamespace) CloseConnections(which Connections, w *model.Workload, _ func(local, remote netip.AddrPort) bool) (int, error) {
+func (n *fakeNamespace) CloseConnections(_ func(local, remote netip.AddrPort) bool) (int, error) {
 	if n.f.close != nil {
 		return 0, n.f.close
 	}
-	n.f.log = append(n.f.log, fmt.Sprintf("close %d of %s", which, w.Key()))
+	n.f.log = append(n.f.log, "close in "+n.path)
 	return 1, nil
 }
 
@@ -87,6 +94,9 @@ type fakeNode struct {
 	kern  *fakeTables
 	space *fakeSpace
 	rec   *reconciler
+
+	acceptTimeout time.Duration
+	programs      programs
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
@@ -97,18 +107,45 @@ func newFakeNode(t *testing.T) *fakeNode {
 
 func (f *fakeNode) restart() {
 	f.t.Helper()
-	rec, err := newReconciler(slog.New(slog.NewTextHandler(testWriter{f.t}, nil)), f.st, f.kern.tables(), f.space)
+	rec, err := newReconciler(reconcilerConfig{
+		log: slog.New(slog.NewTextHandler(testWriter{f.t}, nil)), st: f.st, tables: f.kern.tables(), namespaces: f.space,
+		acceptTimeout: f.acceptTimeout, programs: f.programs,
+	})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.rec = rec
 }
 
-// apply reconciles everything.
-func (f *fakeNode) apply() map[object]error {
+// apply reconciles everything, and returns what is wrong by the keys of subjects.
+func (f *fakeNode) apply() map[string]string {
 	snap := f.st.Snapshot()
 	f.rec.reconcile(snap, f.rec.everything(snap))
-	return f.rec.errs
+	return f.faults()
+}
+
+// run runs the reconciler until stop is called.
+func (f *fakeNode) run() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.rec.run(ctx) }()
+	return func() {
+		f.t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Error(err)
+		}
+	}
+}
+
+func (f *fakeNode) faults() map[string]string {
+	out := map[string]string{}
+	for p := range f.st.Programmed.All(f.st.Snapshot()) {
+		if p.Error != "" {
+			out[p.Key()] = p.Error
+		}
+	}
+	return out
 }
 
 func write[T any](f *fakeNode, table *state.Table[T], o ...T) {
@@ -297,9 +334,9 @@ func TestFullMapNamesTheServiceAndTheRestGoesOn(t *testing.T) {
 	write(f, f.st.Services, svc("big", "10.96.0.1", model.TCP, 0))
 	write(f, f.st.Endpoints, eps("big", model.TCP, "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"))
 	errs := f.apply()
-	err := errs[object{kindService, "ns/big"}]
-	if err == nil || !strings.Contains(err.Error(), "ns/big/80") || !strings.Contains(err.Error(), "full") {
-		t.Errorf("error %v, want one that names the port and the full map", err)
+	err := errs["service/ns/big"]
+	if !strings.Contains(err, "ns/big/80") || !strings.Contains(err, "full") {
+		t.Errorf("error %q, want one that names the port and the full map", err)
 	}
 	if n := len(f.serving("10.96.0.1:80", model.TCP)); n != 3 {
 		t.Errorf("%d backends serve, want those that fit", n)
@@ -414,7 +451,7 @@ func TestRestartAdoptsAndPrunes(t *testing.T) {
 	}
 	snap := f.st.Snapshot()
 	todo := f.rec.everything(snap)
-	todo[object{kind: kindPrune}] = struct{}{}
+	todo[leftovers] = struct{}{}
 	f.rec.reconcile(snap, todo)
 	if got := f.serving("10.96.0.2:80", model.TCP); got != nil {
 		t.Errorf("the old Service is still there: %v", got)
@@ -440,7 +477,7 @@ func TestOneAddressTwoServices(t *testing.T) {
 	if d := cmp.Diff([]string{"10.0.0.1:80"}, f.serving("10.96.0.1:80", model.TCP)); d != "" {
 		t.Error(d)
 	}
-	if err := errs[object{kindService, "ns/b"}]; err == nil || !strings.Contains(err.Error(), "10.96.0.1:80/TCP is taken by ns/a/80") {
+	if err := errs["service/ns/b"]; !strings.Contains(err, "10.96.0.1:80/TCP is taken by ns/a/80") {
 		t.Errorf("error %v, want one that names the address and who has it", err)
 	}
 	w := f.st.Write(f.st.Services)
@@ -537,19 +574,24 @@ func TestRunFollowsAndEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
 	done := make(chan error, 1)
-	go func() { done <- f.rec.run(ctx, func() error { close(ready); return nil }) }()
+	f.programs = fakePrograms(func() { close(ready) })
+	f.restart()
+	go func() { done <- f.rec.run(ctx) }()
 	f.st.MarkSynced()
 	<-ready
 	write(f, f.st.Services, svc("s", "10.96.0.1", model.TCP, 0))
 	write(f, f.st.Endpoints, eps("s", model.TCP, "10.0.0.1:80"))
 	write(f, f.st.Workloads, &model.Workload{Namespace: "ns", Name: "bad", Local: true, NetNS: "/missing"})
+	_, revision, _ := f.st.Services.Revision(f.st.Snapshot(), "ns/s")
 	eventually(t, "the service is there", func() bool {
-		s := f.rec.status()
-		return s.Backends == 1 && len(s.Errors) == 1
+		return f.programmed("service/ns/s", revision) && f.faults()["workload/ns/bad"] != ""
 	})
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if got := f.serving("10.96.0.1:80", model.TCP); len(got) != 1 {
+		t.Errorf("endpoints %v", got)
 	}
 }
 
@@ -598,3 +640,10 @@ func FuzzEncode(f *testing.F) {
 		}
 	})
 }
+
+// fakePrograms is called when the programs are attached.
+type fakePrograms func()
+
+func (f fakePrograms) attach() error            { f(); return nil }
+func (f fakePrograms) check() map[string]repair { return nil }
+func (f fakePrograms) checkPins() repair        { return repair{} }

@@ -20,8 +20,6 @@ type services struct {
 	ports     map[string]map[string]*portState // Service -> portEntries.Name
 	used      map[uint32]bool
 	last      uint32
-	// routes is Config.Routes.
-	routes func(*model.Service, uint16) bool
 }
 
 type portState struct {
@@ -29,7 +27,6 @@ type portState struct {
 	slots   []weftEndpoint
 	filled  int                   // slots from here on are empty for certain
 	members map[weftEndpoint]bool // that may be in the map
-	hold    routeHold
 }
 
 func newServices(t tables) (*services, error) {
@@ -58,6 +55,27 @@ func newServices(t tables) (*services, error) {
 		s.last = max(s.last, k.Service)
 	}
 	return s, nil
+}
+
+// firstRoutes lists those of the ports that become L7 while the kernel balances them.
+func (s *services) firstRoutes(want []portEntries) []int {
+	var out []int
+	for i := range want {
+		if want[i].L7 && s.balances(&want[i]) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// balances reports whether the kernel knows a port and does not hand its connections to Envoy.
+func (s *services) balances(pe *portEntries) bool {
+	for _, k := range pe.Frontends {
+		if f, ok := s.frontends.have[k]; ok && f.Flags&frontendL7 == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // apply makes a Service's entries; none removes it.

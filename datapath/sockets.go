@@ -99,22 +99,6 @@ func inbound(all []socket) []socket {
 
 func live(s socket) bool { return s.state != tcpListen && s.state != tcpClose && s.state != timeWait }
 
-// selected tells whether an inbound connection is among those to close.
-func selected(s socket, which Connections, w *model.Workload, node func(netip.Addr) bool) bool {
-	if s.local.Port() == portHBONE && w.Identity != "" {
-		return which == Authenticated || which == Inbound
-	}
-	if which == Authenticated {
-		return false
-	}
-	for _, p := range w.ProbePorts {
-		if p == s.local.Port() && node(s.remote.Addr()) {
-			return false
-		}
-	}
-	return true
-}
-
 // proxied tells whether a socket is Envoy's in a pod.
 func proxied(s socket) bool {
 	switch s.local.Port() {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -27,15 +26,19 @@ type namespace interface {
 	Same() bool
 	// Joined reports whether an inbound program is attached, possibly by an earlier agent.
 	Joined() bool
-	// Attach attaches the inbound program, which refuses what the entry in pods does not allow. It may be called again.
-	Attach() error
+	// Attach attaches the inbound program, which refuses what the entry in pods does not allow. Where retain is true, the
+	// program of an earlier version stays. It may be called again.
+	Attach(retain bool) error
+	// Check compares what Attach did with the kernel, and puts right what somebody changed. attached is false if Attach
+	// did nothing yet.
+	Check() (r repair, attached bool)
 	// Route sets up what Envoy needs to reach the workload with the client's address: settings, rules and routes.
 	// ipv6 says that the workload has an IPv6 address. It may be called again.
 	Route(ipv6 bool) error
 	// Detach undoes Attach. If the pod is dead, its sockets are destroyed; else only Envoy's connections.
 	Detach(dead bool) error
-	// CloseConnections destroys live connections of the workload, those that forbidden picks if it is not nil.
-	CloseConnections(which Connections, w *model.Workload, forbidden func(local, remote netip.AddrPort) bool) (int, error)
+	// CloseConnections destroys those live inbound connections that end picks by their ends.
+	CloseConnections(end func(local, remote netip.AddrPort) bool) (int, error)
 	Close() error
 }
 
@@ -51,22 +54,20 @@ type workloads struct {
 	probes *mirror[weftProbeKey, uint32]
 	local  map[string]*localWorkload
 	owner  map[uint64]string // namespace cookie -> workload
-	// listens is Config.Listens.
-	listens func(*model.Workload) bool
+	nodes  *nodes
+	// retain leaves programs of an earlier version in the pods' namespaces.
+	retain bool
 }
-
-// errHeld is no fault: the workload is looked at again soon.
-var errHeld = errors.New("waits until Envoy listens")
 
 type localWorkload struct {
 	workload *model.Workload
 	ns       namespace
-	close    bool      // connections are to be closed yet
-	held     time.Time // since when a first identity waits for Envoy; zero if none does
+	close    bool  // connections in the clear are still to be closed
+	closing  error // why the last request to close connections failed; nil if it did not
 }
 
-func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, error) {
-	w := &workloads{log: log, space: space, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
+func newWorkloads(log *slog.Logger, t tables, space namespaces, nodes *nodes) (*workloads, error) {
+	w := &workloads{log: log, space: space, nodes: nodes, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
 	var errs [6]error
 	w.peers, errs[0] = newClaims("peers", t.peers, func(a weftAddress) string { return "address " + decodeAddr(a).String() })
 	w.pods, errs[1] = newMirror("pods", t.pods)
@@ -84,30 +85,24 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, err
 
 // apply makes a workload's entries; nil removes it.
 func (ws *workloads) apply(key string, w *model.Workload) error {
-	if w != nil && ws.hold(ws.local[key], w, time.Now()) {
-		return errHeld
-	}
 	var want map[weftAddress]uint32
 	if w != nil {
 		want = peerEntries(w)
 	}
 	err := errors.Join(ws.peers.set(key, want))
-	if w == nil || !w.Local || w.NetNS == "" {
+	if w == nil || !joinable(w) {
 		return errors.Join(err, ws.leave(key))
 	}
 	return errors.Join(err, ws.join(key, w))
 }
 
-// hold tells whether a workload that gets its first identity is to wait: its peers would come to Envoy as soon as the
-// kernel knows of it.
-func (ws *workloads) hold(l *localWorkload, w *model.Workload, now time.Time) bool {
-	if ws.listens == nil || l == nil || l.workload.Identity != "" || w.Identity == "" || l.workload.NetNS != w.NetNS {
-		return false
-	}
-	if l.held.IsZero() {
-		l.held = now
-	}
-	return now.Sub(l.held) < HoldIdentity && !ws.listens(w)
+// joinable reports whether a workload runs on this node, in a network namespace that is known.
+func joinable(w *model.Workload) bool { return w.Local && w.NetNS != "" }
+
+// firstIdentity reports whether a workload that is joined without an identity gets one.
+func (ws *workloads) firstIdentity(key string, w *model.Workload) bool {
+	l := ws.local[key]
+	return l != nil && l.workload.Identity == "" && w.Identity != "" && l.workload.NetNS == w.NetNS
 }
 
 func (ws *workloads) join(key string, w *model.Workload) error {
@@ -139,7 +134,7 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	// The workload is closed first: whatever fails after that leaves it closed.
 	enforced := ws.enforce(l.ns, want.Flags)
 	if enforced == nil {
-		l.workload, l.held = w, time.Time{}
+		l.workload = w
 	}
 	return errors.Join(enforced, ws.describe(cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w))
 }
@@ -163,7 +158,7 @@ func (ws *workloads) enforce(ns namespace, flags uint32) error {
 		// Older flags may allow more. Without an entry the program refuses.
 		err = errors.Join(err, ws.pods.delete(ns.Cookie()))
 	}
-	return errors.Join(err, ns.Attach())
+	return errors.Join(err, ns.Attach(ws.retain))
 }
 
 // describe writes what else the programs know of a local workload.
@@ -194,12 +189,41 @@ func (ws *workloads) closePlaintext(key string, l *localWorkload, w *model.Workl
 	if !l.close {
 		return nil
 	}
-	n, err := l.ns.CloseConnections(Plaintext, w, nil)
+	n, err := l.ns.CloseConnections(ws.selected(w, Plaintext, nil))
 	if n > 0 {
 		ws.log.Info("closed connections that the new mode forbids", "workload", key, "connections", n)
 	}
 	l.close = err != nil
 	return err
+}
+
+// closeConnections ends live connections of a local workload and returns how many there were.
+func (ws *workloads) closeConnections(key string, which Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error) {
+	l := ws.local[key]
+	if l == nil {
+		return 0, fmt.Errorf("workload %s is not on this node", key)
+	}
+	n, err := l.ns.CloseConnections(ws.selected(l.workload, which, forbidden))
+	l.closing = nil
+	if err != nil {
+		l.closing = fmt.Errorf("connections that are forbidden now live on: %w", err)
+		return n, fmt.Errorf("workload %s: %w", key, err)
+	}
+	return n, nil
+}
+
+// selected picks the inbound connections to close by their ends.
+func (ws *workloads) selected(w *model.Workload, which Connections, forbidden func(local, remote netip.AddrPort) bool) func(local, remote netip.AddrPort) bool {
+	return func(local, remote netip.AddrPort) bool {
+		authenticated := local.Port() == portHBONE && w.Identity != ""
+		if authenticated && which == Plaintext || !authenticated && which == Authenticated {
+			return false
+		}
+		if !authenticated && slices.Contains(w.ProbePorts, local.Port()) && ws.nodes.has(remote.Addr()) {
+			return false
+		}
+		return forbidden == nil || forbidden(local, remote)
+	}
 }
 
 // leave takes a workload of this node out of the mesh.
@@ -235,7 +259,7 @@ func (ws *workloads) moved() map[object]struct{} {
 	out := map[object]struct{}{}
 	for key, l := range ws.local {
 		if !l.ns.Same() {
-			out[object{kindWorkload, key}] = struct{}{}
+			out[object{model.SubjectWorkload, key}] = struct{}{}
 		}
 	}
 	return out

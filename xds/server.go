@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -125,23 +124,6 @@ func (s *Server) subscribed(typeURL string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.cache.stores[typeURL].subs) > 0
-}
-
-// Listens reports whether the row of a workload says that Envoy has accepted w. It goes when its last reader waits for
-// the row.
-func (s *Server) Listens(w *model.Workload) bool {
-	snap := s.st.Snapshot()
-	now, revision, ok := s.st.Workloads.Revision(snap, w.Key())
-	row, accepted := s.st.Accepted.Get(snap, model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}.Key())
-	return ok && accepted && now == w && row.Revision >= revision
-}
-
-// Routes does the same for a service with L7 ports.
-func (s *Server) Routes(svc *model.Service, _ uint16) bool {
-	snap := s.st.Snapshot()
-	now, revision, ok := s.st.Services.Revision(snap, svc.Key())
-	row, accepted := s.st.Accepted.Get(snap, model.Subject{Kind: model.SubjectService, Name: svc.Key()}.Key())
-	return ok && accepted && now == svc && row.Revision >= revision
 }
 
 // ads is the gRPC service.

@@ -20,7 +20,6 @@ import (
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/metrics"
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
@@ -61,6 +60,9 @@ type Config struct {
 
 // flowsKept bounds what weft observe can look back at.
 const flowsKept = 16384
+
+// acceptTimeout bounds how long the kernel waits for Envoy before it makes known a first identity or a first route.
+const acceptTimeout = 2 * time.Second
 
 // Agent is a node's agent.
 type Agent struct {
@@ -111,15 +113,13 @@ func New(cfg Config) (*Agent, error) {
 	}
 	dcfg := datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
-		Log:     cfg.Log,
-		Listens: func(w *model.Workload) bool { return a.xds.Listens(w) },
-		Routes:  func(s *model.Service, port uint16) bool { return a.xds.Routes(s, port) },
+		AcceptTimeout: acceptTimeout, Log: cfg.Log,
 	}
 	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
 	if err := a.listen(); err != nil {
 		return nil, errors.Join(err, a.closeSockets())
 	}
-	if a.path, err = datapath.Open(dcfg); err != nil {
+	if a.path, err = datapath.Open(dcfg, a.st); err != nil {
 		return nil, errors.Join(err, a.closeSockets())
 	}
 	if a.addrs, err = a.newAddresses(); err != nil {
@@ -168,17 +168,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.mtls.Run(ctx) })
 	a.ca.run(ctx, g)
 	g.Go(func() error { return a.returnMemory(ctx) })
-	g.Go(func() error { return a.path.Run(ctx, a.st) })
-	g.Go(func() error { return a.path.Events(ctx, a.connection) })
+	g.Go(func() error { return a.path.Run(ctx) })
+	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
-	a.node.run(ctx, g, &joiner{
-		objs: a.objs, st: a.st, holds: a.path.Holds, listens: a.xds.Listens,
-	})
+	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,22 +23,19 @@ const (
 	// enforceFile in the run directory holds the policies that were enforced last, so that an agent that comes back
 	// knows what became narrower while nobody looked. It goes with the connections when the machine restarts.
 	enforceFile = "enforced.json"
-	// enforcePoll is how often Envoy's answer is looked for while a change waits for it.
-	enforcePoll     = 10 * time.Millisecond
-	enforcePollMost = 500 * time.Millisecond
 	// enforceAgain after Envoy has accepted a change connections are looked at once more: its workers take a listener
-	// in after it was accepted, and may let in a last connection by the old rules until then.
+	// in after it was accepted, and may let in a last connection by the old rules until then. The same pause is between
+	// attempts to close connections that failed.
 	enforceAgain = time.Second
 )
 
 // enforcer ends live connections that a policy does not allow any more. Envoy decides when a connection or a request
 // comes, and would keep what it let in before.
 type enforcer struct {
-	st      *state.State
-	listens func(*model.Workload) bool // Envoy has accepted the workload as it is now
-	closer  func(workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
-	file    string
-	log     func(msg string, args ...any)
+	st     *state.State
+	closer func(ctx context.Context, workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
+	file   string
+	log    *slog.Logger
 
 	force map[string]*inForce // by workload; one that is missing has no policy and never had
 }
@@ -45,17 +43,15 @@ type enforcer struct {
 // inForce is what connections to a workload may have been let in by.
 type inForce struct {
 	versions []*model.Policy // the last one is the model's; nil is no policy
-	last     time.Time       // when to look for the last time; zero while Envoy has not accepted the change
+	closed   bool            // connections were closed since Envoy accepted the last version
+	due      time.Time       // when to look at connections again; zero while the kernel or Envoy is waited for
 }
 
 // maxVersions bounds what is remembered while Envoy does not answer; more are taken for no policy at all.
 const maxVersions = 8
 
 func (a *Agent) enforce(ctx context.Context) error {
-	e := &enforcer{
-		st: a.st, listens: a.xds.Listens, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile),
-		log: a.cfg.Log.Info,
-	}
+	e := &enforcer{st: a.st, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile), log: a.cfg.Log}
 	var err error
 	if e.force, err = loadEnforced(e.file); err != nil {
 		a.cfg.Log.Warn("what was enforced before is not known: authenticated connections to workloads with a policy are closed", "error", err)
@@ -74,26 +70,25 @@ func (e *enforcer) run(ctx context.Context) error {
 	_, snap := feed.Take()
 	e.start(snap)
 	e.save()
-	pause := enforcePoll
 	for {
-		var poll <-chan time.Time
-		if e.waiting() {
-			poll = time.After(pause)
+		if e.work(ctx, snap, time.Now()) {
+			e.save()
+		}
+		var due <-chan time.Time
+		if at, ok := e.next(); ok {
+			due = time.After(time.Until(at))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-due:
+			snap = e.st.Snapshot()
 		case <-feed.Ready():
-			keys, snap := feed.Take()
+			var keys map[state.Key]struct{}
+			keys, snap = feed.Take()
 			if e.changed(keys, snap) {
-				pause = enforcePoll
 				e.save()
 			}
-		case <-poll:
-			pause = min(pause+pause/8+1, enforcePollMost)
-		}
-		if e.work(time.Now()) {
-			e.save()
 		}
 	}
 }
@@ -112,40 +107,39 @@ func (e *enforcer) start(snap *state.Snapshot) {
 	}
 }
 
-// changed tells whether a workload is to be worked on.
+// changed takes in the workloads whose rows changed. It reports whether the policy of one did.
 func (e *enforcer) changed(keys map[state.Key]struct{}, snap *state.Snapshot) bool {
 	found := false
 	for k := range keys {
-		if key, ok := e.st.Workloads.Row(k); ok {
-			e.compare(key, snap)
-			f := e.force[key]
-			found = found || f == nil || len(f.versions) > 1
+		if key, ok := e.st.Workloads.Row(k); ok && e.compare(key, snap) {
+			found = true
 		}
 	}
 	return found
 }
 
-// compare notes a workload whose policy is not the one that is enforced.
-func (e *enforcer) compare(key string, snap *state.Snapshot) {
+// compare notes a workload whose policy is not the one that is enforced. It reports whether there was something to note.
+func (e *enforcer) compare(key string, snap *state.Snapshot) bool {
+	f := e.force[key]
 	w, ok := e.st.Workloads.Get(snap, key)
 	if !ok || !w.Local {
 		delete(e.force, key) // the datapath ends its connections
-		return
+		return f != nil
 	}
-	f := e.force[key]
 	if f == nil {
 		if w.Policy == nil {
-			return
+			return false
 		}
 		f = &inForce{versions: []*model.Policy{nil}}
 		e.force[key] = f
 	} else if same(f.versions[len(f.versions)-1], w.Policy) {
-		return
+		return false
 	}
 	if len(f.versions) == maxVersions {
 		f.versions = []*model.Policy{nil}
 	}
-	f.versions, f.last = append(f.versions, w.Policy), time.Time{}
+	f.versions, f.closed, f.due = append(f.versions, w.Policy), false, time.Time{}
+	return true
 }
 
 func same(a, b *model.Policy) bool {
@@ -154,46 +148,61 @@ func same(a, b *model.Policy) bool {
 	return string(x) == string(y)
 }
 
-func (e *enforcer) waiting() bool {
+// next returns when connections of a workload are to be looked at again.
+func (e *enforcer) next() (at time.Time, ok bool) {
 	for _, f := range e.force {
-		if len(f.versions) > 1 {
-			return true
+		if len(f.versions) > 1 && !f.due.IsZero() && (!ok || f.due.Before(at)) {
+			at, ok = f.due, true
 		}
 	}
-	return false
+	return at, ok
 }
 
-// work closes what is forbidden in workloads whose change Envoy has taken, and tells whether one was done.
-func (e *enforcer) work(now time.Time) (done bool) {
-	snap := e.st.Snapshot()
+// work closes what is forbidden in workloads whose change is in force. It reports whether one was done.
+func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time) (done bool) {
 	for key, f := range e.force {
-		w, ok := e.st.Workloads.Get(snap, key)
+		w, revision, ok := e.st.Workloads.Revision(snap, key)
 		if len(f.versions) < 2 || !ok || !same(w.Policy, f.versions[len(f.versions)-1]) {
 			continue // nothing changed, or compare will hear of a newer version
 		}
-		first := f.last.IsZero()
-		if first && !e.listens(w) || !first && now.Before(f.last) {
+		if !f.closed && !e.decided(snap, key, revision) {
+			f.due = time.Time{} // the row that it waits for wakes it
 			continue
 		}
-		count, err := e.closer(key, datapath.Inbound, e.forbidden(snap, w, f.versions))
+		if now.Before(f.due) {
+			continue
+		}
+		count, err := e.closer(ctx, key, datapath.Inbound, e.forbidden(snap, w, f.versions))
 		if count > 0 {
-			e.log("closed connections that the policy does not allow any more", "workload", key, "connections", count)
+			e.log.Info("closed connections that the policy does not allow any more", "workload", key, "connections", count)
 		}
 		switch {
-		case err != nil: // the datapath has not joined it yet, or reports it; again next time
-		case first:
-			f.last = now.Add(enforceAgain)
+		case err != nil: // the datapath reports it as a fault of the workload
+			f.due = now.Add(enforceAgain)
+		case !f.closed:
+			f.closed, f.due = true, now.Add(enforceAgain)
 		default:
-			f.versions, done = []*model.Policy{w.Policy}, true
+			f.versions, f.closed, f.due, done = []*model.Policy{w.Policy}, false, time.Time{}, true
 		}
 	}
 	return done
 }
 
+// decided reports whether new connections to a workload are decided by its row at a revision: Envoy has accepted it, and
+// the kernel holds it or says why it cannot.
+func (e *enforcer) decided(snap *state.Snapshot, key string, revision uint64) bool {
+	subject := model.Subject{Kind: model.SubjectWorkload, Name: key}
+	if !e.st.AcceptedAt(snap, subject, revision) {
+		return false
+	}
+	row, ok := e.st.Programmed.Get(snap, subject.Key())
+	return ok && (row.Revision >= revision || row.Error != "")
+}
+
 // save writes down what is in force for the next agent.
 func (e *enforcer) save() {
 	if err := saveEnforced(e.file, e.force); err != nil {
-		e.log("what is enforced cannot be written down for the next agent", "error", err)
+		e.log.Warn("what is enforced cannot be written down for the next agent", "error", err)
 	}
 }
 

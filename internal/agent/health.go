@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // health answers the kubelet's probes: /healthz while the agent runs and is found at its sockets, /readyz when it has done
@@ -78,8 +81,23 @@ func (a *Agent) lacks() []string {
 			out = append(out, step.what)
 		}
 	}
-	if st := a.path.Status(); st.Pending || len(st.Attached) == 0 {
-		out = append(out, "eBPF programs are not attached")
+	return append(out, kernelLacks(a.st)...)
+}
+
+// kernelLacks says at which hooks the kernel does not run our programs, and what else concerns the node as a whole. That
+// a workload or a service is not programmed is no reason to take the agent for one that is not ready.
+func kernelLacks(st *state.State) (out []string) {
+	hooks := 0
+	for p := range st.Programmed.All(st.Snapshot()) {
+		if p.Kind == model.SubjectHook {
+			hooks++
+		}
+		if p.Error != "" && (p.Kind == model.SubjectHook || p.Kind == model.SubjectNode) {
+			out = append(out, fmt.Sprintf("%s %s: %s", p.Kind, p.Name, p.Error))
+		}
+	}
+	if hooks == 0 {
+		return []string{"eBPF programs are not attached"}
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -20,35 +21,33 @@ const (
 	joinLimit = 25 * time.Second
 	// joinPatience bounds the ADD of a pod that may start outside the mesh.
 	joinPatience = 5 * time.Second
-	// joinPoll is how often is looked whether the pod is in, less often the longer it takes.
-	joinPoll     = 5 * time.Millisecond
-	joinPollMost = 250 * time.Millisecond
 )
 
 // joiner takes pods into the mesh while their sandbox is made.
 type joiner struct {
-	objs    *kube.Objects
-	st      *state.State
-	places  *places.Places
-	holds   func(*model.Workload) bool // the kernel has the workload as it is now
-	listens func(*model.Workload) bool // Envoy has
-	strict  func(namespace string) bool
-	log     *slog.Logger
-	// limit and patience are joinLimit and joinPatience but in tests.
+	objs   *kube.Objects
+	st     *state.State
+	places *places.Places
+	strict func(namespace string) bool
+	log    *slog.Logger
+	// limit and patience are joinLimit and joinPatience. Tests set shorter ones.
 	limit, patience time.Duration
+
+	mu      sync.Mutex
+	removed chan struct{} // closed and replaced when sandboxes are deleted; nil while no Add waits
 }
 
 var _ cni.Node = (*joiner)(nil)
 
-// standing is how far a pod has come.
-type standing struct {
+// progress is how far a pod has come.
+type progress struct {
 	lacks string // what it waits for; "" if nothing
-	// careful is true if the pod may not start without it.
-	careful bool
+	// required is true if the pod must not start without it.
+	required bool
 }
 
-// Add returns when the pod's hooks and listeners stand. A pod that may start outside the mesh does so after a while, and
-// joins later; one that may not gets an error, after which the kubelet tries again.
+// Add returns when the kernel and Envoy serve the pod. A pod that may start outside the mesh does so after a while, and
+// joins later. For one that may not, Add returns an error, after which the kubelet tries again.
 func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 	began := time.Now()
 	err := j.places.Add(places.Sandbox{
@@ -57,64 +56,111 @@ func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 	if err != nil {
 		return j.unplaced(r, err)
 	}
-	pause := joinPoll
+	feed := j.st.Feed()
+	defer feed.Close()
+	synced := j.st.Synced()
+	timer := time.NewTimer(j.patience)
+	defer timer.Stop()
 	for {
-		s := j.look(r)
-		if s.lacks == "" {
-			j.log.Info("pod joined", "pod", r.Pod(), "after", time.Since(began).Round(time.Millisecond).String())
+		feed.Take()
+		removed := j.removal()
+		if !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
+			return later(fmt.Sprintf("pod %s was deleted while it joined the mesh", r.Pod()), "")
+		}
+		p, waited := j.look(r), time.Since(began)
+		if p.lacks == "" {
+			j.log.Info("pod joined", "pod", r.Pod(), "after", waited.Round(time.Millisecond).String())
 			return nil
 		}
-		if waited := time.Since(began); waited >= j.limit || !s.careful && waited >= j.patience {
-			return j.late(r, s)
+		if waited >= j.limit || !p.required && waited >= j.patience {
+			return j.late(r, p)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(pause):
-			pause = min(pause+pause/4+1, joinPollMost)
-		}
-		if !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
-			return later(fmt.Sprintf("pod %s was deleted while it joined the mesh", r.Pod()), "")
+		case <-feed.Ready():
+		case <-removed:
+		case <-synced:
+			synced = nil
+		case <-timer.C:
+			timer.Reset(j.limit - waited)
 		}
 	}
 }
 
-// look tells how far a pod has come.
-func (j *joiner) look(r *cni.Request) standing {
+// removal returns a channel that is closed when sandboxes are deleted.
+func (j *joiner) removal() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.removed == nil {
+		j.removed = make(chan struct{})
+	}
+	return j.removed
+}
+
+// notifyRemoved wakes the Adds that wait: their sandboxes may be gone.
+func (j *joiner) notifyRemoved() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.removed != nil {
+		close(j.removed)
+		j.removed = nil
+	}
+}
+
+// look returns how far a pod has come.
+func (j *joiner) look(r *cni.Request) progress {
 	select {
 	case <-j.st.Synced():
 	default:
-		return standing{"the objects of the cluster: the agent has not read them all yet", j.strict(r.Namespace)}
+		return progress{"the objects of the cluster: the agent has not read them all yet", j.strict(r.Namespace)}
 	}
 	snap := j.st.Snapshot()
 	pod, ok := j.objs.Pods.Get(snap, r.Pod())
 	if !ok || kube.NodeUID(pod) != r.UID {
-		return standing{"the Pod's object: the API server has not told the agent of it yet", j.strict(r.Namespace)}
+		return progress{"the Pod's object: the API server has not told the agent of it yet", j.strict(r.Namespace)}
 	}
 	if pod.Spec.HostNetwork {
-		return standing{}
+		return progress{}
 	}
 	mode := j.objs.Mode(snap, pod)
 	if !mode.Known {
-		return standing{"its Namespace's object, which tells its mTLS mode: the API server has not told the agent of it yet", true}
+		return progress{"its Namespace's object, which tells its mTLS mode: the API server has not told the agent of it yet", true}
 	}
-	w, ok := j.st.Workloads.Get(snap, r.Pod())
+	w, revision, ok := j.st.Workloads.Revision(snap, r.Pod())
 	if ok && w.MTLS != mode.Mode {
-		return standing{"the agent to see that its mTLS mode is " + mode.Mode.String(), true}
+		return progress{"the agent to see that its mTLS mode is " + mode.Mode.String(), true}
 	}
 	if !ok || !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
-		return standing{"its address or network namespace: " + j.trouble(snap, r), j.strict(r.Namespace) || ok && w.MTLS == model.MTLSStrict}
+		return progress{"its address or network namespace: " + j.trouble(snap, r), j.strict(r.Namespace) || ok && w.MTLS == model.MTLSStrict}
 	}
-	if !j.holds(w) {
-		return standing{"its hooks in the kernel: see the agent's log", w.MTLS == model.MTLSStrict || w.Policy != nil}
+	subject := model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}
+	if !j.st.ProgrammedAt(snap, subject, revision) {
+		return progress{"its hooks in the kernel: " + j.unprogrammed(snap, subject), w.MTLS == model.MTLSStrict || w.Policy != nil}
 	}
 	if trouble := j.certificate(snap, w); trouble != "" {
-		return standing{"its certificate: " + trouble, w.MTLS == model.MTLSStrict}
+		return progress{"its certificate: " + trouble, w.MTLS == model.MTLSStrict}
 	}
-	if !j.listens(w) {
-		return standing{"Envoy's listeners: see whether the weft-proxy of this node runs, and weft status", w.MTLS == model.MTLSStrict}
+	if !j.st.AcceptedAt(snap, subject, revision) {
+		return progress{"Envoy's listeners: " + j.unaccepted(snap, subject), w.MTLS == model.MTLSStrict}
 	}
-	return standing{}
+	return progress{}
+}
+
+// unprogrammed says why the kernel does not hold a workload.
+func (j *joiner) unprogrammed(snap *state.Snapshot, subject model.Subject) string {
+	if row, ok := j.st.Programmed.Get(snap, subject.Key()); ok && row.Error != "" {
+		return row.Error
+	}
+	return "the agent has not programmed them yet"
+}
+
+// unaccepted says why Envoy does not serve a workload.
+func (j *joiner) unaccepted(snap *state.Snapshot, subject model.Subject) string {
+	if row, ok := j.st.Accepted.Get(snap, subject.Key()); ok && row.Error != "" {
+		return row.Error
+	}
+	return "see whether the weft-proxy of this node runs, and weft status"
 }
 
 // certificate says why a pod that needs a certificate has none; "" if it has one or needs none.
@@ -140,12 +186,12 @@ func (j *joiner) trouble(snap *state.Snapshot, r *cni.Request) string {
 }
 
 // late decides about a pod that did not get ready in time.
-func (j *joiner) late(r *cni.Request, s standing) error {
-	if s.careful {
+func (j *joiner) late(r *cni.Request, p progress) error {
+	if p.required {
 		return later(fmt.Sprintf("pod %s of namespace %s may not start outside the mesh (mTLS mode strict, or not known), and lacks %s",
-			r.Name, r.Namespace, s.lacks), "")
+			r.Name, r.Namespace, p.lacks), "")
 	}
-	j.log.Warn("pod starts before it is in the mesh, and joins when it can", "pod", r.Pod(), "lacks", s.lacks)
+	j.log.Warn("pod starts before it is in the mesh, and joins when it can", "pod", r.Pod(), "lacks", p.lacks)
 	return nil
 }
 
@@ -165,23 +211,25 @@ func later(message, details string) error {
 // Delete forgets a sandbox.
 func (j *joiner) Delete(_ context.Context, r *cni.Request) error {
 	j.places.Delete(r.UID, r.ContainerID, r.NetNS)
+	j.notifyRemoved()
 	return nil
 }
 
-// Check tells what a pod lacks.
+// Check returns an error that says what a pod lacks, or nil.
 func (j *joiner) Check(_ context.Context, r *cni.Request) error {
-	s := j.look(r)
-	if s.lacks == "" && !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
-		s.lacks = "a network namespace that the agent knows"
+	p := j.look(r)
+	if p.lacks == "" && !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
+		p.lacks = "a network namespace that the agent knows"
 	}
-	if s.lacks == "" {
+	if p.lacks == "" {
 		return nil
 	}
-	return later(fmt.Sprintf("pod %s is not in the mesh: it lacks %s", r.Pod(), s.lacks), "")
+	return later(fmt.Sprintf("pod %s is not in the mesh: it lacks %s", r.Pod(), p.lacks), "")
 }
 
 // Collect forgets sandboxes that are not there any more.
 func (j *joiner) Collect(_ context.Context, keep *cni.Keep) error {
 	j.places.Keep(keep.ContainerIDs)
+	j.notifyRemoved()
 	return nil
 }

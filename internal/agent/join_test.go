@@ -22,15 +22,14 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// joinTest is a joiner whose kernel and Envoy do what the test says.
+// joinTest is a joiner whose kernel and Envoy do what the test says, by rows.
 type joinTest struct {
 	*joiner
-	t            *testing.T
-	holds, envoy atomic.Bool
-	strict       atomic.Bool
-	placed       atomic.Pointer[kube.Place]
-	dir          string
-	log          strings.Builder
+	t      *testing.T
+	strict atomic.Bool
+	placed atomic.Pointer[kube.Place]
+	dir    string
+	log    strings.Builder
 }
 
 func newJoinTest(t *testing.T) *joinTest {
@@ -45,10 +44,8 @@ func newJoinTest(t *testing.T) *joinTest {
 	objs := kube.NewObjects(db)
 	j.joiner = &joiner{
 		objs: objs, st: state.New(db), log: slog.New(slog.NewTextHandler(&j.log, nil)),
-		holds:   func(*model.Workload) bool { return j.holds.Load() },
-		listens: func(*model.Workload) bool { return j.envoy.Load() },
-		strict:  func(string) bool { return j.strict.Load() },
-		limit:   300 * time.Millisecond, patience: 100 * time.Millisecond,
+		strict: func(string) bool { return j.strict.Load() },
+		limit:  300 * time.Millisecond, patience: 100 * time.Millisecond,
 	}
 	j.places = places.New(places.Config{
 		Objects: objs, Place: func(_, _, _ string, p kube.Place) { j.placed.Store(&p) }, Node: "n1",
@@ -89,6 +86,24 @@ func (j *joinTest) workload(w *model.Workload) {
 	j.st.Workloads.Put(tx, w)
 	tx.Commit()
 }
+
+// programmed writes that the kernel holds the workload as it is now.
+func (j *joinTest) programmed() {
+	_, revision, _ := j.st.Workloads.Revision(j.st.Snapshot(), "shop/web")
+	tx := j.st.Write(j.st.Programmed)
+	j.st.Programmed.Put(tx, &model.Programmed{Subject: joinSubject, Revision: revision})
+	tx.Commit()
+}
+
+// accepted writes that Envoy has accepted the workload as it is now.
+func (j *joinTest) accepted() {
+	_, revision, _ := j.st.Workloads.Revision(j.st.Snapshot(), "shop/web")
+	tx := j.st.Write(j.st.Accepted)
+	j.st.Accepted.Put(tx, &model.Accepted{Subject: joinSubject, Revision: revision})
+	tx.Commit()
+}
+
+var joinSubject = model.Subject{Kind: model.SubjectWorkload, Name: "shop/web"}
 
 // certified writes the row of an identity: with a certificate, or with the reason why there is none.
 func (j *joinTest) certified(id model.Identity, fails bool) {
@@ -158,8 +173,12 @@ func TestAddDecides(t *testing.T) {
 			} else {
 				j.namespace(model.MTLSStrict)
 			}
-			j.holds.Store(test.kernel)
-			j.envoy.Store(test.envoy)
+			if test.kernel {
+				j.programmed()
+			}
+			if test.envoy {
+				j.accepted()
+			}
 			j.strict.Store(test.strict)
 			if w := test.workload; w != nil && w.Identity != "" {
 				j.certified(w.Identity, test.uncertified)
@@ -206,14 +225,19 @@ func TestAddWaits(t *testing.T) {
 		func() { j.pod("u1", false) },
 		func() { // as it is while its namespace is not known
 			j.workload(&model.Workload{Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses})
-			j.holds.Store(true)
+			j.programmed()
+			j.accepted()
 		},
 		func() { j.namespace(model.MTLSStrict) },
-		func() {
-			j.holds.Store(false)
+		func() { // the rows are of the revision before
 			j.workload(&model.Workload{MTLS: model.MTLSStrict, Local: true, NetNS: "/run/netns/cni-1", Addresses: joinRequest.Addresses})
 		},
-		func() { j.holds.Store(true) },
+		func() {
+			tx := j.st.Write(j.st.Programmed)
+			j.st.Programmed.Put(tx, &model.Programmed{Subject: joinSubject, Error: "the map is full"})
+			tx.Commit()
+		},
+		j.programmed,
 	} {
 		select {
 		case err := <-done:
@@ -222,7 +246,7 @@ func TestAddWaits(t *testing.T) {
 		}
 		step()
 	}
-	j.envoy.Store(true)
+	j.accepted()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -56,19 +56,6 @@ func (a *Agent) CNI() *api.CNI {
 	return &api.CNI{File: file, Problems: problems}
 }
 
-// Datapath tells what is in the kernel.
-func (a *Agent) Datapath() api.Datapath {
-	st := a.path.Status()
-	out := api.Datapath{Attached: st.Attached, LostEvents: st.LostEvents}
-	for _, m := range st.Maps {
-		out.Maps = append(out.Maps, api.Map(m))
-	}
-	if len(st.Errors) > 0 {
-		out.Error = st.Errors[0]
-	}
-	return out
-}
-
 // Proxy asks weft proxy; one that does not answer within a second is not there.
 func (a *Agent) Proxy() api.Proxy {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

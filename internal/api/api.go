@@ -41,7 +41,6 @@ type Source interface {
 	Folder() *Folder
 	// CNI tells how the container runtime is told of the mesh; nil where it is not.
 	CNI() *CNI
-	Datapath() Datapath
 	Proxy() Proxy
 	// Flows is nil where flows are not kept.
 	Flows() *observe.Store
@@ -94,25 +93,6 @@ type CNI struct {
 	// File is the configuration that it is in; "" while it is in none.
 	File     string   `json:"file"`
 	Problems []string `json:"problems,omitempty"`
-}
-
-// Datapath is what is in the kernel.
-type Datapath struct {
-	// Attached and Missing name hooks, as "cgroup/connect4".
-	Attached []string `json:"attached"`
-	Missing  []string `json:"missing,omitempty"`
-	Maps     []Map    `json:"maps"`
-	// LostEvents counts events that the ring buffer had no room for.
-	LostEvents uint64 `json:"lostEvents"`
-	// Error is why the kernel does not hold what the tables say; "" when it does.
-	Error string `json:"error,omitempty"`
-}
-
-// Map is a BPF map.
-type Map struct {
-	Name    string `json:"name"`
-	Entries int    `json:"entries"`
-	Max     int    `json:"max"`
 }
 
 // Proxy is the node's Envoy.

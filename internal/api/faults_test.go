@@ -1,6 +1,8 @@
 package api
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,9 +22,21 @@ func (s *sound) State() *state.State   { return s.st }
 func (s *sound) Agent() Agent          { return Agent{} }
 func (s *sound) Folder() *Folder       { return &s.folder }
 func (s *sound) CNI() *CNI             { return nil }
-func (s *sound) Datapath() Datapath    { return Datapath{Attached: []string{"cgroup/connect4"}} }
 func (s *sound) Proxy() Proxy          { return Proxy{State: "LIVE", Connected: true} }
 func (s *sound) Flows() *observe.Store { return nil }
+
+func newSound() *sound {
+	s := &sound{st: state.New(state.NewDB()), folder: Folder{Dir: "/etc/weft"}}
+	s.st.MarkSynced()
+	s.programmed(model.Programmed{Subject: model.Subject{Kind: model.SubjectHook, Name: "connect4"}})
+	return s
+}
+
+func (s *sound) programmed(p model.Programmed) {
+	w := s.st.Write(s.st.Programmed)
+	s.st.Programmed.Put(w, &p)
+	w.Commit()
+}
 
 // TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode: a tenant must not make nodes unhealthy.
 func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
@@ -67,13 +81,62 @@ func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 		{"a refused constant", refused(), "Listener/x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &sound{st: state.New(state.NewDB()), folder: Folder{Dir: "/etc/weft"}}
-			s.st.MarkSynced()
+			s := newSound()
 			c.damage(s)
 			got := NewStatus(s, time.Now())
 			all := strings.Join(got.Faults, "\n")
 			if c.fault == "" && (!got.Healthy || all != "") || !strings.Contains(all, c.fault) || got.Healthy != (c.fault == "") {
 				t.Errorf("healthy %t, faults %q, want %q", got.Healthy, all, c.fault)
+			}
+		})
+	}
+}
+
+// TestFaultsOfTheDatapath: each row that reports something is a fault, and of many of a kind the most are only counted.
+func TestFaultsOfTheDatapath(t *testing.T) {
+	row := func(kind model.SubjectKind, name, err string) func(*sound) {
+		return func(s *sound) {
+			s.programmed(model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err})
+		}
+	}
+	usage := func(m model.MapUsage) func(*sound) {
+		return func(s *sound) {
+			w := s.st.Write(s.st.MapUsage)
+			s.st.MapUsage.Put(w, &m)
+			w.Commit()
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		damage func(*sound)
+		faults []string
+	}{
+		{"a hook", row(model.SubjectHook, "connect4", "the program was detached"), []string{"datapath: hook connect4: the program was detached"}},
+		{"a hook of a pod", row(model.SubjectHook, "sk_lookup/ns/x", "the program was replaced"), []string{"datapath: hook sk_lookup/ns/x: the program was replaced"}},
+		{"a workload", row(model.SubjectWorkload, "ns/x", "map pods: full"), []string{"datapath: workload ns/x: map pods: full"}},
+		{"the pins", row(model.SubjectNode, "pins", "a pin was removed"), []string{"datapath: node pins: a pin was removed"}},
+		{"no hooks", func(s *sound) {
+			w := s.st.Write(s.st.Programmed)
+			s.st.Programmed.Delete(w, "hook/connect4")
+			w.Commit()
+		}, []string{"datapath: no eBPF program is attached"}},
+		{"a map with room", usage(model.MapUsage{Name: "peers", Entries: 94, Max: 100}), nil},
+		{"a map without", usage(model.MapUsage{Name: "peers", Entries: 95, Max: 100}), []string{"datapath: map peers is full, or nearly so (95 of 100)"}},
+		{"a cache", usage(model.MapUsage{Name: "reverse", Entries: 100, Max: 100, Cache: true}), nil},
+		{"many services", func(s *sound) {
+			for i := range maxFailures + 2 {
+				row(model.SubjectService, fmt.Sprintf("ns/%d", i), "full")(s)
+			}
+		}, []string{
+			"datapath: service ns/0: full", "datapath: service ns/1: full", "datapath: service ns/2: full", "datapath: service ns/3: full",
+			"datapath: service ns/4: full", "datapath: and 2 more objects that the kernel does not hold as it should",
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSound()
+			c.damage(s)
+			if got := NewStatus(s, time.Now()).Faults; !slices.Equal(got, c.faults) {
+				t.Errorf("faults %q, want %q", got, c.faults)
 			}
 		})
 	}

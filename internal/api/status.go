@@ -16,7 +16,7 @@ func NewStatus(src Source, now time.Time) Status {
 	st := src.State()
 	snap := st.Snapshot()
 	s := Status{
-		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: src.Datapath(), Proxy: src.Proxy(),
+		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: datapath(st, snap), Proxy: src.Proxy(),
 		Workloads: []Workload{}, Identities: identities(st, snap),
 		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)),
 	}
@@ -85,16 +85,8 @@ func (s *Status) faults(now time.Time) []string {
 			fault("CNI: the plugin is in no network configuration; pods join the mesh a moment after they start")
 		}
 	}
-	for _, hook := range s.Datapath.Missing {
-		fault("datapath: %s is not attached", hook)
-	}
-	if e := s.Datapath.Error; e != "" {
-		fault("datapath: %s", e)
-	}
-	for _, m := range s.Datapath.Maps {
-		if m.Max > 0 && m.Entries >= m.Max {
-			fault("datapath: map %s is full (%d entries)", m.Name, m.Max)
-		}
+	for _, f := range s.Datapath.Faults() {
+		fault("datapath: %s", f)
 	}
 	if s.Proxy.State != "LIVE" {
 		fault("proxy: Envoy %s; is weft proxy running?", proxyState(s.Proxy))

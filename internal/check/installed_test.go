@@ -42,7 +42,7 @@ func whole(t *testing.T) *Installed {
 	agent := func(node string) Agent {
 		return Agent{Node: node, Status: api.Status{
 			Synced: true, Healthy: true, Agent: api.Agent{Version: "0.1.0"}, CNI: &api.CNI{File: "/etc/cni/net.d/10-net.conflist"},
-			Datapath: api.Datapath{Attached: []string{"cgroup/connect4"}}, Proxy: api.Proxy{State: "LIVE", Connected: true},
+			Datapath: api.Datapath{Hooks: []api.Hook{{Name: "connect4"}}}, Proxy: api.Proxy{State: "LIVE", Connected: true},
 		}}
 	}
 	all := crds("v1.6.3", "standard")
@@ -122,7 +122,8 @@ func TestInstalledWrong(t *testing.T) {
 		{"agent not ready", func(i *Installed) { i.Pods[0].Ready, i.Pods[0].Why, i.Nodes[0].Ready = false, "starting", false }, "a", Fail, "(the node is not ready): starting"},
 		{"agent silent", func(i *Installed) { i.Agents[0].Err = errors.New("no route") }, "a", Fail, "no route"},
 		{"not synced", func(i *Installed) { i.Agents[0].Status.Synced = false }, "a", Fail, "not read everything"},
-		{"no hooks", func(i *Installed) { i.Agents[0].Status.Datapath.Attached = nil }, "a", Fail, "not attached"},
+		{"no hooks", func(i *Installed) { i.Agents[0].Status.Datapath.Hooks = nil }, "a", Fail, "no eBPF program is attached"},
+		{"a hook was detached", func(i *Installed) { i.Agents[0].Status.Datapath.Hooks[0].Error = "the program was detached" }, "a", Fail, "hook connect4: the program was detached"},
 		{"no Envoy", func(i *Installed) { i.Agents[0].Status.Proxy = api.Proxy{Error: "gone"} }, "a", Fail, "Envoy is not live: gone"},
 		{"Envoy alone", func(i *Installed) { i.Agents[0].Status.Proxy.Connected = false }, "a", Fail, "not connected"},
 		{"faults", func(i *Installed) { i.Agents[1].Status.Faults = []string{"map x is full", "y"} }, "b", Fail, "map x is full; and 1 more"},

@@ -103,11 +103,8 @@ func (i *Installed) health(r *report, node string, s *api.Status) {
 	if !s.Synced {
 		bad = append(bad, "it has not read everything yet")
 	}
-	if len(s.Datapath.Missing) > 0 || len(s.Datapath.Attached) == 0 {
-		bad = append(bad, "eBPF programs are not attached: "+strings.Join(s.Datapath.Missing, ", "))
-	}
-	if s.Datapath.Error != "" {
-		bad = append(bad, "the kernel does not hold what it should: "+s.Datapath.Error)
+	for _, f := range s.Datapath.Faults() {
+		bad = append(bad, "datapath: "+f)
 	}
 	switch {
 	case s.Proxy.State != "LIVE":

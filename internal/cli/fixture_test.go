@@ -23,17 +23,15 @@ type node struct {
 	st     *state.State
 	folder api.Folder
 	cni    *api.CNI
-	data   api.Datapath
 	proxy  api.Proxy
 	flows  *observe.Store
 }
 
-func (n *node) State() *state.State    { return n.st }
-func (n *node) Folder() *api.Folder    { return &n.folder }
-func (n *node) CNI() *api.CNI          { return n.cni }
-func (n *node) Datapath() api.Datapath { return n.data }
-func (n *node) Proxy() api.Proxy       { return n.proxy }
-func (n *node) Flows() *observe.Store  { return n.flows }
+func (n *node) State() *state.State   { return n.st }
+func (n *node) Folder() *api.Folder   { return &n.folder }
+func (n *node) CNI() *api.CNI         { return n.cni }
+func (n *node) Proxy() api.Proxy      { return n.proxy }
+func (n *node) Flows() *observe.Store { return n.flows }
 
 // certify puts an SVID and the row about it.
 func (n *node) certify(w *state.Write, svid *model.SVID) {
@@ -67,10 +65,6 @@ func healthyNode() *node {
 	n := &node{
 		st:     state.New(state.NewDB()),
 		folder: api.Folder{Dir: "/etc/weft", Loaded: true, Objects: 12, Problems: []api.Problem{}},
-		data: api.Datapath{
-			Attached: []string{"cgroup/connect4", "cgroup/connect6", "sock_ops"},
-			Maps:     []api.Map{{Name: "services", Entries: 3, Max: 65536}, {Name: "events"}},
-		},
 		proxy: api.Proxy{
 			Version: "1.40.0", State: "LIVE", PID: 200, Epoch: 2, Restarts: 1, Connected: true,
 			Started: fixedNow.Add(-90 * time.Second),
@@ -80,6 +74,7 @@ func healthyNode() *node {
 	n.fillMesh()
 	n.fillGateway()
 	n.fillFlows()
+	n.fillKernel()
 	n.st.MarkSynced()
 	return n
 }
@@ -177,6 +172,17 @@ func (n *node) fillGateway() {
 	})
 }
 
+func (n *node) fillKernel() {
+	w := n.st.Write(n.st.Programmed, n.st.MapUsage)
+	defer w.Commit()
+	for _, name := range []string{"connect4", "connect6", "sk_lookup/shop/web-1"} {
+		n.st.Programmed.Put(w, &model.Programmed{Subject: model.Subject{Kind: model.SubjectHook, Name: name}})
+	}
+	n.st.Programmed.Put(w, &model.Programmed{Subject: model.Subject{Kind: model.SubjectWorkload, Name: "shop/web-1"}, Revision: 1})
+	n.st.MapUsage.Put(w, &model.MapUsage{Name: "frontends", Entries: 3, Max: 65536})
+	n.st.MapUsage.Put(w, &model.MapUsage{Name: "events", Max: 1 << 20})
+}
+
 func (n *node) fillFlows() {
 	r := observe.NewResolver(n.st)
 	at := fixedNow
@@ -203,15 +209,19 @@ func sickNode() *node {
 		{File: "canary.yaml", Line: 12, Object: model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "canary"}, Reason: `unknown field "spec.ruels"`},
 		{File: "huge.yaml", Reason: "is larger than 16777216 bytes"},
 	}
-	n.data.Missing = []string{"sk_lookup"}
-	n.data.Error = "map services: no space left on device"
-	n.data.LostEvents = 7
-	n.data.Maps = append(n.data.Maps, api.Map{Name: "pods", Entries: 4, Max: 4})
 	n.proxy = api.Proxy{Error: "weft proxy does not run"}
 	n.flows.AddLost(9)
 	st := n.st
-	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Statuses)
+	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
 	defer w.Commit()
+	st.Programmed.Put(w, &model.Programmed{
+		Subject: model.Subject{Kind: model.SubjectHook, Name: "connect4"}, Error: "the program was detached; it was put right", Repairs: 1,
+	})
+	st.Programmed.Put(w, &model.Programmed{
+		Subject: model.Subject{Kind: model.SubjectService, Name: "shop/web"}, Error: "port shop/web/80/TCP: map slots: the map is full at 4 entries",
+	})
+	st.MapUsage.Put(w, &model.MapUsage{Name: "slots", Entries: 4, Max: 4})
+	st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: 7})
 	n.uncertify(w, model.NewIdentity(trust, "edge", "public"))
 	n.certify(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
 	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectRef{

@@ -147,17 +147,26 @@ func proxyLine(p api.Proxy, now time.Time) string {
 }
 
 func datapathLine(d api.Datapath) string {
-	s := fmt.Sprintf("%d hooks attached", len(d.Attached))
-	if len(d.Missing) > 0 {
-		s += ", MISSING " + strings.Join(d.Missing, ", ")
+	wrong, repairs, entries := 0, uint64(0), 0
+	for _, h := range d.Hooks {
+		repairs += h.Repairs
+		if h.Error != "" {
+			wrong++
+		}
 	}
-	entries := 0
 	for _, m := range d.Maps {
 		entries += m.Entries
 	}
+	s := fmt.Sprintf("%d hooks attached", len(d.Hooks)-wrong)
+	if wrong > 0 {
+		s += fmt.Sprintf(", %d WRONG", wrong)
+	}
+	if repairs > 0 {
+		s += fmt.Sprintf(", %d repairs", repairs)
+	}
 	s += fmt.Sprintf(", %d map entries, %d events lost", entries, d.LostEvents)
-	if d.Error != "" {
-		s += ", error: " + d.Error
+	if n := len(d.Failures); n > 0 {
+		s += fmt.Sprintf(", %d objects NOT PROGRAMMED", n)
 	}
 	return s
 }
@@ -230,12 +239,7 @@ var gatewaySummary = []column[*model.Gateway]{
 var mapColumns = []column[api.Map]{
 	{head: "MAP", of: func(m api.Map) string { return m.Name }},
 	{head: "ENTRIES", of: func(m api.Map) string { return fmt.Sprint(m.Entries) }},
-	{head: "OF", of: func(m api.Map) string {
-		if m.Max == 0 {
-			return "no limit"
-		}
-		return fmt.Sprint(m.Max)
-	}},
+	{head: "OF", of: func(m api.Map) string { return fmt.Sprint(m.Max) }},
 }
 
 var problemColumns = []column[api.Problem]{

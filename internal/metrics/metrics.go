@@ -56,8 +56,9 @@ var (
 	connected  = desc("proxy_connected", "1 while Envoy holds a stream to the agent.")
 	overload   = desc("proxy_overload", "1 while an action of Envoy's overload manager is active: Envoy is short of memory.", "action")
 	restarts   = desc("proxy_restarts_total", "Starts of Envoy after the first.")
-	missing    = desc("datapath_missing_hooks", "Hooks whose eBPF program is not attached.")
-	inStep     = desc("datapath_in_step", "1 while the kernel holds what the agent knows.")
+	missing    = desc("datapath_missing_hooks", "Hooks at which the kernel does not run the mesh's eBPF program as it should.")
+	repairs    = desc("datapath_hook_repairs_total", "Times that a hook or its pin was changed by somebody else and was put right.")
+	failed     = desc("datapath_failures", "Objects that the kernel does not hold as it should, by kind.", "kind")
 	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
 	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
 	events     = desc("datapath_lost_events_total", "Connection events that the kernel's ring buffer had no room for.")
@@ -68,7 +69,7 @@ var (
 
 var all = []*prometheus.Desc{
 	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, overload,
-	restarts, missing, inStep, entries, capacity, events, flows, lostFlows, gateways,
+	restarts, missing, repairs, failed, entries, capacity, events, flows, lostFlows, gateways,
 }
 
 // node collects from a status that is made for each scrape.
@@ -116,13 +117,7 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 		gauge(overload, number(slices.Contains(s.Proxy.Overload, action)), action)
 	}
 	count(restarts, float64(s.Proxy.Restarts))
-	gauge(missing, float64(len(s.Datapath.Missing)))
-	gauge(inStep, number(s.Datapath.Error == ""))
-	for _, m := range s.Datapath.Maps {
-		gauge(entries, float64(m.Entries), m.Name)
-		gauge(capacity, float64(m.Max), m.Name)
-	}
-	count(events, float64(s.Datapath.LostEvents))
+	datapath(&s.Datapath, gauge, count)
 	if f := n.src.Flows(); f != nil {
 		added, lost := f.Counts()
 		count(flows, float64(added))
@@ -136,6 +131,31 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(gateways, float64(with), "yes")
 	gauge(gateways, float64(len(s.Gateways)-with), "no")
+}
+
+// datapath collects what is in the kernel.
+func datapath(d *api.Datapath, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, float64)) {
+	wrong, repaired := 0, uint64(0)
+	for _, h := range d.Hooks {
+		repaired += h.Repairs
+		if h.Error != "" {
+			wrong++
+		}
+	}
+	gauge(missing, float64(wrong))
+	count(repairs, float64(repaired))
+	byKind := map[model.SubjectKind]int{model.SubjectWorkload: 0, model.SubjectService: 0, model.SubjectNode: 0}
+	for _, f := range d.Failures {
+		byKind[f.Kind]++
+	}
+	for kind, n := range byKind {
+		gauge(failed, float64(n), string(kind))
+	}
+	for _, m := range d.Maps {
+		gauge(entries, float64(m.Entries), m.Name)
+		gauge(capacity, float64(m.Max), m.Name)
+	}
+	count(events, float64(d.LostEvents))
 }
 
 // objects counts the objects with problems of each kind.

@@ -31,9 +31,6 @@ func (s source) Flows() *observe.Store { return s.flows }
 func (s source) Agent() api.Agent {
 	return api.Agent{Version: "v1", Envoy: "1.40.0", Node: "n1", TrustDomain: "td"}
 }
-func (s source) Datapath() api.Datapath {
-	return api.Datapath{Missing: []string{"sock_ops"}, Maps: []api.Map{{Name: "services", Entries: 3, Max: 10}}, LostEvents: 7, Error: "full"}
-}
 func (s source) CNI() *api.CNI    { return nil }
 func (s source) Proxy() api.Proxy { return api.Proxy{State: "LIVE", Restarts: 2} }
 
@@ -43,7 +40,16 @@ func newSource() source {
 		s.flows.Add(observe.Flow{})
 	}
 	s.flows.AddLost(4)
-	tx := s.st.Write(s.st.Workloads, s.st.Statuses)
+	tx := s.st.Write(s.st.Workloads, s.st.Statuses, s.st.Programmed, s.st.MapUsage, s.st.Lost)
+	report := func(kind model.SubjectKind, name, err string, repairs uint64) {
+		s.st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
+	}
+	report(model.SubjectHook, "sockops", "the program was detached; it was put right", 2)
+	report(model.SubjectHook, "connect4", "", 1)
+	report(model.SubjectService, "shop/web", "map slots: full", 0)
+	report(model.SubjectWorkload, "shop/a", "", 0)
+	s.st.MapUsage.Put(tx, &model.MapUsage{Name: "services", Entries: 3, Max: 10})
+	s.st.Lost.Put(tx, &model.Lost{Source: model.LostKernelRing, Count: 7})
 	s.st.Workloads.Put(tx, &model.Workload{
 		Namespace: "shop", Name: "a", Identity: "spiffe://td/ns/shop/sa/a", MTLS: model.MTLSStrict, Local: true,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
@@ -63,9 +69,14 @@ weft_agent_info{envoy="1.40.0",node="n1",trust_domain="td",version="v1"} 1
 # HELP weft_agent_synced 1 once all objects are read and translated.
 # TYPE weft_agent_synced gauge
 weft_agent_synced 0
-# HELP weft_datapath_in_step 1 while the kernel holds what the agent knows.
-# TYPE weft_datapath_in_step gauge
-weft_datapath_in_step 0
+# HELP weft_datapath_failures Objects that the kernel does not hold as it should, by kind.
+# TYPE weft_datapath_failures gauge
+weft_datapath_failures{kind="node"} 0
+weft_datapath_failures{kind="service"} 1
+weft_datapath_failures{kind="workload"} 0
+# HELP weft_datapath_hook_repairs_total Times that a hook or its pin was changed by somebody else and was put right.
+# TYPE weft_datapath_hook_repairs_total counter
+weft_datapath_hook_repairs_total 3
 # HELP weft_datapath_lost_events_total Connection events that the kernel's ring buffer had no room for.
 # TYPE weft_datapath_lost_events_total counter
 weft_datapath_lost_events_total 7
@@ -75,7 +86,7 @@ weft_datapath_map_capacity{map="services"} 10
 # HELP weft_datapath_map_entries Entries of a BPF map.
 # TYPE weft_datapath_map_entries gauge
 weft_datapath_map_entries{map="services"} 3
-# HELP weft_datapath_missing_hooks Hooks whose eBPF program is not attached.
+# HELP weft_datapath_missing_hooks Hooks at which the kernel does not run the mesh's eBPF program as it should.
 # TYPE weft_datapath_missing_hooks gauge
 weft_datapath_missing_hooks 1
 # HELP weft_flows_lost_total Flows that were lost before they could be observed.

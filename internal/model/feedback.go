@@ -11,12 +11,13 @@ import (
 type SubjectKind string
 
 // Workloads, services and gateways are rows of the model. A hook is a place in the kernel where the datapath attaches a
-// program.
+// program. What concerns the node as a whole has a row only while something is wrong.
 const (
 	SubjectWorkload SubjectKind = "workload"
 	SubjectService  SubjectKind = "service"
 	SubjectGateway  SubjectKind = "gateway"
 	SubjectHook     SubjectKind = "hook"
+	SubjectNode     SubjectKind = "node"
 )
 
 // Subject is what a plane reports on.
@@ -38,7 +39,8 @@ type Accepted struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Programmed is what the kernel holds of one subject.
+// Programmed is what the kernel holds of one subject. Services and workloads of this node have a row; workloads of other
+// nodes have one only while something is wrong.
 type Programmed struct {
 	Subject
 	// Revision is that of the model's row that the kernel's entries and hooks were written from. It is 0 while nothing
@@ -46,7 +48,24 @@ type Programmed struct {
 	Revision uint64 `json:"revision"`
 	// Error says what failed last, and what is in force meanwhile; "" if nothing did.
 	Error string `json:"error,omitempty"`
+	// Repairs counts how often a hook was found changed by somebody else and was put right.
+	Repairs uint64 `json:"repairs,omitempty"`
 }
+
+// MapUsage is how full a map in the kernel is.
+type MapUsage struct {
+	Name    string `json:"name"`
+	Entries int    `json:"entries"`
+	Max     int    `json:"max"`
+	// Cache is true where entries are made again when they are needed, and a full map drops its oldest ones.
+	Cache bool `json:"cache,omitempty"`
+}
+
+// Key is the map's name.
+func (m *MapUsage) Key() string { return m.Name }
+
+// Full reports whether entries that are needed find no place, or soon will not.
+func (m *MapUsage) Full() bool { return !m.Cache && m.Max > 0 && m.Entries*20 >= m.Max*19 }
 
 // Placement says where a pod of this node runs. Only the node knows it.
 type Placement struct {
@@ -105,6 +124,9 @@ func (c *Certified) Problem(now time.Time) string {
 	}
 	return "the agent waits for the CA to sign it"
 }
+
+// LostKernelRing is the source of connection events that the kernel's ring buffer had no room for.
+const LostKernelRing = "kernel-ring"
 
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {

@@ -23,8 +23,9 @@ type State struct {
 	// Written by xds: what Envoy refused, and what it accepted.
 	Rejections *Table[*model.Rejection]
 	Accepted   *Table[*model.Accepted]
-	// Written by datapath: what the kernel holds.
+	// Written by datapath: what the kernel holds, and how full its maps are.
 	Programmed *Table[*model.Programmed]
+	MapUsage   *Table[*model.MapUsage]
 	// Written by mtls: the certificates of this node's identities.
 	Certified *Table[*model.Certified]
 	// Written by the source of sandboxes: the CNI plugin's requests and the cgroup search, or the folder of manifests.
@@ -75,6 +76,7 @@ func New(db *DB) *State {
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
 		Accepted:   NewTable(db, "accepted", func(a *model.Accepted) string { return a.Key() }),
 		Programmed: NewTable(db, "programmed", func(p *model.Programmed) string { return p.Key() }),
+		MapUsage:   NewTable(db, "map-usage", (*model.MapUsage).Key),
 		Certified:  NewTable(db, "certified", (*model.Certified).Key),
 		Placements: NewTable(db, "placements", (*model.Placement).Key,
 			Index[*model.Placement]{ByUID, func(p *model.Placement) []string {

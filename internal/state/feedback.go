@@ -1,0 +1,16 @@
+package state
+
+import "github.com/weft-mesh/weft/internal/model"
+
+// AcceptedAt reports whether Envoy has accepted what was built from a row of the model at a revision or a later one.
+// Table.Revision returns the revision.
+func (s *State) AcceptedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
+	row, ok := s.Accepted.Get(snap, subject.Key())
+	return ok && row.Revision >= revision
+}
+
+// ProgrammedAt reports whether the kernel holds what was written from a row of the model at a revision or a later one.
+func (s *State) ProgrammedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
+	row, ok := s.Programmed.Get(snap, subject.Key())
+	return ok && row.Revision >= revision
+}
