@@ -71,6 +71,9 @@ func (t *table) action(r *model.Rule, backends []model.Backend, retry *routev3.R
 	if r.Timeout != nil {
 		a.Timeout = duration(*r.Timeout)
 	}
+	if !t.gateway {
+		a.IdleTimeout = duration(0) // lifts boundWait's bound
+	}
 	t.setClusters(a, r, backends)
 	if r.Rewrite != nil {
 		setRewrite(a, r)

@@ -24,14 +24,14 @@ import (
 
 const (
 	connectTimeout = 5 * time.Second
+	// hboneConnectTimeout bounds TCP, TLS, and the wait for the certificate of this side, which the agent is asked for.
+	hboneConnectTimeout = time.Second
 	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
 	idleTunnel = time.Minute
 	// forgetDestinations is how often a cluster that takes any destination forgets those that no connection uses. Clients
 	// choose the ports, Envoy copies the list of destinations whenever one is added, and so a sweep of a pod's ports takes
 	// quadratic time in what is not forgotten.
 	forgetDestinations = 250 * time.Millisecond
-	// onDemandTimeout bounds how long a request waits for the agent to tell of a cluster.
-	onDemandTimeout = 5 * time.Second
 )
 
 // Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones and
@@ -143,6 +143,7 @@ func originateCluster(trustDomain string) *cluster.Cluster {
 
 func overHBONE(c *cluster.Cluster, tls *core.TransportSocket) *cluster.Cluster {
 	c.TransportSocket = tls
+	c.ConnectTimeout = duration(hboneConnectTimeout)
 	c.TypedExtensionProtocolOptions = protocol(&upstreams.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &core.HttpProtocolOptions{IdleTimeout: duration(idleTunnel)},
 		UpstreamProtocolOptions: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{

@@ -35,6 +35,7 @@ type world struct {
 	ca     *testCA
 	mu     sync.Mutex
 	flows  []*Flow
+	stop   func() // ends the server
 }
 
 func newWorld(t testing.TB, cfg Config) *world {
@@ -61,7 +62,7 @@ func newWorld(t testing.TB, cfg Config) *world {
 	return w
 }
 
-// serve runs the server until the test ends.
+// serve runs the server until w.stop, or the end of the test.
 func (w *world) serve() {
 	l, err := net.Listen("unix", filepath.Join(w.dir, "xds.sock"))
 	if err != nil {
@@ -70,12 +71,13 @@ func (w *world) serve() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.server.Serve(ctx, l) }()
-	w.t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			w.t.Error(err)
 		}
 	})
+	w.t.Cleanup(w.stop)
 }
 
 func put[T any](w *world, table *state.Table[T], objects ...T) {

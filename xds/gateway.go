@@ -119,6 +119,6 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
 	m.AccessLog = cfg.requestLog(logRequest)
-	m.HttpFilters = routingFilters()
+	m.HttpFilters = routingFilters(cfg)
 	return managed(m)
 }

@@ -1,6 +1,10 @@
 package xds
 
 import (
+	"net/http"
+	"time"
+
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -65,17 +69,35 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 		}}},
 		ConfigSpecifier: &hcm.ScopedRoutes_ScopedRds{ScopedRds: &hcm.ScopedRds{ScopedRdsConfigSource: fromADS()}},
 	}}
+	boundWait(m, cfg.timeouts().agent)
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.requestLog(logRequestOut)
-	m.HttpFilters = routingFilters()
+	m.HttpFilters = routingFilters(cfg)
 	return managed(m)
 }
 
+// boundWait ends requests that have no route for a given time: Envoy waits without a limit for a route table that it has
+// asked for, and while no agent runs none comes. A route lifts the bound (see action), so what comes after it may take its
+// time. The answer is 503 with the response flag SI, UNAVAILABLE to gRPC clients.
+func boundWait(m *hcm.HttpConnectionManager, wait time.Duration) {
+	m.StreamIdleTimeout = duration(wait)
+	m.StreamFlushTimeout = duration(0) // would be the same otherwise, for clients that read slowly
+	m.LocalReplyConfig = &hcm.LocalReplyConfig{Mappers: []*hcm.ResponseMapper{{
+		Filter: &accesslog.AccessLogFilter{FilterSpecifier: &accesslog.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslog.ResponseFlagFilter{Flags: []string{"SI"}},
+		}},
+		StatusCode: number(http.StatusServiceUnavailable),
+		Body: &core.DataSource{Specifier: &core.DataSource_InlineString{
+			InlineString: "the routes of this Service are not known: the node's weft agent does not answer",
+		}},
+	}}}
+}
+
 // routingFilters fetch route table and cluster, answer CORS preflights, and route.
-func routingFilters() []*hcm.HttpFilter {
+func routingFilters(cfg *Config) []*hcm.HttpFilter {
 	return []*hcm.HttpFilter{
 		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
-			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(onDemandTimeout)},
+			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(cfg.timeouts().agent)},
 		}),
 		httpFilter(filterCORS, &cors.Cors{}),
 		routerFilter(),

@@ -223,7 +223,7 @@ func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand boo
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
 	}
 	if onDemand {
-		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(onDemandTimeout)}
+		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)}
 	}
 	return networkFilter("envoy.filters.network.tcp_proxy", p)
 }

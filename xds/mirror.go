@@ -107,7 +107,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 		httpFilter("envoy.filters.http.buffer", &buffer.Buffer{MaxRequestBytes: number(mirrorBytes)}),
 		httpFilter("envoy.filters.http.set_filter_state", state),
 		httpFilter("envoy.filters.http.on_demand", &ondemand.OnDemand{
-			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(onDemandTimeout)},
+			Odcds: &ondemand.OnDemandCds{Source: fromADS(), Timeout: duration(cfg.timeouts().agent)},
 		}),
 		routerFilter(),
 	}

@@ -36,14 +36,15 @@ func steer(t *testing.T, p *lab.Pod, port uint16) {
 type served struct {
 	*world
 	a, b        *lab.Pod
+	others      []*lab.Pod // not known to the mesh yet
 	wa, wb      *model.Workload
 	http, https uint16                               // ports of the Gateway
 	ways        map[string]func(*testing.T) net.Conn // to listeners that read requests; nothing was sent on the connection
 }
 
-func newServed(t *testing.T, limits timeouts) *served {
-	pods := labPods(t, "a", "b")
-	m := &served{world: newWorld(t, Config{testTimeouts: &limits}), a: pods[0], b: pods[1]}
+func newServed(t *testing.T, limits timeouts, others ...string) *served {
+	pods := labPods(t, append([]string{"a", "b"}, others...)...)
+	m := &served{world: newWorld(t, Config{testTimeouts: &limits}), a: pods[0], b: pods[1], others: pods[2:]}
 	m.wa = workload(m.a, "shop", model.MTLSPermissive, nil)
 	m.wb = workload(m.b, "shop", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
 		{Ports: []uint16{8080}, HTTP: []model.HTTPRule{{Methods: []string{"GET", "POST"}}}}, {Ports: []uint16{9000}},
@@ -131,7 +132,7 @@ func closed(c io.Reader) error {
 // A client that does not get on with a handshake or a request's headers holds a connection for a bounded time, whichever
 // listener it talks to.
 func TestSlowClientsAreLetGo(t *testing.T) {
-	m := newServed(t, timeouts{handshake: time.Second, headers: time.Second, idle: time.Hour, idleTunnels: time.Hour, idleClients: time.Hour})
+	m := newServed(t, timeouts{handshake: time.Second, headers: time.Second, agent: time.Minute, idle: time.Hour, idleTunnels: time.Hour, idleClients: time.Hour})
 	half := func(_ *testing.T, c net.Conn) {
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: app\r\nX-Slow: ")
 	}
@@ -191,7 +192,7 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 
 // A connection on which no request comes is closed after a while, before the first request as after it.
 func TestIdleClientsAreLetGo(t *testing.T) {
-	m := newServed(t, timeouts{handshake: time.Hour, headers: time.Hour, idle: time.Second, idleTunnels: time.Second, idleClients: time.Second})
+	m := newServed(t, timeouts{handshake: time.Hour, headers: time.Hour, agent: time.Minute, idle: time.Second, idleTunnels: time.Second, idleClients: time.Second})
 	for _, way := range []string{"a pod's requests", "requests in the clear", "a Gateway's HTTP port", "a Gateway's HTTPS port", "tunnels"} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
@@ -206,10 +207,11 @@ func TestIdleClientsAreLetGo(t *testing.T) {
 func TestSlowExchangesAreServed(t *testing.T) {
 	const pause = time.Second
 	short := pause / 4
-	m := newServed(t, timeouts{handshake: 10 * time.Second, headers: 10 * time.Second, idle: short, idleTunnels: short, idleClients: short})
+	m := newServed(t, timeouts{handshake: 10 * time.Second, headers: 10 * time.Second, agent: 2 * short, idle: short, idleTunnels: short, idleClients: short})
 	slowApp(t, m.b, 8080, pause)
 	echoBytes(t, m.b, 9000)
 	toListener(t, m.a, PortTCP)
+	until(t, "the routes are known", func() error { return served200(m.a, "/upload") })
 
 	upload := func(t *testing.T, c net.Conn) {
 		_, _ = io.WriteString(c, "POST /upload HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\n\r\n")
