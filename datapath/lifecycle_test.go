@@ -378,6 +378,8 @@ func TestNamespaceIsGone(t *testing.T) {
 	if err := os.Remove(b.NetNS); err != nil {
 		t.Fatal(err)
 	}
+	// Whoever knows where pods run says so.
+	put(n, n.st.Placements, &model.Placement{Namespace: "ns", Name: "b", NetNS: b.NetNS})
 	eventually(t, "the pod is taken out", func() bool {
 		return len(n.pods()) == 0 && strings.Contains(n.faultOf("ns/b"), b.NetNS)
 	})

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// checkEvery is how often is looked at what changes without a word: hooks and namespaces of local workloads.
+	// checkEvery is how often hooks are looked at, which change without a word.
 	checkEvery = 2 * time.Second
 	// routeSettle after Envoy has accepted a route its workers have taken it in.
 	routeSettle = 20 * time.Millisecond
@@ -118,7 +118,6 @@ func (r *reconciler) run(ctx context.Context) error {
 			r.verify()
 			r.started(true)
 		case <-check.C:
-			r.reconcile(r.st.Snapshot(), r.workloads.moved())
 			r.verify()
 			r.measure()
 		case <-due:
@@ -165,6 +164,10 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 			}
 		case r.st.Workloads.ID():
 			out[object{model.SubjectWorkload, k.Value}] = struct{}{}
+		case r.st.Placements.ID(): // another namespace may be at the path
+			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
+				out[object{model.SubjectWorkload, model.Key(p[0], p[1])}] = struct{}{}
+			}
 		case r.st.HostAddresses.ID():
 			out[hostOwn] = struct{}{}
 		case r.st.Accepted.ID():

@@ -254,17 +254,6 @@ func (ws *workloads) forget(cookie uint64) error {
 		ws.paths.delete(cookie))
 }
 
-// moved lists the local workloads whose namespace is not the one that was joined.
-func (ws *workloads) moved() map[object]struct{} {
-	out := map[object]struct{}{}
-	for key, l := range ws.local {
-		if !l.ns.Same() {
-			out[object{model.SubjectWorkload, key}] = struct{}{}
-		}
-	}
-	return out
-}
-
 // prune removes what no workload of the model has.
 func (ws *workloads) prune() error {
 	errs := []error{ws.peers.prune(ws.peers.wanted)}

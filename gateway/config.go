@@ -20,8 +20,6 @@ type Config struct {
 	Addresses AddressSource
 	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.
 	APIServer netip.AddrPort
-	// NetNSDir is where pods' network namespaces have names; /run/netns if empty.
-	NetNSDir string
 	// ControllerName selects GatewayClasses; the constant ControllerName if empty.
 	ControllerName string
 	// Loaded is closed when the object tables hold all that was there at the start; nil means that they do.

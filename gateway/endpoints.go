@@ -186,7 +186,7 @@ func (v *view) fromPods(svc *corev1.Service, pods []*corev1.Pod, port model.Serv
 		if !validPort(number) {
 			continue
 		}
-		addrs, _ := kube.PodAddresses(pod)
+		addrs, _ := v.addresses(pod)
 		for _, a := range addrs {
 			owner := v.podAt(a)
 			if owner != nil && kube.Key(owner) != kube.Key(pod) {

@@ -52,6 +52,26 @@ func newWorld(cfg Config) *world {
 	return &world{New(objs, st, cfg, slog.New(slog.DiscardHandler)), objs, st}
 }
 
+// Sync places the pods as their annotations say, and translates.
+func (w *world) Sync() {
+	txn := w.st.Write(w.st.Placements)
+	snap := w.st.Snapshot()
+	there := map[string]bool{}
+	for p := range w.objs.Pods.All(snap) {
+		if at := kube.PlacementOf(p, "/run/netns"); at != nil {
+			there[at.Key()] = true
+			w.st.Placements.Put(txn, at)
+		}
+	}
+	for at := range w.st.Placements.All(snap) {
+		if !there[at.Key()] {
+			w.st.Placements.Delete(txn, at.Key())
+		}
+	}
+	txn.Commit()
+	w.Translator.Sync()
+}
+
 func (w *world) put(t testing.TB, objects ...runtime.Object) {
 	t.Helper()
 	txn := w.objs.Write()

@@ -1,11 +1,8 @@
 package gateway
 
 import (
-	"cmp"
 	"fmt"
-	"iter"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
@@ -36,8 +33,7 @@ func workload(v *view, key string) ([]output, bool) {
 	}
 	w.Labels = pod.Labels
 	w.Node = pod.Spec.NodeName
-	w.NetNS = v.netnsPath(pod, &t)
-	w.Cgroup = cgroupPath(pod, &t)
+	v.place(w, pod, &t)
 	// What is enforced in the pod's network namespace does not depend on its addresses, which others may claim.
 	w.Local = w.NetNS != "" || len(w.Addresses)+len(w.Contested) > 0 && v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node
 	w.ProbePorts = probePorts(pod)
@@ -62,7 +58,7 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 	default:
 		w.Identity = model.NewIdentity(v.cfg.TrustDomain, pod.Namespace, w.ServiceAccount)
 	}
-	addrs, bad := kube.PodAddresses(pod)
+	addrs, bad := v.addresses(pod)
 	for _, b := range bad {
 		t.add("Invalid", fmt.Sprintf("%q is not an address that a pod can have", short(b)))
 	}
@@ -125,18 +121,6 @@ func (v *view) podAt(a netip.Addr) *corev1.Pod {
 	return owner
 }
 
-// claimants lists the pods that say that they have an address. Finished pods and those in the host's network do not
-// count.
-func (v *view) claimants(a netip.Addr) iter.Seq[*corev1.Pod] {
-	return func(yield func(*corev1.Pod) bool) {
-		for p := range v.objs.Pods.By(v.Snapshot, kube.ByAddress, a.String()) {
-			if !p.Spec.HostNetwork && !kube.Ended(p) && !yield(p) {
-				return
-			}
-		}
-	}
-}
-
 // older orders objects by creation, then by namespace and name.
 func older(a, b metav1.Object) bool { return compareAge(a, b) < 0 }
 
@@ -145,39 +129,6 @@ func compareAge(a, b metav1.Object) int {
 		return c
 	}
 	return strings.Compare(kube.Key(a), kube.Key(b))
-}
-
-// netnsPath is the path of the namespace that the annotation names. A name with a slash could lead anywhere. Of two pods
-// that name one namespace the older has it: the namespace is what a pod's identity hangs on.
-func (v *view) netnsPath(pod *corev1.Pod, t *problems) string {
-	name := pod.Annotations[kube.AnnotationNetNS]
-	if name == "" {
-		return ""
-	}
-	if strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 255 {
-		t.add("Invalid", fmt.Sprintf("annotation %s: %q is not the name of a network namespace", kube.AnnotationNetNS, short(name)))
-		return ""
-	}
-	for other := range v.objs.Pods.By(v.Snapshot, kube.ByNetNS, name) {
-		if !other.Spec.HostNetwork && !kube.Ended(other) && older(other, pod) {
-			t.add("NetNSConflict", fmt.Sprintf("network namespace %s belongs to the older pod %s", short(name), kube.Key(other)))
-			return ""
-		}
-	}
-	return path.Join(cmp.Or(v.cfg.NetNSDir, "/run/netns"), name)
-}
-
-// cgroupPath is the annotation's path below the cgroup2 mount, without a leading slash.
-func cgroupPath(pod *corev1.Pod, t *problems) string {
-	p := strings.TrimPrefix(pod.Annotations[kube.AnnotationCgroup], "/")
-	if p == "" {
-		return ""
-	}
-	if path.Clean(p) != p || p == "." || strings.HasPrefix(p, "..") || strings.Contains(p, "\x00") || len(p) > 4095 {
-		t.add("Invalid", fmt.Sprintf("annotation %s: %q is not a path below the cgroup2 mount", kube.AnnotationCgroup, short(p)))
-		return ""
-	}
-	return p
 }
 
 // probePorts are the TCP ports that the kubelet probes, sorted.

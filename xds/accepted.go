@@ -268,9 +268,9 @@ func (c *cache) touchedRow(k state.Key) {
 		c.reports.subject(model.Subject{Kind: model.SubjectGateway, Name: key}, false)
 	} else if key, ok := st.Services.Row(k); ok {
 		c.reports.subject(model.Subject{Kind: model.SubjectService, Name: key}, false)
-	} else if path, ok := st.Namespaces.Row(k); ok {
+	} else if k.Table == st.Placements.ID() && k.Index == state.ByNetNS {
 		// Another namespace of the same path: Envoy listens in the one that is gone.
-		c.touchWorkloads(func(w *model.Workload) bool { return w.NetNS == path }, true)
+		c.touchWorkloads(func(w *model.Workload) bool { return w.NetNS == k.Value }, true)
 	}
 }
 

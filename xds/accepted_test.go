@@ -144,7 +144,7 @@ func TestAcceptedWorkload(t *testing.T) {
 	c.takes(w, podP)
 
 	// Another namespace at the same path: Envoy has to listen there first.
-	put(w, w.st.Namespaces, &model.Namespace{Path: "/run/netns/p", Inode: 7})
+	put(w, w.st.Placements, &model.Placement{Namespace: "shop", Name: "p", NetNS: "/run/netns/p", Inode: 7})
 	w.wantUpToDate(podP) // this one does not exist, so that no listener changed
 
 	remove(w, w.st.Workloads, "shop/p")

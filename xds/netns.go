@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // namespaceBits tell namespaces of one name apart.
@@ -13,12 +15,12 @@ const namespaceBits = 12
 // ever leads to. Envoy takes a listener whose address and path are the same for the same one and keeps its sockets, in a
 // namespace that is gone; and it would use pooled connections from there. Slashes and dots between directory and name
 // change nothing for the kernel: the number of the namespace is written in them. The path is as it was given if it
-// leads nowhere. What is built is built again when the table of namespaces tells of another.
+// leads nowhere. What is built is built again when the row of a placement there changes.
 func (b *builder) netns(given string) string {
 	if given == "" {
 		return ""
 	}
-	_, _ = b.st.Namespaces.Get(b.snap, given)
+	_ = b.st.Placements.By(b.snap, state.ByNetNS, given)
 	info, err := os.Stat(given)
 	if err != nil {
 		return given

@@ -21,6 +21,7 @@ import (
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/metrics"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/mtls"
@@ -80,7 +81,9 @@ type Agent struct {
 	flows   *observe.Store
 	proxy   *proxy.Client
 	objs    *kube.Objects
-	node    *node // nil if manifests say where pods run
+	// One of these writes placements, the other is nil.
+	node      *node
+	manifests *placement.Manifests
 
 	xdsSocket, apiSocket, healthSocket, metricsSocket net.Listener
 }
@@ -101,12 +104,17 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.objs = objs
-	if a.node, err = newNode(cfg, objs, a.source); err != nil {
+	if a.node, err = newNode(cfg, objs, a.st, a.source); err != nil {
 		return nil, err
+	}
+	if a.node == nil {
+		a.manifests = placement.NewManifests(placement.ManifestsConfig{
+			Objects: objs, State: a.st, NetNSDir: cfg.NetNSDir, Loaded: a.source.Loaded(), Log: cfg.Log,
+		})
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
-		ExternalIPs: cfg.ExternalIPs, NetNSDir: cfg.NetNSDir, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
+		ExternalIPs: cfg.ExternalIPs, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
@@ -165,6 +173,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.source.Run(ctx) })
 	g.Go(func() error { return a.gateway.Run(ctx) })
+	if a.manifests != nil {
+		g.Go(func() error { return a.manifests.Run(ctx) })
+	}
 	g.Go(func() error { return a.mtls.Run(ctx) })
 	a.ca.run(ctx, g)
 	g.Go(func() error { return a.returnMemory(ctx) })
@@ -172,7 +183,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
 	g.Go(func() error { return a.enforce(ctx) })
-	g.Go(func() error { return watchNamespaces(ctx, a.st) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -12,7 +11,7 @@ import (
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
-	"github.com/weft-mesh/weft/internal/places"
+	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -25,16 +24,13 @@ const (
 
 // joiner takes pods into the mesh while their sandbox is made.
 type joiner struct {
-	objs   *kube.Objects
-	st     *state.State
-	places *places.Places
-	strict func(namespace string) bool
-	log    *slog.Logger
+	objs      *kube.Objects
+	st        *state.State
+	sandboxes *placement.Sandboxes
+	strict    func(namespace string) bool
+	log       *slog.Logger
 	// limit and patience are joinLimit and joinPatience. Tests set shorter ones.
 	limit, patience time.Duration
-
-	mu      sync.Mutex
-	removed chan struct{} // closed and replaced when sandboxes are deleted; nil while no Add waits
 }
 
 var _ cni.Node = (*joiner)(nil)
@@ -50,7 +46,7 @@ type progress struct {
 // joins later. For one that may not, Add returns an error, after which the kubelet tries again.
 func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 	began := time.Now()
-	err := j.places.Add(places.Sandbox{
+	err := j.sandboxes.Add(placement.Sandbox{
 		Namespace: r.Namespace, Name: r.Name, UID: r.UID, ContainerID: r.ContainerID, NetNS: r.NetNS, Addresses: r.Addresses,
 	})
 	if err != nil {
@@ -63,8 +59,7 @@ func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 	defer timer.Stop()
 	for {
 		feed.Take()
-		removed := j.removal()
-		if !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
+		if !j.sandboxes.Has(r.UID, r.ContainerID, r.NetNS) {
 			return later(fmt.Sprintf("pod %s was deleted while it joined the mesh", r.Pod()), "")
 		}
 		p, waited := j.look(r), time.Since(began)
@@ -79,32 +74,11 @@ func (j *joiner) Add(ctx context.Context, r *cni.Request) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-feed.Ready():
-		case <-removed:
 		case <-synced:
 			synced = nil
 		case <-timer.C:
 			timer.Reset(j.limit - waited)
 		}
-	}
-}
-
-// removal returns a channel that is closed when sandboxes are deleted.
-func (j *joiner) removal() <-chan struct{} {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.removed == nil {
-		j.removed = make(chan struct{})
-	}
-	return j.removed
-}
-
-// notifyRemoved wakes the Adds that wait: their sandboxes may be gone.
-func (j *joiner) notifyRemoved() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.removed != nil {
-		close(j.removed)
-		j.removed = nil
 	}
 }
 
@@ -210,15 +184,14 @@ func later(message, details string) error {
 
 // Delete forgets a sandbox.
 func (j *joiner) Delete(_ context.Context, r *cni.Request) error {
-	j.places.Delete(r.UID, r.ContainerID, r.NetNS)
-	j.notifyRemoved()
+	j.sandboxes.Delete(r.UID, r.ContainerID, r.NetNS)
 	return nil
 }
 
 // Check returns an error that says what a pod lacks, or nil.
 func (j *joiner) Check(_ context.Context, r *cni.Request) error {
 	p := j.look(r)
-	if p.lacks == "" && !j.places.Has(r.UID, r.ContainerID, r.NetNS) {
+	if p.lacks == "" && !j.sandboxes.Has(r.UID, r.ContainerID, r.NetNS) {
 		p.lacks = "a network namespace that the agent knows"
 	}
 	if p.lacks == "" {
@@ -229,7 +202,6 @@ func (j *joiner) Check(_ context.Context, r *cni.Request) error {
 
 // Collect forgets sandboxes that are not there any more.
 func (j *joiner) Collect(_ context.Context, keep *cni.Keep) error {
-	j.places.Keep(keep.ContainerIDs)
-	j.notifyRemoved()
+	j.sandboxes.Keep(keep.ContainerIDs)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,7 +19,7 @@ import (
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
-	"github.com/weft-mesh/weft/internal/places"
+	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -27,7 +28,6 @@ type joinTest struct {
 	*joiner
 	t      *testing.T
 	strict atomic.Bool
-	placed atomic.Pointer[kube.Place]
 	dir    string
 	log    strings.Builder
 }
@@ -47,11 +47,16 @@ func newJoinTest(t *testing.T) *joinTest {
 		strict: func(string) bool { return j.strict.Load() },
 		limit:  300 * time.Millisecond, patience: 100 * time.Millisecond,
 	}
-	j.places = places.New(places.Config{
-		Objects: objs, Place: func(_, _, _ string, p kube.Place) { j.placed.Store(&p) }, Node: "n1",
-		Scanner: places.Scanner{NetNSDir: filepath.Join(j.dir, "netns"), Proc: "/proc"}, File: filepath.Join(j.dir, "places.json"),
+	j.sandboxes = placement.NewSandboxes(placement.Config{
+		Objects: objs, State: j.st, Node: "n1",
+		Scanner: placement.Scanner{NetNSDir: filepath.Join(j.dir, "netns"), Proc: "/proc"}, File: filepath.Join(j.dir, "placements.json"),
 	})
 	return j
+}
+
+func (j *joinTest) placement() *model.Placement {
+	p, _ := j.st.Placements.Get(j.st.Snapshot(), model.PlacementKey("shop", "web", "u1"))
+	return p
 }
 
 func (j *joinTest) file(name, text string) {
@@ -185,8 +190,8 @@ func TestAddDecides(t *testing.T) {
 			}
 			began := time.Now()
 			err := j.Add(context.Background(), joinRequest)
-			if p := j.placed.Load(); p == nil || *p != (kube.Place{NetNS: "cni-1", Addresses: "10.0.0.1"}) {
-				t.Errorf("place %+v", p)
+			if p := j.placement(); p == nil || filepath.Base(p.NetNS) != "cni-1" || !slices.Equal(p.Addresses, joinRequest.Addresses) {
+				t.Errorf("placement %+v", p)
 			}
 			if test.proceeds {
 				if err != nil || !strings.Contains(j.log.String(), test.lacks) {
@@ -258,7 +263,7 @@ func TestAddEndsWithItsSandbox(t *testing.T) {
 	j.strict.Store(true)
 	done := make(chan error, 1)
 	go func() { done <- j.Add(context.Background(), joinRequest) }()
-	for j.placed.Load() == nil {
+	for j.placement() == nil {
 		time.Sleep(time.Millisecond)
 	}
 	if err := j.Delete(context.Background(), joinRequest); err != nil {
@@ -267,8 +272,8 @@ func TestAddEndsWithItsSandbox(t *testing.T) {
 	if e := tryLater(t, <-done); !strings.Contains(e.Msg, "deleted") {
 		t.Errorf("error %v", e)
 	}
-	if p := j.placed.Load(); *p != (kube.Place{}) {
-		t.Errorf("place %+v", p)
+	if p := j.placement(); p != nil {
+		t.Errorf("placement %+v", p)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
@@ -292,7 +297,7 @@ func TestAddWithoutANamedNamespace(t *testing.T) {
 
 func TestCollect(t *testing.T) {
 	j := newJoinTest(t)
-	if err := j.places.Add(places.Sandbox{Namespace: "shop", Name: "web", UID: "u1", ContainerID: "c1", NetNS: joinRequest.NetNS}); err != nil {
+	if err := j.sandboxes.Add(placement.Sandbox{Namespace: "shop", Name: "web", UID: "u1", ContainerID: "c1", NetNS: joinRequest.NetNS}); err != nil {
 		t.Fatal(err)
 	}
 	for _, keep := range []bool{true, false} {
@@ -303,7 +308,7 @@ func TestCollect(t *testing.T) {
 		if err := j.Collect(context.Background(), &cni.Keep{ContainerIDs: ids}); err != nil {
 			t.Fatal(err)
 		}
-		if j.places.Has("u1", "c1", "") != keep {
+		if j.sandboxes.Has("u1", "c1", "") != keep {
 			t.Errorf("keep %v", keep)
 		}
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
-	"github.com/weft-mesh/weft/internal/places"
+	"github.com/weft-mesh/weft/internal/placement"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 const (
-	// placesFile in the run directory holds where pods run. It goes with their namespaces when the machine restarts.
-	placesFile = "places.json"
+	// placementsFile in the run directory holds where pods run. It goes with their namespaces when the machine restarts.
+	placementsFile = "placements.json"
 	// modesFile in the state directory holds the namespaces' modes.
 	modesFile = "namespaces.json"
 )
@@ -31,19 +32,19 @@ type CNI struct {
 	LogFile         string // of the plugin, on the node
 }
 
-// node is what an agent of a real node has, and one that reads a folder has not: there manifests say where pods run.
+// node is what only the agent of a cluster's node has. With a folder, manifests say where pods run.
 type node struct {
-	places *places.Places
-	modes  *modes
-	socket net.Listener
-	self   cni.Settings
-	log    *slog.Logger
+	sandboxes *placement.Sandboxes
+	modes     *modes
+	socket    net.Listener
+	self      cni.Settings
+	log       *slog.Logger
 
 	installer *cni.Installer // nil if the plugin is not to be installed
 }
 
-// newNode gives nil for a source that knows by itself where pods run.
-func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
+// newNode returns nil for a folder of manifests.
+func newNode(cfg Config, objs *kube.Objects, st *state.State, s Source) (*node, error) {
 	c, ok := s.(*kube.Cluster)
 	if !ok {
 		if cfg.CNI.Install {
@@ -64,9 +65,9 @@ func newNode(cfg Config, objs *kube.Objects, s Source) (*node, error) {
 	n := &node{
 		log:   cfg.Log,
 		modes: newModes(objs, c.Loaded(), filepath.Join(cfg.StateDir, modesFile), cfg.Log),
-		places: places.New(places.Config{
-			Objects: objs, Place: c.Place, Loaded: c.Loaded(), Node: cfg.Node, File: filepath.Join(cfg.RunDir, placesFile), Log: cfg.Log,
-			Scanner: places.Scanner{CgroupRoot: root, NetNSDir: cfg.NetNSDir, Proc: "/proc"},
+		sandboxes: placement.NewSandboxes(placement.Config{
+			Objects: objs, State: st, Loaded: c.Loaded(), Node: cfg.Node, File: filepath.Join(cfg.RunDir, placementsFile), Log: cfg.Log,
+			Scanner: placement.Scanner{CgroupRoot: root, NetNSDir: cfg.NetNSDir, Proc: "/proc"},
 		}),
 		self: cni.Settings{
 			Socket: filepath.Join(cfg.RunDir, cniSocket), Modes: filepath.Join(cfg.StateDir, modesFile), LogFile: cfg.CNI.LogFile,
@@ -98,8 +99,8 @@ func (n *node) run(ctx context.Context, g *errgroup.Group, j *joiner) {
 	if n == nil {
 		return
 	}
-	j.places, j.strict, j.log, j.limit, j.patience = n.places, n.modes.strict, n.log, joinLimit, joinPatience
-	g.Go(func() error { return n.places.Run(ctx) })
+	j.sandboxes, j.strict, j.log, j.limit, j.patience = n.sandboxes, n.modes.strict, n.log, joinLimit, joinPatience
+	g.Go(func() error { return n.sandboxes.Run(ctx) })
 	g.Go(func() error { return n.modes.run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, n.socket, cni.Handler(j)) })
 	if n.installer != nil {
@@ -125,7 +126,7 @@ func (n *node) install(ctx context.Context) error {
 // would lack pods that run.
 func (a *Agent) placed() <-chan struct{} {
 	if a.node == nil {
-		return a.source.Loaded()
+		return a.manifests.Placed()
 	}
-	return a.node.places.Scanned()
+	return a.node.sandboxes.Placed()
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/internal/testenv"
 	"github.com/weft-mesh/weft/xds"
@@ -122,6 +123,7 @@ type scriptNode struct {
 	// problems as of the last sync
 	problems []kube.Problem
 	folder   *kube.Folder
+	placed   *placement.Manifests
 	gateway  *gateway.Translator
 	xds      *xds.Server
 	path     *datapath.Offline
@@ -142,6 +144,7 @@ func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
 	return &scriptNode{
 		st: st, path: path, feed: db.Feed(),
 		folder:  kube.NewFolder(manifests, objs, kube.FolderOptions{Log: log}),
+		placed:  placement.NewManifests(placement.ManifestsConfig{Objects: objs, State: st, Log: log}),
 		gateway: gateway.New(objs, st, gateway.Config{TrustDomain: "cluster.local", Node: "node", NodeAddresses: testenv.Addrs("192.168.0.10")}, log),
 		xds:     xds.New(st, xds.Config{Node: "node", TrustDomain: "cluster.local"}),
 	}, nil
@@ -170,6 +173,7 @@ func (n *scriptNode) sync() error {
 			}
 		}
 	}
+	n.placed.Sync()
 	n.gateway.Sync()
 	err := n.path.Sync()
 	select {

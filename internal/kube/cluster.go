@@ -36,8 +36,8 @@ type ClusterOptions struct {
 //     from the CRD itself: an API server that starts answers 404 for kinds that it is about to serve.
 //   - An object that is not understood is a Problem, and the last good version stays. Where there is none, what would
 //     close something stands in for it, closed.
-//   - The annotations that place a pod on its node (AnnotationNetNS and others) come from the node alone (Place): who
-//     may create pods could claim another pod's network namespace by them.
+//   - Annotations that say where a pod runs (AnnotationNetNS and others) are dropped: whoever may create pods could claim
+//     another pod's network namespace by them.
 type Cluster struct {
 	log     *slog.Logger
 	opts    ClusterOptions
@@ -51,7 +51,6 @@ type Cluster struct {
 	waiting map[schema.GroupKind]struct{} // kinds that were not read yet
 	// problems of objects, and of whole kinds with an empty key.
 	problems map[problemKey]Problem
-	places   map[string]placed // by a pod's NodeUID
 }
 
 type problemKey struct {
@@ -73,7 +72,7 @@ func NewCluster(cfg *rest.Config, objs *Objects, opts ClusterOptions) *Cluster {
 	c := &Cluster{
 		log: opts.Log, opts: opts, objs: objs, host: cfg.Host, clients: newClients(cfg),
 		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
-		problems: map[problemKey]Problem{}, places: map[string]placed{},
+		problems: map[problemKey]Problem{},
 	}
 	for _, k := range objs.kinds {
 		if gk := k.gvk.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {

@@ -111,14 +111,12 @@ func (s *store) take(w *state.Write, in any) {
 	before, _ := s.kind.get(w.Snapshot(), key)
 	wrong := check(obj).ToAggregate()
 	if wrong == nil {
-		s.c.place(obj)
 		err := s.c.objs.Put(w, obj)
 		s.c.setProblem(s.gk(), key, text(err))
 		return
 	}
 	obj, note := s.closed(obj, before)
 	if obj != nil {
-		s.c.place(obj)
 		if err := s.c.objs.Put(w, obj); err != nil {
 			note = err.Error()
 		}

@@ -125,81 +125,15 @@ func TestStoreMendsLabels(t *testing.T) {
 	}
 }
 
-func TestPlaceBelongsToOnePod(t *testing.T) {
+// Whoever may create pods must not place one in the network namespace of another.
+func TestAPodDoesNotSayWhereItRuns(t *testing.T) {
 	c, s := testStore(t, "Pod")
-	pod := func(uid string) *corev1.Pod {
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Annotations: map[string]string{AnnotationNetNS: "stolen"}}}
-		p.UID = types.UID(uid)
-		return p
-	}
-	netns := func() string {
-		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
-		return p.Annotations[AnnotationNetNS]
-	}
-	c.Place("ns", "p", "1", Place{NetNS: "a"})
-	noError(t, s.Add(pod("1")))
-	if netns() != "a" {
-		t.Errorf("pod that came after its place is in %q", netns())
-	}
-	noError(t, s.Add(pod("2")))
-	if netns() != "" {
-		t.Errorf("a later pod of the name is in %q", netns())
-	}
-	c.Place("ns", "p", "1", Place{NetNS: "b"})
-	c.Place("ns", "p", "2", Place{NetNS: "c", Cgroup: "g"})
-	if netns() != "c" {
-		t.Errorf("pod is in %q", netns())
-	}
-	c.Place("ns", "p", "2", Place{})
-	if netns() != "" {
-		t.Errorf("forgotten pod is in %q", netns())
-	}
-}
-
-func TestPlaceGivesAddressesUntilTheStatusHasSome(t *testing.T) {
-	c, s := testStore(t, "Pod")
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "1"}, Spec: corev1.PodSpec{NodeName: "n"}}
-	addresses := func() []string {
-		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
-		a, _ := PodAddresses(p)
-		return texts(a)
-	}
-	noError(t, s.Add(pod.DeepCopy()))
-	c.Place("ns", "p", "1", Place{NetNS: "a", Addresses: "10.0.0.1,fd00::1"})
-	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.1" {
-		t.Errorf("before the status: %v", got)
-	}
-	pod.Status.PodIP = "10.0.0.9"
-	noError(t, s.Add(pod.DeepCopy()))
-	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.1" {
-		t.Errorf("with the status of the sandbox before, whose address another pod may have: %v", got)
-	}
-	pod.Status.PodIP, pod.Status.PodIPs = "10.0.0.2", []corev1.PodIP{{IP: "10.0.0.2"}, {IP: "fd00::1"}}
-	noError(t, s.Add(pod.DeepCopy()))
-	if got := addresses(); len(got) != 2 || got[0] != "10.0.0.2" {
-		t.Errorf("with a status: %v", got)
-	}
-	if got := c.objs.NodePods(c.objs.DB.Snapshot(), "n"); len(got) != 1 || got[0] != (NodePod{"ns", "p", "1", "a"}) {
-		t.Errorf("pods of the node: %v", got)
-	}
-}
-
-func TestPlaceOfAStaticPod(t *testing.T) {
-	c, s := testStore(t, "Pod")
-	pod := func(name string) *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-			Namespace: "ns", Name: name, UID: types.UID("of-" + name), Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"},
-		}}
-	}
-	noError(t, s.Add(pod("static")))
-	noError(t, s.Add(pod("thief")))
-	c.Place("ns", "static", "hash", Place{NetNS: "a"})
-	noError(t, s.Add(pod("thief")))
-	for name, want := range map[string]string{"static": "a", "thief": ""} {
-		p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/"+name)
-		if got := p.Annotations[AnnotationNetNS]; got != want {
-			t.Errorf("pod %s is in %q, want %q", name, got, want)
-		}
+	noError(t, s.Add(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", Annotations: map[string]string{
+		AnnotationNetNS: "stolen", AnnotationCgroup: "stolen", AnnotationIP: "10.0.0.1", "weft.io/other": "kept",
+	}}}))
+	p, _ := c.objs.Pods.Get(c.objs.DB.Snapshot(), "ns/p")
+	if len(p.Annotations) != 1 || p.Annotations["weft.io/other"] != "kept" {
+		t.Errorf("annotations %v", p.Annotations)
 	}
 }
 

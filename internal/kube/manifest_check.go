@@ -2,7 +2,6 @@ package kube
 
 import (
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
@@ -66,10 +65,10 @@ func checkLabels(o metav1.Object, labels *field.Path) (errs field.ErrorList) {
 
 func checkPod(p *corev1.Pod) (errs field.ErrorList) {
 	annotations := field.NewPath("metadata", "annotations")
-	if v, ok := p.Annotations[AnnotationNetNS]; ok && (v == "" || v == "." || v == ".." || strings.ContainsAny(v, "/\x00")) {
+	if v, ok := p.Annotations[AnnotationNetNS]; ok && !isNetNSName(v) {
 		errs = append(errs, field.Invalid(annotations.Key(AnnotationNetNS), v, "must be the name of a file in /run/netns"))
 	}
-	if v, ok := p.Annotations[AnnotationCgroup]; ok && (path.Clean("/"+v) != "/"+strings.Trim(v, "/") || v == "" || strings.Contains(v, "\x00")) {
+	if v, ok := p.Annotations[AnnotationCgroup]; ok && !isCgroupPath(v) {
 		errs = append(errs, field.Invalid(annotations.Key(AnnotationCgroup), v, "must be a path below the cgroup2 mount, without . and .."))
 	}
 	if _, bad := PodAddresses(p); len(bad) > 0 {

@@ -48,8 +48,6 @@ const (
 	ByAddress = "address"
 	// ByNode finds Pods by spec.nodeName.
 	ByNode = "node"
-	// ByNetNS finds Pods by AnnotationNetNS.
-	ByNetNS = "netns"
 	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies and
 	// BackendTLSPolicies by that of each Service that they target.
 	ByService = "service"
@@ -79,12 +77,6 @@ func NewObjects(db *state.DB) *Objects {
 			state.Index[*corev1.Pod]{Name: ByAddress, Of: podAddressTexts},
 			state.Index[*corev1.Pod]{Name: ByNode, Of: func(p *corev1.Pod) []string {
 				if n := p.Spec.NodeName; n != "" {
-					return []string{n}
-				}
-				return nil
-			}},
-			state.Index[*corev1.Pod]{Name: ByNetNS, Of: func(p *corev1.Pod) []string {
-				if n := p.Annotations[AnnotationNetNS]; n != "" {
 					return []string{n}
 				}
 				return nil

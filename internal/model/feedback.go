@@ -71,24 +71,29 @@ func (m *MapUsage) Full() bool { return !m.Cache && m.Max > 0 && m.Entries*20 >=
 type Placement struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// UID is the UID by which the kubelet and the container runtime know the pod; "" in a folder of manifests.
-	UID string `json:"uid,omitempty"`
-	// NetNS is the path of the pod's network namespace. Device and Inode tell it from a later one at the same path;
-	// Cookie is what the kernel calls it (SO_NETNS_COOKIE), 0 if that was not asked.
+	// UID is the UID by which the kubelet and the container runtime know the pod. It ties the row to this pod, and not to
+	// a later one of its name.
+	UID string `json:"uid"`
+	// NetNS is the path of the pod's network namespace. Device and Inode tell it from a later one at the same path; they
+	// are 0 while there is none.
 	NetNS  string `json:"netns"`
 	Device uint64 `json:"device,omitempty"`
 	Inode  uint64 `json:"inode,omitempty"`
-	Cookie uint64 `json:"cookie,omitempty"`
 	// Cgroup is the pod's cgroup below the cgroup2 mount, "" if it is not known.
 	Cgroup string `json:"cgroup,omitempty"`
-	// Addresses are those that the CNI result or the manifest gave; nil if neither did.
+	// Addresses are those that the CNI result gave, nil if there was none. They hold until the pod's status has one of
+	// them: the kubelet reports them after the pod has started, and the pod must be in the mesh by then. Before that, a
+	// status may have those of an earlier sandbox, which are another pod's by now.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// ContainerID is that of the sandbox that the CNI plugin reported, "" if the pod was found without it.
 	ContainerID string `json:"containerID,omitempty"`
 }
 
-// Key is the pod's key.
-func (p *Placement) Key() string { return Key(p.Namespace, p.Name) }
+// Key is the row's key.
+func (p *Placement) Key() string { return PlacementKey(p.Namespace, p.Name, p.UID) }
+
+// PlacementKey is the key of a pod's placement: namespace/name/uid.
+func PlacementKey(namespace, name, uid string) string { return Key(namespace, name) + "/" + uid }
 
 // Certified is the state of one identity's certificate on this node.
 type Certified struct {

@@ -89,12 +89,6 @@ type Workload struct {
 	Policy *Policy `json:"policy,omitempty"`
 }
 
-// Namespace is a network namespace that a workload names.
-type Namespace struct {
-	Path  string // as Workload.NetNS
-	Inode uint64 // which namespace it is: one of the same name may come after it
-}
-
 // Key is the workload's key in its table.
 func (w *Workload) Key() string { return Key(w.Namespace, w.Name) }
 

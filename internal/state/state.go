@@ -28,7 +28,7 @@ type State struct {
 	MapUsage   *Table[*model.MapUsage]
 	// Written by mtls: the certificates of this node's identities.
 	Certified *Table[*model.Certified]
-	// Written by the source of sandboxes: the CNI plugin's requests and the cgroup search, or the folder of manifests.
+	// Written by placement: from the CNI plugin's requests and a search of cgroups, or from a folder's manifests.
 	Placements *Table[*model.Placement]
 	// Written by whatever drops events; each source has a row of its own.
 	Lost *Table[*model.Lost]
@@ -36,8 +36,6 @@ type State struct {
 	Announcements *Table[*model.Announcement]
 	// Written by hostaddr: the addresses of the host's links.
 	HostAddresses *Table[*model.HostAddress]
-	// Written by the agent: the network namespaces of local workloads that are there.
-	Namespaces *Table[*model.Namespace]
 
 	synced chan struct{}
 	once   sync.Once
@@ -45,9 +43,9 @@ type State struct {
 
 // Names of indexes.
 const (
-	ByAddress = "address" // Workloads, Services: netip.Addr as text
+	ByAddress = "address" // Workloads, Services, Placements: netip.Addr as text
 	ByLocal   = "local"   // Workloads: "true" for those of this node
-	ByUID     = "uid"     // Placements
+	ByNetNS   = "netns"   // Placements: path of the network namespace
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
@@ -79,16 +77,11 @@ func New(db *DB) *State {
 		MapUsage:   NewTable(db, "map-usage", (*model.MapUsage).Key),
 		Certified:  NewTable(db, "certified", (*model.Certified).Key),
 		Placements: NewTable(db, "placements", (*model.Placement).Key,
-			Index[*model.Placement]{ByUID, func(p *model.Placement) []string {
-				if p.UID == "" {
-					return nil
-				}
-				return []string{p.UID}
-			}}),
+			Index[*model.Placement]{ByAddress, func(p *model.Placement) []string { return texts(p.Addresses) }},
+			Index[*model.Placement]{ByNetNS, func(p *model.Placement) []string { return []string{p.NetNS} }}),
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
 		HostAddresses: NewTable(db, "host-addresses", (*model.HostAddress).Key),
-		Namespaces:    NewTable(db, "namespaces", func(n *model.Namespace) string { return n.Path }),
 		synced:        make(chan struct{}),
 	}
 }

@@ -61,7 +61,7 @@ func TestPods(t *testing.T) {
 	restart(t, n, []*pod{early, late}, func() func() { return downtime(t, n) })
 	late.object(late.Address.String())
 	restart(t, n, []*pod{early, late}, func() func() {
-		if err := os.Remove(n.path("run/places.json")); err != nil { // all must be found again
+		if err := os.Remove(n.path("run/placements.json")); err != nil { // all must be found again
 			t.Error(err)
 		}
 		return func() {}

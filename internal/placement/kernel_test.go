@@ -1,11 +1,16 @@
-package places
+package placement
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/testenv"
@@ -50,9 +55,32 @@ func TestFindOnTheKernel(t *testing.T) {
 		t.Errorf("found %v", got)
 	}
 	for uid, f := range want {
-		if got[uid] != f {
+		if got[uid].ID == (nsID{}) || got[uid].NetNS != f.NetNS || got[uid].Cgroup != f.Cgroup {
 			t.Errorf("pod %s: found %+v, want %+v", uid, got[uid], f)
 		}
+	}
+}
+
+// TestMountsAreReported: a network namespace that gets or loses its name is a change of the mounts.
+func TestMountsAreReported(t *testing.T) {
+	l := testenv.Lab(t, "wftmount", "10.77.13.0/24")
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() { done <- pollMounts(ctx, time.Hour, changed) }()
+	for _, what := range []string{"a", "b"} {
+		pod := testenv.Pod(t, l, what)
+		<-changed
+		if err := unix.Unmount(pod.NetNS, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(pod.NetNS); err != nil {
+			t.Fatal(err)
+		}
+		<-changed
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -1,4 +1,4 @@
-package places
+package placement
 
 import (
 	"errors"
@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // Scanner finds the pods that run on this machine by what kubelet and container runtime made for them: a cgroup named
@@ -24,6 +23,7 @@ type Scanner struct {
 // Found is where a pod runs.
 type Found struct {
 	NetNS  string // name in NetNSDir; "" if its processes are in a namespace that has no name there
+	ID     nsID   // of that namespace
 	Cgroup string // below CgroupRoot
 }
 
@@ -72,7 +72,7 @@ func (s Scanner) Find(uids map[string]bool) (map[string]Found, error) {
 				return
 			}
 			if ns, ok := s.namespaceOf(cgroup); ok {
-				out[uid] = Found{NetNS: names[ns], Cgroup: cgroup}
+				out[uid] = Found{NetNS: names[ns], ID: ns, Cgroup: cgroup}
 			}
 		})
 	}
@@ -121,30 +121,15 @@ func (s Scanner) pods(cgroup string, depth int, found func(uid, cgroup string)) 
 	}
 }
 
-// inode names a namespace.
-type inode struct{ dev, ino uint64 }
-
-func inodeOf(path string) (inode, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return inode{}, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return inode{}, fmt.Errorf("%s has no inode", path)
-	}
-	return inode{dev: st.Dev, ino: st.Ino}, nil
-}
-
 // namespaces gives the names of network namespaces. One with several has the first.
-func (s Scanner) namespaces() (map[inode]string, error) {
+func (s Scanner) namespaces() (map[nsID]string, error) {
 	entries, err := os.ReadDir(s.NetNSDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no pod has started yet
 		return nil, fmt.Errorf("look for network namespaces: %w", err)
 	}
-	out := map[inode]string{}
+	out := map[nsID]string{}
 	for _, e := range entries {
-		ns, err := inodeOf(filepath.Join(s.NetNSDir, e.Name()))
+		ns, err := identify(filepath.Join(s.NetNSDir, e.Name()))
 		if err != nil {
 			continue // it went
 		}
@@ -154,7 +139,7 @@ func (s Scanner) namespaces() (map[inode]string, error) {
 	}
 	// The host's is no pod's own. It is that of any thread that may run this; the process's first thread, which self
 	// would name, may be in a pod's at the moment.
-	if own, err := inodeOf(filepath.Join(s.Proc, "thread-self/ns/net")); err == nil {
+	if own, err := identify(filepath.Join(s.Proc, "thread-self/ns/net")); err == nil {
 		delete(out, own)
 	}
 	return out, nil
@@ -162,8 +147,8 @@ func (s Scanner) namespaces() (map[inode]string, error) {
 
 // namespaceOf gives the network namespace of a pod's oldest process. That is the sandbox's, or the first container's;
 // later ones may have gone elsewhere.
-func (s Scanner) namespaceOf(cgroup string) (inode, bool) {
-	var ns inode
+func (s Scanner) namespaceOf(cgroup string) (nsID, bool) {
+	var ns nsID
 	oldest, found := uint64(0), false
 	for _, pid := range s.processes(cgroup) {
 		dir := filepath.Join(s.Proc, strconv.Itoa(pid))
@@ -171,7 +156,7 @@ func (s Scanner) namespaceOf(cgroup string) (inode, bool) {
 		if err != nil || found && started >= oldest {
 			continue
 		}
-		if n, err := inodeOf(filepath.Join(dir, "ns/net")); err == nil {
+		if n, err := identify(filepath.Join(dir, "ns/net")); err == nil {
 			ns, oldest, found = n, started, true
 		}
 	}

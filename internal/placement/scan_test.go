@@ -1,4 +1,4 @@
-package places
+package placement
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package places
+package placement
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,36 +17,13 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// record notes what Places tells.
-type record struct {
-	mu  sync.Mutex
-	now map[string]string // by pod and UID: namespace and addresses
-}
-
-func (r *record) place(namespace, name, uid string, p kube.Place) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := namespace + "/" + name + " " + uid
-	if p == (kube.Place{}) {
-		delete(r.now, key)
-		return
-	}
-	r.now[key] = strings.TrimSpace(p.NetNS + " " + p.Addresses)
-}
-
-func (r *record) all() map[string]string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return maps.Clone(r.now)
-}
-
 // testNode is a machine with the objects that an API server would have.
 type testNode struct {
 	*machine
 	objs   *kube.Objects
 	folder *kube.Folder
+	st     *state.State // of the agent that runs
 	loaded chan struct{}
-	record record
 	log    strings.Builder
 }
 
@@ -69,13 +45,29 @@ func newTestNode(t *testing.T) *testNode {
 	return n
 }
 
-// places starts as a new agent would.
-func (n *testNode) places() *Places {
-	n.record = record{now: map[string]string{}}
-	return New(Config{
-		Objects: n.objs, Place: n.record.place, Loaded: n.loaded, Node: "n1", Scanner: n.scanner(), File: n.path("run/places.json"),
+// sandboxes starts as a new agent does, with tables that hold the same objects.
+func (n *testNode) sandboxes() *Sandboxes {
+	n.st = state.New(state.NewDB())
+	return NewSandboxes(Config{
+		Objects: n.objs, State: n.st, Loaded: n.loaded, Node: "n1", Scanner: n.scanner(), File: n.path("run/placements.json"),
 		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 	})
+}
+
+// rows returns, by pod and UID, the name of the namespace and the addresses.
+func (n *testNode) rows() map[string]string {
+	out := map[string]string{}
+	for p := range n.st.Placements.All(n.st.Snapshot()) {
+		text := filepath.Base(p.NetNS)
+		for _, a := range p.Addresses {
+			text += " " + a.String()
+		}
+		if id, err := identify(p.NetNS); err == nil && id != idOf(p) {
+			text += " (another namespace)"
+		}
+		out[p.Namespace+"/"+p.Name+" "+p.UID] = text
+	}
+	return out
 }
 
 // pods makes the objects of exactly these pods, given as name=uid, and of one on another node and one in the host's
@@ -114,11 +106,11 @@ func (n *testNode) pods(in ...string) {
 	n.t.Fatalf("objects %v, want %v; %v", got, in, n.folder.Problems())
 }
 
-func (n *testNode) look(p *Places) { p.look(n.objs.DB.Snapshot()) }
+func (n *testNode) look(s *Sandboxes) { s.look(n.objs.NodePods(n.objs.DB.Snapshot(), "n1")) }
 
 func (n *testNode) want(what string, want map[string]string) {
 	n.t.Helper()
-	if got := n.record.all(); !maps.Equal(got, want) {
+	if got := n.rows(); !maps.Equal(got, want) {
 		n.t.Errorf("%s: %v, want %v\n%s", what, got, want, n.log.String())
 	}
 }
@@ -134,7 +126,7 @@ func TestSandboxesComeAndGo(t *testing.T) {
 	n := newTestNode(t)
 	n.namespace("cni-1")
 	n.namespace("cni-2")
-	p := n.places()
+	p := n.sandboxes()
 	add := func(s Sandbox) {
 		t.Helper()
 		if err := p.Add(s); err != nil {
@@ -185,7 +177,7 @@ func TestNamespaceByAnotherPath(t *testing.T) {
 	n := newTestNode(t)
 	n.namespace("cni-1")
 	n.process(10, 1, "cni-1")
-	p := n.places()
+	p := n.sandboxes()
 	s := n.sandbox("web", uidA, "c1", "")
 	s.NetNS = n.path("proc/10/ns/net")
 	if err := p.Add(s); err != nil {
@@ -198,7 +190,7 @@ func TestNamespacesThatGo(t *testing.T) {
 	n := newTestNode(t)
 	n.namespace("cni-1")
 	n.pods("web=" + uidA)
-	p := n.places()
+	p := n.sandboxes()
 	if err := p.Add(n.sandbox("web", uidA, "c1", "cni-1")); err != nil {
 		t.Fatal(err)
 	}
@@ -217,22 +209,22 @@ func TestPodsThatRanBefore(t *testing.T) {
 	}
 	n.cgroup("kubepods/pod"+uidA+"/c", 10)
 	n.pods("web="+uidA, "db="+uidB)
-	p := n.places()
+	p := n.sandboxes()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	select {
-	case <-p.Scanned():
+	case <-p.Placed():
 		t.Error("scanned before objects were loaded")
 	case <-time.After(20 * time.Millisecond):
 	}
 	close(n.loaded)
-	<-p.Scanned()
+	<-p.Placed()
 	n.want("first scan", map[string]string{"shop/web " + uidA: "cni-1"})
 
 	n.cgroup("kubepods/pod"+uidB+"/c", 11) // it started while no plugin was there
 	for range 500 {
-		if len(n.record.all()) == 2 {
+		if len(n.rows()) == 2 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -240,7 +232,7 @@ func TestPodsThatRanBefore(t *testing.T) {
 	n.want("later scan", map[string]string{"shop/web " + uidA: "cni-1", "shop/db " + uidB: "cni-2"})
 	n.pods("db=" + uidB)
 	for range 500 {
-		if len(n.record.all()) == 1 {
+		if len(n.rows()) == 1 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -257,50 +249,50 @@ func TestNextAgentKnowsAtOnce(t *testing.T) {
 	n.namespace("cni-1")
 	n.namespace("cni-2")
 	n.pods("web="+uidA, "db="+uidB)
-	p := n.places()
+	p := n.sandboxes()
 	for _, s := range []Sandbox{n.sandbox("web", uidA, "c1", "cni-1"), n.sandbox("db", uidB, "c2", "cni-2")} {
 		if err := p.Add(s); err != nil {
 			t.Fatal(err)
 		}
 	}
 	n.remove("netns/cni-2")
-	p = n.places()
+	p = n.sandboxes()
 	n.want("before anything was read", map[string]string{"shop/web " + uidA: "cni-1 10.0.0.1"})
 	p.Delete(uidA, "c1", "")
 	n.want("its DEL", map[string]string{})
 
-	for _, text := range []string{"{", "[null]", `[{"uid":"x","netns":"../../etc"}]`, ""} {
-		n.write("run/places.json", text)
-		n.places()
+	for _, text := range []string{"{", "[null]", `[{"uid":"x","netns":"/etc"}]`, ""} {
+		n.write("run/placements.json", text)
+		n.sandboxes()
 		n.want("file "+text, map[string]string{})
 	}
-	if !strings.Contains(n.log.String(), "places.json") {
+	if !strings.Contains(n.log.String(), "placements.json") {
 		t.Errorf("log: %s", n.log.String())
 	}
 }
 
-func TestTellsOfPodsThatCannotJoin(t *testing.T) {
+func TestPodsThatCannotJoinAreLogged(t *testing.T) {
 	n := newTestNode(t)
 	n.namespace("cni-1")
 	n.process(10, 1, "cni-1")
 	n.remove("netns/cni-1")
 	n.cgroup("kubepods/pod"+uidA+"/c", 10)
 	n.pods("web=" + uidA)
-	p := n.places()
+	p := n.sandboxes()
 	for range 3 {
 		n.look(p)
 	}
 	if c := strings.Count(n.log.String(), "shop/web"); c != 1 {
-		t.Errorf("told %d times: %s", c, n.log.String())
+		t.Errorf("logged %d times: %s", c, n.log.String())
 	}
 	n.remove("cgroup")
 	for range 3 {
 		n.look(p)
 	}
-	if c := strings.Count(n.log.String(), "cannot be found"); c != 1 {
-		t.Errorf("told %d times: %s", c, n.log.String())
+	if c := strings.Count(n.log.String(), "failed to search"); c != 1 {
+		t.Errorf("logged %d times: %s", c, n.log.String())
 	}
-	if err := os.RemoveAll(filepath.Dir(n.path("run/places.json"))); err != nil {
+	if err := os.RemoveAll(filepath.Dir(n.path("run/placements.json"))); err != nil {
 		t.Fatal(err)
 	}
 	n.namespace("cni-2")
