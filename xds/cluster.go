@@ -54,7 +54,8 @@ var clusterKind = &kind{
 		}
 		return nil
 	},
-	unitOf: func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
+	unitOf:  func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
+	lingers: outlivesIdentity,
 	// A pod that loses its identity is still called by connections that the kernel handed over before: Envoy would let
 	// them wait for a cluster that does not come. They find the identity that they were to find, or fail.
 	stays: func(name string) bool { _, ok := parseTCPCluster(name); return ok },
@@ -251,7 +252,7 @@ func tunnelHTTP2() *core.Http2ProtocolOptions {
 // inHTTPCluster leads from a terminated CONNECT to the workload's internal listener, filter state in hand.
 func inHTTPCluster(b *builder, name, key string) *built {
 	w, ok := b.st.Workloads.Get(b.snap, key)
-	if !ok || !terminates(w) {
+	if !ok || !terminates(b.cfg.formerly(w)) {
 		return nil
 	}
 	c := newCluster(name)

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"net/netip"
+	"slices"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -35,6 +36,29 @@ var listenerKind = &kind{
 		key, ok := st.Gateways.Row(k)
 		return unitGateway + key, ok
 	},
+	lingers: outlivesIdentity,
+}
+
+// outlivesIdentity reports whether a listener or cluster by which peers reach a workload with an identity is kept though the
+// workload is disabled now: Envoy would end the tunnels that peers have, after the drain time. New ones do not come, for
+// peers that follow the change connect in the clear. What is kept goes with the workload, or with the agent.
+func outlivesIdentity(b *builder, name string) bool {
+	key, suffix, ok := cutWorkloadName(name)
+	if !ok || suffix != inHBONE && suffix != inHTTP {
+		return false
+	}
+	w, ok := b.st.Workloads.Get(b.snap, key)
+	return ok && w.MTLS == model.MTLSDisabled && slices.Contains(ListenerNames(b.cfg.formerly(w)), name)
+}
+
+// formerly returns a disabled workload with the identity that it would have in another mode, and others as they are.
+func (c *Config) formerly(w *model.Workload) *model.Workload {
+	if w.MTLS != model.MTLSDisabled || w.Identity != "" || w.ServiceAccount == "" {
+		return w
+	}
+	with := *w
+	with.Identity = model.NewIdentity(c.TrustDomain, w.Namespace, w.ServiceAccount)
+	return &with
 }
 
 const (
@@ -104,7 +128,8 @@ func buildListener(b *builder, name string) *built {
 	if suffix != outHTTP && suffix != outTCP {
 		objects = append(objects, policyRefs(w)...)
 	}
-	for _, n := range ListenerNames(w) {
+	former := b.cfg.formerly(w)
+	for _, n := range ListenerNames(former) {
 		if n != name {
 			continue
 		}
@@ -112,13 +137,13 @@ func buildListener(b *builder, name string) *built {
 		case outHTTP:
 			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, w), 1), objects: objects}
 		case outTCP:
-			return &built{message: b.cfg.limited(outTCPListener(b.cfg, w), 1), objects: objects}
+			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former), 1), objects: objects}
 		case inHBONE:
-			return &built{message: b.cfg.limited(hboneListener(b.cfg, w), 1), objects: objects}
+			return &built{message: b.cfg.limited(hboneListener(b.cfg, former), 1), objects: objects}
 		case inPlain:
 			return &built{message: b.cfg.limited(plainListener(b.cfg, w), 1), objects: objects}
 		case inHTTP:
-			return &built{message: inHTTPListener(b.cfg, w), objects: objects}
+			return &built{message: inHTTPListener(b.cfg, former), objects: objects}
 		}
 	}
 	return nil
@@ -176,7 +201,8 @@ func outHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	return l
 }
 
-// outTCPListener takes connections to workloads with an identity: their bytes go over HBONE to the very address.
+// outTCPListener takes connections to workloads with an identity: their bytes go over HBONE to the very address. It is the
+// same while the workload is disabled, so that connections from before live on; the kernel hands no new ones over then.
 func outTCPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, outTCP, loopbacks(w, PortTCP), core.TrafficDirection_OUTBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}

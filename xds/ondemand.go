@@ -31,7 +31,8 @@ type kind struct {
 	lingers func(b *builder, name string) bool
 	// stays tells whether a resource that is no more is kept as it was for who has it; nil: never.
 	stays func(name string) bool
-	// mode is what the names of all units depend on, read from the index modeOf; nil: nothing.
+	// mode is what the names of all units depend on, one character a variant, read from the index modeOf; nil: nothing.
+	// A variant stays while somebody has the wildcard: connections that were made for it may live on.
 	mode   func(b *builder) string
 	modeOf func(*state.State) state.Key
 }
@@ -43,6 +44,13 @@ func (k *kind) modeDirty(st *state.State, keys map[state.Key]struct{}) bool {
 	}
 	_, ok := keys[k.modeOf(st)]
 	return ok
+}
+
+// grow adds the present variants to those of a mode.
+func (k *kind) grow(mode string, b *builder) string {
+	variants := []byte(mode + k.mode(b))
+	slices.Sort(variants)
+	return string(slices.Compact(variants))
 }
 
 // built is a resource and what the cache must know about it.
@@ -119,7 +127,7 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 			continue
 		}
 		if s.kind.modeDirty(c.server.st, keys) {
-			if m := s.kind.mode(c.builder(snap)); m != s.mode {
+			if m := s.kind.grow(s.mode, c.builder(snap)); m != s.mode {
 				c.fill(s, m, snap)
 			}
 		}
@@ -202,7 +210,7 @@ func (c *cache) openWild(s *store, snap *state.Snapshot) {
 	s.units = map[string][]string{}
 	mode := ""
 	if s.kind.mode != nil {
-		mode = s.kind.mode(c.builder(snap))
+		mode = s.kind.grow("", c.builder(snap))
 	}
 	c.fill(s, mode, snap)
 }

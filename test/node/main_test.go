@@ -135,7 +135,7 @@ var pods = []struct{ namespace, name, app, labels string }{
 	{"strict", "alice", "alice", ""}, {"strict", "bob", "bob", ""}, {"strict", "srv", "srv", ""},
 	{"strict", "open", "open", "weft.io/mtls: disabled"},
 	{"perm", "c", "c", ""}, {"perm", "srv", "srv", ""},
-	{"flip", "srv", "srv", ""},
+	{"flip", "srv", "srv", ""}, {"flip", "c", "c", ""},
 	{"guard", "srv", "srv", ""},
 }
 
@@ -147,6 +147,7 @@ var serviceList = []struct{ namespace, name, app, more string }{
 	{"plain", "s1", "s1", ""}, {"plain", "s2", "s2", ""}, {"plain", "self", "s1", ""}, {"plain", "swap", "s1", ""},
 	{"strict", "srv", "srv", ""}, {"strict", "l7", "srv", ""}, {"strict", "open", "open", ""},
 	{"perm", "srv", "srv", ""}, {"flip", "srv", "srv", ""}, {"guard", "srv", "srv", ""}, {"guard", "l7", "srv", ""},
+	{"flip", "l7", "srv", ""},
 }
 
 // serviceIPs gives the addresses of a Service, IPv4 first.
