@@ -24,7 +24,7 @@ const (
 	lostPoll = 250 * time.Millisecond
 )
 
-// Events calls event for each event, in order, until ctx ends. event must not block for long: the ring holds some 5,000
+// Events calls event for each event, in order, until ctx ends. event must not block for long: the ring holds some 7,700
 // events, and what does not fit is lost. Losses are counted in state.Lost, and lost is called with the number of those
 // that were found since the last call. Only one may read.
 func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n uint64)) error {
@@ -37,6 +37,7 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 	if err != nil {
 		return err
 	}
+	d.reportLost(0)
 	var rec ringbuf.Record
 	var clock clock
 	var look time.Time // when to look for losses
@@ -52,7 +53,8 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 				return err
 			}
 			if n > total {
-				d.reportLost(n-total, n-before)
+				d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n-total)
+				d.reportLost(n - before)
 				lost(n - total)
 				total = n
 			}
@@ -90,8 +92,8 @@ func (d *Datapath) countLost() (uint64, error) {
 	return n, nil
 }
 
-func (d *Datapath) reportLost(n, total uint64) {
-	d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n, "total", total)
+// reportLost writes how many events were lost since Events began.
+func (d *Datapath) reportLost(total uint64) {
 	w := d.st.Write(d.st.Lost)
 	d.st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: total})
 	w.Commit()
@@ -151,14 +153,17 @@ func newClock() clock {
 
 func (c clock) at(ns uint64) time.Time { return c.wall.Add(time.Duration(int64(ns) - c.mono)) }
 
+// eventSize is that of an event in the ring, in bytes.
+const eventSize = int(unsafe.Sizeof(weftEvent{}))
+
 func (d *Datapath) parseEvent(raw []byte, c clock) (Event, error) {
 	var w weftEvent
-	if len(raw) < int(unsafe.Sizeof(w)) {
-		return Event{}, fmt.Errorf("event of %d bytes, want %d", len(raw), unsafe.Sizeof(w))
+	if len(raw) < eventSize {
+		return Event{}, fmt.Errorf("event of %d bytes, want %d", len(raw), eventSize)
 	}
 	// The struct has no pointers and no padding, and both sides are on one machine. Decoding by reflection would cost
 	// more than the kernel takes to make the event.
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), unsafe.Sizeof(w)), raw)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), eventSize), raw)
 	e := Event{
 		Kind: EventKind(w.Kind), NetNS: w.Netns, Inbound: w.Inbound != 0,
 		Local: decode(w.Local), Remote: decode(w.Remote), Original: decode(w.Original), Backend: decode(w.Backend),

@@ -83,8 +83,10 @@ type node struct {
 
 	mu     sync.Mutex
 	events []Event
-	lost   uint64
 	quiet  bool // events are read and dropped
+	// onEvent and onLost are called in place of what the node does with events by itself; nil for that.
+	onEvent func(Event)
+	onLost  func(uint64)
 }
 
 func testConfig(t testing.TB) Config {
@@ -176,7 +178,11 @@ func (n *node) start() {
 		}
 	})
 	wg.Go(func() {
-		if err := d.Events(ctx, n.event, n.lose); err != nil {
+		event, lost := n.event, func(uint64) {}
+		if n.onEvent != nil {
+			event, lost = n.onEvent, n.onLost
+		}
+		if err := d.Events(ctx, event, lost); err != nil {
 			n.t.Error(err)
 		}
 	})
@@ -205,12 +211,6 @@ func (n *node) event(e Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.events = append(n.events, e)
-}
-
-func (n *node) lose(count uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.lost += count
 }
 
 // waitEvent waits for an event.

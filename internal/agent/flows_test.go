@@ -14,7 +14,11 @@ func flowsOf(t *testing.T, report func(a *Agent)) []observe.Flow {
 	t.Helper()
 	a := &Agent{st: state.New(state.NewDB()), flows: observe.NewStore(8)}
 	report(a)
-	return a.flows.List(observe.Filter{}, 8)
+	var out []observe.Flow
+	for _, e := range a.flows.List(observe.Filter{}, 8) {
+		out = append(out, *e.Flow)
+	}
+	return out
 }
 
 func TestConnectionVerdicts(t *testing.T) {

@@ -127,9 +127,10 @@ type Status struct {
 	Gateways   []*model.Gateway   `json:"gateways"` // those too that are not served, without ports
 	Rejections []*model.Rejection `json:"rejections"`
 	// Objects counts those that have a status, Troubles is what does not work of them.
-	Objects   int       `json:"objects"`
-	Troubles  []Trouble `json:"troubles,omitempty"`
-	LostFlows uint64    `json:"lostFlows"`
+	Objects  int       `json:"objects"`
+	Troubles []Trouble `json:"troubles,omitempty"`
+	// Lost counts what sources of events dropped since the agent started: connections that weft observe does not show.
+	Lost []*model.Lost `json:"lost,omitempty"`
 }
 
 // Trouble is a condition of an object that says that something of it does not work.

@@ -11,8 +11,6 @@ import (
 type Datapath struct {
 	Hooks []Hook `json:"hooks"`
 	Maps  []Map  `json:"maps"`
-	// LostEvents counts events that the ring buffer had no room for.
-	LostEvents uint64 `json:"lostEvents"`
 	// Failures are what the kernel does not hold as it should.
 	Failures []Failure `json:"failures,omitempty"`
 }
@@ -54,9 +52,6 @@ func datapath(st *state.State, snap *state.Snapshot) Datapath {
 	}
 	for m := range st.MapUsage.All(snap) {
 		d.Maps = append(d.Maps, Map{m.Name, m.Entries, m.Max, m.Full()})
-	}
-	if l, ok := st.Lost.Get(snap, model.LostKernelRing); ok {
-		d.LostEvents = l.Count
 	}
 	return d
 }

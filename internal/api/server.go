@@ -121,9 +121,11 @@ func flows(w http.ResponseWriter, r *http.Request, store *observe.Store) {
 	events := store.Follow(r.Context(), filter)
 	var last uint64
 	if !q.Follow || q.Limit > 0 {
-		for _, f := range store.List(filter, q.Limit) {
-			last = f.Seq
-			if enc.Encode(observe.Event{Flow: &f}) != nil {
+		for _, e := range store.List(filter, q.Limit) {
+			if e.Flow != nil {
+				last = e.Flow.Seq
+			}
+			if enc.Encode(e) != nil {
 				return
 			}
 		}

@@ -18,7 +18,7 @@ func NewStatus(src Source, now time.Time) Status {
 	s := Status{
 		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: datapath(st, snap), Proxy: src.Proxy(),
 		Workloads: []Workload{}, Identities: identities(st, snap),
-		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)),
+		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)), Lost: collect(st.Lost.All(snap)),
 	}
 	s.Objects, s.Troubles = troubles(st, snap)
 	for w := range st.Workloads.All(snap) {
@@ -40,9 +40,6 @@ func NewStatus(src Source, now time.Time) Status {
 	case <-st.Synced():
 		s.Synced = true
 	default:
-	}
-	if f := src.Flows(); f != nil {
-		_, s.LostFlows = f.Counts()
 	}
 	s.Faults = s.faults(now)
 	s.Healthy = len(s.Faults) == 0

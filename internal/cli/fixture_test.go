@@ -210,7 +210,6 @@ func sickNode() *node {
 		{File: "huge.yaml", Reason: "is larger than 16777216 bytes"},
 	}
 	n.proxy = api.Proxy{Error: "weft proxy does not run"}
-	n.flows.AddLost(9)
 	st := n.st
 	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
 	defer w.Commit()

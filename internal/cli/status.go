@@ -82,7 +82,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 		line("Source", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))
 	}
 	line("Objects", "%s", objectsLine(s.Objects, s.Troubles))
-	line("Flows", "%d lost", s.LostFlows)
+	line("Flows", "%s", lostLine(s.Lost))
 	if err := tw.Flush(); err != nil {
 		return err
 	}
@@ -146,6 +146,19 @@ func proxyLine(p api.Proxy, now time.Time) string {
 	return s
 }
 
+func lostLine(lost []*model.Lost) string {
+	var out []string
+	for _, l := range lost {
+		if l.Count > 0 {
+			out = append(out, fmt.Sprintf("%d events lost by %s", l.Count, l.Source))
+		}
+	}
+	if len(out) == 0 {
+		return "none lost"
+	}
+	return strings.Join(out, ", ")
+}
+
 func datapathLine(d api.Datapath) string {
 	wrong, repairs, entries := 0, uint64(0), 0
 	for _, h := range d.Hooks {
@@ -164,7 +177,7 @@ func datapathLine(d api.Datapath) string {
 	if repairs > 0 {
 		s += fmt.Sprintf(", %d repairs", repairs)
 	}
-	s += fmt.Sprintf(", %d map entries, %d events lost", entries, d.LostEvents)
+	s += fmt.Sprintf(", %d map entries", entries)
 	if n := len(d.Failures); n > 0 {
 		s += fmt.Sprintf(", %d objects NOT PROGRAMMED", n)
 	}

@@ -61,15 +61,14 @@ var (
 	failed     = desc("datapath_failures", "Objects that the kernel does not hold as it should, by kind.", "kind")
 	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
 	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
-	events     = desc("datapath_lost_events_total", "Connection events that the kernel's ring buffer had no room for.")
 	flows      = desc("flows_total", "Flows that were observed.")
-	lostFlows  = desc("flows_lost_total", "Flows that were lost before they could be observed.")
+	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer.", "source")
 	gateways   = desc("gateways", "Gateways, by whether they have an address.", "address")
 )
 
 var all = []*prometheus.Desc{
 	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, overload,
-	restarts, missing, repairs, failed, entries, capacity, events, flows, lostFlows, gateways,
+	restarts, missing, repairs, failed, entries, capacity, flows, lost, gateways,
 }
 
 // node collects from a status that is made for each scrape.
@@ -86,8 +85,8 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	count := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	gauge(info, 1, s.Agent.Version, s.Agent.Envoy, s.Agent.Node, s.Agent.TrustDomain)
 	gauge(synced, number(s.Synced))
@@ -119,9 +118,10 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	count(restarts, float64(s.Proxy.Restarts))
 	datapath(&s.Datapath, gauge, count)
 	if f := n.src.Flows(); f != nil {
-		added, lost := f.Counts()
-		count(flows, float64(added))
-		count(lostFlows, float64(lost))
+		count(flows, float64(f.Count()))
+	}
+	for _, l := range s.Lost {
+		count(lost, float64(l.Count), l.Source)
 	}
 	with := 0
 	for _, g := range s.Gateways {
@@ -134,7 +134,7 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 }
 
 // datapath collects what is in the kernel.
-func datapath(d *api.Datapath, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, float64)) {
+func datapath(d *api.Datapath, gauge, count func(*prometheus.Desc, float64, ...string)) {
 	wrong, repaired := 0, uint64(0)
 	for _, h := range d.Hooks {
 		repaired += h.Repairs
@@ -155,7 +155,6 @@ func datapath(d *api.Datapath, gauge func(*prometheus.Desc, float64, ...string),
 		gauge(entries, float64(m.Entries), m.Name)
 		gauge(capacity, float64(m.Max), m.Name)
 	}
-	count(events, float64(d.LostEvents))
 }
 
 // objects counts the objects with problems of each kind.

@@ -39,7 +39,6 @@ func newSource() source {
 	for range 5 {
 		s.flows.Add(observe.Flow{})
 	}
-	s.flows.AddLost(4)
 	tx := s.st.Write(s.st.Workloads, s.st.Statuses, s.st.Programmed, s.st.MapUsage, s.st.Lost)
 	report := func(kind model.SubjectKind, name, err string, repairs uint64) {
 		s.st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
@@ -77,9 +76,6 @@ weft_datapath_failures{kind="workload"} 0
 # HELP weft_datapath_hook_repairs_total Times that a hook or its pin was changed by somebody else and was put right.
 # TYPE weft_datapath_hook_repairs_total counter
 weft_datapath_hook_repairs_total 3
-# HELP weft_datapath_lost_events_total Connection events that the kernel's ring buffer had no room for.
-# TYPE weft_datapath_lost_events_total counter
-weft_datapath_lost_events_total 7
 # HELP weft_datapath_map_capacity The most entries that a BPF map holds.
 # TYPE weft_datapath_map_capacity gauge
 weft_datapath_map_capacity{map="services"} 10
@@ -89,9 +85,6 @@ weft_datapath_map_entries{map="services"} 3
 # HELP weft_datapath_missing_hooks Hooks at which the kernel does not run the mesh's eBPF program as it should.
 # TYPE weft_datapath_missing_hooks gauge
 weft_datapath_missing_hooks 1
-# HELP weft_flows_lost_total Flows that were lost before they could be observed.
-# TYPE weft_flows_lost_total counter
-weft_flows_lost_total 4
 # HELP weft_flows_total Flows that were observed.
 # TYPE weft_flows_total counter
 weft_flows_total 5
@@ -99,6 +92,9 @@ weft_flows_total 5
 # TYPE weft_gateways gauge
 weft_gateways{address="no"} 1
 weft_gateways{address="yes"} 0
+# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer.
+# TYPE weft_lost_events_total counter
+weft_lost_events_total{source="kernel-ring"} 7
 # HELP weft_node_faults What weft status lists as wrong with this node.
 # TYPE weft_node_faults gauge
 weft_node_faults 5

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -32,15 +33,57 @@ func TestListGivesTheLast(t *testing.T) {
 		want  []uint64
 	}{{0, []uint64{3, 4, 5}}, {2, []uint64{4, 5}}, {9, []uint64{3, 4, 5}}} {
 		var got []uint64
-		for _, f := range s.List(Filter{}, c.limit) {
-			got = append(got, f.Seq)
+		for _, e := range s.List(Filter{}, c.limit) {
+			got = append(got, e.Flow.Seq)
 		}
 		if fmt.Sprint(got) != fmt.Sprint(c.want) {
 			t.Errorf("limit %d: flows %v, want %v", c.limit, got, c.want)
 		}
 	}
-	if added, lost := s.Counts(); added != 5 || lost != 0 {
-		t.Errorf("added %d, lost %d", added, lost)
+	if added := s.Count(); added != 5 {
+		t.Errorf("added %d", added)
+	}
+}
+
+// TestListMarksGaps: where flows were lost the list says so, also between flows that the filter does not take.
+func TestListMarksGaps(t *testing.T) {
+	s := NewStore(10)
+	s.Add(flow("ns/a"))
+	s.AddLost(2)
+	s.Add(flow("ns/b"))
+	s.AddLost(3)
+	s.Add(flow("ns/a"))
+	s.AddLost(4)
+	s.AddLost(1)
+	to := func(name string) Filter {
+		p, err := ParsePeerFilter(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Filter{To: p}
+	}
+	for _, c := range []struct {
+		filter Filter
+		limit  int
+		want   string
+	}{
+		{Filter{}, 0, "1 -2 2 -3 3 -5"},
+		{Filter{}, 2, "-2 2 -3 3 -5"},
+		{to("ns/a"), 0, "1 -5 3 -5"},
+		{to("ns/b"), 0, "-2 2 -8"},
+		{to("ns/c"), 0, "-10"},
+	} {
+		var got []string
+		for _, e := range s.List(c.filter, c.limit) {
+			if e.Flow != nil {
+				got = append(got, fmt.Sprint(e.Flow.Seq))
+			} else {
+				got = append(got, fmt.Sprintf("-%d", e.Lost))
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("filter %+v, limit %d: %v, want %s", c.filter, c.limit, got, c.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package observe
 import (
 	"context"
 	"iter"
+	"slices"
 	"sync"
 )
 
@@ -16,17 +17,25 @@ type Event struct {
 // Store keeps the last flows in a ring. It is safe for concurrent use; Add never waits for readers.
 type Store struct {
 	mu   sync.Mutex
-	ring []Flow
+	ring []entry
 	next uint64 // Seq of the next flow
 	lost uint64 // flows that never came in; Follow tells each reader the difference since its last look
+	// unmarked are those of lost that came after the last flow: the next one carries them.
+	unmarked uint64
 	// grown is closed and replaced when something is added and someone waits.
 	grown chan struct{}
 	waits int
 }
 
+// entry is a flow, with the number of those that were lost between it and the one before.
+type entry struct {
+	flow Flow
+	lost uint64
+}
+
 // NewStore makes a store for capacity flows, at least 1.
 func NewStore(capacity int) *Store {
-	return &Store{ring: make([]Flow, max(capacity, 1)), next: 1, grown: make(chan struct{})}
+	return &Store{ring: make([]entry, max(capacity, 1)), next: 1, grown: make(chan struct{})}
 }
 
 // Add keeps a flow and drops the oldest if the store is full. It sets Seq.
@@ -34,7 +43,8 @@ func (s *Store) Add(f Flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.Seq = s.next
-	s.ring[s.next%uint64(len(s.ring))] = f
+	s.ring[s.next%uint64(len(s.ring))] = entry{f, s.unmarked}
+	s.unmarked = 0
 	s.next++
 	s.wake()
 }
@@ -47,6 +57,7 @@ func (s *Store) AddLost(n uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lost += n
+	s.unmarked += n
 	s.wake()
 }
 
@@ -57,33 +68,36 @@ func (s *Store) wake() {
 	}
 }
 
-// Counts gives how many flows came in and how many were lost before, since the start.
-func (s *Store) Counts() (added, lost uint64) {
+// Count returns how many flows came in since the start.
+func (s *Store) Count() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.next - 1, s.lost
+	return s.next - 1
 }
 
-// List gives the last flows that the filter takes, oldest first, at most limit (0: all that are kept).
-func (s *Store) List(filter Filter, limit int) []Flow {
-	flows := s.since(1)
-	var out []Flow
-	for i := len(flows) - 1; i >= 0 && (limit <= 0 || len(out) < limit); i-- {
-		if filter.Match(&flows[i]) {
-			out = append(out, flows[i])
+// List returns the last flows that the filter takes, oldest first, at most limit (0: all that are kept). Where flows were
+// lost between them, an event says how many: of all, for what was lost cannot be filtered.
+func (s *Store) List(filter Filter, limit int) []Event {
+	s.mu.Lock()
+	all, lost := s.copyFrom(s.oldest()), s.unmarked
+	s.mu.Unlock()
+	var out []Event // newest first
+	flows := 0
+	for i := len(all) - 1; i >= 0 && (limit <= 0 || flows < limit); i-- {
+		if filter.Match(&all[i].flow) {
+			if lost > 0 {
+				out = append(out, Event{Lost: lost})
+			}
+			out, lost = append(out, Event{Flow: &all[i].flow}), 0
+			flows++
 		}
+		lost += all[i].lost
 	}
-	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
-		out[i], out[j] = out[j], out[i]
+	if lost > 0 {
+		out = append(out, Event{Lost: lost})
 	}
+	slices.Reverse(out)
 	return out
-}
-
-// since copies the flows from a Seq on that are still kept.
-func (s *Store) since(seq uint64) []Flow {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.copyFrom(max(seq, s.oldest()))
 }
 
 func (s *Store) oldest() uint64 {
@@ -93,8 +107,8 @@ func (s *Store) oldest() uint64 {
 	return 1
 }
 
-func (s *Store) copyFrom(seq uint64) []Flow {
-	out := make([]Flow, 0, s.next-seq)
+func (s *Store) copyFrom(seq uint64) []entry {
+	out := make([]entry, 0, s.next-seq)
 	for ; seq < s.next; seq++ {
 		out = append(out, s.ring[seq%uint64(len(s.ring))])
 	}
@@ -115,7 +129,7 @@ func (s *Store) Follow(ctx context.Context, filter Filter) iter.Seq[Event] {
 				return
 			}
 			for i := range flows {
-				if filter.Match(&flows[i]) && !yield(Event{Flow: &flows[i]}) {
+				if f := &flows[i].flow; filter.Match(f) && !yield(Event{Flow: f}) {
 					return
 				}
 			}
@@ -131,7 +145,7 @@ func (s *Store) Follow(ctx context.Context, filter Filter) iter.Seq[Event] {
 }
 
 // advance takes what came since the cursor. With nothing there it gives a channel to wait on.
-func (s *Store) advance(cursor, lost *uint64) (flows []Flow, missed uint64, wait <-chan struct{}) {
+func (s *Store) advance(cursor, lost *uint64) (flows []entry, missed uint64, wait <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	missed = s.lost - *lost
