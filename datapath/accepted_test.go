@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -187,5 +188,41 @@ func TestNewRoutedPortDoesNotWait(t *testing.T) {
 	f.apply()
 	if f.kern.frontends.entries[frontendsOf(service, service.Ports[0], false)[0]].Flags&frontendL7 == 0 {
 		t.Error("a Service that is made with its route waits: connections would miss the route as long as they live")
+	}
+}
+
+// TestFailedCloseIsAFaultOfTheWorkload: until connections could be closed, its row says that they live on.
+func TestFailedCloseIsAFaultOfTheWorkload(t *testing.T) {
+	f := newFakeNode(t)
+	write(f, f.st.Workloads, &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/a", Addresses: testenv.Addrs("10.0.0.1")})
+	f.apply()
+	stop := f.run()
+	defer stop()
+	ask := func() error {
+		_, err := f.rec.request(t.Context(), closeRequest{workload: "ns/a", which: Inbound})
+		return err
+	}
+	f.space.close = errors.New("operation not supported")
+	for range 2 {
+		if err := ask(); err == nil {
+			t.Fatal("the failure is swallowed")
+		}
+		if got := f.faults()["workload/ns/a"]; !strings.Contains(got, "live on: operation not supported") {
+			t.Fatalf("the row says %q", got)
+		}
+	}
+	// A change of the workload does not hide it.
+	write(f, f.st.Workloads, &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/a", Addresses: testenv.Addrs("10.0.0.2")})
+	_, revision, _ := f.st.Workloads.Revision(f.st.Snapshot(), "ns/a")
+	eventually(t, "the change is programmed", func() bool { return f.programmed("workload/ns/a", revision) })
+	if f.faults()["workload/ns/a"] == "" {
+		t.Error("the fault is gone, and the connections are not")
+	}
+	f.space.close = nil
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.faults()["workload/ns/a"]; got != "" {
+		t.Errorf("after the connections were closed the row says %q", got)
 	}
 }

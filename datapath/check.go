@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -190,15 +190,59 @@ func (p *probes) findings() []Finding {
 	return []Finding{{Name: p.name, What: strings.Join(p.there, ", ")}}
 }
 
-// checkDestroy asks the kernel to close a connection that cannot be there.
+// checkDestroy makes a connection on loopback, destroys it and looks whether it has ended.
 func checkDestroy() Finding {
 	f := Finding{Name: "SOCK_DESTROY", What: "connections can be closed when a policy changes"}
-	_, err := destroy([]socket{{diag: &netlink.Socket{Family: unix.AF_INET, ID: netlink.SocketID{Source: net.IPv4zero, Destination: net.IPv4zero}}}})
-	if err != nil {
-		f.What, f.How = err.Error(), "needs a kernel with CONFIG_INET_DIAG_DESTROY: without it connections live on that a new policy forbids"
+	if err := tryDestroy(); err != nil {
+		f.What = "connections that a new policy forbids cannot be closed: " + err.Error()
+		f.How = "needs a kernel with CONFIG_INET_DIAG and CONFIG_INET_DIAG_DESTROY (modules inet_diag and tcp_diag)"
 	}
 	return f
 }
+
+func tryDestroy() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		if l, err = net.Listen("tcp", "[::1]:0"); err != nil {
+			return fmt.Errorf("make a connection to destroy: %w", err)
+		}
+	}
+	defer func() { _ = l.Close() }()
+	client, err := net.DialTimeout("tcp", l.Addr().String(), destroyPatience)
+	if err != nil {
+		return fmt.Errorf("make a connection to destroy: %w", err)
+	}
+	defer func() { _ = client.Close() }()
+	server, err := l.Accept()
+	if err != nil {
+		return fmt.Errorf("make a connection to destroy: %w", err)
+	}
+	defer func() { _ = server.Close() }()
+	all, err := listSockets()
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(all, func(s socket) bool {
+		return s.local.String() == client.LocalAddr().String() && s.remote.String() == client.RemoteAddr().String()
+	})
+	if at < 0 {
+		return errors.New("the kernel does not list a connection that is there")
+	}
+	if n, err := destroy(all[at : at+1]); err != nil || n != 1 {
+		return errors.Join(err, errors.New("the kernel does not destroy a connection that is there"))
+	}
+	_ = server.SetReadDeadline(time.Now().Add(destroyPatience))
+	switch _, err := server.Read(make([]byte, 1)); {
+	case err == nil:
+		return errors.New("a connection that was destroyed lives on")
+	case !errors.Is(err, unix.ECONNRESET):
+		return fmt.Errorf("the other end of a destroyed connection sees no reset: %w", err)
+	}
+	return nil
+}
+
+// destroyPatience bounds each step of tryDestroy.
+const destroyPatience = 5 * time.Second
 
 // checkPrograms lets the verifier judge every program, on maps that are gone afterwards.
 func checkPrograms() Finding {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -446,6 +447,31 @@ func TestCheckFindsNothingHere(t *testing.T) {
 	want := []string{"CAP_SYS_ADMIN", "CAP_NET_ADMIN", "cgroup2", "bpffs", "BPF program types", "BPF map types", "BPF helpers", "SOCK_DESTROY", "BPF programs"}
 	if !slices.Equal(names, want) {
 		t.Errorf("looked for %q, want %q", names, want)
+	}
+}
+
+// TestCheckDestroysAConnection: without the capability the kernel destroys nothing, and the check says so.
+func TestCheckDestroysAConnection(t *testing.T) {
+	testenv.Root(t)
+	if f := checkDestroy(); f.Missing() {
+		t.Errorf("here: %v", f)
+	}
+	without := make(chan Finding)
+	go func() {
+		runtime.LockOSThread() // the thread ends with its goroutine, and its capabilities with it
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			t.Error(err)
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			t.Error(err)
+		}
+		without <- checkDestroy()
+	}()
+	if f := <-without; !f.Missing() || !strings.Contains(f.What, "operation not permitted") {
+		t.Errorf("without CAP_NET_ADMIN: %v", f)
 	}
 }
 

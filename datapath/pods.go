@@ -212,10 +212,37 @@ func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort
 			return err
 		}
 		picked := slices.DeleteFunc(inbound(all), func(s socket) bool { return !end(s.local, s.remote) })
+		if len(picked) == 0 {
+			return nil
+		}
 		count, err = destroy(picked)
-		return err
+		return errors.Join(err, destroyed(picked))
 	})
 	return count, err
+}
+
+// destroyed looks whether sockets have ended. A kernel that cannot destroy sockets may say that they are not there.
+func destroyed(picked []socket) error {
+	all, err := listSockets()
+	if err != nil {
+		return err
+	}
+	alive := map[[2]uint32]bool{}
+	for _, s := range all {
+		if live(s) {
+			alive[s.diag.ID.Cookie] = true
+		}
+	}
+	left := 0
+	for _, s := range picked {
+		if alive[s.diag.ID.Cookie] {
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d of %d connections live on after SOCK_DESTROY", left, len(picked))
+	}
+	return nil
 }
 
 func (n *kernelNamespace) Close() error {
