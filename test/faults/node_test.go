@@ -51,6 +51,7 @@ func TestFaults(t *testing.T) {
 		{"NamespaceIsGone", namespaceIsGone, false},
 		{"PodsFlip", podsFlip, false},
 		{"AgentKilled", agentKilled, false},
+		{"EventsLost", eventsLost, false},
 		{"FullDisk", fullDisk, false},
 		{"EnvoyKilled", envoyKilled, true},
 		{"BrokenPolicyAtStart", brokenPolicyAtStart, true},

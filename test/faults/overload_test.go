@@ -2,9 +2,7 @@ package faults
 
 import (
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -13,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weft-mesh/weft/internal/check"
-	"github.com/weft-mesh/weft/internal/kube/survey"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
@@ -22,12 +18,7 @@ import (
 // Everything that an operator looks at says that Envoy is in overload while it is.
 func TestOverload(t *testing.T) {
 	testenv.Root(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	metrics := l.Addr().String()
+	metrics := freeAddress(t)
 	n := newNode(t, "--metrics-address="+metrics, "--proxy-args=--memory-limit=100000000,--overload-time=-1s")
 	n.put(t, "hoard.yaml", `apiVersion: v1
 kind: Service
@@ -36,21 +27,7 @@ spec: {clusterIP: 10.86.1.2, selector: {app: passerby}, ports: [{port: 80, targe
 `)
 	n.healthy(t)
 	const action = "stop_accepting_requests"
-	value := func() string {
-		t.Helper()
-		resp, err := http.Get("http://" + metrics + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(resp.Body)
-		for line := range strings.Lines(string(text)) {
-			if v, ok := strings.CutPrefix(line, `weft_proxy_overload{action="`+action+`"} `); ok {
-				return strings.TrimSpace(v)
-			}
-		}
-		return "absent"
-	}
+	value := func() string { return metric(t, metrics, `weft_proxy_overload{action="`+action+`"}`) }
 	eventually(t, "the metric is 0", func() error {
 		if v := value(); v != "0" {
 			return fmt.Errorf("it is %s", v)
@@ -66,18 +43,8 @@ spec: {clusterIP: 10.86.1.2, selector: {app: passerby}, ports: [{port: 80, targe
 	if err == nil || !strings.Contains(string(out), "IN OVERLOAD") || !strings.Contains(string(out), action) {
 		t.Errorf("weft status: %v: %s", err, out)
 	}
-	installed := &check.Installed{
-		Installation: survey.Installation{
-			Nodes: []survey.Node{{Name: "n", Linux: true, Ready: true}},
-			Parts: []survey.Part{{Kind: "DaemonSet", Name: "weft-agent", Observed: true, Want: 1, Updated: 1, Ready: 1}},
-			Pods:  []survey.Pod{{Name: "weft-agent-n", Component: survey.Agent, Node: "n", Ready: true}},
-		},
-		Agents: []check.Agent{{Node: "n", Status: n.status(t)}},
-	}
-	if all := installed.Check(); !slices.ContainsFunc(all, func(r check.Result) bool {
-		return r.Level == check.Fail && strings.Contains(fmt.Sprint(r), action)
-	}) {
-		t.Errorf("weft check does not tell: %+v", all)
+	if said := weftCheck(n.status(t)); !strings.Contains(said, action) {
+		t.Errorf("weft check does not tell: %s", said)
 	}
 	release()
 	n.healthy(t)
