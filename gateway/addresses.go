@@ -114,7 +114,7 @@ func (a *assigner) fromStatus(gateways []*gwv1.Gateway) {
 	}
 }
 
-// statusAddresses gives the addresses that a Gateway's status tells of, without duplicates.
+// statusAddresses returns the addresses that a Gateway's status tells of, without duplicates.
 func statusAddresses(gw *gwv1.Gateway) []netip.Addr {
 	var out []netip.Addr
 	for _, s := range gw.Status.Addresses {
@@ -160,7 +160,7 @@ func (a *assigner) keep(gateways []*gwv1.Gateway) {
 	}
 }
 
-// before gives what was reserved for a Gateway when addresses were last assigned.
+// before returns what was reserved for a Gateway when addresses were last assigned.
 func (a *assigner) before(gw *gwv1.Gateway) []netip.Addr {
 	as, ok := a.v.assignments.Get(a.v.last, kube.Key(gw))
 	if !ok {
@@ -237,7 +237,7 @@ func (a *assigner) unusable(addr netip.Addr, gw *gwv1.Gateway) string {
 	return ""
 }
 
-// fromPools gives an address of each family that the pools have, or where there is no pool, the node's.
+// fromPools returns an address of each family that the pools have, or where there is no pool, the node's.
 func (a *assigner) fromPools(gw *gwv1.Gateway) {
 	as := a.done[kube.Key(gw)]
 	if !wantsPool(gw) || !as.accepted.ok() {

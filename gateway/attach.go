@@ -187,9 +187,9 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	case !ok:
 		return noParent("there is no Service %q", short(model.Key(ref.Namespace, ref.Name)))
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return unsupported("Service %s is an ExternalName, whose traffic cannot be told apart", kube.Key(svc))
+		return unsupported("Service %s is an ExternalName, whose traffic cannot be distinguished from other traffic", kube.Key(svc))
 	case headless(svc):
-		return unsupported("Service %s is headless, so traffic to it cannot be told apart", kube.Key(svc))
+		return unsupported("Service %s is headless, so traffic to it cannot be distinguished from traffic to its pods", kube.Key(svc))
 	}
 	if f := c.invalid(); f != nil {
 		return f

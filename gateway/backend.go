@@ -29,7 +29,7 @@ func (r *resolver) backend(at string, b gwv1.BackendObjectReference) model.Backe
 	reason, message := r.check(&m, b)
 	if reason != "" {
 		r.refs.add(reason, at+": "+message)
-		// Names of what is not there are foreign text: they must not become names of clusters.
+		// The name of an object that does not exist is unchecked text. It must not become the name of a cluster.
 		return model.Backend{Namespace: r.route.Namespace, Name: "invalid", Invalid: true}
 	}
 	return m

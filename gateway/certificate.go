@@ -69,7 +69,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 	chain, private := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	switch {
 	case len(chain) == 0 || len(private) == 0:
-		c.err = fmt.Sprintf("Secret %s lacks %s or %s", key, corev1.TLSCertKey, corev1.TLSPrivateKeyKey)
+		c.err = fmt.Sprintf("Secret %s has no %s or no %s", key, corev1.TLSCertKey, corev1.TLSPrivateKeyKey)
 	default:
 		if _, err := tls.X509KeyPair(chain, private); err != nil {
 			c.err = fmt.Sprintf("Secret %s is not a certificate with its key: %v", key, err)
@@ -79,7 +79,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 	return c.err
 }
 
-// listenerCertificates gives the keys of a listener's certificates, those too that are served as they last were, and
+// listenerCertificates returns the keys of a listener's certificates, those too that are served as they last were, and
 // notes what is wrong.
 func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 	const invalid = string(gwv1.ListenerReasonInvalidCertificateRef)

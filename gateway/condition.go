@@ -71,7 +71,7 @@ func problem(s *model.Status) string {
 	return strings.Join(out, "; ")
 }
 
-// rejected gives what Envoy said about resources that come from an object, or "".
+// rejected returns what Envoy said about resources that come from an object, or "".
 func (v *view) rejected(ref model.ObjectRef) string {
 	var out []string
 	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {

@@ -91,7 +91,7 @@ func TestConditionTypesAreConstants(t *testing.T) {
 	}
 }
 
-// conditionType gives the expression of a condition's type if n makes a condition; "" if it does not.
+// conditionType returns the expression of a condition's type if n makes a condition; "" if it does not.
 func conditionType(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.CallExpr:
@@ -135,7 +135,7 @@ func source(e ast.Expr) string {
 	return "?"
 }
 
-// inspect visits the code of a package, but for its tests.
+// inspect visits the code of a package without its tests.
 func inspect(t *testing.T, dir string, visit func(ast.Node)) {
 	t.Helper()
 	files, err := filepath.Glob(dir + "/*.go")

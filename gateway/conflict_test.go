@@ -14,7 +14,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// created gives metadata of an object that is so many seconds old.
+// created returns metadata of an object that is so many seconds old.
 func created(namespace, name string, age int) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: namespace, Name: name, CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-time.Duration(age) * time.Second)),

@@ -57,7 +57,7 @@ func endpoints(v *view, key string) ([]output, bool) {
 	return outs, true
 }
 
-// toGateway gives the endpoints of a Service that stands for a Gateway: each port leads to that of the Gateway's
+// toGateway returns the endpoints of a Service that stands for a Gateway: each port leads to that of the Gateway's
 // addresses.
 func (v *view) toGateway(svc *corev1.Service, gateway string) []output {
 	assigned, ok := v.assignments.Get(v.Snapshot, gateway)

@@ -53,7 +53,7 @@ func (r *resolver) filters(rule *model.Rule, at string, in []gwv1.HTTPRouteFilte
 }
 
 func (r *resolver) filter(rule *model.Rule, at string, in gwv1.HTTPRouteFilter, prefixOnly bool) (f *fault) {
-	missing := unsupported("%s: filter %s lacks its settings", at, short(string(in.Type)))
+	missing := unsupported("%s: filter %s has no settings", at, short(string(in.Type)))
 	switch in.Type {
 	case gwv1.HTTPRouteFilterRequestHeaderModifier:
 		if in.RequestHeaderModifier == nil {
@@ -229,7 +229,7 @@ func pathChange(at string, in *gwv1.HTTPPathModifier, prefixOnly bool) (*model.P
 		return nil, unsupported("%s: path modifier %q is not known", at, short(string(in.Type)))
 	}
 	if value == nil {
-		return nil, unsupported("%s: %s lacks its value", at, in.Type)
+		return nil, unsupported("%s: %s has no value", at, in.Type)
 	}
 	if *value != "" {
 		if err := validPath(*value); err != "" {

@@ -172,7 +172,7 @@ func checkTarget(t *testing.T, r model.Rule, host string, path *model.PathChange
 	}
 }
 
-// FuzzHTTPRoute puts foreign text into every field of a route that holds some.
+// FuzzHTTPRoute puts arbitrary text into every field of a route that holds some.
 func FuzzHTTPRoute(f *testing.F) {
 	f.Add("/a", uint8(0), "x-name", "value", uint8(0), "a.example.com", "/new", int32(1), "1s", "*")
 	f.Add("/a/(b|c)", uint8(2), "X\r\nY", "^a$", uint8(1), "*.example.com", "/%2e", int32(-1), "1h1m1s1ms", "https://*.a.b:80")

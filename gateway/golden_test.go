@@ -84,7 +84,7 @@ func (w *world) put(t testing.TB, objects ...runtime.Object) {
 	txn.Commit()
 }
 
-// modelOf is all that the translator made, but for statuses.
+// modelOf returns all that the translator made, except statuses.
 type modelOf struct {
 	Workloads    []*model.Workload    `json:"workloads,omitempty"`
 	Services     []*model.Service     `json:"services,omitempty"`
@@ -172,7 +172,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// configOf gives the place where a case is translated: a node alone unless its name says that it is a cluster's
+// configOf returns the place where a case is translated: a node alone unless its name says that it is a cluster's
 // controller or one of a cluster's nodes.
 func configOf(name string) Config {
 	cfg := testConfig

@@ -102,7 +102,7 @@ func (r *resolver) grpcAction(rule *model.Rule, at string, in gwv1.GRPCRouteRule
 }
 
 // httpFilters turns the filters of a GRPCRoute into those of an HTTPRoute, of which they are a part. Types that only
-// HTTPRoutes have stay unknown here.
+// HTTPRoutes have are unknown here.
 func httpFilters(in []gwv1.GRPCRouteFilter) []gwv1.HTTPRouteFilter {
 	out := make([]gwv1.HTTPRouteFilter, len(in))
 	for i, f := range in {

@@ -122,7 +122,7 @@ func (l *listener) routeKinds() {
 	}
 }
 
-// namespaces gives the selector for allowedRoutes.namespaces.from: Selector, else nil.
+// namespaces returns the selector for allowedRoutes.namespaces.from: Selector, else nil.
 func (l *listener) namespaces() (labels.Selector, error) {
 	a := l.spec.AllowedRoutes
 	if a == nil || a.Namespaces == nil || deref(a.Namespaces.From) != gwv1.NamespacesFromSelector {
@@ -156,7 +156,7 @@ func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 		(p.Port == nil || *p.Port == l.spec.Port)
 }
 
-// markConflicts finds listeners that traffic could not be told apart for. None of them is accepted (Gateway API,
+// markConflicts finds listeners whose traffic could not be distinguished. None of them is accepted (Gateway API,
 // "Handling indistinct Listeners"). Of HTTPS listeners it also notes which others have names in common with them.
 func markConflicts(list []*listener) {
 	for i, a := range list {
@@ -201,7 +201,7 @@ func routeHosts(in []gwv1.Hostname) ([]string, *fault) {
 	return hosts, nil
 }
 
-// intersect gives the hosts that both a listener ("" for all) and a route have.
+// intersect returns the hosts that both a listener ("" for all) and a route have.
 func intersect(hostname string, hosts []string) []string {
 	if hostname == "" {
 		hostname = "*"
@@ -243,7 +243,7 @@ func overlap(a, b []string) bool {
 	return false
 }
 
-// hostsOn gives the hosts that a route would have on a listener, nil if it cannot attach there.
+// hostsOn returns the hosts that a route would have on a listener, nil if it cannot attach there.
 func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
 	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {
 		return nil

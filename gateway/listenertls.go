@@ -28,7 +28,7 @@ func (l *listener) checkTLS(gw *gwv1.Gateway) {
 	}
 }
 
-// clientValidation gives what a Gateway asks of the certificates of a port's clients; nil if it asks for none. What is
+// clientValidation returns what a Gateway asks of the certificates of a port's clients; nil if it asks for none. What is
 // set for the port takes the place of the default, also if it asks for nothing.
 func clientValidation(gw *gwv1.Gateway, port gwv1.PortNumber) *gwv1.FrontendTLSValidation {
 	if gw.Spec.TLS == nil || gw.Spec.TLS.Frontend == nil {

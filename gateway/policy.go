@@ -78,7 +78,7 @@ func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
 	return err != nil || s.Matches(labels.Set(pod.Labels))
 }
 
-// policyRules gives a policy's valid rules and what is wrong with the others.
+// policyRules returns a policy's valid rules and what is wrong with the others.
 func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, *problems) {
 	var t problems
 	if ap.Spec.Action != weftv1.ActionAllow {

@@ -131,7 +131,7 @@ func affinity(svc *corev1.Service) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// headless Services have no address of their own, so traffic to them cannot be told apart.
+// headless Services have no address of their own, so traffic to them cannot be distinguished from traffic to their pods.
 func headless(svc *corev1.Service) bool {
 	return svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone)
 }

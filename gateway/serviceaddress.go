@@ -15,7 +15,7 @@ import (
 type addressOrigin int
 
 const (
-	// originExternalIPs is spec.externalIPs, which anybody may write who may write the Service.
+	// originExternalIPs is spec.externalIPs, which everybody with write access to the Service can set.
 	originExternalIPs addressOrigin = iota
 	// originLoadBalancer is status.loadBalancer, which only a cloud's controller and its like may write.
 	originLoadBalancer
@@ -39,8 +39,8 @@ func originOf(svc *corev1.Service, a netip.Addr) addressOrigin {
 
 func clusterAddress(svc *corev1.Service, a netip.Addr) bool { return originOf(svc, a) == originCluster }
 
-// serviceAddresses gives the addresses that connections to the Service are taken from. An address that is refused is
-// reported: traffic to it stays as it would be without the mesh.
+// serviceAddresses returns the addresses that connections to the Service are taken from. An address that is refused is
+// reported: traffic to it goes where it would go without the mesh.
 func (v *view) serviceAddresses(svc *corev1.Service, t *problems) []netip.Addr {
 	addrs, bad := kube.ServiceAddresses(svc)
 	for _, b := range bad {
@@ -152,7 +152,7 @@ func (v *view) nodeAt(a netip.Addr) string {
 	return ""
 }
 
-// poolAt gives the name of the AddressPool that holds an address; "" if none does.
+// poolAt returns the name of the AddressPool that holds an address; "" if none does.
 func (v *view) poolAt(a netip.Addr) string {
 	for p := range v.objs.AddressPools.All(v.Snapshot) {
 		ranges, _ := poolRanges(p)
@@ -166,7 +166,7 @@ func (v *view) poolAt(a netip.Addr) string {
 // apiServerService is the Service whose endpoints the API servers write themselves.
 const apiServerService = "default/kubernetes"
 
-// apiServerPort gives a port of a Service at which an API server listens on an address; 0 for none. To balance connections
+// apiServerPort returns a port of a Service at which an API server listens on an address; 0 for none. To balance connections
 // to it would cut off the whole node, which could not even learn that the Service is gone.
 func (v *view) apiServerPort(svc *corev1.Service, a netip.Addr) uint16 {
 	has := func(port int32) bool {
@@ -188,7 +188,7 @@ func (v *view) apiServerPort(svc *corev1.Service, a netip.Addr) uint16 {
 	return 0
 }
 
-// gatewayAt gives the key of a Gateway that was given an address; "" for none.
+// gatewayAt returns the key of a Gateway that was given an address; "" for none.
 func (v *view) gatewayAt(a netip.Addr) string {
 	for as := range v.assignments.By(v.Snapshot, assignedAddress, a.String()) {
 		return as.gateway

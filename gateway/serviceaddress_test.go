@@ -102,7 +102,7 @@ func (w *world) service(t *testing.T, key string) *model.Service {
 	return s
 }
 
-// problemOf gives what a status says of an object; "" for nothing.
+// problemOf returns what a status says of an object; "" for nothing.
 func (w *world) problemOf(kind, namespace, name string) string {
 	s, _ := w.st.Statuses.Get(w.st.Snapshot(), model.ObjectRef{Kind: kind, Namespace: namespace, Name: name}.String())
 	return problem(s)

@@ -175,7 +175,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 	return t, attached
 }
 
-// misdirected gives the hosts of an HTTPS port's other listeners. A client chose a listener by the name in its TLS
+// misdirected returns the hosts of an HTTPS port's other listeners. A client chose a listener by the name in its TLS
 // handshake; a request for a host that belongs to another one came on the wrong connection (RFC 9110, 15.5.20). Of two
 // that match a host the more specific counts, as everywhere, so none of these hosts hides one of the listener's own.
 func misdirected(listeners, all []*listener) []string {
@@ -213,7 +213,7 @@ func withWider(h string, hosts map[string][]part, wild map[string]map[string]boo
 	return parts
 }
 
-// widerHosts lists the wildcards that cover a host, but for itself, the longest first.
+// widerHosts lists the wildcards that cover a host, without the host itself, the longest first.
 func widerHosts(h string) []string {
 	var out []string
 	for rest := h; ; {

@@ -79,7 +79,7 @@ func allUnits(o *kube.Objects, s *state.Snapshot, into map[unit]struct{}) {
 	}
 }
 
-// kindsByTable gives the kinds that have units for the rows of each table of objects.
+// kindsByTable returns the kinds that have units for the rows of each table of objects.
 func kindsByTable(o *kube.Objects) map[state.TableID][]*unitKind {
 	out := map[state.TableID][]*unitKind{}
 	for _, kind := range unitKinds {

@@ -35,7 +35,7 @@ const (
 	maxAttempts     = 100
 )
 
-// short makes foreign text fit for a message.
+// short makes text of unknown origin fit for a message.
 func short(s string) string {
 	const limit = 64
 	if len(s) <= limit {
