@@ -76,7 +76,7 @@ func (s *Server) writeReports(rows map[model.Subject]*model.Accepted, rejections
 			continue
 		}
 		s.st.Rejections.Put(w, r)
-		s.log.Error("a resource was refused; the last accepted version stays",
+		s.log.Error("Envoy refused a resource; it keeps the last version that it accepted",
 			"resource", r.Resource, "objects", r.Objects, "message", r.Message)
 	}
 	w.Commit()

@@ -122,7 +122,7 @@ func TestAcceptedWorkload(t *testing.T) {
 	put(w, w.st.Workloads, acceptedPod(map[string]string{"a": "b"}, "ops"))
 	w.wantUpToDate(podP)
 
-	// One that Envoy refuses: the last one that it accepted stays, and the row says why.
+	// One that Envoy refuses: the last one that it accepted is kept, and the row says why.
 	_, before := w.row(podP)
 	c.refuse = func(r *discovery.DeltaDiscoveryResponse) string {
 		if r.TypeUrl == TypeFilter {

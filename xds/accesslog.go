@@ -236,7 +236,7 @@ func socketAddr(a *core.Address) netip.AddrPort {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
 }
 
-// flagWords names the flags that are set, but for those that say that the client went away.
+// flagWords returns the names of the flags that are set, except those that say that the client went away.
 func flagWords(f *data.ResponseFlags) string {
 	var words []string
 	f.ProtoReflect().Range(func(d protoreflect.FieldDescriptor, _ protoreflect.Value) bool {

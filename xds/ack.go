@@ -56,7 +56,7 @@ func (sub *subscription) nack(r *response, message string) {
 		return
 	}
 	if len(names) <= 1 {
-		s.log.Error("Envoy refused a removal", "type", sub.store.typeURL, "names", names, "message", message)
+		s.log.Error("Envoy refused to remove resources", "type", sub.store.typeURL, "names", names, "message", message)
 		return
 	}
 	for _, n := range names {

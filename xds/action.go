@@ -20,7 +20,7 @@ import (
 
 const million = 1_000_000
 
-// forwards gives the routes of a rule with backends: the share of invalid ones is answered with 500, the rest is
+// forwards returns the routes of a rule with backends: the share of invalid ones is answered with 500, the rest is
 // forwarded. Requests with a method that may be repeated get a route of their own, with retries that others must not
 // have.
 func (t *table) forwards(r *model.Rule) []*routev3.Route {
@@ -209,7 +209,7 @@ func headerChanges(c model.HeaderChange) (add []*core.HeaderValueOption, remove 
 
 func emptyChange(c model.HeaderChange) bool { return len(c.Set)+len(c.Add)+len(c.Remove) == 0 }
 
-// validChanges tells whether Envoy will take what a rule does to headers and hosts. Else it would refuse the table.
+// validChanges reports whether Envoy will take what a rule does to headers and hosts. Else it would refuse the table.
 func validChanges(r *model.Rule) bool {
 	changes := []model.HeaderChange{r.RequestHeaders, r.ResponseHeaders}
 	for _, b := range r.Backends {

@@ -57,7 +57,7 @@ func FuzzConnectAuthority(f *testing.F) {
 	})
 }
 
-// connectedTo gives the cluster that an authority's CONNECT is routed to, as Envoy finds it: by the first route whose
+// connectedTo returns the cluster that an authority's CONNECT is routed to, as Envoy finds it: by the first route whose
 // expression matches all of it. "" is none.
 func connectedTo(t *testing.T, w *model.Workload, authority string) string {
 	t.Helper()

@@ -58,7 +58,7 @@ func authorization(w *model.Workload, suffix string) *hcm.HttpFilter {
 	}
 }
 
-// FilterNames gives the names of the filters that the listeners of a local workload hold. With ListenerNames: once
+// FilterNames returns the names of the filters that the listeners of a local workload hold. With ListenerNames: once
 // Server.Accepted is true for all of them, Envoy decides by the workload's present policy.
 func FilterNames(w *model.Workload) []string {
 	if len(ListenerNames(w)) == 0 {

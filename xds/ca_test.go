@@ -46,7 +46,7 @@ func (ca *testCA) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
 }
 
-// issue gives chain and key for a SPIFFE ID or for a DNS name.
+// issue returns chain and key for a SPIFFE ID or for a DNS name.
 func (ca *testCA) issue(id, dns string) (chain, key []byte) {
 	ca.t.Helper()
 	ca.n++

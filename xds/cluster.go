@@ -54,11 +54,11 @@ var clusterKind = &kind{
 		}
 		return nil
 	},
-	unitOf:  func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
-	lingers: outlivesIdentity,
+	unitOf:   func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
+	retained: outlivesIdentity,
 	// A pod that loses its identity is still called by connections that the kernel handed over before: Envoy would let
 	// them wait for a cluster that does not come. They find the identity that they were to find, or fail.
-	stays: func(name string) bool { _, ok := parseTCPCluster(name); return ok },
+	frozen: func(name string) bool { _, ok := parseTCPCluster(name); return ok },
 }
 
 func buildCluster(b *builder, name string) *built {
@@ -198,7 +198,7 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 	return &built{message: c, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
 }
 
-// isHTTP2 tells whether an appProtocol means HTTP/2 without TLS.
+// isHTTP2 reports whether an appProtocol means HTTP/2 without TLS.
 func isHTTP2(appProtocol string) bool {
 	switch appProtocol {
 	case "kubernetes.io/h2c", "h2c", "http2", "grpc":

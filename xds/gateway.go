@@ -14,7 +14,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// gatewayListenerNames gives one name a port: gateway/<ns>/<name>/<port>.
+// gatewayListenerNames returns one name a port: gateway/<ns>/<name>/<port>.
 func gatewayListenerNames(g *model.Gateway) []string {
 	if len(g.Addresses) == 0 {
 		return nil

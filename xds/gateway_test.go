@@ -264,7 +264,7 @@ func TestRules(t *testing.T) {
 	t.Run("origin that is not allowed", func(t *testing.T) {
 		preflight := map[string]string{"Origin": "https://aXexample.com", "Access-Control-Request-Method": "PUT"}
 		if a := send(t, port, "OPTIONS", "x", "/cors", preflight); a.status != 200 || a.body != "" || a.header.Get("Access-Control-Allow-Origin") != "" {
-			t.Errorf("a preflight of a foreign origin is answered with %d, %q, %v", a.status, a.body, a.header)
+			t.Errorf("a preflight of another origin is answered with %d, %q, %v", a.status, a.body, a.header)
 		}
 		if a := send(t, port, "GET", "x", "/cors", map[string]string{"Origin": "https://aXexample.com"}); a.header.Get("Access-Control-Allow-Origin") != "" {
 			t.Error(a.header)

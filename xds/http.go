@@ -116,7 +116,7 @@ func managed(m *hcm.HttpConnectionManager) *listener.Filter {
 	return networkFilter("envoy.filters.network.http_connection_manager", m)
 }
 
-// setHeader overwrites, addHeader appends. Values may hold Envoy's command operators: escape foreign ones.
+// setHeader overwrites, addHeader appends. Values may hold Envoy's command operators: escape values from elsewhere.
 func setHeader(name, value string) *core.HeaderValueOption {
 	return &core.HeaderValueOption{
 		Header:         &core.HeaderValue{Key: name, Value: value},

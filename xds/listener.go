@@ -36,7 +36,7 @@ var listenerKind = &kind{
 		key, ok := st.Gateways.Row(k)
 		return unitGateway + key, ok
 	},
-	lingers: outlivesIdentity,
+	retained: outlivesIdentity,
 }
 
 // outlivesIdentity reports whether a listener or cluster by which peers reach a workload with an identity is kept though the
@@ -84,7 +84,7 @@ func listenerNames(b *builder, unit string) []string {
 	return ListenerNames(w)
 }
 
-// ListenerNames gives the names of the listeners of a local workload: once Server.Accepted is true for all of them,
+// ListenerNames returns the names of the listeners of a local workload: once Server.Accepted is true for all of them,
 // Envoy listens in the workload's namespace. None for other workloads.
 func ListenerNames(w *model.Workload) []string {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
@@ -165,7 +165,7 @@ func podListener(w *model.Workload, suffix string, at []netip.AddrPort, directio
 	return l
 }
 
-// loopbacks gives the loopback addresses of the families that the workload has.
+// loopbacks returns the loopback addresses of the families that the workload has.
 func loopbacks(w *model.Workload, port uint16) []netip.AddrPort {
 	at := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
 	for _, a := range w.Addresses {

@@ -28,7 +28,7 @@ func init() { // not an initializer: builders name the types that they belong to
 	}
 }
 
-// typed packs a message. What goes in is made here, so that it cannot fail but for text that is not UTF-8; the
+// typed packs a message. What goes in is made here, so that it can fail only on text that is not UTF-8; the
 // resource around it then fails to encode and is reported by the cache.
 func typed(m proto.Message) *anypb.Any {
 	value, _ := proto.MarshalOptions{Deterministic: true, AllowPartial: true}.Marshal(m)
@@ -91,7 +91,7 @@ func matching(re string) *matcher.StringMatcher {
 
 func regex(re string) *matcher.RegexMatcher { return &matcher.RegexMatcher{Regex: re} }
 
-// validRegex tells whether Envoy will take an expression. Both sides use the RE2 syntax.
+// validRegex reports whether Envoy will take an expression. Both sides use the RE2 syntax.
 func validRegex(re string) bool {
 	_, err := regexp.Compile(re)
 	return err == nil

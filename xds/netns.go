@@ -11,7 +11,7 @@ import (
 // namespaceBits tell namespaces of one name apart.
 const namespaceBits = 12
 
-// netns gives a path to a workload's network namespace that is spelled differently for each namespace that the name
+// netns returns a path to a workload's network namespace that is spelled differently for each namespace that the name
 // ever leads to. Envoy takes a listener whose address and path are the same for the same one and keeps its sockets, in a
 // namespace that is gone; and it would use pooled connections from there. Slashes and dots between directory and name
 // change nothing for the kernel: the number of the namespace is written in them. The path is as it was given if it

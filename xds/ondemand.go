@@ -27,12 +27,12 @@ type kind struct {
 	units  func(b *builder) []string
 	names  func(b *builder, unit string) []string
 	unitOf func(st *state.State, k state.Key) (unit string, ok bool) // the unit whose names a change of k may change
-	// lingers tells whether a name that its unit no longer gives is to stay for those who use it; nil: never.
-	lingers func(b *builder, name string) bool
-	// stays tells whether a resource that is no more is kept as it was for who has it; nil: never.
-	stays func(name string) bool
+	// retained reports whether a name that its unit no longer has is kept for those who use it; nil: never.
+	retained func(b *builder, name string) bool
+	// frozen reports whether a resource that no longer exists is kept as it was for those who have it; nil: never.
+	frozen func(name string) bool
 	// mode is what the names of all units depend on, one character a variant, read from the index modeOf; nil: nothing.
-	// A variant stays while somebody has the wildcard: connections that were made for it may live on.
+	// A variant is kept while somebody has the wildcard, because connections that were made for it may still exist.
 	mode   func(b *builder) string
 	modeOf func(*state.State) state.Key
 }
@@ -158,11 +158,11 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 // setUnit replaces the names that a unit gives to the wildcard.
 func (c *cache) setUnit(s *store, unit string, names []string, snap *state.Snapshot) {
 	old := s.units[unit]
-	if s.kind.lingers != nil {
+	if s.kind.retained != nil {
 		b := c.builder(snap)
 		b.mode = s.mode
 		for _, n := range old {
-			if !slices.Contains(names, n) && s.kind.lingers(b, n) {
+			if !slices.Contains(names, n) && s.kind.retained(b, n) {
 				names = append(names, n)
 			}
 		}
@@ -276,7 +276,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	result := s.kind.build(b, name)
 	c.deps.Set(ref{s.typeURL, name}, b.snap.Reads())
 	old := r.version
-	if result == nil && old != "" && s.kind.stays != nil && s.kind.stays(name) {
+	if result == nil && old != "" && s.kind.frozen != nil && s.kind.frozen(name) {
 		return
 	}
 	if result == nil {
@@ -297,7 +297,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 }
 
 // invalid reports a resource that breaks the rules of Envoy's protos: Envoy would refuse it, and tell less. The last
-// good version stays; where there is none, an empty one, for Envoy waits for a route table that does not come.
+// good version is kept; where there is none, an empty one is served, because Envoy waits for a route table that does not come.
 func (c *cache) invalid(s *store, name string, err error) {
 	r := s.resources[name]
 	r.invalid = true

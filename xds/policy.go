@@ -16,10 +16,10 @@ import (
 // authority, the peer in the certificate), at a request that came in one (the port is the connection's, the peer in
 // filter state) and at a request in the clear (nobody has an identity).
 
-// terminates tells whether a workload's policy looks at requests, so that CONNECTs must be opened.
+// terminates reports whether a workload's policy looks at requests, so that CONNECTs must be opened.
 func terminates(w *model.Workload) bool { return w.Local && w.Identity != "" && w.Policy.HTTP() }
 
-// requestPorts gives the ports whose bytes must be HTTP, sorted; all is true if that is every port.
+// requestPorts returns the ports whose bytes must be HTTP, sorted; all is true if that is every port.
 func requestPorts(p *model.Policy) (ports []uint16, all bool) {
 	if p == nil {
 		return nil, false
@@ -37,7 +37,7 @@ func requestPorts(p *model.Policy) (ports []uint16, all bool) {
 	return slices.Compact(ports), false
 }
 
-// plainPorts gives the ports that anybody may connect to, sorted; all is true if that is every port.
+// plainPorts returns the ports that anybody may connect to, sorted; all is true if that is every port.
 func plainPorts(p *model.Policy) (ports []uint16, all bool) {
 	for _, r := range p.Rules {
 		if r.Sources != nil || len(r.HTTP) > 0 {
@@ -100,7 +100,7 @@ func (p place) allow(policy *model.Policy) *rbac.RBAC {
 	return out
 }
 
-// principals gives nothing if no source can match here.
+// principals returns nothing if no source can match here.
 func (p place) principals(sources []model.PolicySource) []*rbac.Principal {
 	if sources == nil {
 		return []*rbac.Principal{{Identifier: &rbac.Principal_Any{Any: true}}}

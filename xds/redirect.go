@@ -11,10 +11,10 @@ import (
 
 func quoteMeta(s string) string { return regexp.QuoteMeta(s) }
 
-// redirects gives the routes of a rule that redirects.
+// redirects returns the routes of a rule that redirects.
 //
 // The Location should not name a port that is its scheme's own. Envoy keeps the port of the request's Host if it is
-// told none, so a request whose Host has a port gets a route of its own that names the port.
+// given none, so a request whose Host has a port gets a route of its own that names the port.
 func (t *table) redirects(r *model.Rule) []*routev3.Route {
 	scheme, port := r.Redirect.Scheme, r.Redirect.Port
 	if scheme == "" {

@@ -56,7 +56,7 @@ func buildRoutes(b *builder, name string) *built {
 	return &built{message: out, objects: t.objects}
 }
 
-// serviceTable gives the table of a service port, or nil if there is no such port.
+// serviceTable returns the table of a service port, or nil if there is no such port.
 func serviceTable(b *builder, n serviceName) *model.RouteTable {
 	if t, ok := b.st.RouteTables.Get(b.snap, n.table()); ok {
 		return t
@@ -103,7 +103,7 @@ func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
 	return out
 }
 
-// routes gives the routes of a rule, in order. Most rules are one or two; those that Envoy cannot say are more.
+// routes returns the routes of a rule, in order. Most rules are one or two; those that Envoy cannot say are more.
 func (t *table) routes(r *model.Rule) []*routev3.Route {
 	if !validChanges(r) {
 		// A filter that cannot be applied must not be skipped.

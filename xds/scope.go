@@ -27,8 +27,8 @@ var scopeKind = &kind{
 	unitOf: func(st *state.State, k state.Key) (string, bool) {
 		return k.Value, k.Table == st.Services.ID() && k.Index == state.ByAddress
 	},
-	lingers: scopeLingers,
-	mode:    callers,
+	retained: scopeRetained,
+	mode:     callers,
 	modeOf: func(st *state.State) state.Key {
 		return state.Key{Table: st.Workloads.ID(), Index: state.ByLocal, Value: "true"}
 	},
@@ -52,7 +52,7 @@ func callers(b *builder) string {
 	return with + plain
 }
 
-// scopeNames gives the keys of all L7 ports at an address, for the callers that this node has.
+// scopeNames returns the keys of all L7 ports at an address, for the callers that this node has.
 func scopeNames(b *builder, unit string) []string {
 	addr, err := netip.ParseAddr(unit)
 	if err != nil {
@@ -78,9 +78,9 @@ func scopeNames(b *builder, unit string) []string {
 	return names
 }
 
-// scopeLingers keeps the scope of a port that is no longer L7: connections that Envoy has live on, and their requests
+// scopeRetained keeps the scope of a port that is no longer L7: connections that Envoy has live on, and their requests
 // go to the Service as it is.
-func scopeLingers(b *builder, name string) bool {
+func scopeRetained(b *builder, name string) bool {
 	at, plain, ok := parseScopeKey(name)
 	if !ok || plain && !strings.Contains(b.mode, without) || !plain && !strings.Contains(b.mode, withIdentity) {
 		return false
@@ -88,7 +88,7 @@ func scopeLingers(b *builder, name string) bool {
 	return servicePort(b, at) != nil
 }
 
-// servicePort gives the Service that has a TCP port at an address; nil if none does.
+// servicePort returns the Service that has a TCP port at an address; nil if none does.
 func servicePort(b *builder, at netip.AddrPort) *model.Service {
 	for s := range b.st.Services.By(b.snap, state.ByAddress, at.Addr().String()) {
 		if p, ok := s.Port(at.Port()); ok && p.Protocol == model.TCP {

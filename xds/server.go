@@ -117,7 +117,7 @@ func (s *Server) Build(typeURL, name string) (proto.Message, bool) {
 	return b.message, true
 }
 
-// Connected tells whether some Envoy is connected and asks for listeners.
+// Connected reports whether some Envoy is connected and asks for listeners.
 func (s *Server) Connected() bool { return s.subscribed(TypeListener) }
 
 func (s *Server) subscribed(typeURL string) bool {

@@ -323,7 +323,7 @@ func (w *world) rejections() []string {
 	return keys
 }
 
-// What breaks the rules of Envoy's protos is not sent at all; the last good version stays.
+// What breaks the rules of Envoy's protos is not sent at all; the last good version is kept.
 func TestInvalidModel(t *testing.T) {
 	w := newWorld(t, Config{})
 	rule := func(name string) {
@@ -380,7 +380,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 }
 
 // A port that is no longer L7 keeps its scope, and a table that leads to the Service: Envoy still has connections to it.
-func TestScopeLingers(t *testing.T) {
+func TestScopeIsRetained(t *testing.T) {
 	w := newWorld(t, Config{})
 	put(w, w.st.Workloads, &model.Workload{Namespace: "shop", Name: "a", Local: true, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
 	service := func(l7 bool, ports ...uint16) *model.Service {
@@ -471,7 +471,7 @@ func TestListenersOutliveAnIdentity(t *testing.T) {
 	if _, ok := w.server.Build(TypeCluster, workloadName(p, inHTTP)); !ok {
 		t.Error("the cluster of the internal listener has gone")
 	}
-	conflict := *p // still in the mesh, but it cannot be told who it is
+	conflict := *p // still in the mesh, with an unknown identity
 	conflict.Identity = ""
 	put(w, w.st.Workloads, &conflict)
 	c.next()

@@ -3,7 +3,6 @@ package xds
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -23,7 +22,7 @@ type subscription struct {
 	store    *store
 	named    map[string]struct{}
 	wildcard bool
-	known    map[string]string   // what Envoy has: name -> version, "" if it was told that there is none
+	known    map[string]string   // what Envoy has: name -> version, "" if the server answered that there is none
 	pending  map[string]struct{} // names to look at for the next response
 	apart    [][]string          // parts of a refused response, to be sent each alone
 	refused  map[string]string   // name -> version that Envoy refused
@@ -65,7 +64,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 	defer s.mu.Unlock()
 	st := s.cache.stores[req.GetTypeUrl()]
 	if st == nil {
-		s.log.Warn("Envoy asked for a type that is not served", "type", req.GetTypeUrl(), "node", req.GetNode().GetId())
+		s.log.Warn("Envoy asked for a resource type that this agent does not serve; check that Envoy has the version that Weft pins", "type", req.GetTypeUrl(), "node", req.GetNode().GetId())
 		return func() {}, nil
 	}
 	sub, first := ss.subs[st.typeURL], false
@@ -192,7 +191,7 @@ func (sub *subscription) send(always bool) {
 	sub.endpointsAgain(r)
 }
 
-// add puts what Envoy lacks of a name into a response.
+// add puts what Envoy does not have of a name into a response.
 func (sub *subscription) add(r *response, name string) {
 	res, had := sub.store.resources[name], sub.known[name]
 	_, knew := sub.known[name]
@@ -233,12 +232,12 @@ func (sub *subscription) endpointsAgain(r *response) {
 
 // CreateWatch is not served: delta only.
 func (ss *session) CreateWatch(*gcp.Request, gcp.Subscription, chan gcp.Response) (func(), error) {
-	return nil, errors.New("only delta xDS is served")
+	return nil, errors.New("xds: state-of-the-world xDS is not served; Envoy must use DELTA_GRPC")
 }
 
 // Fetch is not served: delta only.
 func (ss *session) Fetch(context.Context, *gcp.Request) (gcp.Response, error) {
-	return nil, fmt.Errorf("only delta xDS is served")
+	return nil, errors.New("xds: fetching by REST is not served; Envoy must use DELTA_GRPC")
 }
 
 // response is a DeltaDiscoveryResponse on its way. The server writes the nonce into message when it sends it.
