@@ -31,10 +31,10 @@ type ClusterOptions struct {
 //
 //   - Each kind is listed and watched for itself. Objects are written straight into their table; there is no other cache.
 //   - What nobody reads is dropped before it is stored (trim). Kinds that nobody reads are not asked for.
-//   - An API server that does not answer changes nothing: objects stay. Once it answers, what went meanwhile goes.
+//   - An API server that does not answer changes nothing: objects are kept. Once it answers, what went meanwhile goes.
 //   - A kind whose CRD is not installed has no objects; it is taken up when the CRD comes. Whether it is there is read
 //     from the CRD itself: an API server that starts answers 404 for kinds that it is about to serve.
-//   - An object that is not understood is a Problem, and the last good version stays. Where there is none, what would
+//   - An object that is not understood is a Problem, and the last good version is kept. Where there is none, what would
 //     close something stands in for it, closed.
 //   - Annotations that say where a pod runs (AnnotationNetNS and others) are dropped: whoever may create pods could claim
 //     another pod's network namespace by them.
@@ -95,7 +95,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 // Loaded is closed when every kind was read once, or is known not to be installed.
 func (c *Cluster) Loaded() <-chan struct{} { return c.loaded }
 
-// Installed tells whether the API server served a kind when it was last asked.
+// Installed reports whether the API server served a kind when it was last asked.
 func (c *Cluster) Installed(gk schema.GroupKind) bool {
 	s, err := c.source(gk)
 	return err == nil && s.there.Load()
@@ -135,7 +135,7 @@ func (c *Cluster) Address() netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), uint16(port))
 }
 
-// Count gives the number of objects in force.
+// Count returns the number of objects in force.
 func (c *Cluster) Count() int {
 	s, n := c.objs.DB.Snapshot(), 0
 	for _, src := range c.sources {
@@ -172,9 +172,9 @@ func (c *Cluster) setProblem(gk schema.GroupKind, key, reason string) {
 	switch reason {
 	case before:
 	case "":
-		c.log.Info("problem is gone", "kind", gk.String(), "object", key)
+		c.log.Info("a problem with objects of the API server is solved", "kind", gk.String(), "object", key)
 	default:
-		c.log.Warn("objects are not read from the API server as they should", "kind", gk.String(), "object", key, "reason", reason)
+		c.log.Warn("failed to read objects from the API server", "kind", gk.String(), "object", key, "reason", reason)
 	}
 }
 
@@ -191,7 +191,7 @@ func (c *Cluster) markLoaded(gk schema.GroupKind) {
 	}
 }
 
-// sleep waits, and tells whether the context is still good.
+// sleep waits, and reports whether the context is still good.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -22,12 +22,12 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Config gives what a client of the API server needs: from a kubeconfig, or if that is "", from the pod that we run in.
+// Config returns what a client of the API server needs: from a kubeconfig, or if that is "", from the pod that we run in.
 func Config(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		cfg, err := rest.InClusterConfig()
 		if err != nil {
-			return nil, fmt.Errorf("this is no pod with a service account: %w; name a kubeconfig", err)
+			return nil, fmt.Errorf("use the service account of this pod: %w; outside of a pod, name a kubeconfig", err)
 		}
 		return cfg, nil
 	}
@@ -99,7 +99,7 @@ func (c *Cluster) source(gk schema.GroupKind) (*source, error) {
 	return nil, fmt.Errorf("%s: objects of this kind are not read", gk)
 }
 
-// client gives a client for a kind, in the version that the API server serves.
+// client returns a client for a kind, in the version that the API server serves.
 func (c *Cluster) client(gk schema.GroupKind) (*rest.RESTClient, *source, error) {
 	s, err := c.source(gk)
 	if err != nil {

@@ -45,7 +45,7 @@ func (s *source) version() schema.GroupVersionKind {
 
 func (s *source) gk() schema.GroupKind { return s.kind.gvk.GroupKind() }
 
-// custom tells whether the kind comes with a CRD.
+// custom reports whether the kind comes with a CRD.
 func (s *source) custom() bool { return s.gk().Group != "" && s.gk().Group != "discovery.k8s.io" }
 
 // run lists and watches until the context ends.
@@ -117,7 +117,7 @@ func (s *source) listWatch(client rest.Interface, gvk schema.GroupVersionKind) *
 			o.FieldSelector, o.Watch = selector, true
 			w, err := client.Get().Resource(resource).VersionedParams(&o, s.c.clients.params).Watch(ctx)
 			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
-				s.c.setProblem(s.gk(), "", fmt.Sprintf("cannot be watched, what was read stays: %v", err))
+				s.c.setProblem(s.gk(), "", fmt.Sprintf("cannot be watched; what was read before is kept: %v", err))
 			}
 			if err == nil && o.SendInitialEvents == nil {
 				s.c.setProblem(s.gk(), "", "")
@@ -127,7 +127,7 @@ func (s *source) listWatch(client rest.Interface, gvk schema.GroupVersionKind) *
 	}
 }
 
-// resourceOf gives the plural that a kind has in paths.
+// resourceOf returns the plural that a kind has in paths.
 func resourceOf(gvk schema.GroupVersionKind) string {
 	switch gvk.Kind { // the rules of English that the guess follows would have gatewaies and xmeshs
 	case "Gateway":
@@ -164,7 +164,7 @@ func (s *source) untilInstalled(ctx context.Context) error {
 		case apierrors.IsNotFound(err):
 			s.absent()
 		case err != nil:
-			return fmt.Errorf("cannot tell whether %s is installed: %w", name, err)
+			return fmt.Errorf("cannot find out whether %s is installed; check access to the API server: %w", name, err)
 		case s.choose(&crd):
 			return nil
 		}

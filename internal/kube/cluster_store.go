@@ -143,7 +143,7 @@ func standIn[T interface {
 	return o
 }
 
-// closed gives what stands in the table for an object that is not understood, or nil where that is what stands there
+// closed returns what stands in the table for an object that is not understood, or nil where that is what stands there
 // already, and what that means.
 func (s *store) closed(obj runtime.Object, before metav1.Object) (runtime.Object, string) {
 	switch o := obj.(type) {

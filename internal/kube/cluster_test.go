@@ -73,7 +73,7 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 	noError(t, s.Update(policy("ALLOW")))
 	noError(t, s.Update(policy("AUDIT")))
 	if p := held(); len(p.Spec.Rules) != 1 || p.Spec.Action != "ALLOW" || p.Annotations[AnnotationStandIn] == "" {
-		t.Errorf("the last good version does not stay, or is not marked: %v", p)
+		t.Errorf("the last good version is not kept, or is not marked: %v", p)
 	}
 	noError(t, s.Delete(policy("AUDIT")))
 	if held() != nil || len(c.Problems()) != 0 {
@@ -81,7 +81,7 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 	}
 }
 
-// TestStoreKeepsAPool: what is not there gets no status, and nobody would be told.
+// TestStoreKeepsAPool: what is not there gets no status, and nobody would see the problem.
 func TestStoreKeepsAPool(t *testing.T) {
 	c, s := testStore(t, "AddressPool")
 	pool := func(generation int64, addresses ...string) *weftv1.AddressPool {

@@ -11,11 +11,11 @@ import (
 )
 
 // FollowConfigMap calls take with the data of one ConfigMap, now and whenever it changes, until the context ends. What is
-// not there is waited for, and one that is deleted is not told: what was taken last stays in force.
+// not there is waited for, and one that is deleted is not reported: what was taken last stays in force.
 func FollowConfigMap(ctx context.Context, cfg *rest.Config, namespace, name string, take func(map[string]string)) error {
 	client, err := newClients(cfg).of(corev1.SchemeGroupVersion)
 	if err != nil {
-		return fmt.Errorf("ConfigMap %s/%s: %w", namespace, name, err)
+		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, name, err)
 	}
 	one := cache.NewListWatchFromClient(client, "configmaps", namespace, fields.OneTermEqualSelector("metadata.name", name))
 	r := cache.NewReflectorWithOptions(one, &corev1.ConfigMap{}, &configMapStore{take}, cache.ReflectorOptions{Name: name})

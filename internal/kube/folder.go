@@ -23,7 +23,7 @@ type Problem struct {
 	Reason string
 }
 
-// String gives file:line: object: reason.
+// String returns file:line: object: reason.
 func (p Problem) String() string {
 	s := p.File
 	if p.Line > 0 {
@@ -52,8 +52,8 @@ const defaultMaxFile = 16 << 20
 // without those whose name begins with a dot.
 //
 // What is read:
-//   - Each document counts for itself. A bad one is a Problem, and the last good version of its object stays. While a
-//     file holds a document that cannot be told apart from a missing one (broken syntax, no name), nothing of it is
+//   - Each document counts for itself. A bad one is a Problem, and the last good version of its object is kept. While a
+//     file holds a document that cannot be distinguished from a missing one (broken syntax, no name), nothing of it is
 //     withdrawn.
 //   - Of an object that several files hold, the first file by path counts; the others are Problems until it goes.
 //   - New and changed objects are taken at once when their file was closed by who wrote it or moved into place;
@@ -62,7 +62,7 @@ const defaultMaxFile = 16 << 20
 //   - A folder that vanishes withdraws nothing; its files are looked at again when it is back.
 //
 // generation counts the changes of an object's spec since the start, uid is made from its name, and creationTimestamp
-// stays empty, so that precedence never depends on when a file was read.
+// is empty, so that precedence never depends on when a file was read.
 type Folder struct {
 	dir     string
 	log     *slog.Logger
@@ -119,13 +119,13 @@ func NewFolder(dir string, objs *Objects, opts FolderOptions) *Folder {
 func (f *Folder) Load() error {
 	info, err := os.Stat(f.dir)
 	if err != nil {
-		return fmt.Errorf("folder of manifests: %w", err)
+		return fmt.Errorf("open the folder of manifests: %w", err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("folder of manifests: %s is not a folder", f.dir)
+		return fmt.Errorf("open the folder of manifests: %s is not a folder", f.dir)
 	}
 	if _, _, err := f.rescan(func(string) {}); err != nil {
-		return fmt.Errorf("folder of manifests: %w", err)
+		return fmt.Errorf("open the folder of manifests: %w", err)
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (f *Folder) Load() error {
 // Loaded is closed when the folder was read for the first time.
 func (f *Folder) Loaded() <-chan struct{} { return f.loaded }
 
-// Count gives the number of objects in force.
+// Count returns the number of objects in force.
 func (f *Folder) Count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -142,7 +142,7 @@ func (f *Folder) settle(touched map[objectKey]struct{}, report bool) {
 	}
 }
 
-// winner gives the version of an object that stands, and how many files hold one.
+// winner returns the version of an object that stands, and how many files hold one.
 func (f *Folder) winner(k objectKey) (doc *document, rivals int) {
 	var leaving, standIn *document
 	for _, path := range f.claims[k] {
@@ -194,7 +194,7 @@ func (f *Folder) install(w *state.Write, k objectKey, doc *document) {
 		}
 	}
 	if err != nil {
-		f.log.Error("an object cannot be stored", "object", k, "error", err)
+		f.log.Error("failed to store an object of a manifest", "object", k, "error", err)
 	}
 }
 
@@ -262,12 +262,12 @@ func (f *Folder) report() {
 		}
 		changed = true
 		if logged++; logged <= maxLogged {
-			f.log.Warn("manifest not taken", slog.String("file", p.File), slog.Int("line", p.Line),
+			f.log.Warn("failed to load a manifest", slog.String("file", p.File), slog.Int("line", p.Line),
 				slog.String("object", objectText(p)), slog.String("reason", p.Reason))
 		}
 	}
 	if logged > maxLogged {
-		f.log.Warn("more manifests not taken", "count", logged-maxLogged)
+		f.log.Warn("failed to load more manifests; see weft status", "count", logged-maxLogged)
 	}
 	changed = changed || len(now) != len(f.reported)
 	f.reported = now

@@ -19,7 +19,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// graceTime is how long an object stays after it went from its file. Editors move files away and write them anew.
+// graceTime is how long an object is kept after it went from its file. Editors move files away and write them anew.
 const graceTime = 100 * time.Millisecond
 
 // signature changes when a file does.
@@ -39,7 +39,7 @@ type file struct {
 	good   map[objectKey]*document
 	// kept are last good versions: of bad documents, or of all that is missing while the file cannot be understood.
 	kept map[objectKey]*document
-	// leaving are gone from the file and stay until the grace time is over.
+	// leaving are gone from the file and kept until the grace time is over.
 	leaving map[objectKey]*document
 	// repeated are documents of objects that the file already has further up.
 	repeated []*document
@@ -164,7 +164,7 @@ func (x *file) provided() map[objectKey]claim {
 	return out
 }
 
-// live gives the file's version of an object, unless it is about to leave.
+// live returns the file's version of an object, unless it is about to leave.
 func (x *file) live(k objectKey) *document {
 	if d := x.good[k]; d != nil {
 		return d
@@ -203,7 +203,7 @@ func (x *file) update(c content, before map[objectKey]claim) {
 	for k, c := range before {
 		switch {
 		case x.good[k] != nil:
-		case unclear || badOnes[k] || namesake(strange, c.doc.ref):
+		case unclear || badOnes[k] || sameNameOtherKind(strange, c.doc.ref):
 			put(&x.kept, k, c.doc)
 		default:
 			put(&x.leaving, k, c.doc)
@@ -212,10 +212,10 @@ func (x *file) update(c content, before map[objectKey]claim) {
 	x.close(standIns)
 }
 
-// namesake tells whether r is one of refs but for its kind. A kind of the mesh's own group that nobody knows is a typing
+// sameNameOtherKind reports whether refs contains an object with r's name and namespace but a different kind. A kind of the mesh's own group that nobody knows is a typing
 // error, and must not withdraw the policy that was there. Of other groups there are kinds that have nothing to do with
 // the mesh, and often one name for several of them.
-func namesake(refs []model.ObjectRef, r model.ObjectRef) bool {
+func sameNameOtherKind(refs []model.ObjectRef, r model.ObjectRef) bool {
 	return r.Group == weftv1.Group && slices.ContainsFunc(refs, func(o model.ObjectRef) bool {
 		return o.Group == r.Group && o.Name == r.Name && cmp.Or(o.Namespace, metav1.NamespaceDefault) == cmp.Or(r.Namespace, metav1.NamespaceDefault)
 	})
@@ -252,7 +252,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 	(*m)[k] = v
 }
 
-// problems lists what the file's documents have, but for objects that other files hold.
+// problems lists what the file's documents have, except objects that other files hold.
 func (x *file) problems(path string) []Problem {
 	if x.trouble != "" {
 		return []Problem{{File: path, Reason: x.trouble + x.keptAll()}}
@@ -302,7 +302,7 @@ func (x *file) keptNote(d *document) string {
 	return ""
 }
 
-// open tells whether an object is a Pod of which nothing is in force.
+// open reports whether an object is a Pod of which nothing is in force.
 func (x *file) open(r model.ObjectRef) bool {
 	if r.Group != "" || r.Kind != "Pod" {
 		return false
@@ -313,7 +313,7 @@ func (x *file) open(r model.ObjectRef) bool {
 
 func (x *file) keepsNamesake(r model.ObjectRef) bool {
 	for _, kept := range x.kept {
-		if namesake([]model.ObjectRef{r}, kept.ref) {
+		if sameNameOtherKind([]model.ObjectRef{r}, kept.ref) {
 			return true
 		}
 	}
@@ -322,7 +322,7 @@ func (x *file) keepsNamesake(r model.ObjectRef) bool {
 
 const lastGood = "; the last good version stays in force"
 
-// lineOf gives the line of an object in the file.
+// lineOf returns the line of an object in the file.
 func (x *file) lineOf(k objectKey) int {
 	for _, p := range x.chunks {
 		for _, d := range p.docs {

@@ -14,7 +14,7 @@ import (
 // scan is what a walk through the folder found.
 type scan struct {
 	files map[string]found
-	// blocked are sub-folders that could not be listed, with the reason; what was below them stays.
+	// blocked are sub-folders that could not be listed, with the reason; what was below them is kept.
 	blocked map[string]string
 }
 

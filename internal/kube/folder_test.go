@@ -56,7 +56,7 @@ func TestFolders(t *testing.T) {
 	}
 }
 
-// runSteps gives the archive with what came of each step.
+// runSteps returns the archive with what came of each step.
 func runSteps(t *testing.T, ar *txtar.Archive) *txtar.Archive {
 	dir := t.TempDir()
 	f, objs := newTestFolder(dir)

@@ -52,7 +52,7 @@ func (w *live) ready() *live {
 
 func (w *live) path(name string) string { return filepath.Join(w.dir, name) }
 
-// version gives the label v of a ConfigMap, or "" where there is none.
+// version returns the label v of a ConfigMap, or "" where there is none.
 func (w *live) version(name string) string {
 	c, ok := w.objs.ConfigMaps.Get(w.objs.DB.Snapshot(), "default/"+name)
 	if !ok {

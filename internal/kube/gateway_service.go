@@ -14,7 +14,7 @@ const GatewayServiceClass = "weft.io/gateway"
 // a label.
 const AnnotationGateway = "weft.io/gateway"
 
-// GatewayOfService gives the key of the Gateway that a Service stands for. Such a Service has a cluster address of its
+// GatewayOfService returns the key of the Gateway that a Service stands for. Such a Service has a cluster address of its
 // own that leads to the Gateway; the load balancer addresses in its status are the Gateway's.
 func GatewayOfService(s *corev1.Service) (key string, ok bool) {
 	if s.Spec.LoadBalancerClass == nil || *s.Spec.LoadBalancerClass != GatewayServiceClass {

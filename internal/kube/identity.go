@@ -12,7 +12,7 @@ import (
 // Namespace is where the mesh's own parts run.
 const Namespace = "weft-system"
 
-// ServiceAccountOf gives the name of the ServiceAccount that a pod runs as.
+// ServiceAccountOf returns the name of the ServiceAccount that a pod runs as.
 func ServiceAccountOf(p *corev1.Pod) string {
 	if p.Spec.ServiceAccountName == "" {
 		return "default"
@@ -20,15 +20,15 @@ func ServiceAccountOf(p *corev1.Pod) string {
 	return p.Spec.ServiceAccountName
 }
 
-// IsMirror tells whether a pod is the mirror of a static pod, or claims to be.
+// IsMirror reports whether a pod is the mirror of a static pod, or claims to be.
 func IsMirror(p *corev1.Pod) bool { return p.Annotations[corev1.MirrorPodAnnotationKey] != "" }
 
-// Ended tells whether a pod has come to its end and will not run again.
+// Ended reports whether a pod has come to its end and will not run again.
 func Ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// RunsAs tells whether a pod of a ServiceAccount, with a network of its own, is on a node and has not ended. The mirror
+// RunsAs reports whether a pod of a ServiceAccount, with a network of its own, is on a node and has not ended. The mirror
 // of a static pod runs as nobody: a node can make one in any namespace, but none that names a ServiceAccount.
 func (o *Objects) RunsAs(s *state.Snapshot, node, namespace, serviceAccount string) bool {
 	if node == "" {
@@ -42,7 +42,7 @@ func (o *Objects) RunsAs(s *state.Snapshot, node, namespace, serviceAccount stri
 	return false
 }
 
-// ComponentPods gives the addresses of the pods of a part of the mesh that have not ended, the ready ones first.
+// ComponentPods returns the addresses of the pods of a part of the mesh that have not ended, the ready ones first.
 func (o *Objects) ComponentPods(s *state.Snapshot, component string) []netip.Addr {
 	var ready, others []netip.Addr
 	for p := range o.Pods.By(s, ByLabel, LabelKey(Namespace, "app.kubernetes.io/component", component)) {

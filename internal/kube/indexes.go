@@ -29,7 +29,7 @@ func LabelKey(namespace, label, value string) string { return namespace + "/" + 
 // ParentKey is the value of ByParent: kind is Service or Gateway, of the groups that the Gateway API gives them.
 func ParentKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
 
-// PodAddresses gives the pod's addresses, sorted, without duplicates: of the annotation weft.io/ip, else of its status.
+// PodAddresses returns the pod's addresses, sorted, without duplicates: of the annotation weft.io/ip, else of its status.
 // What is not an address is left out and reported in bad.
 func PodAddresses(p *corev1.Pod) (addrs []netip.Addr, bad []string) {
 	texts := strings.FieldsFunc(p.Annotations[AnnotationIP], func(r rune) bool { return r == ',' || r == ' ' })
@@ -63,7 +63,7 @@ func podAddressTexts(p *corev1.Pod) []string {
 // costs an entry in the kernel for each port.
 const MaxServiceAddresses = 64
 
-// ServiceAddresses gives the addresses that clients reach a Service by, without duplicates: cluster, external and load
+// ServiceAddresses returns the addresses that clients reach a Service by, without duplicates: cluster, external and load
 // balancer addresses, in this order. What is not an address is left out and reported in bad. The load balancer addresses
 // of a Service that stands for a Gateway are the Gateway's, and those with ipMode Proxy are the load balancer's own: it
 // wants to see the traffic. What is past MaxServiceAddresses is left out.
@@ -93,7 +93,7 @@ func ServiceAddresses(s *corev1.Service) (addrs []netip.Addr, bad []string) {
 	return addrs, bad
 }
 
-// NodeAddresses gives the addresses in a Node's status, without duplicates. Names are left out.
+// NodeAddresses returns the addresses in a Node's status, without duplicates. Names are left out.
 func NodeAddresses(n *corev1.Node) []netip.Addr {
 	var out []netip.Addr
 	for _, na := range n.Status.Addresses {

@@ -16,7 +16,7 @@ import (
 )
 
 // watch gives events of folders. It speaks to inotify itself: the usual library hides IN_CLOSE_WRITE, and without it
-// a file that is being written cannot be told from one that is done (inotify(7)).
+// a file that is being written cannot be distinguished from one that is done (inotify(7)).
 type watch struct {
 	log    *slog.Logger
 	file   *os.File // nil without inotify
@@ -110,7 +110,7 @@ func (w *watch) watch(dir string, why where, mask uint32) {
 	}
 	d := w.dirs[int32(wd)]
 	if d.dir == "" || why == ownFolder {
-		d.dir = dir // events of own folders are told by their path below the folder
+		d.dir = dir // events of own folders are recognized by their path below the folder
 	}
 	d.where |= why
 	w.dirs[int32(wd)] = d
@@ -173,7 +173,7 @@ func (w *watch) decode(buf []byte) []event {
 	return out
 }
 
-// hasHardLinks tells whether a file has other names too.
+// hasHardLinks reports whether a file has other names too.
 func hasHardLinks(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && st.Nlink > 1

@@ -105,7 +105,7 @@ func (o *Objects) Kinds() []schema.GroupVersionKind {
 	return out
 }
 
-// Namespaced tells whether objects of a kind live in a namespace, and whether there is a table for the kind at all.
+// Namespaced reports whether objects of a kind live in a namespace, and whether there is a table for the kind at all.
 func (o *Objects) Namespaced(gk schema.GroupKind) (namespaced, known bool) {
 	k, ok := o.kind(gk)
 	return k.namespaced, ok

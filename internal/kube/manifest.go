@@ -42,7 +42,7 @@ type document struct {
 	note string
 }
 
-// known tells whether the document says which object it is.
+// known reports whether the document says which object it is.
 func (d *document) known() bool { return d.ref.Kind != "" && d.ref.Name != "" }
 
 // fault is one thing that is wrong with a document.
@@ -56,7 +56,7 @@ type fault struct {
 // maxFaults is how many faults of one document are reported.
 const maxFaults = 8
 
-// maxReason is how long a reason can get: foreign text is quoted in it.
+// maxReason is how long a reason can get: it quotes text of the manifest.
 const maxReason = 600
 
 func newFault(line int, reason string) fault {
@@ -70,7 +70,7 @@ func newFault(line int, reason string) fault {
 	return fault{line: line, reason: strings.ToValidUTF8(reason, "�")}
 }
 
-// manifestName tells whether a file of this name is read.
+// manifestName reports whether a file of this name is read.
 func manifestName(name string) bool {
 	if strings.HasPrefix(filepath.Base(name), ".") {
 		return false

@@ -71,14 +71,14 @@ func (s *schemas) load() {
 	}
 }
 
-// serves tells whether an API server would take a kind in a version.
+// serves reports whether an API server would take a kind in a version.
 func (s *schemas) serves(gk schema.GroupKind, version string) bool {
 	s.once.Do(s.load)
 	k := s.kinds[gk]
 	return k != nil && slices.Contains(k.file.Versions, version)
 }
 
-// get gives the schema of a kind, nil for kinds that have none.
+// get returns the schema of a kind, nil for kinds that have none.
 func (s *schemas) get(gk schema.GroupKind) (*kindSchema, error) {
 	s.once.Do(s.load)
 	k := s.kinds[gk]

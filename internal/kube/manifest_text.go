@@ -147,7 +147,7 @@ type lines struct {
 	root *yamlv3.Node
 }
 
-// of gives the line (from 0) of a field path such as spec.rules[0].matches, or of the nearest field above it that
+// of returns the line (from 0) of a field path such as spec.rules[0].matches, or of the nearest field above it that
 // the text has.
 func (l *lines) of(path string) int {
 	if l.root == nil {

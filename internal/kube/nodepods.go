@@ -43,7 +43,7 @@ func (o *Objects) NodePods(s *state.Snapshot, node string) []NodePod {
 	return slices.Clip(out)
 }
 
-// ownsUID tells whether of two pods with one NodeUID a is the one that it belongs to.
+// ownsUID reports whether of two pods with one NodeUID a is the one that it belongs to.
 func ownsUID(a, b *corev1.Pod) bool {
 	if x, y := string(a.UID) == NodeUID(a), string(b.UID) == NodeUID(b); x != y {
 		return x

@@ -19,7 +19,7 @@ import (
 // AnnotationStandIn is on objects that stand in for a document that cannot be read. Its value says what that means.
 const AnnotationStandIn = "weft.io/stands-in"
 
-// standIn gives what is in force for a bad document while there is no good version of it, as after a start. Most
+// standIn returns what is in force for a bad document while there is no good version of it, as after a start. Most
 // objects are just missing then. For those that close something it would open it: a policy that is not there allows
 // everything, a namespace without its label is in the clear. These stand in, closed. m is nil where not even the syntax
 // can be read; ref is then a guess.
@@ -57,7 +57,7 @@ func (d *decoder) standIn(ref model.ObjectRef, m map[string]any, text []byte) *d
 	return &document{ref: ref, gk: gk, key: key, obj: obj, note: note}
 }
 
-// standsIn tells whether the document stands in for a bad one.
+// standsIn reports whether the document stands in for a bad one.
 func (d *document) standsIn() bool { return d.note != "" }
 
 // closedPolicy allows nothing to the pods that the policy selects, or to all of its namespace if that cannot be read.

@@ -64,7 +64,7 @@ func readPod(p *corev1.Pod, m map[string]any) {
 	}
 }
 
-// textsOf gives the texts in a map; it is never nil.
+// textsOf returns the texts in a map; it is never nil.
 func textsOf(v any) map[string]string {
 	out := map[string]string{}
 	in, _ := v.(map[string]any)

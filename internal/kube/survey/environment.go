@@ -44,7 +44,7 @@ type CRD struct {
 type OtherMesh struct {
 	Name  string // Istio, Linkerd
 	Where string // DaemonSet/istio-system/ztunnel
-	// Namespaces are those that it was told to take.
+	// Namespaces are those that it is configured to take.
 	Namespaces []string
 }
 
@@ -171,7 +171,7 @@ func (c *Cluster) meshes(ctx context.Context, sets []appsv1.DaemonSet) ([]OtherM
 	return out, errors.Join(append(errs, err)...)
 }
 
-// takes tells whether a mesh was told to take a namespace's pods.
+// takes reports whether a mesh is configured to take a namespace's pods.
 func takes(mesh string, n metav1.PartialObjectMetadata) bool {
 	switch mesh {
 	case "Istio":

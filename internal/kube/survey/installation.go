@@ -65,7 +65,7 @@ type Leader struct {
 	Renewed time.Time
 }
 
-// What is installed, by name, and the label by which its pods are told apart.
+// What is installed, by name, and the label by which its pods are selected.
 const (
 	agentName      = "weft-agent"
 	proxyName      = "weft-proxy"

@@ -23,7 +23,7 @@ func connect(t *testing.T, s *surveytest.Server) *Cluster {
 	return c
 }
 
-// workload gives a DaemonSet or Deployment of Weft.
+// workload returns a DaemonSet or Deployment of Weft.
 func workload(name, image string, status object, args ...string) object {
 	return object{
 		"metadata": object{"name": name, "generation": 2, "labels": object{versionLabel: "0.1.0"}},

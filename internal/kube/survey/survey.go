@@ -46,7 +46,7 @@ func Open(o Options) (*Cluster, error) {
 		if clientcmd.IsEmptyConfig(err) {
 			return nil, fmt.Errorf("no API server is known: set KUBECONFIG, or name a file by --kubeconfig")
 		}
-		return nil, fmt.Errorf("kubeconfig: %w", err)
+		return nil, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	return of(cfg)
 }
@@ -63,7 +63,7 @@ func of(cfg *rest.Config) (*Cluster, error) {
 	return &Cluster{cfg: cfg, rest: c}, nil
 }
 
-// Known tells whether a kubeconfig that follows kubectl's rules, or the pod that we run in, names an API server.
+// Known reports whether a kubeconfig that follows kubectl's rules, or the pod that we run in, names an API server.
 func Known() bool {
 	if raw, err := clientcmd.NewDefaultClientConfigLoadingRules().Load(); err == nil && len(raw.Clusters) > 0 {
 		return true
@@ -94,7 +94,7 @@ func get[T any](ctx context.Context, c *Cluster, path string) (T, error) {
 	return out, err
 }
 
-// raw gives the body of an answer. The error is the API server's own.
+// raw returns the body of an answer. The error is the API server's own.
 func raw(ctx context.Context, r *rest.Request) ([]byte, error) {
 	answer := r.Do(ctx)
 	if err := answer.Error(); err != nil { // Raw would give a guess by the HTTP status
@@ -103,7 +103,7 @@ func raw(ctx context.Context, r *rest.Request) ([]byte, error) {
 	return answer.Raw()
 }
 
-// absent tells whether an error says that the object, or its kind, is not there.
+// absent reports whether an error says that the object, or its kind, is not there.
 func absent(err error) bool { return errors.IsNotFound(err) }
 
 // metadataOnly asks for objects without spec and status, which for CRDs and Namespaces is most of them.

@@ -76,7 +76,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// What is forbidden is told, and the rest is there.
+// What is forbidden is reported, and the rest is there.
 func TestEnvironmentPartly(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

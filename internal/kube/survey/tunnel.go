@@ -83,7 +83,7 @@ func (t *tunnel) end(err error, said string) {
 	}
 }
 
-// Read gives the reason why the command ended in place of an end of file.
+// Read returns the reason why the command ended in place of an end of file.
 func (t *tunnel) Read(b []byte) (int, error) {
 	n, err := t.Conn.Read(b)
 	return n, t.reason(err)

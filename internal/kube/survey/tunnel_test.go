@@ -13,7 +13,7 @@ import (
 	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
 )
 
-// echo gives a unix socket that says everything again, and ends when its peer has no more to say.
+// echo returns a unix socket that says everything again, and ends when its peer has no more to say.
 func echo(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "weft") // short: a socket's path has at most 107 bytes

@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// AuthorizationPolicy says who may speak to pods, in the shape of GEP-3779. Pods that a policy selects refuse what no
+// AuthorizationPolicy controls which clients may connect to pods, in the shape of GEP-3779. Pods that a policy selects refuse what no
 // rule of any policy that selects them allows. It is enforced at the destination.
 //
 // +kubebuilder:object:root=true

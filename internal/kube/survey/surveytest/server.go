@@ -17,7 +17,7 @@ import (
 // Object is an object as JSON has it.
 type Object = map[string]any
 
-// Meta gives metadata.
+// Meta returns metadata.
 func Meta(namespace, name string, labels, annotations Object) Object {
 	return Object{"namespace": namespace, "name": name, "labels": labels, "annotations": annotations}
 }
