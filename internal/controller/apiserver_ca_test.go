@@ -54,7 +54,7 @@ func (w *caWorld) account(namespace, name string) {
 	w.create(`{apiVersion: v1, kind: ServiceAccount, metadata: {name: ` + name + `, namespace: ` + namespace + `}}`)
 }
 
-// token gives a real token, bound to a pod unless that is "", in a file.
+// token returns a real token, bound to a pod unless that is "", in a file.
 func (w *caWorld) token(namespace, account, pod, audience string) string {
 	w.Helper()
 	spec := authenticationv1.TokenRequestSpec{Audiences: []string{audience}}

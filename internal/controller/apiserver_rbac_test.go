@@ -49,7 +49,7 @@ func (w *world) grant() {
 	}
 }
 
-// as gives a client's configuration with what a component may do, and nothing else.
+// as returns a client's configuration with what a component may do, and nothing else.
 func (w *world) as(component string) *rest.Config {
 	cfg := rest.CopyConfig(w.cfg)
 	cfg.Impersonate = rest.ImpersonationConfig{

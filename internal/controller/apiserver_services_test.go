@@ -48,7 +48,7 @@ func servicesOfGateways(w *world, gw *unstructured.Unstructured, address string)
 		w.Errorf("metadata of the Service is %v", made.Object["metadata"])
 	}
 
-	w.patch(svc, `{"metadata":{"labels":{"foreign":"x"},"annotations":{"foreign":"y"}}}`)
+	w.patch(svc, `{"metadata":{"labels":{"other":"x"},"annotations":{"other":"y"}}}`)
 	w.patch(gw, `{"spec":{"infrastructure":{"labels":{"a":"1","b":"2"},"annotations":{"c":"3"}}}}`)
 	w.until("labels come", func() bool {
 		s := w.get(svc)
@@ -61,8 +61,8 @@ func servicesOfGateways(w *world, gw *unstructured.Unstructured, address string)
 		s := w.get(svc)
 		return s.GetLabels()["a"] == "1" && s.GetLabels()["b"] == "" && s.GetAnnotations()["c"] == ""
 	})
-	if s := w.get(svc); s.GetLabels()["foreign"] != "x" || s.GetAnnotations()["foreign"] != "y" || s.GetUID() != made.GetUID() {
-		w.Errorf("what somebody else wrote does not stay: %v", s.Object["metadata"])
+	if s := w.get(svc); s.GetLabels()["other"] != "x" || s.GetAnnotations()["other"] != "y" || s.GetUID() != made.GetUID() {
+		w.Errorf("what somebody else wrote is not kept: %v", s.Object["metadata"])
 	}
 
 	theirs := w.create(serviceNamed("taken-weft"))

@@ -135,7 +135,7 @@ func (w *world) install(paths ...string) {
 	}
 }
 
-// condition gives status and reason of a condition among a list at a path of the status.
+// condition returns status and reason of a condition among a list at a path of the status.
 func condition(o *unstructured.Unstructured, kind string) string {
 	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	if parents, ok, _ := unstructured.NestedSlice(o.Object, "status", "parents"); ok {
@@ -309,7 +309,7 @@ func policies(w *world) {
 	}
 }
 
-// others: what another controller wrote stays, and what it takes of ours comes back.
+// others: what another controller wrote is kept, and what it removes of ours comes back.
 func others(w *world, route *unstructured.Unstructured) {
 	patch := []byte(`{"status":{"parents":[{"controllerName":"other.example/c","parentRef":{"name":"gw"},"conditions":[
   {"type":"Accepted","status":"False","reason":"Other","message":"","lastTransitionTime":"2020-01-01T00:00:00Z"}]}]}}`)
@@ -322,7 +322,7 @@ func others(w *world, route *unstructured.Unstructured) {
 	})
 }
 
-// outage: while the API server is away objects stay; what went or came meanwhile is seen after.
+// outage: while the API server is away objects are kept; what went or came meanwhile is seen after.
 func outage(w *world, c *Controller, good, late *unstructured.Unstructured) {
 	gk := good.GroupVersionKind().GroupKind()
 	held := func(o *unstructured.Unstructured) bool {

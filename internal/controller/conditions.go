@@ -11,7 +11,7 @@ import (
 // maxConditions is what the API's schemas take.
 const maxConditions = 8
 
-// mergeConditions gives the conditions that an object shall have: those of other controllers as they are, in their order,
+// mergeConditions returns the conditions that an object shall have: those of other controllers as they are, in their order,
 // and ours. The time of a condition changes with its status only.
 func mergeConditions(have []metav1.Condition, want []model.Condition, generation int64, now metav1.Time) []metav1.Condition {
 	out := make([]metav1.Condition, 0, len(have)+len(want))

@@ -162,7 +162,7 @@ func (c *Controller) elect(ctx context.Context) error {
 	own.Timeout = c.cfg.Election.Renew / 2
 	leases, err := coordinationv1.NewForConfig(own)
 	if err != nil {
-		return fmt.Errorf("client for the Lease: %w", err)
+		return fmt.Errorf("make a client for the Lease of leader election: %w", err)
 	}
 	for ctx.Err() == nil {
 		started, done := make(chan struct{}), make(chan struct{})
@@ -191,7 +191,7 @@ func (c *Controller) elect(ctx context.Context) error {
 		e.Run(ctx)
 		if ctx.Err() == nil {
 			<-done // the Lease was lost, so it was held
-			c.cfg.Log.Info("no longer leads", "identity", c.cfg.Identity)
+			c.cfg.Log.Info("this replica is no longer the leader", "identity", c.cfg.Identity)
 			continue
 		}
 		select {
@@ -205,7 +205,7 @@ func (c *Controller) elect(ctx context.Context) error {
 
 // lead writes until the context ends.
 func (c *Controller) lead(ctx context.Context) {
-	c.cfg.Log.Info("leads", "identity", c.cfg.Identity)
+	c.cfg.Log.Info("this replica is the leader", "identity", c.cfg.Identity)
 	c.once.Do(func() { close(c.leads) })
 	var wg sync.WaitGroup
 	defer wg.Wait()

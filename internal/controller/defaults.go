@@ -45,14 +45,14 @@ const look = time.Second
 func (c *Controller) keepDefaults(ctx context.Context) {
 	t := time.NewTicker(look)
 	defer t.Stop()
-	told := map[schema.GroupKind]string{}
+	reported := map[schema.GroupKind]string{}
 	for {
 		for _, d := range defaultObjects() {
 			problem := c.keepDefault(ctx, d)
-			if problem != "" && problem != told[d.gk] && ctx.Err() == nil {
-				c.cfg.Log.Warn("default object is not as it should be", "kind", d.gk.Kind, "name", defaultName, "problem", problem)
+			if problem != "" && problem != reported[d.gk] && ctx.Err() == nil {
+				c.cfg.Log.Warn("failed to create or update a default object", "kind", d.gk.Kind, "name", defaultName, "problem", problem)
 			}
-			told[d.gk] = problem
+			reported[d.gk] = problem
 		}
 		select {
 		case <-ctx.Done():
@@ -76,7 +76,7 @@ func (c *Controller) keepDefault(ctx context.Context, d defaultObject) string {
 	err := c.cluster.Create(ctx, d.gk, d.obj)
 	switch {
 	case err == nil:
-		c.cfg.Log.Info("created", "kind", d.gk.Kind, "name", defaultName)
+		c.cfg.Log.Info("created a default object", "kind", d.gk.Kind, "name", defaultName)
 	case apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err): // the watch will tell
 	default:
 		return err.Error()

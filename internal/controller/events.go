@@ -28,7 +28,7 @@ type eventCreator interface {
 // failure is a condition that says that something does not work, with the listener or parent that it is of.
 type failure struct{ of, kind, reason, message string }
 
-// failures lists those of a status. One reason is told once for each object: a Gateway's listeners often share one.
+// failures lists those of a status. One reason is reported once for each object: a Gateway's listeners often share one.
 func failures(s *model.Status) []failure {
 	var out []failure
 	reasons := map[string]bool{}
@@ -50,8 +50,8 @@ func failures(s *model.Status) []failure {
 	return out
 }
 
-// told lists the conditions that an object's status has now, by type, reason and message.
-func told(obj metav1.Object) map[[3]string]bool {
+// conditionsOf lists the conditions that an object's status has now, by type, reason and message.
+func conditionsOf(obj metav1.Object) map[[3]string]bool {
 	out := map[[3]string]bool{}
 	add := func(conditions []metav1.Condition) {
 		for _, c := range conditions {
@@ -91,7 +91,7 @@ func told(obj metav1.Object) map[[3]string]bool {
 // warn tells by events what fails in a status that was just written and did not fail in the one before. An event that
 // cannot be made is only logged: the condition says the same.
 func warn(ctx context.Context, events eventCreator, log *slog.Logger, obj metav1.Object, want *model.Status, now time.Time) {
-	before := told(obj)
+	before := conditionsOf(obj)
 	for _, f := range failures(want) {
 		if before[[3]string{f.kind, f.reason, f.message}] {
 			continue
@@ -101,7 +101,7 @@ func warn(ctx context.Context, events eventCreator, log *slog.Logger, obj metav1
 			err = events.CreateEvent(ctx, e)
 		}
 		if err != nil && ctx.Err() == nil {
-			log.Warn("event not written", "object", want.Object, "reason", f.reason, "error", err)
+			log.Warn("failed to write an Event", "object", want.Object, "reason", f.reason, "error", err)
 		}
 	}
 }

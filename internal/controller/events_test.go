@@ -23,8 +23,8 @@ func (l *eventList) CreateEvent(_ context.Context, e *eventsv1.Event) error {
 	return nil
 }
 
-// TestEventsTellWhatBegins: what the status told already is not told again, what works is not told, and one reason is
-// told once.
+// TestEventsTellWhatBegins: what the status said already is not reported again, what works is not reported, and one reason is
+// reported once.
 func TestEventsTellWhatBegins(t *testing.T) {
 	fails := func(kind, reason, message string) model.Condition {
 		return model.Condition{Type: kind, Reason: reason, Message: message}

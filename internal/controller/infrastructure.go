@@ -64,7 +64,7 @@ func gatewayService(gw *gwv1.Gateway) *corev1.Service {
 	return s
 }
 
-// gatewayPorts gives a port for each that listeners have, sorted.
+// gatewayPorts returns a port for each that listeners have, sorted.
 func gatewayPorts(gw *gwv1.Gateway) []corev1.ServicePort {
 	var ports []corev1.ServicePort
 	for _, l := range gw.Spec.Listeners {
@@ -88,7 +88,7 @@ func comparePorts(a, b corev1.ServicePort) int {
 	return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 }
 
-// transport gives what carries a listener's protocol; false for protocols that are not the Gateway API's own.
+// transport returns what carries a listener's protocol; false for protocols that are not the Gateway API's own.
 func transport(p gwv1.ProtocolType) (corev1.Protocol, bool) {
 	switch p {
 	case gwv1.HTTPProtocolType, gwv1.HTTPSProtocolType, gwv1.TLSProtocolType, gwv1.TCPProtocolType:
@@ -113,7 +113,7 @@ func serviceName(gateway, class string) string {
 	return withHash(name, gateway+"/"+class, maxLabel)
 }
 
-// shortened gives a name as a label's value.
+// shortened returns a name as a label's value.
 func shortened(name string, limit int) string {
 	if len(name) <= limit {
 		return name
@@ -121,14 +121,14 @@ func shortened(name string, limit int) string {
 	return withHash(name, name, limit)
 }
 
-// withHash gives a text of at most limit characters that begins like name and differs with of.
+// withHash returns a text of at most limit characters that begins like name and differs with of.
 func withHash(name, of string, limit int) string {
 	sum := sha256.Sum256([]byte(of))
 	suffix := "-" + hex.EncodeToString(sum[:4])
 	return strings.TrimRight(name[:min(len(name), limit-len(suffix))], "-.") + suffix
 }
 
-// manifest gives what is applied. It writes its hash into the Service's annotations, so that who reads the Service later
+// manifest returns what is applied. It writes its hash into the Service's annotations, so that who reads the Service later
 // can tell whether it was made from this manifest.
 func manifest(s *corev1.Service) ([]byte, error) {
 	delete(s.Annotations, annotationApplied)
@@ -151,7 +151,7 @@ func encode(s *corev1.Service) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// applied tells whether a Service is what is wanted: made from this manifest, and nothing of it was changed since. What
+// applied reports whether a Service is what is wanted: made from this manifest, and nothing of it was changed since. What
 // others added does not count.
 func applied(have, want *corev1.Service) bool {
 	contains := func(have, want map[string]string) bool {
@@ -174,7 +174,7 @@ func applied(have, want *corev1.Service) bool {
 		slices.Equal(ports(have.Spec.Ports), ports(want.Spec.Ports)) && have.Spec.Type == want.Spec.Type
 }
 
-// ownerOf gives the Gateway that a Service was made for; false for a Service that somebody else made.
+// ownerOf returns the Gateway that a Service was made for; false for a Service that somebody else made.
 func ownerOf(s *corev1.Service) (metav1.OwnerReference, bool) {
 	if _, ok := kube.GatewayOfService(s); !ok {
 		return metav1.OwnerReference{}, false
@@ -186,7 +186,7 @@ func ownerOf(s *corev1.Service) (metav1.OwnerReference, bool) {
 	return *o, true
 }
 
-// ingress gives the load balancer addresses of a Gateway's Service. Mode Proxy keeps kube-proxy from taking the
+// ingress returns the load balancer addresses of a Gateway's Service. Mode Proxy keeps kube-proxy from taking the
 // addresses for its own.
 func ingress(addrs []string) []corev1.LoadBalancerIngress {
 	out := make([]corev1.LoadBalancerIngress, 0, len(addrs))

@@ -76,7 +76,7 @@ func TestApplied(t *testing.T) {
 		t.Fatal(err)
 	}
 	have := want.DeepCopy()
-	have.Labels["foreign"], have.Annotations["foreign"] = "x", "y"
+	have.Labels["other"], have.Annotations["other"] = "x", "y"
 	have.Spec.ClusterIP, have.Spec.Ports[0].TargetPort.IntVal = "10.96.0.7", 80
 	if !applied(have, want) {
 		t.Error("what others and the API server added counts")

@@ -33,7 +33,7 @@ func (f fields) set(name string, have, want any) {
 	}
 }
 
-// patch gives the merge patch that makes an object's status what is wanted; nil if it is that already. want is nil for
+// patch returns the merge patch that makes an object's status what is wanted; nil if it is that already. want is nil for
 // an object that the mesh has nothing to say of. A status that was computed for another generation is not for this
 // object: the one for it comes.
 func (m merger) patch(obj metav1.Object, want *model.Status) ([]byte, error) {
@@ -49,7 +49,7 @@ func (m merger) patch(obj metav1.Object, want *model.Status) ([]byte, error) {
 		"status":   changes,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("status of %T %s/%s: %w", obj, obj.GetNamespace(), obj.GetName(), err)
+		return nil, fmt.Errorf("merge the status of %T %s/%s: %w", obj, obj.GetNamespace(), obj.GetName(), err)
 	}
 	return b, nil
 }
@@ -132,7 +132,7 @@ func (m merger) listeners(have []gwv1.ListenerStatus, want *model.Status) []gwv1
 // maxParents is what the API's schema takes, of all controllers together.
 const maxParents = 32
 
-// parents gives the entries of a route's status: those of other controllers as they are, and ours.
+// parents returns the entries of a route's status: those of other controllers as they are, and ours.
 func (m merger) parents(route metav1.Object, refs []gwv1.ParentReference, have []gwv1.RouteParentStatus, want *model.Status) []gwv1.RouteParentStatus {
 	out := make([]gwv1.RouteParentStatus, 0, len(have))
 	for _, h := range have {
@@ -178,7 +178,7 @@ func inOrder(have, out []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
 	return out
 }
 
-// parentRef gives the reference as its author wrote it, so that the two can be compared field by field.
+// parentRef returns the reference as its author wrote it, so that the two can be compared field by field.
 func parentRef(namespace string, refs []gwv1.ParentReference, w model.ParentStatus) gwv1.ParentReference {
 	for _, r := range refs {
 		ref := model.ObjectRef{

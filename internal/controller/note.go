@@ -17,7 +17,7 @@ func newNotes(db *state.DB) *state.Table[*note] {
 	return state.NewTable(db, "controller-notes", func(n *note) string { return n.object.String() })
 }
 
-// addTo gives a status with the note's conditions; nothing is added to what the mesh has nothing to say of.
+// addTo returns a status with the note's conditions; nothing is added to what the mesh has nothing to say of.
 func (n *note) addTo(s *model.Status) *model.Status {
 	if s == nil {
 		return nil

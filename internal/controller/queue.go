@@ -58,7 +58,7 @@ func (q *queue[T]) run(ctx context.Context, feed *state.Feed, items func(state.K
 	}
 }
 
-// next handles one item and tells whether there may be more.
+// next handles one item and reports whether there may be more.
 func (q *queue[T]) next(ctx context.Context) bool {
 	i, shutdown := q.Get()
 	if shutdown {

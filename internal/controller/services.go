@@ -106,7 +106,7 @@ func (s *services) sync(ctx context.Context, key string) error {
 	}
 	s.remember(key, want)
 	if ok && !ours && !s.classKnown(snap, gw) {
-		return nil // a class that went may come back: what is there stays
+		return nil // a class that was deleted may come back: keep what is there
 	}
 	if err := s.deleteOthers(ctx, snap, ref, gw, want); err != nil {
 		return err
@@ -158,7 +158,7 @@ func (s *services) deleteOthers(ctx context.Context, snap *state.Snapshot, ref m
 		if !ok || owner.Name != ref.Name || want != nil && svc.Name == want.Name && owner.UID == gw.UID {
 			continue
 		}
-		s.log.Info("Service is deleted, no Gateway needs it", "service", kube.Key(svc), "gateway", owner.Name)
+		s.log.Info("deleted the Service of a Gateway that no longer needs it", "service", kube.Key(svc), "gateway", owner.Name)
 		if err := s.api.Delete(ctx, serviceKind, kube.Key(svc), svc.UID); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete Service %s: %w", kube.Key(svc), err)
 		}
@@ -201,7 +201,7 @@ func (s *services) applyStatus(ctx context.Context, have *corev1.Service, addrs 
 	}
 	patch, err := json.Marshal(map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": want}}})
 	if err != nil {
-		return fmt.Errorf("status of Service %s: %w", kube.Key(have), err)
+		return fmt.Errorf("write the status of Service %s: %w", kube.Key(have), err)
 	}
 	return s.api.PatchStatus(ctx, serviceKind, kube.Key(have), patch)
 }
