@@ -31,10 +31,8 @@ type Datapath struct {
 	ringUsed atomic.Int64                      // bytes of the event ring, when Events looked last
 }
 
-// Open loads the programs and puts them on their hooks. What an earlier agent left pinned is taken over: its maps keep
-// their entries, and its programs are replaced atomically, so that no connection meets a gap. If this version needs
-// other maps, the programs are replaced by Run, as soon as the new maps are filled.
-func Open(cfg Config, st *state.State) (*Datapath, error) {
+// New checks what the kernel and the process's privileges must give. It leaves alone what is pinned.
+func New(cfg Config, st *state.State) (*Datapath, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -48,15 +46,22 @@ func Open(cfg Config, st *state.State) (*Datapath, error) {
 	if err := cfg.prepare(); err != nil {
 		return nil, err
 	}
-	lock, err := lockPins(cfg.PinDir)
-	if err != nil {
-		return nil, err
+	return &Datapath{cfg: cfg, st: st}, nil
+}
+
+// Open loads the programs and attaches them. What an earlier agent left pinned is taken over: its maps keep their
+// entries, and its programs are replaced atomically, so that no connection meets a gap. If this version needs other maps,
+// Run replaces the programs as soon as the new maps are filled. It fails with ErrInUse while another agent works on the
+// same pins.
+func (d *Datapath) Open() error {
+	var err error
+	if d.lock, err = lockPins(d.cfg.PinDir); err != nil {
+		return err
 	}
-	d := &Datapath{cfg: cfg, st: st, lock: lock}
 	if err := d.open(); err != nil {
-		return nil, errors.Join(err, d.Close())
+		return errors.Join(err, d.Close())
 	}
-	return d, nil
+	return nil
 }
 
 func (d *Datapath) open() (err error) {

@@ -156,8 +156,11 @@ func newLab(t testing.TB) *lab.Lab {
 
 func (n *node) start() {
 	n.t.Helper()
-	d, err := Open(n.cfg, n.st)
+	d, err := New(n.cfg, n.st)
 	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := d.Open(); err != nil {
 		n.t.Fatal(err)
 	}
 	n.d = d

@@ -483,8 +483,12 @@ func TestOneAgentAtATime(t *testing.T) {
 	if err != nil || before == 0 {
 		t.Fatal(before, err)
 	}
-	if d, err := Open(n.cfg, n.st); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), n.cfg.PinDir) {
-		t.Errorf("a second agent: %v, %v", d, err)
+	second, err := New(n.cfg, n.st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Open(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), n.cfg.PinDir) {
+		t.Errorf("a second agent: %v", err)
 	}
 	if err := Detach(n.cfg); !errors.Is(err, ErrInUse) {
 		t.Errorf("detached under a running agent: %v", err)
@@ -496,7 +500,7 @@ func TestOneAgentAtATime(t *testing.T) {
 	n.start()
 	outside := n.cfg
 	outside.ProxyCgroup = "../outside"
-	if _, err := Open(outside, n.st); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
+	if _, err := New(outside, n.st); err == nil || !strings.Contains(err.Error(), "below the cgroup2 mount") {
 		t.Errorf("a cgroup outside of the mount: %v", err)
 	}
 }

@@ -28,8 +28,11 @@ func newAgentCmd(run *string) *cobra.Command {
 		Short: "Run this node: eBPF programs, xDS, certificates",
 		Long: `Run this node from a folder of Kubernetes manifests, which is watched, or from an API server.
 
-When the agent ends, its eBPF programs and Envoy stay: connections go on, new ones are still balanced and
-authenticated, and the next agent takes over. weft cleanup takes everything away.`,
+When the agent ends, its eBPF programs and Envoy stay: connections go on, and new ones are still balanced and
+authenticated. weft cleanup takes everything away.
+
+An agent that starts while another runs with the same --run reads all objects first. Then the running agent ends and
+hands its sockets over, so that no client is refused. In a pod (--in-cluster) it waits for its pod's end instead.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.RunDir, cfg.Version = *run, cli.Version(version)
@@ -75,6 +78,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")
 	f.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the container runtime names pods' network namespaces")
 	f.StringVar(&cfg.HealthAddress, "health-address", "", "address and port of /healthz and /readyz (default: none, 127.0.0.1:15021 with --in-cluster)")
+	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "", "address and port of /metrics and, for Envoy's, /metrics/proxy (default: none)")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
@@ -84,6 +88,7 @@ authenticated, and the next agent takes over. weft cleanup takes everything away
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	cmd.AddCommand(newReadyCmd("agent", "it has taken over, read all objects and attached its programs"))
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd

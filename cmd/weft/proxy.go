@@ -42,7 +42,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	cmd.AddCommand(newProxyRestartCmd(run), newProxyReadyCmd())
+	cmd.AddCommand(newProxyRestartCmd(run), newReadyCmd("proxy", "its Envoy is live"))
 	return cmd
 }
 
@@ -66,15 +66,16 @@ func newProxyRestartCmd(run *string) *cobra.Command {
 	}
 }
 
-func newProxyReadyCmd() *cobra.Command {
+// newReadyCmd asks a health socket, for the kubelet's probes.
+func newReadyCmd(of, when string) *cobra.Command {
 	var socket string
 	cmd := &cobra.Command{
 		Use:   "ready",
-		Short: "Tell whether the weft proxy of a health socket is ready: its Envoy is live",
+		Short: "Report whether the weft " + of + " of a health socket is ready: " + when,
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return proxy.Ready(cmd.Context(), socket) },
 	}
-	cmd.Flags().StringVar(&socket, "health-socket", "", "as given to weft proxy")
+	cmd.Flags().StringVar(&socket, "health-socket", "", "as given to weft "+of)
 	if err := cmd.MarkFlagRequired("health-socket"); err != nil {
 		panic(err) // the flag of the line before
 	}

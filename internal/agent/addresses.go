@@ -43,7 +43,6 @@ func (a *Agent) newAddresses() (*addresses, error) {
 // Run works until ctx ends. The addresses stay then.
 func (a *addresses) Run(ctx context.Context, st *state.State) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.host.Run(ctx) })
 	if a.local != nil {
 		g.Go(func() error { return a.local.Run(ctx, st) })
 		return g.Wait()

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -50,6 +49,9 @@ type Config struct {
 	NetNSDir      string        // where container runtimes name pods' network namespaces; "" is /run/netns
 	CNI           CNI
 	HealthAddress string // host:port of the probes; "" for none
+	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
+	// that serves, while HealthAddress is that of whichever serves. "" for none.
+	HealthSocket string
 	// MetricsAddress is host:port of what Prometheus reads; "" for none.
 	MetricsAddress string
 	RequestLog     bool // a flow for each HTTP request
@@ -85,10 +87,15 @@ type Agent struct {
 	node      *node
 	manifests *placement.Manifests
 
-	xdsSocket, apiSocket, healthSocket, metricsSocket net.Listener
+	// The sockets by name, and those of them that are served. nil until the agent that ran before has left.
+	sockets                                                     sockets
+	xdsSocket, apiSocket, healthSocket, metricsSocket, takeover net.Listener
+	alone                                                       bool      // no other agent ran at the start
+	predecessor                                                 net.Conn  // open while this agent runs
+	handover                                                    *handover // what the next agent asked for
 }
 
-// New opens what the node needs: the CA, the eBPF programs. Close releases it; hooks stay in the kernel.
+// New prepares a node's agent. It leaves alone what a running agent has: sockets, pins, hooks.
 func New(cfg Config) (*Agent, error) {
 	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -119,66 +126,54 @@ func New(cfg Config) (*Agent, error) {
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
 	}
-	dcfg := datapath.Config{
-		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup,
-		AcceptTimeout: acceptTimeout, Log: cfg.Log,
-	}
-	// The sockets first: an agent that cannot have them, for another one does, must not touch the kernel.
-	if err := a.listen(); err != nil {
-		return nil, errors.Join(err, a.closeSockets())
-	}
-	if a.path, err = datapath.Open(dcfg, a.st); err != nil {
-		return nil, errors.Join(err, a.closeSockets())
-	}
-	if a.addrs, err = a.newAddresses(); err != nil {
-		return nil, errors.Join(err, a.xdsSocket.Close(), a.apiSocket.Close(), a.path.Close())
-	}
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 	})
-	return a, nil
+	if a.path, err = datapath.New(datapath.Config{
+		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout, Log: cfg.Log,
+	}, a.st); err != nil {
+		return nil, err
+	}
+	a.addrs, err = a.newAddresses()
+	return a, err
 }
 
-func (a *Agent) listen() (err error) {
-	if a.xdsSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, xdsSocket)); err != nil {
-		return err
-	}
-	if a.apiSocket, err = listenUnix(filepath.Join(a.cfg.RunDir, api.SocketName)); err != nil {
-		return err
-	}
-	if a.healthSocket, err = listenTCP("--health-address", a.cfg.HealthAddress); err != nil {
-		return err
-	}
-	if a.metricsSocket, err = listenTCP("--metrics-address", a.cfg.MetricsAddress); err != nil {
-		return err
-	}
-	return a.node.listen()
-}
-
-func (a *Agent) closeSockets() error {
-	errs := []error{a.node.close()}
-	for _, l := range []net.Listener{a.xdsSocket, a.apiSocket, a.healthSocket, a.metricsSocket} {
-		if l != nil {
-			errs = append(errs, l.Close())
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Run serves until ctx ends. The hooks and Envoy go on without the agent.
+// Run serves until ctx ends, or until the next agent has taken over. The hooks and Envoy go on without the agent.
 func (a *Agent) Run(ctx context.Context) error {
 	if err := load(a.source); err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.source.Run(ctx) })
-	g.Go(func() error { return a.gateway.Run(ctx) })
+	g, work := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.source.Run(work) })
+	g.Go(func() error { return a.gateway.Run(work) })
 	if a.manifests != nil {
-		g.Go(func() error { return a.manifests.Run(ctx) })
+		g.Go(func() error { return a.manifests.Run(work) })
 	}
-	g.Go(func() error { return a.mtls.Run(ctx) })
-	a.ca.run(ctx, g)
-	g.Go(func() error { return a.returnMemory(ctx) })
+	g.Go(func() error { return a.mtls.Run(work) })
+	a.ca.run(work, g)
+	g.Go(func() error { return a.addrs.host.Run(work) })
+	a.node.find(work, g)
+	g.Go(func() error { return a.returnMemory(work) })
+	g.Go(func() error { return a.serve(work, g) })
+	err := g.Wait()
+	err = errors.Join(err, a.path.Close())
+	if a.handover != nil {
+		return a.handOver(ctx, err)
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(err, a.closeSockets())
+}
+
+// serve takes over from the agent that runs, and starts what one agent alone may do.
+func (a *Agent) serve(ctx context.Context, g *errgroup.Group) error {
+	if err := a.listen(ctx); err != nil {
+		return err
+	}
+	if err := a.released(ctx, datapath.ErrInUse, a.path.Open); err != nil {
+		return err
+	}
 	g.Go(func() error { return a.path.Run(ctx) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
@@ -190,15 +185,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
 	}
+	if a.cfg.HealthSocket != "" {
+		l, err := listenUnix(a.cfg.HealthSocket)
+		if err != nil {
+			return fmt.Errorf("--health-socket: %w", err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, a.health()) })
+	}
 	if a.metricsSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics)) })
 	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })
 	}
-	err := g.Wait()
-	if errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	return errors.Join(err, a.path.Close())
+	g.Go(func() error { return a.awaitSuccessor(ctx) })
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -100,16 +99,4 @@ func kernelLacks(st *state.State) (out []string) {
 		return []string{"eBPF programs are not attached"}
 	}
 	return out
-}
-
-// listenTCP gives nil for no address; flag names where the address is from.
-func listenTCP(flag, address string) (net.Listener, error) {
-	if address == "" {
-		return nil, nil
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	return l, nil
 }

@@ -79,29 +79,30 @@ func newNode(cfg Config, objs *kube.Objects, st *state.State, s Source) (*node, 
 	return n, nil
 }
 
-func (n *node) listen() (err error) {
+// listener is where the plugin's socket goes; nil for an agent that the plugin does not call.
+func (n *node) listener() *net.Listener {
 	if n == nil {
 		return nil
 	}
-	n.socket, err = listenUnix(n.self.Socket)
-	return err
+	return &n.socket
 }
 
-func (n *node) close() error {
-	if n == nil || n.socket == nil {
-		return nil
+// find looks for pods and keeps the namespaces' modes.
+func (n *node) find(ctx context.Context, g *errgroup.Group) {
+	if n == nil {
+		return
 	}
-	return n.socket.Close()
+	g.Go(func() error { return n.sandboxes.Run(ctx) })
+	g.Go(func() error { return n.modes.run(ctx) })
 }
 
-// run serves the plugin, looks for pods, and keeps the plugin installed.
+// run serves the plugin and keeps it installed.
 func (n *node) run(ctx context.Context, g *errgroup.Group, j *joiner) {
 	if n == nil {
 		return
 	}
+	n.sandboxes.Own()
 	j.sandboxes, j.strict, j.log, j.limit, j.patience = n.sandboxes, n.modes.strict, n.log, joinLimit, joinPatience
-	g.Go(func() error { return n.sandboxes.Run(ctx) })
-	g.Go(func() error { return n.modes.run(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, n.socket, cni.Handler(j)) })
 	if n.installer != nil {
 		g.Go(func() error { return n.install(ctx) })

@@ -22,14 +22,16 @@ const (
 // maxSocketPath is the size of sun_path (unix(7)) but for its final NUL.
 const maxSocketPath = 107
 
+var errServed = errors.New("is served already")
+
 // listenUnix listens with mode 0600 and takes the place of a socket that nobody serves any more.
 func listenUnix(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("%s is too long for a socket, which takes %d bytes: give a shorter --run", path, maxSocketPath)
+	if err := checkPath(path); err != nil {
+		return nil, err
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
-		return nil, fmt.Errorf("%s is served already: another weft agent runs with this --run", path)
+		return nil, fmt.Errorf("%s %w: another weft agent runs with this --run", path, errServed)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("stale socket %s: %w", path, err)
@@ -40,6 +42,17 @@ func listenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
+	return newUnixSocket(l, path)
+}
+
+func checkPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("%s is too long for a socket, which takes %d bytes: give a shorter --run", path, maxSocketPath)
+	}
+	return nil
+}
+
+func newUnixSocket(l net.Listener, path string) (*unixSocket, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close())

@@ -34,6 +34,7 @@ type Sandboxes struct {
 	cfg      Config
 	searched chan struct{}
 	saving   sync.Mutex // held while File is written
+	owns     bool       // this agent writes File; guarded by saving
 
 	mu      sync.Mutex
 	rows    map[string]*model.Placement // by UID; what the table holds
@@ -51,14 +52,28 @@ func NewSandboxes(cfg Config) *Sandboxes {
 		cfg: cfg, searched: make(chan struct{}), rows: map[string]*model.Placement{}, known: map[string]bool{},
 		deleted: map[string]nsID{}, warned: map[string]string{},
 	}
-	if err := s.load(); err != nil {
-		cfg.Log.Warn("the placements of the last agent cannot be read; the node's cgroups are searched for pods",
-			"file", cfg.File, "error", err)
-	}
+	s.load(true)
 	return s
 }
 
-func (s *Sandboxes) load() error {
+// Own reads File again and writes it from now on. Before, the agent that runs may still write it.
+func (s *Sandboxes) Own() {
+	s.load(false)
+	s.saving.Lock()
+	s.owns = true
+	s.saving.Unlock()
+	s.save()
+}
+
+// load takes over what File holds. known is whether an object of each pod was there.
+func (s *Sandboxes) load(known bool) {
+	if err := s.read(known); err != nil {
+		s.cfg.Log.Warn("the placements of the last agent cannot be read; the node's cgroups are searched for pods",
+			"file", s.cfg.File, "error", err)
+	}
+}
+
+func (s *Sandboxes) read(known bool) error {
 	text, err := os.ReadFile(s.cfg.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -74,7 +89,7 @@ func (s *Sandboxes) load() error {
 	defer s.mu.Unlock()
 	for _, p := range before {
 		if p != nil && p.UID != "" && filepath.Dir(p.NetNS) == filepath.Clean(s.cfg.Scanner.NetNSDir) && current(p) {
-			s.known[p.UID] = true
+			s.known[p.UID] = known || s.known[p.UID]
 			s.put(p)
 		}
 	}
@@ -85,6 +100,9 @@ func (s *Sandboxes) load() error {
 func (s *Sandboxes) save() {
 	s.saving.Lock()
 	defer s.saving.Unlock()
+	if !s.owns {
+		return
+	}
 	all := []*model.Placement{}
 	for p := range s.cfg.State.Placements.All(s.cfg.State.Snapshot()) {
 		all = append(all, p)

@@ -48,10 +48,12 @@ func newTestNode(t *testing.T) *testNode {
 // sandboxes starts as a new agent does, with tables that hold the same objects.
 func (n *testNode) sandboxes() *Sandboxes {
 	n.st = state.New(state.NewDB())
-	return NewSandboxes(Config{
+	s := NewSandboxes(Config{
 		Objects: n.objs, State: n.st, Loaded: n.loaded, Node: "n1", Scanner: n.scanner(), File: n.path("run/placements.json"),
 		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
 	})
+	s.Own()
+	return s
 }
 
 // rows returns, by pod and UID, the name of the namespace and the addresses.

@@ -90,9 +90,9 @@ func (h *health) ready(ctx context.Context) error {
 	return nil
 }
 
-// Ready asks the supervisor behind a health socket why it is not ready.
+// Ready asks the supervisor, or the agent, behind a health socket why it is not ready.
 func Ready(ctx context.Context, socket string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://weft/readyz", nil)
 	if err != nil {
 		return err
 	}

@@ -220,16 +220,23 @@ func (n *node) put(t *testing.T, file, text string) {
 	}
 }
 
-// A second agent ends at once and says why, whatever of the first one's it would share; the first notices nothing.
+// An agent that cannot run ends at once and says why; the one that runs notices nothing.
 func secondAgent(t *testing.T, n *node) {
-	for name, args := range map[string][]string{
-		"all":  {"--run", n.RunDir, "--state", filepath.Join(n.Dir, "state")},
-		"pins": {"--run", filepath.Join(n.Dir, "other"), "--state", filepath.Join(n.Dir, "other-state")},
+	other := []string{"--run", filepath.Join(n.Dir, "other"), "--state", filepath.Join(n.Dir, "other-state")}
+	same := []string{"--run", n.RunDir, "--state", filepath.Join(n.Dir, "state")}
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"pins of the first, sockets of its own": {other, "another weft agent"},
+		"no such manifests":                     {append(same, "--manifests", filepath.Join(n.Dir, "none")), "none"},
+		"a cgroup outside":                      {append(same, "--proxy-cgroup", "../x"), "below the cgroup2 mount"},
+		"an address in use":                     {append(same, "--health-address", "192.0.2.77:1"), "--health-address"},
 	} {
 		out, code := runWith(t, start{}, n.Binary, append([]string{
 			"agent", "--manifests", n.Manifests(), "--node-address", "192.0.2.1", "--pins", "/sys/fs/bpf/wflt", "--proxy-cgroup", "wflt/envoy",
-		}, args...)...)
-		if code != 1 || !strings.Contains(out, "another weft agent") {
+		}, test.args...)...)
+		if code != 1 || !strings.Contains(out, test.want) {
 			t.Errorf("%s: exit status %d: %s", name, code, out)
 		}
 	}

@@ -35,6 +35,7 @@ func changes(t *testing.T, m *mesh) {
 	t.Run("a pod leaves", func(t *testing.T) { leaves(t, m) })
 	t.Run("a namespace is deleted", func(t *testing.T) { namespaceGone(t, m) })
 	t.Run("the agent is killed", func(t *testing.T) { killed(t, m) })
+	t.Run("the next agent takes over", func(t *testing.T) { succeeded(t, m) })
 }
 
 // swapped changes a Service's selector back and forth under load on both ways to it.
@@ -236,5 +237,48 @@ func killed(t *testing.T, m *mesh) {
 	})
 	if r := strict.Stop(); r.Failed > 0 || r.Requests == 0 {
 		t.Errorf("mTLS: %d of %d failed: %v", r.Failed, r.Requests, r.Failures())
+	}
+}
+
+// succeeded starts agents while another runs, under load on every way, and changes a route and endpoints meanwhile.
+func succeeded(t *testing.T, m *mesh) {
+	c, alice := m.Pod("plain", "c"), m.Pod("strict", "alice")
+	routed := at(serviceIPs("plain", "echo")[0], 80)
+	m.apply(t, route("plain", "taken", "echo", "    - backendRefs: [{name: s1, port: 80}]\n"))
+	until(t, "the route", func() error { return want(c, routed, request{path: "/"}, 200, "plain/s1") })
+	var running []*load.Running
+	for _, cfg := range []load.Config{
+		{URL: "http://" + at(serviceIPs("strict", "srv")[0], 80), Dial: alice.Dial, NewConnections: true},
+		{URL: "http://" + at(serviceIPs("plain", "l4")[0], 80), Dial: c.Dial, NewConnections: true},
+	} {
+		cfg.Workers, cfg.Rate, cfg.Timeout = 2, 100, patience
+		r, err := load.Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running = append(running, r)
+	}
+	under(t, load.Config{URL: "http://" + routed, Dial: c.Dial}, func() {
+		for i := range 3 {
+			first, pod := m.AgentEnded(), fmt.Sprintf("s%d", 2-i%2)
+			if err := m.StartAgent(); err != nil {
+				t.Fatal(err)
+			}
+			m.apply(t, route("plain", "taken", "echo", "    - backendRefs: [{name: "+pod+", port: 80}]\n"))
+			if err := m.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-first:
+			case <-time.After(patience):
+				t.Error("the agent that another took over from still runs")
+			}
+			until(t, "the change is taken", func() error { return want(c, routed, request{path: "/"}, 200, "plain/"+pod) })
+		}
+	})
+	for _, r := range running {
+		if rep := r.Stop(); rep.Failed > 0 || rep.Requests == 0 {
+			t.Errorf("%d of %d failed: %v", rep.Failed, rep.Requests, rep.Failures())
+		}
 	}
 }
