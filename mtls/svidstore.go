@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/atomicfile"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -75,7 +76,7 @@ func (s *SVIDStore) save(svid *model.SVID) error {
 	if err != nil {
 		return err
 	}
-	return replace(path, append(append([]byte{}, svid.KeyPEM...), svid.ChainPEM...))
+	return atomicfile.Write(path, append(append([]byte{}, svid.KeyPEM...), svid.ChainPEM...), 0o600)
 }
 
 func (s *SVIDStore) remove(id model.Identity) error {
@@ -133,7 +134,7 @@ func (s *SVIDStore) saveBundle(text []byte) error {
 	if s == nil {
 		return nil
 	}
-	return replace(filepath.Join(s.dir, bundleFile), text)
+	return atomicfile.Write(filepath.Join(s.dir, bundleFile), text, 0o600)
 }
 
 func readPrivate(path string) ([]byte, error) {
@@ -144,19 +145,4 @@ func readPrivate(path string) ([]byte, error) {
 		return nil, errors.Join(err, fmt.Errorf("%s is not a file of at most %d bytes", path, maxSVIDFile))
 	}
 	return os.ReadFile(path)
-}
-
-// replace writes a file whole or not at all, for its owner only. It may get lost with the machine, which costs no more
-// than a new SVID.
-func replace(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename, and a leftover is swept
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // archive is an image of one architecture.
@@ -132,7 +134,7 @@ func (o options) layer(files []file) (v1.Layer, error) {
 			return nil, err
 		}
 		defer packed.Close()
-		err = writeWhole(path, 0o644, func(w io.Writer) error {
+		err = atomicfile.Fill(path, 0o644, func(w io.Writer) error {
 			_, err := io.Copy(w, packed)
 			return err
 		})

@@ -3,7 +3,6 @@ package main
 import (
 	"archive/zip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // weft builds the binary; the file that is there is kept if it is what would be built.
@@ -74,26 +75,10 @@ func unzip(archive, name, path string) error {
 		return fmt.Errorf("%s: %w", archive, err)
 	}
 	defer f.Close()
-	return writeWhole(path, 0o755, func(w io.Writer) error {
+	return atomicfile.Fill(path, 0o755, func(w io.Writer) error {
 		_, err := io.Copy(w, f)
 		return err
 	})
-}
-
-// writeWhole writes a file that appears when it is complete.
-func writeWhole(path string, mode os.FileMode, fill func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(fill(f), f.Chmod(mode), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // tail is the end of what a program wrote, for an error.

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // libcVersion is that of Debian 12's package libc6: the archive keeps it, for Debian 12 gets no more point releases.
@@ -167,7 +169,7 @@ func downloadPackage(ctx context.Context, arch, deb string) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(deb, 0o644, func(w io.Writer) error {
+	return atomicfile.Fill(deb, 0o644, func(w io.Writer) error {
 		_, err := w.Write(b)
 		return err
 	})

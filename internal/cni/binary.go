@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // copyBinary puts a copy of the executable self into dir as the plugin, if it is not there, and tells whether it did.
@@ -23,17 +25,13 @@ func copyBinary(self, dir string) (bool, error) {
 		return false, err
 	}
 	defer from.Close()
-	tmp, err := os.CreateTemp(dir, "."+Type+".*.tmp")
+	// A runtime executes the old plugin or the new one.
+	err = atomicfile.Fill(to, 0o755, func(w io.Writer) error {
+		_, err := io.Copy(w, from)
+		return err
+	})
 	if err != nil {
-		return false, err
-	}
-	_, err = io.Copy(tmp, from)
-	// Rename is atomic: a runtime executes the old plugin or the new one.
-	if err = errors.Join(err, tmp.Chmod(0o755), tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), to)
-	}
-	if err != nil {
-		return false, errors.Join(fmt.Errorf("copy %s to %s: %w", self, to, err), os.Remove(tmp.Name()))
+		return false, fmt.Errorf("copy %s to %s: %w", self, to, err)
 	}
 	return true, nil
 }

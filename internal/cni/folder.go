@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // movedSuffix is on the configuration of a single plugin in whose place a conflist is.
@@ -95,7 +97,7 @@ func (c *configuration) put() error {
 		return err
 	}
 	to := c.conflist()
-	if err := writeFile(resolved(to), text, c.mode); err != nil {
+	if err := atomicfile.WriteDurable(resolved(to), text, c.mode); err != nil {
 		return err
 	}
 	if to == c.file {

@@ -96,6 +96,18 @@ func (i *installation) holds(name string, want ...string) {
 	i.t.Fatalf("%s is\n%s\nwant plugins %v\n%s", name, got, want, i.log.String())
 }
 
+// gone waits until a file is moved away.
+func (i *installation) gone(name string) {
+	i.t.Helper()
+	for range 500 {
+		if _, err := os.Stat(filepath.Join(i.conf, name)); os.IsNotExist(err) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	i.t.Fatalf("%s is still there\n%s", name, i.log.String())
+}
+
 func TestInstallerKeepsThePluginIn(t *testing.T) {
 	i := newInstallation(t, nil)
 	stop := i.run()
@@ -107,9 +119,7 @@ func TestInstallerKeepsThePluginIn(t *testing.T) {
 
 	i.write(filepath.Join(i.conf, "05-b.conf"), `{"name":"m","type":"ipvlan"}`) // another one adds an earlier one
 	i.holds("05-b.conflist", "ipvlan", Type)
-	if _, err := os.Stat(filepath.Join(i.conf, "05-b.conf")); err == nil {
-		t.Error("the file of the single plugin is still before the list")
-	}
+	i.gone("05-b.conf") // else the file of the single plugin is before the list
 
 	i.write(filepath.Join(i.conf, "00-bad.conflist"), "{")
 	i.write(i.bin+"/"+Type, "broken")

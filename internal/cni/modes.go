@@ -4,7 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // Modes says of each namespace of the cluster what a pod of it may do while no agent answers. A namespace that is not
@@ -41,35 +42,8 @@ func WriteModes(file string, m Modes) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(file, append(text, '\n'), 0o600); err != nil {
+	if err := atomicfile.WriteDurable(file, append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("modes of namespaces: %w", err)
 	}
 	return nil
-}
-
-// writeFile puts a new file in the place of another, so that a reader sees either, also after a power cut.
-func writeFile(file string, text []byte, mode os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			_ = os.Remove(f.Name()) // the first error counts
-		}
-	}()
-	if _, err = f.Write(text); err != nil {
-		return err
-	}
-	if err = f.Chmod(mode); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
 }

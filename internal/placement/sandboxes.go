@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/weft-mesh/weft/internal/atomicfile"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
@@ -109,10 +110,7 @@ func (s *Sandboxes) save() {
 	}
 	text, err := json.Marshal(all)
 	if err == nil {
-		err = os.WriteFile(s.cfg.File+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(s.cfg.File+".new", s.cfg.File)
+		err = atomicfile.Write(s.cfg.File, text, 0o600)
 	}
 	if err != nil {
 		s.cfg.Log.Warn("failed to keep the placements for the next agent, which will search the node's cgroups", "error", err)

@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 type object = map[string]any
@@ -129,26 +130,7 @@ func (c Config) writeBootstrap() (string, error) {
 		return "", err
 	}
 	path := c.path(bootstrapFile)
-	return path, writeFile(path, data)
-}
-
-// writeFile writes a file whole or not at all, for its owner alone.
-func writeFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(data)
-	if e := tmp.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-	}
-	return err
+	return path, atomicfile.Write(path, data, 0o600)
 }
 
 // logFormat makes lines that forward can take apart: level, logger, message with newlines escaped.

@@ -22,6 +22,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/weft-mesh/weft/internal/atomicfile"
 	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
@@ -136,7 +137,7 @@ func (n *node) write(name string, v any) {
 	n.t.Helper()
 	data, err := json.Marshal(v)
 	if err == nil {
-		err = writeFile(filepath.Join(n.cfg.RunDir, name), data)
+		err = atomicfile.Write(filepath.Join(n.cfg.RunDir, name), data, 0o600)
 	}
 	if err != nil {
 		n.t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
 // envoy identifies a started Envoy.
@@ -44,7 +46,7 @@ func (c Config) saveRecord(r record) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(c.path(recordFile), data); err != nil {
+	if err := atomicfile.Write(c.path(recordFile), data, 0o600); err != nil {
 		return fmt.Errorf("remember Envoy: %w", err)
 	}
 	return nil
