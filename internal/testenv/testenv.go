@@ -13,7 +13,8 @@ import (
 	"github.com/weft-mesh/weft/internal/lab"
 )
 
-func missing(t testing.TB, what string) {
+// Missing skips a test for what this machine lacks, or fails it where CI is set.
+func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatal(what)
@@ -25,7 +26,7 @@ func missing(t testing.TB, what string) {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "needs root")
+		Missing(t, "needs root")
 	}
 }
 
@@ -42,7 +43,7 @@ func Envoy(t testing.TB) string {
 	}
 	p, err := exec.LookPath("envoy")
 	if err != nil {
-		missing(t, "needs Envoy: make envoy")
+		Missing(t, "needs Envoy: make envoy")
 	}
 	return p
 }
