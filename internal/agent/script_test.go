@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,16 +116,12 @@ var types = map[string]string{
 
 type scriptNode struct {
 	st      *state.State
-	feed    *state.Feed
 	stop    func()
-	changed bool
-	// problems as of the last sync
-	problems []kube.Problem
-	folder   *kube.Folder
-	placed   *placement.Manifests
-	gateway  *gateway.Translator
-	xds      *xds.Server
-	path     *datapath.Offline
+	folder  *kube.Folder
+	placed  *placement.Manifests
+	gateway *gateway.Translator
+	xds     *xds.Server
+	path    *datapath.Offline
 }
 
 func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
@@ -142,7 +137,7 @@ func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
 		return nil, err
 	}
 	return &scriptNode{
-		st: st, path: path, feed: db.Feed(),
+		st: st, path: path,
 		folder:  kube.NewFolder(manifests, objs, kube.FolderOptions{Log: log}),
 		placed:  placement.NewManifests(placement.ManifestsConfig{Objects: objs, State: st, Log: log}),
 		gateway: gateway.New(objs, st, gateway.Config{TrustDomain: "cluster.local", Node: "node", NodeAddresses: testenv.Addrs("192.168.0.10")}, log),
@@ -150,7 +145,7 @@ func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
 	}, nil
 }
 
-// sync waits for a change of objects or problems, then until there was none for a while, and takes it through the node.
+// sync waits until the folder is taken in as it is, and takes it through the node.
 func (n *scriptNode) sync() error {
 	if n.stop == nil {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -158,37 +153,20 @@ func (n *scriptNode) sync() error {
 		go func() { done <- n.folder.Run(ctx) }()
 		n.stop = func() { cancel(); <-done }
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for quiet := 0; quiet < 10; {
-		if time.Now().After(deadline) {
-			return errors.New("the folder took nothing in")
-		}
-		time.Sleep(30 * time.Millisecond)
-		select {
-		case <-n.feed.Ready():
-			n.changed, quiet = true, 0
-		default:
-			if n.changed || !slices.Equal(n.problems, n.folder.Problems()) {
-				quiet++
-			}
+	for end := time.Now().Add(time.Minute); !n.folder.UpToDate(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("the folder was not taken in")
 		}
 	}
 	n.placed.Sync()
 	n.gateway.Sync()
-	err := n.path.Sync()
-	select {
-	case <-n.feed.Ready(): // the model's own changes
-	default:
-	}
-	n.changed, n.problems = false, n.folder.Problems()
-	return err
+	return n.path.Sync()
 }
 
 func (n *scriptNode) close() {
 	if n.stop != nil {
 		n.stop()
 	}
-	n.feed.Close()
 	_ = n.path.Close()
 }
 

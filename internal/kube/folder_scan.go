@@ -139,6 +139,31 @@ func (f *Folder) changed(s *scan, now time.Time) (paths []string, again time.Tim
 	return paths, again
 }
 
+// UpToDate reports whether the tables hold what the files of the folder say now, and nothing else. It looks at each file.
+func (f *Folder) UpToDate() bool {
+	s, err := f.walk(func(string) {})
+	if err != nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.leaving) > 0 {
+		return false
+	}
+	for path, found := range s.files {
+		x := f.files[path]
+		if x == nil || x.link != found.link || x.sig != found.sig && (x.trouble == "" || x.sig != signature{}) {
+			return false
+		}
+	}
+	for path, x := range f.files {
+		if _, ok := s.files[path]; !ok && !s.isBlocked(path) && (x.sig != signature{} || x.trouble != "") {
+			return false
+		}
+	}
+	return true
+}
+
 func (f *Folder) firstScan() bool {
 	select {
 	case <-f.loaded:

@@ -116,6 +116,46 @@ func TestWatchWrites(t *testing.T) {
 	}
 }
 
+// What the folder says it has taken in is in the tables.
+func TestFolderIsUpToDate(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a.yaml"), config("a", "0"))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling.yaml")))
+	w := watchFolder(t, dir)
+	upToDate := func() {
+		t.Helper()
+		for end := time.Now().Add(patience); !w.folder.UpToDate(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the folder was not taken in")
+			}
+		}
+	}
+	upToDate()
+	for i := range 50 {
+		v := fmt.Sprint(i)
+		if i%2 == 0 {
+			write(t, w.path("a.yaml"), config("a", v))
+		} else {
+			write(t, w.path(".next"), config("a", v))
+			must(t, os.Rename(w.path(".next"), w.path("a.yaml")))
+		}
+		upToDate()
+		if got := w.version("a"); got != v {
+			t.Fatalf("version %q, want %q", got, v)
+		}
+	}
+	write(t, w.path("bad.yaml"), "{")
+	upToDate()
+	if p := w.folder.Problems(); len(p) != 2 {
+		t.Errorf("problems %v, want one of the link and one of the bad file", p)
+	}
+	must(t, os.Remove(w.path("a.yaml")))
+	upToDate()
+	if got := w.version("a"); got != "" {
+		t.Errorf("version %q of an object that went", got)
+	}
+}
+
 func TestWatchEditors(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.yaml")
