@@ -32,7 +32,7 @@ func idle(b *testing.B, pods int) {
 	}
 	n.start()
 	n.ready()
-	time.Sleep(10 * time.Second) // certificates, Envoy's listeners
+	n.settle()
 	b.ResetTimer()
 	before := n.cpuTime()
 	for range b.N {
@@ -43,6 +43,21 @@ func idle(b *testing.B, pods int) {
 	b.ReportMetric(float64(spent.Microseconds())/1e3/b.Elapsed().Seconds(), "cpu-ms/s")
 	b.ReportMetric(float64(n.resident())/1e6, "resident-MB")
 	b.ReportMetric(0, "ns/op")
+}
+
+// settle waits until the agent has done what a start brings: certificates, Envoy's listeners.
+func (n *node) settle() {
+	n.t.Helper()
+	const window, quiet, most = 2 * time.Second, 40 * time.Millisecond, 60
+	time.Sleep(10 * time.Second)
+	for range most {
+		before := n.cpuTime()
+		time.Sleep(window)
+		if n.cpuTime()-before < quiet {
+			return
+		}
+	}
+	n.t.Fatalf("the agent spends more than %v in each %v", quiet, window)
 }
 
 // cpuTime is the time that the agent's threads spent on a CPU: the first field of /proc/PID/task/TID/schedstat
