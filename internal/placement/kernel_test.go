@@ -84,6 +84,45 @@ func TestMountsAreReported(t *testing.T) {
 	}
 }
 
+// TestAHiddenNameIsExplained hides the name of a namespace as a mount over /run/netns does.
+func TestAHiddenNameIsExplained(t *testing.T) {
+	l := testenv.Lab(t, "wfthide", "10.77.14.0/24")
+	root, err := lab.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := testenv.Pod(t, l, "a")
+	pod.Cgroup = filepath.Join(l.Prefix, "kubepods/pod"+uidA)
+	if err := os.MkdirAll(filepath.Join(root, pod.Cgroup), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start(t, pod)
+	dir := filepath.Join(t.TempDir(), "netns")
+	name := filepath.Join(dir, "a")
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(name, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(source, target, kind string, flags uintptr) {
+		t.Helper()
+		if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	}
+	mount(pod.NetNS, name, "", unix.MS_BIND)
+	if err := errors.Join(unix.Unmount(pod.NetNS, unix.MNT_DETACH), os.Remove(pod.NetNS)); err != nil {
+		t.Fatal(err)
+	}
+	s := Scanner{CgroupRoot: root, NetNSDir: dir, Proc: "/proc"}
+	if found, err := s.Find(map[string]bool{uidA: true}); err != nil || found[uidA].NetNS != "a" {
+		t.Fatalf("before it is hidden: %+v, error %v", found, err)
+	}
+	mount("over", dir, "tmpfs", 0)
+	if found, err := s.Find(map[string]bool{uidA: true}); err != nil || found[uidA].NetNS != "" || found[uidA].Hidden != name {
+		t.Errorf("found %+v, error %v, want the name %s that is hidden", found, err, name)
+	}
+}
+
 // start runs a process in a pod until the test ends.
 func start(t *testing.T, p *lab.Pod) {
 	t.Helper()

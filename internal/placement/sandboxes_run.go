@@ -129,6 +129,12 @@ func (s *Sandboxes) take(pods []kube.NodePod, found map[string]Found, err error)
 		if !ok || s.rows[pod.UID] != nil || s.deleted[pod.UID] == f.ID {
 			continue
 		}
+		if f.Hidden != "" {
+			s.warn(pod.UID, "a pod is not in the mesh: a later mount hides the name of its network namespace",
+				"pod", pod.Namespace+"/"+pod.Name, "name", f.Hidden,
+				"remedy", "unmount what was mounted over "+s.cfg.Scanner.NetNSDir+" (findmnt -R shows it), or start the pod again")
+			continue
+		}
 		if f.NetNS == "" {
 			s.warn(pod.UID, "a pod is not in the mesh: its network namespace has no name",
 				"pod", pod.Namespace+"/"+pod.Name, "folder", s.cfg.Scanner.NetNSDir)

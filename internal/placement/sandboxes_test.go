@@ -287,6 +287,17 @@ func TestPodsThatCannotJoinAreLogged(t *testing.T) {
 	if c := strings.Count(n.log.String(), "shop/web"); c != 1 {
 		t.Errorf("logged %d times: %s", c, n.log.String())
 	}
+	id, err := identify(n.path("proc/10/ns/net"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.write("proc/thread-self/mountinfo", fmt.Sprintf("23 22 0:4 net:[%d] /run/netns/cni-1 rw - nsfs nsfs rw\n", id.ino))
+	for range 3 {
+		n.look(p)
+	}
+	if c := strings.Count(n.log.String(), "unmount what was mounted over"); c != 1 {
+		t.Errorf("logged %d times: %s", c, n.log.String())
+	}
 	n.remove("cgroup")
 	for range 3 {
 		n.look(p)

@@ -25,6 +25,8 @@ type Found struct {
 	NetNS  string // name in NetNSDir; "" if its processes are in a namespace that has no name there
 	ID     nsID   // of that namespace
 	Cgroup string // below CgroupRoot
+	// Hidden is the path where the namespace has a name that another mount hides; "" if there is none, or NetNS is known.
+	Hidden string
 }
 
 // Bounds of one look: a pod can make as many cgroups and processes as its limits let it.
@@ -76,7 +78,46 @@ func (s Scanner) Find(uids map[string]bool) (map[string]Found, error) {
 			}
 		})
 	}
+	s.explain(out)
 	return out, nil
+}
+
+// explain looks for names of the namespaces that seem to have none. A mount over NetNSDir hides the names that were made
+// before it, as the first "ip netns add" of a machine can do.
+func (s Scanner) explain(found map[string]Found) {
+	var mounts map[uint64]string
+	for uid, f := range found {
+		if f.NetNS != "" {
+			continue
+		}
+		if mounts == nil {
+			mounts = s.mountedNamespaces()
+		}
+		f.Hidden = mounts[f.ID.ino]
+		found[uid] = f
+	}
+}
+
+// mountedNamespaces returns where network namespaces are mounted, hidden or not, by their inodes.
+func (s Scanner) mountedNamespaces() map[uint64]string {
+	out := map[uint64]string{}
+	text, err := os.ReadFile(filepath.Join(s.Proc, "thread-self/mountinfo"))
+	if err != nil {
+		return out // there is no explanation then
+	}
+	for line := range strings.Lines(string(text)) {
+		// Fields 4 and 5 are root and mount point (proc_pid_mountinfo(5)). The root of a namespace is net:[inode].
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		number, isNet := strings.CutPrefix(fields[3], "net:[")
+		ino, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+		if isNet && err == nil {
+			out[ino] = fields[4]
+		}
+	}
+	return out
 }
 
 // children lists the cgroups right below one. One that has just gone has none.

@@ -162,6 +162,29 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// A name that a later mount hides is not in the folder, but still among the mounts.
+func TestFindExplainsHiddenNames(t *testing.T) {
+	m := newMachine(t)
+	m.namespace("a")
+	m.process(10, 1, "a")
+	m.cgroup("kubepods/pod"+uidA+"/c", 10)
+	id, err := identify(m.path("netns/a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.remove("netns/a")
+	m.write("proc/thread-self/mountinfo", fmt.Sprintf("22 1 0:20 / /run/netns rw shared:1 - tmpfs tmpfs rw\n"+
+		"23 22 0:4 net:[%d] /run/netns/a rw shared:2 - nsfs nsfs rw\n24 22 0:4 mnt:[7] /x rw - nsfs nsfs rw\nbroken\n", id.ino))
+	found, err := m.scanner().Find(map[string]bool{uidA: true})
+	if f := found[uidA]; err != nil || f.NetNS != "" || f.Hidden != "/run/netns/a" {
+		t.Errorf("found %+v, error %v", f, err)
+	}
+	m.remove("proc/thread-self/mountinfo")
+	if found, err = m.scanner().Find(map[string]bool{uidA: true}); err != nil || found[uidA].Hidden != "" {
+		t.Errorf("without a list of mounts: %+v, error %v", found[uidA], err)
+	}
+}
+
 func TestFindIsBounded(t *testing.T) {
 	m := newMachine(t)
 	m.namespace("a")
