@@ -55,7 +55,7 @@ var clusterKind = &kind{
 		return nil
 	},
 	unitOf:   func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
-	retained: outlivesIdentity,
+	retained: outlivesRequests,
 	// A pod that loses its identity is still called by connections that the kernel handed over before: Envoy would let
 	// them wait for a cluster that does not come. They find the identity that they were to find, or fail.
 	frozen: func(name string) bool { _, ok := parseTCPCluster(name); return ok },
@@ -68,9 +68,7 @@ func buildCluster(b *builder, name string) *built {
 	case clusterMirror:
 		return &built{message: mirrorToListener()}
 	case clusterConnect:
-		// The authority was checked by the route: it is one of the workload's own addresses.
-		c := originalDestination(name, &cluster.Cluster_OriginalDstLbConfig{UseHttpHeader: true, HttpHeaderName: ":authority"})
-		return &built{message: c}
+		return &built{message: connectCluster(name)}
 	case clusterInbound:
 		return &built{message: originalDestination(name, nil)}
 	case clusterInboundHTTP:
@@ -133,6 +131,11 @@ func originalDestination(name string, lb *cluster.Cluster_OriginalDstLbConfig) *
 		c.LbConfig = &cluster.Cluster_OriginalDstLbConfig_{OriginalDstLbConfig: lb}
 	}
 	return c
+}
+
+// connectCluster leads to the address that a CONNECT names, which its route has checked: it is one of the workload's own.
+func connectCluster(name string) *cluster.Cluster {
+	return originalDestination(name, &cluster.Cluster_OriginalDstLbConfig{UseHttpHeader: true, HttpHeaderName: ":authority"})
 }
 
 // originateCluster is the way out of the internal listener: HBONE to the address that the endpoint's metadata gave
@@ -249,11 +252,26 @@ func tunnelHTTP2() *core.Http2ProtocolOptions {
 	}
 }
 
-// inHTTPCluster leads from a terminated CONNECT to the workload's internal listener, filter state in hand.
+// outlivesRequests reports whether a cluster is kept that led to a workload's internal listener. Tunnels from the time when
+// the policy looked at requests live on for the drain time, and have its name in their routes.
+func outlivesRequests(b *builder, name string) bool {
+	key, suffix, ok := cutWorkloadName(name)
+	if !ok || suffix != inHTTP {
+		return false
+	}
+	w, ok := b.st.Workloads.Get(b.snap, key)
+	return ok && w.Local
+}
+
+// inHTTPCluster leads from a terminated CONNECT to the workload's internal listener, filter state in hand. Where the policy
+// does not look at requests any more it leads to the application, as for a CONNECT that is not terminated.
 func inHTTPCluster(b *builder, name, key string) *built {
 	w, ok := b.st.Workloads.Get(b.snap, key)
-	if !ok || !terminates(b.cfg.formerly(w)) {
+	if !ok || !w.Local {
 		return nil
+	}
+	if !terminates(b.cfg.formerly(w)) {
+		return &built{message: connectCluster(name), objects: []model.ObjectRef{podRef(key)}}
 	}
 	c := newCluster(name)
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"go.uber.org/goleak"
@@ -477,5 +478,39 @@ func TestListenersOutliveAnIdentity(t *testing.T) {
 	c.next()
 	if got := c.names(TypeListener); slices.Contains(got, workloadName(p, inHBONE)) {
 		t.Errorf("listeners %q of a workload that lost its identity otherwise", got)
+	}
+}
+
+// Tunnels from the time when a policy looked at requests have the cluster's name in their routes until they are drained. It
+// leads to the application then, and goes with the workload.
+func TestClusterOfRequestsOutlivesThePolicy(t *testing.T) {
+	w := newWorld(t, Config{})
+	p := &model.Workload{Namespace: "shop", Name: "a", ServiceAccount: "a", MTLS: model.MTLSPermissive, Identity: identity("shop", "a"),
+		Local: true, NetNS: "/proc/self/ns/net", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		Policy: &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}}}
+	put(w, w.st.Workloads, p)
+	c := w.client()
+	c.subscribe(TypeCluster)
+	c.next()
+	name := workloadName(p, inHTTP)
+	before := c.have[TypeCluster][name]
+	if before == "" {
+		t.Fatalf("clusters %q", c.names(TypeCluster))
+	}
+	bytes := *p
+	bytes.Policy = &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{}}}
+	put(w, w.st.Workloads, &bytes)
+	c.next()
+	if after := c.have[TypeCluster][name]; after == "" || after == before {
+		t.Errorf("version %q, was %q", after, before)
+	}
+	m, _ := w.server.Build(TypeCluster, name)
+	if got, _ := m.(*cluster.Cluster); got.GetType() != cluster.Cluster_ORIGINAL_DST || !got.GetOriginalDstLbConfig().GetUseHttpHeader() {
+		t.Errorf("it leads elsewhere: %v", m)
+	}
+	remove(w, w.st.Workloads, p.Key())
+	c.next()
+	if got := c.names(TypeCluster); slices.Contains(got, name) {
+		t.Errorf("clusters %q without the workload", got)
 	}
 }
