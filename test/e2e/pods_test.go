@@ -47,6 +47,7 @@ type deployment struct {
 	node            string // "" is any: replicas spread over the nodes
 	account         string // service account, made besides; "" is default
 	host            bool   // in the node's network
+	drains          bool   // a pod serves on for 3 s when it is ended, until no node sends to it any more
 	grace           string // YAML of terminationGracePeriodSeconds, lifecycle and the like, for the pod; "" is none
 }
 
@@ -62,6 +63,10 @@ func (d deployment) manifest() string {
         - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {deployment: ` + d.name + `}}}`
 	if d.node != "" {
 		placement = "\n      nodeSelector: {kubernetes.io/hostname: " + d.node + "}"
+	}
+	drain := ""
+	if d.drains {
+		drain = "\n          lifecycle: {preStop: {sleep: {seconds: 3}}}"
 	}
 	account := ""
 	if d.account == "" {
@@ -89,9 +94,9 @@ spec:
           imagePullPolicy: IfNotPresent
           args: [serve, %[5]s]
           ports: [{containerPort: %[10]d}, {containerPort: %[11]d}, {containerPort: %[12]d, protocol: UDP}]
-          readinessProbe: {httpGet: {path: /, port: %[10]d}, periodSeconds: 1}
+          readinessProbe: {httpGet: {path: /, port: %[10]d}, periodSeconds: 1}%[13]s
 `, d.namespace, d.name, max(d.replicas, 1), d.app, d.serves, d.account, placement, d.grace, workloadImage,
-		workload.PortHTTP, workload.PortBytes, workload.PortUDP)
+		workload.PortHTTP, workload.PortBytes, workload.PortUDP, drain)
 }
 
 // service selects the pods of an app: HTTP on 80, bytes on 70, datagrams on 53.

@@ -66,7 +66,7 @@ func standing(t testing.TB) []flow {
 	addressPool(t, pool)
 	for ns, labels := range map[string]string{plain: "", strict: "weft.io/mtls: strict"} {
 		apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {%s}}\n", ns, labels))
-		apply(t, deployment{namespace: ns, name: "web", replicas: 2}.manifest())
+		apply(t, deployment{namespace: ns, name: "web", replicas: 2, drains: true}.manifest())
 		apply(t, deployment{namespace: ns, name: "client", node: "n1"}.manifest())
 		apply(t, service(ns, "web", "web")+service(ns, "bytes", "web")+route(ns, "web", "web", backend{"web", 1}))
 	}
