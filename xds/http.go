@@ -16,13 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-const (
-	filterCORS = "envoy.filters.http.cors"
-	// drainNotice is how long a client has to learn that its connection will not take requests for long (GOAWAY), before
-	// answers end the connection. It must be well below the time after which Envoy cuts what a changed listener served
-	// (weft proxy --drain-time, 5 s), which is Envoy's own value for both.
-	drainNotice = 500 * time.Millisecond
-)
+const filterCORS = "envoy.filters.http.cors"
 
 // newHTTP returns what all HTTP listeners have in common. Nothing about a request changes that nobody asked to change.
 // There is no limit on how long a request, an answer or an idle stream takes. There are limits on what a client can hold
@@ -35,7 +29,6 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 		GenerateRequestId:          no(),
 		Proxy_100Continue:          true,
 		StreamIdleTimeout:          duration(0),
-		DrainTimeout:               duration(drainNotice),
 		RequestHeadersTimeout:      duration(t.headers),
 		MaxRequestHeadersKb:        number(maxHeadersKB),
 		NormalizePath:              yes(), // paths are compared by routes and policies: /a/../b is /b

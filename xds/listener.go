@@ -9,8 +9,6 @@ import (
 	origdst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
-	"google.golang.org/protobuf/types/known/structpb"
-
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -200,11 +198,6 @@ func outHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l.FilterChains = []*listener.FilterChain{{
 		Filters: []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w.Identity == "")},
 	}}
-	// Where only a filter chain changes, Envoy 1.40 cuts its connections after the drain time and gives HTTP no notice before.
-	// A change outside of filter chains replaces the whole listener, and then answers ask clients to connect again.
-	l.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{metaWeft: {Fields: map[string]*structpb.Value{
-		"identity": structpb.NewStringValue(string(w.Identity)),
-	}}}}
 	return l
 }
 

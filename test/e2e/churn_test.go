@@ -66,7 +66,8 @@ func TestScaled(t *testing.T) {
 
 // TestRoutesAndPoliciesComeAndGo makes and deletes a route of a Service in use, and a policy that allows its clients.
 func TestRoutesAndPoliciesComeAndGo(t *testing.T) {
-	all := standing(t)
+	// New connections of bytes over HBONE may be cut when a policy changes: docs/design/envoy.md, Known faults.
+	all := without(standing(t), "mTLS bytes, kept", "mTLS bytes, new")
 	f := begin(t, all...)
 	for i := range 6 {
 		for _, ns := range []string{plain, strict} {
