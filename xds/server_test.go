@@ -449,12 +449,19 @@ func TestScopesOutliveTheLastCaller(t *testing.T) {
 	c.quiet()
 }
 
+// readsRequests returns a local workload whose policy looks at requests.
+func readsRequests() *model.Workload {
+	return &model.Workload{
+		Namespace: "shop", Name: "a", ServiceAccount: "a", MTLS: model.MTLSPermissive, Identity: identity("shop", "a"),
+		Local: true, NetNS: "/proc/self/ns/net", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		Policy: &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}},
+	}
+}
+
 // What leads to a workload with an identity outlives the identity while the workload is disabled, and not the workload.
 func TestListenersOutliveAnIdentity(t *testing.T) {
 	w := newWorld(t, Config{})
-	p := &model.Workload{Namespace: "shop", Name: "a", ServiceAccount: "a", MTLS: model.MTLSPermissive, Identity: identity("shop", "a"),
-		Local: true, NetNS: "/proc/self/ns/net", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
-		Policy: &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}}}
+	p := readsRequests()
 	put(w, w.st.Workloads, p)
 	c := w.client()
 	c.subscribe(TypeListener)
@@ -485,9 +492,7 @@ func TestListenersOutliveAnIdentity(t *testing.T) {
 // leads to the application then, and goes with the workload.
 func TestClusterOfRequestsOutlivesThePolicy(t *testing.T) {
 	w := newWorld(t, Config{})
-	p := &model.Workload{Namespace: "shop", Name: "a", ServiceAccount: "a", MTLS: model.MTLSPermissive, Identity: identity("shop", "a"),
-		Local: true, NetNS: "/proc/self/ns/net", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
-		Policy: &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}}}
+	p := readsRequests()
 	put(w, w.st.Workloads, p)
 	c := w.client()
 	c.subscribe(TypeCluster)
