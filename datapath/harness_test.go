@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,7 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -32,17 +30,25 @@ import (
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
-// The tests have a cgroup of their own, and programs are attached there: other processes of the machine do not notice.
-const testCgroup = "weft-dp-test"
+// testCgroup is a cgroup for the tests of this process, and the name of their pins. Programs are attached there: other
+// processes of the machine do not notice, other runs of these tests included.
+var testCgroup string
 
 func TestMain(m *testing.M) {
 	if os.Getenv("WEFT_FAKE_PROXY") != "" {
 		os.Exit(fakeProxy())
 	}
-	leave := func() {}
+	number, release, err := testenv.Claim()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	testCgroup = fmt.Sprintf("weft-dp-test%d", number)
+	leave := release
 	if os.Geteuid() == 0 {
 		if root, err := CgroupMount(); err == nil {
-			leave = moveTo(filepath.Join(root, testCgroup, "self"), root)
+			back := moveTo(filepath.Join(root, testCgroup, "self"), root)
+			leave = func() { back(); release() }
 		}
 	}
 	code := m.Run()
@@ -96,7 +102,7 @@ func testConfig(t testing.TB) Config {
 		t.Fatal(err)
 	}
 	return Config{
-		CgroupRoot: filepath.Join(root, testCgroup), PinDir: "/sys/fs/bpf/weft-dp-test",
+		CgroupRoot: filepath.Join(root, testCgroup), PinDir: filepath.Join("/sys/fs/bpf", testCgroup),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 }
@@ -111,7 +117,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 // newNode makes a lab and an empty node that ends with the test.
 func newNode(t testing.TB) *node {
 	t.Helper()
-	l := newLab(t)
+	l := testenv.Lab(t)
 	cfg := testConfig(t)
 	if err := Detach(cfg); err != nil {
 		t.Fatal(err)
@@ -126,32 +132,6 @@ func newNode(t testing.TB) *node {
 		}
 	})
 	return n
-}
-
-// newLab tries again when the list of links changes while it is read, for other labs come and go meanwhile.
-func newLab(t testing.TB) *lab.Lab {
-	t.Helper()
-	testenv.Root(t)
-	var l *lab.Lab
-	again := func(f func() error) {
-		t.Helper()
-		err := f()
-		for range 20 {
-			if !errors.Is(err, netlink.ErrDumpInterrupted) {
-				break
-			}
-			err = f()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	again(func() (err error) {
-		l, err = lab.New("wdp", netip.MustParsePrefix("10.79.0.0/24"))
-		return err
-	})
-	t.Cleanup(func() { again(l.Close) })
-	return l
 }
 
 func (n *node) start() {

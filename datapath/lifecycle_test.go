@@ -322,10 +322,11 @@ func TestPodsComeAndGo(t *testing.T) {
 	n := newNode(t)
 	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
 	// A namespace that is not there yet is an error of its workload alone.
-	put(n, n.st.Workloads, workload(b, model.MTLSStrict, func(w *model.Workload) { w.Name, w.NetNS = "late", "/run/netns/wdp-late" }))
+	lateNS := "/run/netns/" + n.lab.Prefix + "-late"
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict, func(w *model.Workload) { w.Name, w.NetNS = "late", lateNS }))
 	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
 	n.sync()
-	if f := n.faults(); len(f) != 1 || !strings.Contains(f[0], "ns/late") || !strings.Contains(f[0], "/run/netns/wdp-late") {
+	if f := n.faults(); len(f) != 1 || !strings.Contains(f[0], "ns/late") || !strings.Contains(f[0], lateNS) {
 		t.Errorf("faults %v, want one that names ns/late and its namespace", f)
 	}
 	late := testenv.Pod(t, n.lab, "late")

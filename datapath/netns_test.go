@@ -10,7 +10,7 @@ import (
 
 // Who takes a pod's network down takes its routes with it, before or after Weft leaves the namespace.
 func TestUnrouteTwice(t *testing.T) {
-	l := testenv.Lab(t, "wunr", "10.83.7.0/24")
+	l := testenv.Lab(t)
 	p := testenv.Pod(t, l, "a")
 	// In this order: loopback stays down.
 	for _, tt := range []struct {

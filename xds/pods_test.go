@@ -104,7 +104,7 @@ func podRun(t *testing.T, p *lab.Pod, name string, args ...string) {
 
 func labPods(t *testing.T, names ...string) []*lab.Pod {
 	t.Helper()
-	l := testenv.Lab(t, "wxds", "10.81.0.0/24")
+	l := testenv.Lab(t)
 	pods := make([]*lab.Pod, len(names))
 	for i, n := range names {
 		pods[i] = testenv.Pod(t, l, n)

@@ -103,7 +103,7 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestCaptureSeesWhatPassesAVeth(t *testing.T) {
-	l := testenv.Lab(t, "wcap", "10.79.0.0/24")
+	l := testenv.Lab(t)
 	p, q := testenv.Pod(t, l, "a"), testenv.Pod(t, l, "b")
 	ln, err := q.Listen("tcp", netip.AddrPortFrom(q.Address, 8080).String())
 	if err != nil {

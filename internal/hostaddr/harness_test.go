@@ -20,7 +20,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func newLab(t testing.TB) *lab.Lab {
 	t.Helper()
-	return testenv.Lab(t, "wha", "10.76.0.0/24")
+	return testenv.Lab(t)
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {

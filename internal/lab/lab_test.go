@@ -18,7 +18,7 @@ import (
 )
 
 func TestPodsReachEachOther(t *testing.T) {
-	l := testenv.Lab(t, "wlab", "10.78.0.0/24")
+	l := testenv.Lab(t)
 	a, b := testenv.Pod(t, l, "a"), testenv.Pod(t, l, "b")
 	for _, addr := range []netip.Addr{b.Address, b.Address6} {
 		ln, err := b.Listen("tcp", netip.AddrPortFrom(addr, 8080).String())
@@ -48,7 +48,7 @@ func TestPodsReachEachOther(t *testing.T) {
 }
 
 func TestProcessIsInThePodAndEndsWithIt(t *testing.T) {
-	l := testenv.Lab(t, "wlab", "10.78.0.0/24")
+	l := testenv.Lab(t)
 	p := testenv.Pod(t, l, "a")
 	cmd := exec.Command("sleep", "60")
 	if err := p.Start(cmd); err != nil {
@@ -80,9 +80,9 @@ func TestProcessIsInThePodAndEndsWithIt(t *testing.T) {
 }
 
 func TestNewCleansWhatAKilledOneLeft(t *testing.T) {
-	l := testenv.Lab(t, "wlab", "10.78.0.0/24")
+	l := testenv.Lab(t)
 	testenv.Pod(t, l, "left")
-	again, err := lab.New("wlab", netip.MustParsePrefix("10.78.0.0/24"))
+	again, err := lab.New(l.Prefix, netip.PrefixFrom(l.Gateway, 24))
 	if err != nil {
 		t.Fatal(err)
 	}

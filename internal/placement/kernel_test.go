@@ -2,7 +2,9 @@ package placement
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,13 +18,21 @@ import (
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
+// newUID returns a pod's UID that no other run on this machine has: the kernel is searched for it.
+func newUID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
 // TestFindOnTheKernel looks for processes in real cgroups and network namespaces, named as kubelets name them.
 func TestFindOnTheKernel(t *testing.T) {
-	l := testenv.Lab(t, "wftplace", "10.77.12.0/24")
+	l := testenv.Lab(t)
 	root, err := lab.CgroupMount()
 	if err != nil {
 		t.Fatal(err)
 	}
+	uidA, uidB, uidC := newUID(), newUID(), newUID()
 	systemd := "kubepods-burstable-pod" + strings.ReplaceAll(uidB, "-", "_") + ".slice"
 	want := map[string]Found{}
 	for name, p := range map[string]struct{ uid, pod, inside string }{
@@ -63,7 +73,7 @@ func TestFindOnTheKernel(t *testing.T) {
 
 // TestMountsAreReported: a network namespace that gets or loses its name is a change of the mounts.
 func TestMountsAreReported(t *testing.T) {
-	l := testenv.Lab(t, "wftmount", "10.77.13.0/24")
+	l := testenv.Lab(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	changed, done := make(chan struct{}, 1), make(chan error, 1)
 	go func() { done <- pollMounts(ctx, time.Hour, changed) }()
@@ -86,12 +96,12 @@ func TestMountsAreReported(t *testing.T) {
 
 // TestAHiddenNameIsExplained hides the name of a namespace as a mount over /run/netns does.
 func TestAHiddenNameIsExplained(t *testing.T) {
-	l := testenv.Lab(t, "wfthide", "10.77.14.0/24")
+	l := testenv.Lab(t)
 	root, err := lab.CgroupMount()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := testenv.Pod(t, l, "a")
+	pod, uidA := testenv.Pod(t, l, "a"), newUID()
 	pod.Cgroup = filepath.Join(l.Prefix, "kubepods/pod"+uidA)
 	if err := os.MkdirAll(filepath.Join(root, pod.Cgroup), 0o755); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package testenv
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -48,11 +49,13 @@ func Envoy(t testing.TB) string {
 	return p
 }
 
-// Lab makes a lab that ends with the test. It needs root.
-func Lab(t testing.TB, prefix, subnet string) *lab.Lab {
+// Lab makes a lab that ends with the test, with a prefix and a subnet that no other test of this machine has. It needs
+// root.
+func Lab(t testing.TB) *lab.Lab {
 	t.Helper()
 	Root(t)
-	l, err := lab.New(prefix, netip.MustParsePrefix(subnet))
+	n := claim(t)
+	l, err := lab.New(fmt.Sprintf("wtest%d", n), netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 81, byte(n), 0}), 24))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,11 +23,7 @@ import (
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
-const (
-	prefix  = "wftpods"
-	health  = "127.0.0.1:15921"
-	network = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}`
-)
+const network = `{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}`
 
 // node is a machine with an agent, Envoy and a container runtime's folders.
 type node struct {
@@ -40,7 +37,11 @@ type node struct {
 	before   []string // files of others
 	agent    *exec.Cmd
 	agentLog string
+	health   string // address of the agent's probes
 }
+
+// pins is where the agent pins what it loads.
+func (n *node) pins() string { return "/sys/fs/bpf/" + n.lab.Prefix }
 
 func newNode(t testing.TB) *node {
 	testenv.Root(t)
@@ -50,7 +51,8 @@ func newNode(t testing.TB) *node {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build weft: %v\n%s", err, out)
 	}
-	n.lab = testenv.Lab(t, prefix, "10.85.0.0/24")
+	n.lab = testenv.Lab(t)
+	n.health = netip.AddrPortFrom(n.lab.Gateway, 15921).String()
 	root, err := lab.CgroupMount()
 	if err != nil {
 		t.Fatal(err)
@@ -62,12 +64,12 @@ func newNode(t testing.TB) *node {
 		}
 	}
 	shared := []string{
-		"--run", n.path("run"), "--pins", "/sys/fs/bpf/" + prefix, "--cgroup-root", filepath.Join(root, prefix), "--proxy-cgroup", "envoy",
+		"--run", n.path("run"), "--pins", n.pins(), "--cgroup-root", filepath.Join(root, n.lab.Prefix), "--proxy-cgroup", "envoy",
 		"--cni-conf-dir", n.path("conf"), "--cni-bin-dir", n.path("bin"),
 	}
 	n.args = append([]string{
 		"agent", "--kubeconfig", n.api.kubeconfig(t), "--state", n.path("state"), "--node", "n1", "--node-address", n.lab.Gateway.String(),
-		"--proxy", "--proxy-args=--envoy=" + testenv.Envoy(t), "--cni", "--cni-log", n.path("cni.log"), "--health-address", health,
+		"--proxy", "--proxy-args=--envoy=" + testenv.Envoy(t), "--cni", "--cni-log", n.path("cni.log"), "--health-address", n.health,
 	}, shared...)
 	n.cleanup = append([]string{"cleanup", "--state", n.path("state")}, shared...)
 	n.before, _ = filepath.Glob("/dev/shm/envoy_shared_memory_*")
@@ -110,7 +112,7 @@ func (n *node) clean() {
 	if out, err := exec.Command(n.weft, n.cleanup...).CombinedOutput(); err != nil {
 		n.t.Errorf("weft cleanup: %v\n%s", err, out)
 	}
-	_ = os.Remove("/sys/fs/bpf/" + prefix) // empty by now
+	_ = os.Remove(n.pins()) // empty by now
 	if n.t.Failed() {
 		for _, f := range []string{n.agentLog, n.path("run/proxy.log"), n.path("cni.log")} {
 			text, _ := os.ReadFile(f)
@@ -124,7 +126,7 @@ func (n *node) clean() {
 func (n *node) ready() {
 	n.t.Helper()
 	n.eventually("the agent is ready", func() error {
-		resp, err := http.Get("http://" + health + "/readyz")
+		resp, err := http.Get("http://" + n.health + "/readyz")
 		if err != nil {
 			return err
 		}
@@ -181,7 +183,7 @@ func (p *pod) object(ip string) {
 // run starts a process in the pod, in a cgroup as the kubelet makes it, which listens on port 8080 until the test ends.
 func (p *pod) run() {
 	p.n.t.Helper()
-	p.Cgroup = filepath.Join(prefix, "kubepods", "besteffort", "pod"+p.uid, p.container)
+	p.Cgroup = filepath.Join(p.n.lab.Prefix, "kubepods", "besteffort", "pod"+p.uid, p.container)
 	root, err := lab.CgroupMount()
 	if err != nil {
 		p.n.t.Fatal(err)

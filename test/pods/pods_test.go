@@ -89,7 +89,7 @@ func (n *node) leftNothing(p *pod) {
 	if err := n.chained(); err == nil {
 		n.t.Error("the plugin is still chained after weft cleanup")
 	}
-	for _, pattern := range []string{n.path("bin/*"), n.path("run"), n.path("run/*"), n.path("state/*"), "/sys/fs/bpf/" + prefix, "/dev/shm/envoy_shared_memory_*"} {
+	for _, pattern := range []string{n.path("bin/*"), n.path("run"), n.path("run/*"), n.path("state/*"), n.pins(), "/dev/shm/envoy_shared_memory_*"} {
 		left, _ := filepath.Glob(pattern)
 		left = slices.DeleteFunc(left, func(f string) bool { return f == n.path("state/ca") || slices.Contains(n.before, f) })
 		if len(left) != 0 {
