@@ -9,6 +9,7 @@
 //	measure.go   one measurement: a client process in a pod
 //	paths.go     requests, connections opened, throughput
 //	memory.go    100 pods and 5,000 L7 Services
+//	restart.go   an agent that is killed and started again among 5,000 Services
 //	change.go    from a file's change to the route's first answer
 //	cpu.go       what processes cost
 //	report.go    table, marks, JSON
@@ -50,7 +51,7 @@ func main() {
 		return
 	}
 	var c config
-	flag.StringVar(&c.parts, "parts", "paths,memory,change", "what to measure, of these")
+	flag.StringVar(&c.parts, "parts", "paths,memory,restart,change", "what to measure, of these")
 	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
 	flag.DurationVar(&c.span, "span", time.Second, "length of one measurement")
@@ -83,11 +84,11 @@ func run(ctx context.Context, c config) error {
 		return err
 	}
 	r := newReport(c)
-	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "memory": memory, "change": change}
+	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "memory": memory, "restart": restart, "change": change}
 	for _, p := range strings.Split(c.parts, ",") {
 		f := parts[p]
 		if f == nil {
-			return fmt.Errorf("no part is called %q; there are paths, memory and change", p)
+			return fmt.Errorf("no part is called %q; there are paths, memory, restart and change", p)
 		}
 		if err := f(ctx, c, r); err != nil {
 			return fmt.Errorf("%s: %w", p, err)

@@ -24,6 +24,7 @@ type report struct {
 	Opened     []figures       `json:"opened,omitempty"`     // rates are connections a second
 	Throughput []figures       `json:"throughput,omitempty"` // rates are bytes a second
 	Memory     *memoryFigures  `json:"memory,omitempty"`
+	Restart    *restartFigures `json:"restart,omitempty"`
 	Change     []changeFigures `json:"change,omitempty"`
 	Marks      []mark          `json:"marks"`
 }
@@ -87,6 +88,9 @@ func (r *report) mark() {
 		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
 		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 150)
 	}
+	if m := r.Restart; m != nil {
+		below("agent killed, a new Service answers, median at 5,000 Services", "s", m.Median.Seconds(), 1.5)
+	}
 	for _, c := range r.Change {
 		if c.Routes >= 10_000 {
 			below(fmt.Sprintf("changed route answers, median at %d routes", c.Routes), "ms", float64(c.Median)/1e6, 20)
@@ -128,6 +132,12 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(t, "\n%d pods, %d L7 Services\tagent\tEnvoy\t\n", m.Pods, m.Services)
 		fmt.Fprintf(t, "ready after %s\t%d MB\t%d MB\t\n", m.ReadyIn, m.Ready.Agent/1e6, m.Ready.Envoy/1e6)
 		fmt.Fprintf(t, "after calls to %d of them\t%d MB\t%d MB\t\n", m.Called, m.After.Agent/1e6, m.After.Envoy/1e6)
+	}
+	if m := r.Restart; m != nil {
+		fmt.Fprintf(t, "\nagent killed and started, %d pods, %d Services\ta new Service answers\tthe node is healthy\t\n", m.Pods, m.Services)
+		for i := range m.Healthy {
+			fmt.Fprintf(t, "round %d\t%.2f s\t%.2f s\t\n", i+1, m.Answers[i].Seconds(), m.Healthy[i].Seconds())
+		}
 	}
 	if len(r.Change) > 0 {
 		fmt.Fprintf(t, "\na route's change answers after\tmedian\tp90\tCPU of the agent\tnode ready after\t\n")
