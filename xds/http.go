@@ -1,18 +1,12 @@
 package xds
 
 import (
-	"net/http"
-	"time"
-
-	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	mutation "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	ondemand "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	early "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -50,10 +44,6 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 	if plain {
 		key += plainSuffix
 	}
-	m.EarlyHeaderMutationExtensions = []*core.TypedExtensionConfig{extension("envoy.http.early_header_mutation.header_mutation",
-		&early.HeaderMutation{Mutations: []*mutation.HeaderMutation{{
-			Action: &mutation.HeaderMutation_Append{Append: setHeader(scopeHeader, key)},
-		}}})}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_ScopedRoutes{ScopedRoutes: &hcm.ScopedRoutes{
 		Name:            scopesName,
 		RdsConfigSource: fromADS(),
@@ -69,28 +59,11 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 		}}},
 		ConfigSpecifier: &hcm.ScopedRoutes_ScopedRds{ScopedRds: &hcm.ScopedRds{ScopedRdsConfigSource: fromADS()}},
 	}}
-	boundWait(m, cfg.timeouts().agent)
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.requestLog(logRequestOut)
 	m.HttpFilters = routingFilters(cfg)
+	boundWait(m, cfg, key)
 	return managed(m)
-}
-
-// boundWait ends requests that have no route for a given time: Envoy waits without a limit for a route table that it has
-// asked for, and while no agent runs none comes. A route lifts the bound (see action), so what comes after it may take its
-// time. The answer is 503 with the response flag SI, UNAVAILABLE to gRPC clients.
-func boundWait(m *hcm.HttpConnectionManager, wait time.Duration) {
-	m.StreamIdleTimeout = duration(wait)
-	m.StreamFlushTimeout = duration(0) // would be the same otherwise, for clients that read slowly
-	m.LocalReplyConfig = &hcm.LocalReplyConfig{Mappers: []*hcm.ResponseMapper{{
-		Filter: &accesslog.AccessLogFilter{FilterSpecifier: &accesslog.AccessLogFilter_ResponseFlagFilter{
-			ResponseFlagFilter: &accesslog.ResponseFlagFilter{Flags: []string{"SI"}},
-		}},
-		StatusCode: number(http.StatusServiceUnavailable),
-		Body: &core.DataSource{Specifier: &core.DataSource_InlineString{
-			InlineString: "the routes of this Service are not known: the node's weft agent does not answer",
-		}},
-	}}}
 }
 
 // routingFilters fetch route table and cluster, answer CORS preflights, and route.

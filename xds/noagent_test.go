@@ -155,6 +155,51 @@ func (m *alone) check(t *testing.T) {
 	})
 }
 
+// A client may take longer to send the headers of a request than a request may wait for the agent: the bound counts from
+// their end.
+func TestSlowHeadersAreServed(t *testing.T) {
+	for name, leave := range map[string]func(m *alone){"an agent runs": func(*alone) {}, "no agent runs": func(m *alone) { m.stop() }} {
+		t.Run(name, func(t *testing.T) {
+			m := newAlone(t)
+			leave(m)
+			t.Run("the route is known", func(t *testing.T) {
+				t.Parallel()
+				status, body, err := overSlowHTTP1(dialFrom(t, m.a, "127.0.0.1:15001"), "/upload", 3*defaultTimeouts.agent)
+				if err != nil || status != http.StatusOK {
+					t.Errorf("status %d, %q, %v", status, body, err)
+				}
+			})
+			t.Run("the route is not known", func(t *testing.T) {
+				t.Parallel()
+				status, body, err := overSlowHTTP1(dialFrom(t, m.d, netip.AddrPortFrom(m.b.Address, 8081).String()), "/", 3*defaultTimeouts.agent)
+				// An agent has a route for it, to a Service without endpoints.
+				answered := strings.Contains(body, "agent does not answer")
+				if err != nil || status != http.StatusServiceUnavailable || answered != (name == "no agent runs") {
+					t.Errorf("status %d, %q, %v", status, body, err)
+				}
+			})
+		})
+	}
+}
+
+// overSlowHTTP1 sends a GET whose headers take a while, byte by byte.
+func overSlowHTTP1(c net.Conn, path string, takes time.Duration) (int, string, error) {
+	text := "GET " + path + " HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n"
+	for i := range len(text) {
+		if _, err := io.WriteString(c, text[i:i+1]); err != nil {
+			break // it was answered, or will be
+		}
+		time.Sleep(takes / time.Duration(len(text)))
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0, "", err
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	return r.StatusCode, string(body), err
+}
+
 func dialFrom(t *testing.T, p *lab.Pod, at string) net.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -11,11 +11,12 @@ import (
 )
 
 // A scope leads from an original destination to a route table. All of them go to Envoy by wildcard, the tables only
-// when a connection needs them. The name of a scope is its key; the unit of the wildcard is a service address.
+// when a connection needs them. The name of a scope is its key; the unit of the wildcard is a service address, or
+// scopeWaiting.
 var scopeKind = &kind{
 	build: buildScope,
 	units: func(b *builder) []string {
-		var units []string
+		units := []string{scopeWaiting}
 		for s := range b.st.Services.All(b.snap) {
 			for _, a := range s.Addresses {
 				units = append(units, a.String())
@@ -54,6 +55,9 @@ func callers(b *builder) string {
 
 // scopeNames returns the keys of all L7 ports at an address, for the callers that this node has.
 func scopeNames(b *builder, unit string) []string {
+	if unit == scopeWaiting {
+		return []string{scopeWaiting}
+	}
 	addr, err := netip.ParseAddr(unit)
 	if err != nil {
 		return nil
@@ -99,6 +103,9 @@ func servicePort(b *builder, at netip.AddrPort) *model.Service {
 }
 
 func buildScope(b *builder, name string) *built {
+	if name == scopeWaiting {
+		return &built{message: waitingScope(b.cfg)}
+	}
 	at, plain, ok := parseScopeKey(name)
 	if !ok {
 		return nil
@@ -110,12 +117,16 @@ func buildScope(b *builder, name string) *built {
 				Name:                   name,
 				OnDemand:               true,
 				RouteConfigurationName: table.String(),
-				Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
-					Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: name},
-				}}},
+				Key:                    scopeKeyOf(name),
 			},
 			objects: []model.ObjectRef{serviceRef(s.Namespace, s.Name)},
 		}
 	}
 	return nil
+}
+
+func scopeKeyOf(key string) *routev3.ScopedRouteConfiguration_Key {
+	return &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
+		Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: key},
+	}}}
 }

@@ -149,7 +149,7 @@ func TestWildcards(t *testing.T) {
 	caller(w, "with", identity("shop", "with"))
 	c := w.client()
 	c.subscribe(TypeScope)
-	if r := c.next(); len(r.Resources) != 3 {
+	if r := c.next(); len(r.Resources) != 4 { // one of them is scopeWaiting
 		t.Fatal(resourceNames(r))
 	}
 	caller(w, "plain", "") // the first caller without an identity brings the other variant
@@ -395,7 +395,7 @@ func TestScopeIsRetained(t *testing.T) {
 	c := w.client()
 	c.subscribe(TypeScope)
 	c.answer(c.next())
-	want := []string{"10.96.0.1:80|plain", "10.96.0.1:81|plain"}
+	want := []string{"10.96.0.1:80|plain", "10.96.0.1:81|plain", scopeWaiting}
 	if got := c.names(TypeScope); !slices.Equal(got, want) {
 		t.Fatalf("scopes %q, want %q", got, want)
 	}
@@ -404,7 +404,7 @@ func TestScopeIsRetained(t *testing.T) {
 	})
 	put(w, w.st.Services, service(false, 80))
 	c.answer(c.next())
-	if got := c.names(TypeScope); !slices.Equal(got, want[:1]) {
+	if got := c.names(TypeScope); !slices.Equal(got, []string{want[0], scopeWaiting}) {
 		t.Errorf("scopes %q, want that of the port that is left", got)
 	}
 	m, ok := w.server.Build(TypeRoute, "service/shop/web/80|plain")
@@ -413,7 +413,7 @@ func TestScopeIsRetained(t *testing.T) {
 	}
 	remove(w, w.st.Services, "shop/web")
 	c.answer(c.next())
-	if got := c.names(TypeScope); len(got) > 0 {
+	if got := c.names(TypeScope); !slices.Equal(got, []string{scopeWaiting}) {
 		t.Errorf("scopes %q of no Service", got)
 	}
 }
@@ -439,10 +439,10 @@ func TestScopesOutliveTheLastCaller(t *testing.T) {
 	c.next()
 	for _, mode := range []model.MTLSMode{model.MTLSDisabled, model.MTLSPermissive, model.MTLSDisabled} {
 		put(w, w.st.Workloads, caller(mode))
-		if len(c.names(TypeScope)) == 1 {
+		if len(c.names(TypeScope)) == 2 {
 			c.next()
 		}
-		if got, want := c.names(TypeScope), []string{"10.96.0.1:80", "10.96.0.1:80|plain"}; !slices.Equal(got, want) {
+		if got, want := c.names(TypeScope), []string{"10.96.0.1:80", "10.96.0.1:80|plain", scopeWaiting}; !slices.Equal(got, want) {
 			t.Errorf("%s: scopes %q, want %q", mode, got, want)
 		}
 	}
