@@ -135,13 +135,18 @@ func byClient() []*routev3.RouteAction_HashPolicy {
 	}}
 }
 
+// hostSelections bounds how often a retry chooses anew because it got an endpoint that was tried before. Envoy does not count
+// requests that wait for a connection, so an endpoint that does not answer looks the least busy: beside one other it is
+// chosen three times out of four.
+const hostSelections = 32
+
 // retryPolicy: what was surely not processed is sent again, so that endpoints can come and go. A rule's own Retry
 // repeats broken connections too (GEP-1731), and so may methods that change nothing.
 func retryPolicy(r *model.Rule, mayRepeat bool) *routev3.RetryPolicy {
 	on := []string{"connect-failure", "refused-stream", "reset-before-request"}
 	p := &routev3.RetryPolicy{
 		NumRetries:                    number(3),
-		HostSelectionRetryMaxAttempts: 3,
+		HostSelectionRetryMaxAttempts: hostSelections,
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{

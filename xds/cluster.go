@@ -23,7 +23,12 @@ import (
 )
 
 const (
+	// connectTimeout bounds a connection to an application on the pod itself: there is no other to try, and one that is busy
+	// may let a client wait.
 	connectTimeout = 5 * time.Second
+	// endpointTimeout bounds a connection to an endpoint of a Service. A request that was not sent yet goes to another
+	// endpoint then (see retryPolicy). TCP itself would ask the same one again after 1 s.
+	endpointTimeout = time.Second
 	// hboneConnectTimeout bounds TCP, TLS, and the wait for the certificate of this side, which the agent is asked for.
 	hboneConnectTimeout = time.Second
 	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
@@ -182,6 +187,7 @@ func podCluster(b *builder, name string, a netip.Addr) *built {
 // must never wait for a cluster that a route names.
 func serviceCluster(b *builder, name string, n serviceName) *built {
 	c := newCluster(name)
+	c.ConnectTimeout = duration(endpointTimeout)
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
 	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
 	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
