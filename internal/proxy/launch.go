@@ -41,7 +41,7 @@ func exitOn(err error) {
 	os.Exit(0)
 }
 
-// runLauncher gets "<open files> <pod or host> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
+// runLauncher gets "<open files> <pod or host> <run directory> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
 func runLauncher() error {
 	if os.Args[2] == inPod {
 		if err := leaveOldHierarchies(); err != nil {
@@ -83,14 +83,12 @@ func runGate() error {
 	}
 	// Without the right to raise it the limit stays at what is allowed.
 	_ = raiseOpenFiles(files)
-	if os.Args[2] == inPod {
-		runtime.LockOSThread() // the one that executes
-		if err := outliveParent(); err != nil {
-			return err
-		}
+	runtime.LockOSThread() // the one that executes
+	if err := confine(os.Args[3], os.Args[2] == inPod); err != nil {
+		return err
 	}
-	binary := os.Args[3]
-	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[4:]...), os.Environ()))
+	binary := os.Args[4]
+	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[5:]...), os.Environ()))
 }
 
 func raiseOpenFiles(n uint64) error {
@@ -132,7 +130,7 @@ func (s *supervisor) launch(openFiles uint64, stderr *os.File, binary string, fl
 	run := func() error {
 		cmd := &exec.Cmd{
 			Path: "/proc/self/exe",
-			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, binary}, flags...),
+			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, s.cfg.RunDir, binary}, flags...),
 			Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
 			SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
 		}

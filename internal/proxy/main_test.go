@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if cgroup := os.Getenv(asShim); cgroup != "" {
 		os.Exit(runShim(cgroup))
 	}
+	if what := os.Getenv(asConfined); what != "" {
+		os.Exit(runConfined(what))
+	}
 	if text := os.Getenv(asSupervisor); text != "" {
 		os.Exit(runSupervisor(text))
 	}

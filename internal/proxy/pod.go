@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +19,7 @@ import (
 //     node's cgroup namespace to put a process there (inCgroupNamespace). Where the runtime uses hierarchies of the first
 //     version, and so no namespace, Envoy leaves those (leaveOldHierarchies).
 //   - Envoy asks the kernel for a SIGTERM when its parent ends. Its parent is the runtime's shim, a subreaper, which ends
-//     with the pod. The request is let through without effect (outliveParent).
+//     with the pod. The request is let through without effect (confine).
 //
 // Its mount namespace lives as long as it does, with the container's files; what it opens later lies in folders of the
 // node: the run directory, /dev/shm, the pods' network namespaces.
@@ -106,42 +105,6 @@ func moveToRoot(controllers string) error {
 	defer func() { _ = unix.Close(procs) }()
 	_, err = unix.Write(procs, []byte("0"))
 	return err
-}
-
-// auditArch names the architecture in a seccomp filter.
-var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
-
-// outliveParent makes prctl(PR_SET_PDEATHSIG) a success without effect, for this thread and what it executes.
-func outliveParent() error {
-	const (
-		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		equals = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		answer = unix.BPF_RET | unix.BPF_K
-		// Offsets in struct seccomp_data; both architectures are little-endian.
-		number, arch, firstArgument = 0, 4, 16
-	)
-	filter := []unix.SockFilter{
-		{Code: load, K: arch},
-		{Code: equals, K: auditArch[runtime.GOARCH], Jf: 5},
-		{Code: load, K: number},
-		{Code: equals, K: unix.SYS_PRCTL, Jf: 3},
-		{Code: load, K: firstArgument},
-		{Code: equals, K: unix.PR_SET_PDEATHSIG, Jf: 1},
-		{Code: answer, K: unix.SECCOMP_RET_ERRNO}, // errno 0
-		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
-	}
-	// A filter needs either this or CAP_SYS_ADMIN, and Envoy executes nothing that gains privileges.
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("no_new_privs: %w", err)
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	// Older kernels slow down a process with a filter unless they are told not to.
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&program)))
-	runtime.KeepAlive(filter)
-	if errno != 0 {
-		return fmt.Errorf("seccomp filter that keeps Envoy from ending with its pod: %w", errno)
-	}
-	return nil
 }
 
 // limitMemory bounds what all processes of a cgroup use together: two Envoys, while one hands over to the other, each
