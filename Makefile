@@ -105,16 +105,12 @@ cluster-test: ## tests on a real API server, and the cluster's own, while no clu
 	@install/setup-cluster.sh
 	@go test -tags cluster -p 1 -count 1 -timeout 60m ./internal/announce ./internal/controller ./test/cluster/...
 
-# End-to-end tests of minutes each, left out of CI: an outage of the API server, thousands of objects, a node's death,
-# Weft taken off, a thousand routes one after another. make e2e runs all.
-E2E_LONG := ^Test(APIServerDown|ManyObjects|NodeDies|Removed|TimeToFirstAnswer)
-
 .PHONY: cluster-ci
 cluster-ci: ## what CI runs on a cluster: cluster-test, then e2e and conformance on one that is taken away afterwards
 	@$(MAKE) --no-print-directory cluster-down cluster-test
 	@trap '$(MAKE) --no-print-directory cluster-down' EXIT; \
 	$(MAKE) --no-print-directory cluster; \
-	$(MAKE) --no-print-directory e2e ARGS="-skip='$(E2E_LONG)'"; \
+	$(MAKE) --no-print-directory e2e; \
 	$(MAKE) --no-print-directory conformance
 
 .PHONY: e2e
