@@ -82,7 +82,7 @@ func TestObjects(t *testing.T) {
 		"weft.yaml": {
 			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
 			"ClusterRoleBinding", "Role", "Role", "RoleBinding", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
-			"DaemonSet", "Deployment", "PodDisruptionBudget", "DaemonSet",
+			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "PodDisruptionBudget", "DaemonSet",
 		},
 		"cleanup.yaml": {"Namespace", "ServiceAccount", "DaemonSet"},
 	} {

@@ -78,11 +78,14 @@ type Agent struct {
 	xds     *xds.Server
 	path    *datapath.Datapath
 	addrs   *addresses
-	mtls    *mtls.Manager
-	ca      *clusterCA // nil if this node has its own
-	flows   *observe.Store
-	proxy   *proxy.Client
-	objs    *kube.Objects
+	// transports says what this node's Envoy takes. loaded is closed when the first translation lacks nothing.
+	transports *accepting
+	loaded     chan struct{}
+	mtls       *mtls.Manager
+	ca         *clusterCA // nil if this node has its own
+	flows      *observe.Store
+	proxy      *proxy.Client
+	objs       *kube.Objects
 	// One of these writes placements, the other is nil.
 	node      *node
 	manifests *placement.Manifests
@@ -102,7 +105,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}}
+	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}, loaded: make(chan struct{})}
 	db := state.NewDB()
 	objs := kube.NewObjects(db)
 	a.st = state.New(db)
@@ -121,7 +124,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
-		ExternalIPs: cfg.ExternalIPs, ControllerName: gateway.ControllerName, Loaded: a.placed(), Addresses: cfg.addressSource(),
+		ExternalIPs: cfg.ExternalIPs, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
@@ -134,6 +137,7 @@ func New(cfg Config) (*Agent, error) {
 	}, a.st); err != nil {
 		return nil, err
 	}
+	a.transports = newAccepting(a.st, a.xds)
 	a.addrs, err = a.newAddresses()
 	return a, err
 }
@@ -153,6 +157,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ca.run(work, g)
 	g.Go(func() error { return a.addrs.host.Run(work) })
 	a.node.find(work, g)
+	g.Go(func() error { return a.load(work) })
 	g.Go(func() error { return a.returnMemory(work) })
 	g.Go(func() error { return a.serve(work, g) })
 	err := g.Wait()
@@ -177,6 +182,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group) error {
 	g.Go(func() error { return a.path.Run(ctx) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
+	if !a.cfg.ofCluster() {
+		g.Go(func() error { return a.transports.write(ctx, a.cfg.Node) })
+	}
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })

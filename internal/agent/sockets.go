@@ -170,7 +170,7 @@ func (a *Agent) awaitSuccessor(ctx context.Context) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("socket %s: %w", takeoverSocket, err)
 	}
-	next, err := successor(ctx, l)
+	next, takes, err := successor(ctx, l)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -178,6 +178,7 @@ func (a *Agent) awaitSuccessor(ctx context.Context) error {
 		return fmt.Errorf("socket %s: %w", takeoverSocket, err)
 	}
 	a.cfg.Log.Info("another agent takes over")
+	a.withdraw(ctx, takes)
 	if a.handover, err = keep(next, a.sockets); err != nil {
 		a.handover = nil
 		return err

@@ -9,22 +9,27 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // takeoverSocket in the run directory is where the next agent asks the running one for its sockets.
 const takeoverSocket = "takeover.sock"
 
-// The protocol of the takeover socket. The next agent connects and sends takeoverRequest. The running agent stops its
-// work, leaves the kernel's maps, and sends the names of its sockets as one line of JSON with their descriptors beside
-// it (SCM_RIGHTS, unix(7)). The connection then lasts as long as the next agent does.
+// The protocol of the takeover socket. The next agent connects and sends takeoverRequest, with the descriptor of a pipe
+// beside it (SCM_RIGHTS, unix(7)) from which the transports that it takes are read. An older version sends no pipe, and
+// does not see one. The running agent stops its work, leaves the kernel's maps, and sends the names of its sockets as one
+// line of JSON with their descriptors. The connection then lasts as long as the next agent does.
 const (
 	takeoverRequest = "take over\n"
 	maxSockets      = 16
 	// stopLimit bounds how long the running agent may take to stop.
-	stopLimit = 30 * time.Second
+	stopLimit     = 30 * time.Second
+	maxTransports = 256 // bytes in the pipe
 )
 
 // errSucceeded ends the work of an agent that the next one takes over from.
@@ -50,7 +55,7 @@ func askForSockets(c *net.UnixConn) (sockets, error) {
 	if err := c.SetDeadline(time.Now().Add(stopLimit)); err != nil {
 		return nil, err
 	}
-	if _, err := io.WriteString(c, takeoverRequest); err != nil {
+	if err := sendRequest(c); err != nil {
 		return nil, err
 	}
 	line := make([]byte, 64<<10)
@@ -68,6 +73,20 @@ func askForSockets(c *net.UnixConn) (sockets, error) {
 		return nil, errors.Join(err, got.close())
 	}
 	return got, c.SetDeadline(time.Time{})
+}
+
+func sendRequest(c *net.UnixConn) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.WriteString(w, model.TransportNames(transports)) // less than a pipe holds
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	_, _, err = c.WriteMsgUnix([]byte(takeoverRequest), unix.UnixRights(int(r.Fd())), nil)
+	return err
 }
 
 func receivedFiles(rights []byte) ([]*os.File, error) {
@@ -114,29 +133,56 @@ func listeners(line []byte, files []*os.File) (sockets, error) {
 	return got, nil
 }
 
-// successor waits for an agent that asks to take over. One agent at a time may connect and prepare itself.
-func successor(ctx context.Context, l net.Listener) (*net.UnixConn, error) {
+// successor waits for an agent that asks to take over, and returns which transports it takes. One agent at a time may
+// connect and prepare itself.
+func successor(ctx context.Context, l net.Listener) (*net.UnixConn, []model.Transport, error) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			return nil, errors.Join(ctx.Err(), err)
+			return nil, nil, errors.Join(ctx.Err(), err)
 		}
-		if asks(ctx, c) {
-			return c.(*net.UnixConn), nil
+		next := c.(*net.UnixConn)
+		if takes, ok := asks(ctx, next); ok {
+			return next, takes, nil
 		}
 		c.Close()
 	}
 }
 
 // asks reports whether the other side sends takeoverRequest before it ends.
-func asks(ctx context.Context, c net.Conn) bool {
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+func asks(ctx context.Context, c *net.UnixConn) (takes []model.Transport, ok bool) {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	line := make([]byte, len(takeoverRequest))
-	_, err := io.ReadFull(c, line)
-	return err == nil && string(line) == takeoverRequest
+	rights := make([]byte, unix.CmsgSpace(maxSockets*4))
+	n, nr, _, _, err := c.ReadMsgUnix(line, rights)
+	if err != nil || n == 0 {
+		return nil, false
+	}
+	files, err := receivedFiles(rights[:nr])
+	for _, f := range files {
+		if text, err := readAtOnce(f); err == nil {
+			takes = append(takes, model.Transports(strings.Split(text, ","))...)
+		}
+	}
+	if err != nil {
+		return nil, false
+	}
+	_, err = io.ReadFull(c, line[n:])
+	return takes, err == nil && string(line) == takeoverRequest
+}
+
+// readAtOnce returns what is in a pipe, and closes it.
+func readAtOnce(f *os.File) (string, error) {
+	defer f.Close()
+	if err := unix.SetNonblock(int(f.Fd()), true); err != nil {
+		return "", err
+	}
+	text := make([]byte, maxTransports)
+	n, err := unix.Read(int(f.Fd()), text)
+	return string(text[:max(n, 0)]), err
 }
 
 // handover is what an agent that stops keeps for the next one.

@@ -56,6 +56,8 @@ type agent struct {
 	name  string
 	st    *state.State
 	ready atomic.Bool
+	takes atomic.Pointer[[]model.Transport]
+	e     *Elector
 	stop  func()
 }
 
@@ -76,10 +78,10 @@ func (a *agent) start() {
 	w.Commit()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	e := New(a.st, Config{
-		Kube: a.w.cfg, Node: a.name, Ready: a.ready.Load, Log: slog.New(slog.NewTextHandler(writer{a.w.T, a.name}, nil)),
+	a.e = New(a.st, Config{
+		Kube: a.w.cfg, Node: a.name, Ready: a.ready.Load, Accepts: a.accepts, Log: slog.New(slog.NewTextHandler(writer{a.w.T, a.name}, nil)),
 	})
-	go func() { done <- e.Run(ctx) }()
+	go func() { done <- a.e.Run(ctx) }()
 	a.stop = func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -87,6 +89,13 @@ func (a *agent) start() {
 		}
 		a.stop = func() {}
 	}
+}
+
+func (a *agent) accepts() []model.Transport {
+	if t := a.takes.Load(); t != nil {
+		return *t
+	}
+	return nil
 }
 
 type writer struct {
@@ -218,4 +227,67 @@ func TestOutageMovesNothing(t *testing.T) {
 	w.steady("after the outage", 10*time.Second, first, a)
 	a.stop()
 	w.agreed(6, "b", b)
+}
+
+// What a node takes is known to all nodes and to an agent that starts, holds while no agent runs, and ends when the node
+// takes it back or an older agent renews the Lease.
+func TestNodesSayTransports(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.agent("a"), w.agent("b")
+	knows := func(st *state.State, node string) bool {
+		return st.NodeAccepts(st.Snapshot(), node, model.TransportHTTP)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("not within 30 s: %s", what)
+			}
+		}
+	}
+	w.agreed(6, "ab", a, b)
+	if knows(a.st, "b") || knows(b.st, "b") {
+		t.Error("a node says what it does not know yet")
+	}
+	both := []model.Transport{model.TransportHBONE, model.TransportHTTP}
+	b.takes.Store(&both)
+	until("both nodes know what b takes", func() bool { return knows(a.st, "b") && knows(b.st, "b") })
+
+	b.takes.Store(nil)
+	b.stop()
+	next := New(state.New(state.NewDB()), Config{Kube: w.cfg, Node: "b"})
+	if err := next.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !knows(next.st, "b") {
+		t.Error("an agent that starts does not know what the one before it said")
+	}
+	b.start()
+	w.agreed(6, "ab", a, b)
+	w.steady("the next agent goes on with it", 3*time.Second, nil)
+	if !knows(a.st, "b") || !knows(b.st, "b") {
+		t.Error("the next agent of the node does not go on saying what the one before it said")
+	}
+
+	if err := b.e.Withdraw(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if knows(a.st, "b") {
+		t.Error("another node does not know that it was taken back")
+	}
+	b.stop()
+	b.takes.Store(&both)
+	b.start()
+	until("b says it again", func() bool { return knows(a.st, "b") })
+	b.stop()
+	leases := w.client.CoordinationV1().Leases(defaultNamespace)
+	l, err := leases.Get(t.Context(), leasePrefix+"b", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()} // as an agent does that does not know of transports
+	if _, err := leases.Update(t.Context(), l, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	until("an older agent renewed the Lease, and b takes HBONE only", func() bool { return !knows(a.st, "b") })
 }

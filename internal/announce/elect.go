@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // Candidate is a node as its Lease shows it.
@@ -15,6 +17,8 @@ type Candidate struct {
 	Claims map[netip.Addr]uint64
 	// Links are the node's own addresses, with the prefixes that are on link by them.
 	Links []netip.Prefix
+	// Accepts are the transports that the node takes, sorted. They play no part in the election.
+	Accepts []model.Transport
 }
 
 // Elect gives the node that is to answer for an address; "" if none is ready. It depends on nothing but its arguments,

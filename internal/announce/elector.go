@@ -16,6 +16,7 @@ import (
 	clientv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -26,6 +27,8 @@ type Config struct {
 	Node      string
 	// Ready tells whether this node can serve what comes to a Gateway's address. It must be quick.
 	Ready func() bool
+	// Accepts returns the transports that this node takes, sorted; nil while that is not known. It must be quick.
+	Accepts func() []model.Transport
 	// Times are DefaultTimes if zero.
 	Times Times
 	Log   *slog.Logger
@@ -59,9 +62,11 @@ type Elector struct {
 	wanted Candidate // what the Lease is to say
 	errs   map[string]error
 	owners map[netip.Addr]string // nodes whose own addresses Gateways have
+	// withdrawn is not nil once the Lease is to say no transports any more, and closed when it does.
+	withdrawn chan struct{}
 }
 
-// New makes an Elector that reads st.Gateways and st.HostAddresses and writes st.Announcements. Nothing is asked of the API
+// New makes an Elector that reads st.Gateways and st.HostAddresses and writes st.Announcements and st.Nodes. Nothing is asked of the API
 // server yet.
 func New(st *state.State, cfg Config) *Elector {
 	if cfg.Log == nil {
@@ -134,6 +139,9 @@ func (e *Elector) run(ctx context.Context) error {
 				d.self.Links, due = links(e.st, snap), true
 			}
 		case now := <-tick.C:
+			if accepts := e.cfg.Accepts(); accepts != nil {
+				d.self.Accepts = accepts
+			}
 			if e.cfg.Ready() {
 				d.self.Ready, ready = true, now
 			} else if now.Sub(ready) > e.cfg.Times.Unready {
@@ -167,6 +175,7 @@ func (e *Elector) take(d *decider, ev event) (due bool) {
 			continue
 		}
 		there[m.Node] = true
+		e.note(m, ev.gone)
 		if ev.gone {
 			d.members.gone(m.Node)
 			due = true
@@ -178,12 +187,13 @@ func (e *Elector) take(d *decider, ev event) (due bool) {
 		return due
 	}
 	d.members.keep(there)
+	e.forgetNodes(there)
 	select {
 	case <-e.listed:
 	default:
 		// What this node's last agent answered for, this one goes on answering for.
 		if own := d.members.by[e.cfg.Node]; own != nil {
-			d.self.Ready, d.self.Claims = own.Ready, maps.Clone(own.Claims)
+			d.self.Ready, d.self.Claims, d.self.Accepts = own.Ready, maps.Clone(own.Claims), own.Accepts
 		}
 		e.want(d.self)
 		close(e.listed)
@@ -216,10 +226,13 @@ func (e *Elector) want(c Candidate) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	w := &e.wanted
-	if w.Ready == c.Ready && maps.Equal(w.Claims, c.Claims) && slices.Equal(w.Links, c.Links) {
+	if e.withdrawn != nil {
+		c.Accepts = nil
+	}
+	if w.Ready == c.Ready && maps.Equal(w.Claims, c.Claims) && slices.Equal(w.Links, c.Links) && slices.Equal(w.Accepts, c.Accepts) {
 		return
 	}
-	*w = Candidate{Node: c.Node, Ready: c.Ready, Claims: maps.Clone(c.Claims), Links: c.Links}
+	*w = Candidate{Node: c.Node, Ready: c.Ready, Claims: maps.Clone(c.Claims), Links: c.Links, Accepts: c.Accepts}
 	select {
 	case e.changed <- struct{}{}:
 	default:

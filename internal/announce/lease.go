@@ -11,6 +11,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // A node's Lease is weft-agent-<node>, and has the labels of the agent's pods. Its spec is that of any Lease; what the
@@ -23,6 +25,10 @@ const (
 	annotationReady  = "weft.io/ready"  // true: the node may take over addresses
 	annotationClaims = "weft.io/claims" // <address>=<term>, ...
 	annotationLinks  = "weft.io/links"  // <address>/<bits>, ...
+	// annotationAccepts is "<renewTime> <transport>,...". It holds only if the time is that of the Lease: an older version
+	// of the agent, which does not know it, leaves it as it is and renews the Lease.
+	annotationAccepts = "weft.io/accepts"
+	longestAccepts    = 256 // bytes of names
 
 	defaultLasts, longest = 6 * time.Second, time.Minute
 )
@@ -48,6 +54,8 @@ func encode(l *coordinationv1.Lease, c Candidate, lasts time.Duration, now time.
 	l.Annotations[annotationReady] = strconv.FormatBool(c.Ready)
 	l.Annotations[annotationClaims] = strings.Join(claims, ",")
 	l.Annotations[annotationLinks] = strings.Join(links, ",")
+	now = now.Truncate(time.Microsecond) // what the API server keeps
+	l.Annotations[annotationAccepts] = renewal(now) + " " + model.TransportNames(c.Accepts)
 	seconds := int32(lasts / time.Second)
 	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds = &c.Node, &seconds
 	l.Spec.RenewTime = &metav1.MicroTime{Time: now}
@@ -58,7 +66,7 @@ func decode(l *coordinationv1.Lease) (m member, ok bool) {
 	if l.Spec.HolderIdentity == nil || l.Name != leasePrefix+*l.Spec.HolderIdentity || l.Spec.RenewTime == nil {
 		return member{}, false
 	}
-	m.Node, m.renewed, m.lasts = *l.Spec.HolderIdentity, l.Spec.RenewTime.UTC().Format(time.RFC3339Nano), defaultLasts
+	m.Node, m.renewed, m.lasts = *l.Spec.HolderIdentity, renewal(l.Spec.RenewTime.Time), defaultLasts
 	if s := l.Spec.LeaseDurationSeconds; s != nil && *s > 0 {
 		m.lasts = min(time.Duration(*s)*time.Second, longest)
 	}
@@ -77,5 +85,10 @@ func decode(l *coordinationv1.Lease) (m member, ok bool) {
 			m.Links = append(m.Links, p)
 		}
 	}
+	if said, names, ok := strings.Cut(l.Annotations[annotationAccepts], " "); ok && said == m.renewed && len(names) <= longestAccepts {
+		m.Accepts = model.Transports(strings.Split(names, ","))
+	}
 	return m, true
 }
+
+func renewal(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }

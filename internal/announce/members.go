@@ -44,7 +44,8 @@ func (m *members) saw(l member, now time.Time) bool {
 		m.since = now
 	}
 	m.by[l.Node] = &l
-	return old == nil || old.Ready != l.Ready || !maps.Equal(old.Claims, l.Claims) || !slices.Equal(old.Links, l.Links)
+	return old == nil || old.Ready != l.Ready || !maps.Equal(old.Claims, l.Claims) || !slices.Equal(old.Links, l.Links) ||
+		!slices.Equal(old.Accepts, l.Accepts)
 }
 
 // gone takes in that a Lease was deleted.

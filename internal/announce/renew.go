@@ -70,6 +70,7 @@ func (e *Elector) write(ctx context.Context, leases clientv1.LeaseInterface, las
 			last, err = leases.Update(ctx, last, metav1.UpdateOptions{})
 		}
 		if err == nil {
+			e.wrote(last)
 			return last, nil
 		}
 		last = nil

@@ -19,7 +19,7 @@ import (
 
 const namespace = "weft-system"
 
-// grant installs the roles of the manifest that is shipped.
+// grant installs the roles and admission policies of the manifest that is shipped.
 func (w *world) grant() {
 	w.Helper()
 	data, err := os.ReadFile("../../install/weft.yaml")
@@ -40,7 +40,9 @@ func (w *world) grant() {
 		if err := yaml.Unmarshal(doc, &o.Object); err != nil {
 			w.Fatal(err)
 		}
-		if !slices.Contains([]string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}, o.GetKind()) {
+		if !slices.Contains([]string{
+			"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+		}, o.GetKind()) {
 			continue
 		}
 		if _, err := w.resource(o).Create(w.Context(), o, metav1.CreateOptions{}); err != nil {

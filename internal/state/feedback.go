@@ -1,6 +1,10 @@
 package state
 
-import "github.com/weft-mesh/weft/internal/model"
+import (
+	"slices"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
 
 // AcceptedAt reports whether Envoy has accepted what was built from a row of the model at a revision or a later one.
 // Table.Revision returns the revision.
@@ -13,4 +17,13 @@ func (s *State) AcceptedAt(snap *Snapshot, subject model.Subject, revision uint6
 func (s *State) ProgrammedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
 	row, ok := s.Programmed.Get(snap, subject.Key())
 	return ok && row.Revision >= revision
+}
+
+// NodeAccepts reports whether a node takes connections by a transport. A node of which nothing is known takes HBONE only.
+func (s *State) NodeAccepts(snap *Snapshot, node string, t model.Transport) bool {
+	if t == model.TransportHBONE {
+		return true
+	}
+	n, ok := s.Nodes.Get(snap, node)
+	return ok && slices.Contains(n.Accepts, t)
 }

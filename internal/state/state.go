@@ -36,6 +36,8 @@ type State struct {
 	Announcements *Table[*model.Announcement]
 	// Written by hostaddr: the addresses of the host's links.
 	HostAddresses *Table[*model.HostAddress]
+	// Written by announce, or by the agent of a folder: what nodes say of themselves.
+	Nodes *Table[*model.Node]
 
 	synced chan struct{}
 	once   sync.Once
@@ -82,6 +84,7 @@ func New(db *DB) *State {
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
 		HostAddresses: NewTable(db, "host-addresses", (*model.HostAddress).Key),
+		Nodes:         NewTable(db, "node-transports", (*model.Node).Key),
 		synced:        make(chan struct{}),
 	}
 }

@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/xds"
+)
+
+// transports are those that the listeners of this version take, sorted.
+var transports = []model.Transport{model.TransportHBONE}
+
+const (
+	// acceptedPoll is how often it is looked whether Envoy has accepted everything.
+	acceptedPoll = 500 * time.Millisecond
+	// withdrawTime bounds how long other nodes are waited for before an agent that takes less takes over.
+	withdrawTime = 5 * time.Second
+)
+
+// accepting finds out when this node takes what its agent's version takes: when Envoy has accepted the listeners of all
+// local workloads. An Envoy of the agent before may have others.
+type accepting struct {
+	st        *state.State
+	connected func() bool
+
+	mu        sync.Mutex
+	known     bool
+	withdrawn bool
+}
+
+func newAccepting(st *state.State, server *xds.Server) *accepting {
+	return &accepting{st: st, connected: server.Connected}
+}
+
+// accepted returns the transports that this node takes; nil while that is not known.
+func (a *accepting) accepted() []model.Transport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.withdrawn {
+		return nil
+	}
+	if a.known = a.known || a.connected() && a.allAccepted(); !a.known {
+		return nil
+	}
+	return transports
+}
+
+func (a *accepting) allAccepted() bool {
+	snap := a.st.Snapshot()
+	for w := range a.st.Workloads.By(snap, state.ByLocal, "true") {
+		_, revision, _ := a.st.Workloads.Revision(snap, w.Key())
+		if !a.st.AcceptedAt(snap, model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}, revision) {
+			return false
+		}
+	}
+	return true
+}
+
+// write writes the row of a node that has no others, once.
+func (a *accepting) write(ctx context.Context, node string) error {
+	tick := time.NewTicker(acceptedPoll)
+	defer tick.Stop()
+	for {
+		if accepts := a.accepted(); accepts != nil {
+			w := a.st.Write(a.st.Nodes)
+			a.st.Nodes.Put(w, &model.Node{Name: node, Accepts: accepts})
+			w.Commit()
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// withdraw returns when no node sends by a transport that the next agent does not take. The next agent's listeners
+// replace those of this one at once.
+func (a *Agent) withdraw(ctx context.Context, next []model.Transport) {
+	has, ok := a.st.Nodes.Get(a.st.Snapshot(), a.cfg.Node)
+	if !ok || !slices.ContainsFunc(has.Accepts, func(t model.Transport) bool {
+		return t != model.TransportHBONE && !slices.Contains(next, t)
+	}) {
+		return
+	}
+	a.cfg.Log.Info("the next agent takes fewer transports; the nodes go back to HBONE first", "it takes", model.TransportNames(next))
+	ctx, cancel := context.WithTimeout(ctx, withdrawTime)
+	defer cancel()
+	a.transports.mu.Lock()
+	a.transports.withdrawn = true
+	a.transports.mu.Unlock()
+	if a.addrs.elector == nil {
+		w := a.st.Write(a.st.Nodes)
+		a.st.Nodes.Delete(w, a.cfg.Node)
+		w.Commit()
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second): // for Envoy to take it
+		}
+		return
+	}
+	if err := a.addrs.elector.Withdraw(ctx); err != nil {
+		a.cfg.Log.Warn("other nodes may go on sending by transports that the next agent does not take", "error", err)
+	}
+}
+
+// load closes a.loaded when objects and placements are read, and what other nodes take.
+func (a *Agent) load(ctx context.Context) error {
+	if a.addrs.elector != nil {
+		if err := a.addrs.elector.Load(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("what other nodes take is not known yet; they are sent HBONE", "error", err)
+		}
+	}
+	select {
+	case <-ctx.Done():
+	case <-a.placed():
+		close(a.loaded)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"net"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+func TestAcceptedTransports(t *testing.T) {
+	st := state.New(state.NewDB())
+	connected := false
+	a := &accepting{st: st, connected: func() bool { return connected }}
+	pod := &model.Workload{Namespace: "ns", Name: "pod", Local: true}
+	put := func(revision uint64) {
+		w := st.Write(st.Workloads, st.Accepted)
+		defer w.Commit()
+		st.Workloads.Put(w, pod)
+		st.Accepted.Put(w, &model.Accepted{Subject: model.Subject{Kind: model.SubjectWorkload, Name: pod.Key()}, Revision: revision})
+	}
+	if a.accepted() != nil {
+		t.Error("without Envoy")
+	}
+	connected = true
+	put(0)
+	if a.accepted() != nil {
+		t.Error("Envoy has not accepted the workload's listeners")
+	}
+	_, revision, _ := st.Workloads.Revision(st.Snapshot(), pod.Key())
+	put(revision)
+	if got := a.accepted(); !slices.Equal(got, transports) {
+		t.Errorf("Envoy has accepted all, and the node takes %v", got)
+	}
+	connected = false
+	put(0)
+	if a.accepted() == nil {
+		t.Error("what was said holds while Envoy is replaced")
+	}
+}
+
+// An agent that takes less than this one gets the sockets after nobody sends by what it does not take.
+func TestWithdrawnBeforeHandover(t *testing.T) {
+	for name, tc := range map[string]struct {
+		says     []model.Transport
+		older    bool
+		withdraw bool
+	}{
+		"an older agent":                       {says: []model.Transport{model.TransportHBONE, model.TransportHTTP}, older: true, withdraw: true},
+		"an older agent, nothing to take back": {says: []model.Transport{model.TransportHBONE}, older: true},
+		"the same version":                     {says: transports},
+	} {
+		dir := t.TempDir()
+		first := socketAgent(t, dir, false)
+		first.transports, first.addrs = &accepting{st: first.st}, &addresses{}
+		w := first.st.Write(first.st.Nodes)
+		first.st.Nodes.Put(w, &model.Node{Name: first.cfg.Node, Accepts: tc.says})
+		w.Commit()
+		if err := first.listen(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan error, 1)
+		go func() { asked <- first.awaitSuccessor(t.Context()) }()
+		c, err := net.Dial("unix", filepath.Join(dir, takeoverSocket))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if tc.older {
+			_, err = c.Write([]byte(takeoverRequest))
+		} else {
+			err = sendRequest(c.(*net.UnixConn))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-asked:
+		case <-time.After(withdrawTime + 5*time.Second):
+			t.Fatalf("%s: it does not get the sockets", name)
+		}
+		_, says := first.st.Nodes.Get(first.st.Snapshot(), first.cfg.Node)
+		if says == tc.withdraw {
+			t.Errorf("%s: the node's row is there: %t", name, says)
+		}
+		_ = first.handover.close()
+	}
+}
+
+// An older agent that is asked to hand over must read the request as ever, and nothing after it: it takes the next byte
+// for the end of the next agent.
+func TestOlderAgentReadsTheRequest(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	older, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer older.Close()
+	if err := sendRequest(c.(*net.UnixConn)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.(*net.UnixConn).CloseWrite()
+	got := make([]byte, 64)
+	n, err := older.Read(got)
+	if err != nil || string(got[:n]) != takeoverRequest {
+		t.Errorf("it reads %q, %v", got[:n], err)
+	}
+	if n, err := older.Read(got); n != 0 {
+		t.Errorf("then %q, %v", got[:n], err)
+	}
+}

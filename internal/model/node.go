@@ -1,0 +1,50 @@
+package model
+
+import (
+	"slices"
+	"strings"
+)
+
+// Transport is a way by which a node takes authenticated connections for its pods. The name holds the way's version.
+type Transport string
+
+const (
+	// TransportHBONE is HTTP/2 CONNECT over mTLS. Every node takes it, also one that says nothing.
+	TransportHBONE Transport = "hbone"
+	// TransportHTTP is HTTP over mTLS, without a CONNECT around it.
+	TransportHTTP Transport = "http/1"
+)
+
+// transports are the ways that this version of Weft knows.
+var transports = []Transport{TransportHBONE, TransportHTTP}
+
+// Transports returns those of the names that this version knows, sorted and each once. The others are left out: a newer
+// version may have written them.
+func Transports(names []string) []Transport {
+	var out []Transport
+	for _, t := range transports {
+		if slices.Contains(names, string(t)) {
+			out = append(out, t)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TransportNames returns the names of ways, separated by commas.
+func TransportNames(ts []Transport) string {
+	names := make([]string, len(ts))
+	for i, t := range ts {
+		names[i] = string(t)
+	}
+	return strings.Join(names, ",")
+}
+
+// Node is what a node says of itself. It says nothing until its Envoy has accepted what its agent built.
+type Node struct {
+	Name    string      `json:"name"`
+	Accepts []Transport `json:"accepts"` // sorted
+}
+
+// Key is the node's name.
+func (n *Node) Key() string { return n.Name }
