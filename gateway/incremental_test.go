@@ -56,6 +56,11 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				}
 			}
 			txn.Commit()
+			txn = fresh.st.Write(fresh.selections)
+			for s := range w.selections.All(w.st.Snapshot()) { // what a policy selected before is kept, so it is given
+				fresh.selections.Put(txn, s)
+			}
+			txn.Commit()
 			fresh.Sync()
 			if d := cmp.Diff(text(t, fresh.model(), fresh.statuses()), text(t, w.model(), w.statuses())); d != "" {
 				t.Fatalf("incremental differs from scratch (-scratch +incremental):\n%s", d)

@@ -8,8 +8,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 
@@ -39,43 +37,6 @@ func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
 		p.Rules = append(p.Rules, rules...)
 	}
 	return p
-}
-
-// selects reports whether a policy restricts a pod. A target that is not understood is taken to mean every pod of the
-// namespace, or a policy would restrict nothing that was written for a later version.
-func (v *view) selects(ap *weftv1.AuthorizationPolicy, pod *corev1.Pod) bool {
-	if len(ap.Spec.TargetRefs) == 0 {
-		return true
-	}
-	for _, t := range ap.Spec.TargetRefs {
-		switch {
-		case t.Group == "" && t.Kind == "Pod":
-			if podTargeted(t, pod) {
-				return true
-			}
-		case t.Group == "" && t.Kind == "Service":
-			s, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, t.Name))
-			if ok && len(s.Spec.Selector) > 0 && labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-				return true
-			}
-		default:
-			return true
-		}
-	}
-	return false
-}
-
-// podTargeted reports whether a target of kind Pod means this pod. A selector that cannot be read is taken to mean every
-// pod: else a typing error would open what the policy was to close.
-func podTargeted(t weftv1.PolicyTarget, pod *corev1.Pod) bool {
-	if t.Name != "" && t.Name != pod.Name {
-		return false
-	}
-	if t.Selector == nil {
-		return true
-	}
-	s, err := metav1.LabelSelectorAsSelector(t.Selector)
-	return err != nil || s.Matches(labels.Set(pod.Labels))
 }
 
 // policyRules returns a policy's valid rules and what is wrong with the others.
@@ -227,7 +188,7 @@ func policyStatus(v *view, key string) ([]output, bool) {
 	rules, t := v.policyRules(ap)
 	s := &model.Status{Object: ref, Generation: ap.Generation}
 	var accepted problems
-	v.checkTargets(ap, &accepted)
+	notes := v.checkTargets(ap, &accepted)
 	if note, ok := ap.Annotations[kube.AnnotationStandIn]; ok {
 		accepted.add("Invalid", "its document cannot be read: "+note)
 	}
@@ -243,27 +204,10 @@ func policyStatus(v *view, key string) ([]output, bool) {
 			Type: model.ConditionPartiallyInvalid, Status: true, Reason: t.reason, Message: strings.Join(t.messages, "; "),
 		})
 	}
-	s.Conditions = slices.Insert(s.Conditions, 0, accepted.condition(model.ConditionAccepted, "Accepted"))
-	return []output{v.status(s)}, true
-}
-
-func (v *view) checkTargets(ap *weftv1.AuthorizationPolicy, t *problems) {
-	for i, target := range ap.Spec.TargetRefs {
-		at := fmt.Sprintf("targetRefs[%d]: ", i)
-		switch {
-		case target.Group == "" && target.Kind == "Pod":
-			if _, err := metav1.LabelSelectorAsSelector(target.Selector); err != nil {
-				t.add("Invalid", at+"selector: "+err.Error()+"; taken to select every pod of the namespace")
-			}
-		case target.Group == "" && target.Kind == "Service":
-			s, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, target.Name))
-			if !ok {
-				t.add("TargetNotFound", at+fmt.Sprintf("there is no Service %q in namespace %s", short(target.Name), ap.Namespace))
-			} else if len(s.Spec.Selector) == 0 {
-				t.add("TargetNotFound", at+fmt.Sprintf("Service %s has no selector, so the policy selects no pod by it", target.Name))
-			}
-		default:
-			t.add("TargetNotFound", at+fmt.Sprintf("kind %q of group %q is neither Pod nor Service; taken to select every pod of the namespace", short(target.Kind), short(target.Group)))
-		}
+	condition := accepted.condition(model.ConditionAccepted, "Accepted")
+	if condition.Status {
+		condition.Message = strings.Join(notes, "; ")
 	}
+	s.Conditions = slices.Insert(s.Conditions, 0, condition)
+	return []output{v.status(s)}, true
 }

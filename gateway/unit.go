@@ -25,16 +25,17 @@ type unitKind struct {
 type stage int
 
 const (
-	stageAddresses stage = iota // which Gateway has which address
-	stageConflicts              // which routes conflict on a Gateway
-	stageRoutes                 // where routes attach; certificates
-	stageModel                  // what the planes read
+	stageAddresses  stage = iota // which Gateway has which address
+	stageSelections              // which pods a policy selects by its Services
+	stageConflicts               // which routes conflict on a Gateway
+	stageRoutes                  // where routes attach; certificates
+	stageModel                   // what the planes read
 	stages
 )
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &certificateUnits,
+	&addressUnit, &selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &certificateUnits,
 	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &poolUnits,
 }
 

@@ -12,7 +12,7 @@ type view struct {
 	*tables
 	cfg *Config
 	// last is the same snapshot, and reading it makes nothing run again. By it a unit that must not change its mind finds
-	// what it made before: a Gateway's address, a certificate that was valid.
+	// what it made before: a Gateway's address, a certificate that was valid, the pods that a policy selected.
 	last *state.Snapshot
 	memo *memo
 }
@@ -26,18 +26,20 @@ type tables struct {
 	attachments *state.Table[*attachment]
 	assignments *state.Table[*assignment]
 	conflicts   *state.Table[*conflict]
+	selections  *state.Table[*selection]
 }
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), conflicts: newConflicts(st.DB),
+		selections: newSelections(st.DB),
 	}
 }
 
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.conflicts,
+		t.attachments, t.assignments, t.conflicts, t.selections,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }

@@ -54,7 +54,8 @@ type PolicyAction string
 const ActionAllow PolicyAction = "ALLOW"
 
 // PolicyTarget selects pods of the policy's namespace: kind Pod with a selector, or kind Service with a name (the
-// pods that the Service selects). The group of both is "".
+// pods that the Service selects). The group of both is "". A Service that does not exist selects every pod of the
+// namespace. One that is deleted or whose selector changes takes no pod out of the policy until the policy changes.
 //
 // +kubebuilder:validation:XValidation:rule="self.kind == 'Pod' ? has(self.selector) && !has(self.name) : has(self.name) && !has(self.selector)",message="pods are selected by a selector, a Service by its name"
 type PolicyTarget struct {
