@@ -195,7 +195,11 @@ func mendLabels(o, before metav1.Object) string {
 			note = "taken as " + labels[labelMTLS]
 		}
 	}
-	if v, ok := labels[labelL7]; ok && v != "enabled" && v != "disabled" {
+	if v, ok := labels[labelMTLSEnforce]; ok && v != enabled && v != disabled {
+		labels[labelMTLSEnforce] = enabled
+		note = labelMTLSEnforce + " is taken as " + enabled
+	}
+	if v, ok := labels[labelL7]; ok && v != enabled && v != disabled {
 		delete(labels, labelL7)
 		if old, ok := was[labelL7]; ok {
 			labels[labelL7] = old

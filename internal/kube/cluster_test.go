@@ -125,6 +125,18 @@ func TestStoreMendsLabels(t *testing.T) {
 	}
 }
 
+// TestStoreKeepsWhatANamespaceEnforces: a value that is not understood opens nothing.
+func TestStoreKeepsWhatANamespaceEnforces(t *testing.T) {
+	c, s := testStore(t, "Namespace")
+	noError(t, s.Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{
+		"weft.io/mtls": "strict", "weft.io/mtls-enforce": "yes",
+	}}}))
+	ns, _ := c.objs.Namespaces.Get(c.objs.DB.Snapshot(), "/ns")
+	if ns == nil || !enforcesMode(ns) || len(c.Problems()) != 1 {
+		t.Errorf("%v, problems %v", ns, c.Problems())
+	}
+}
+
 // Whoever may create pods must not place one in the network namespace of another.
 func TestAPodDoesNotSayWhereItRuns(t *testing.T) {
 	c, s := testStore(t, "Pod")

@@ -21,8 +21,15 @@ import (
 
 // Labels of the mesh.
 const (
-	labelMTLS = "weft.io/mtls"
-	labelL7   = "weft.io/l7"
+	labelMTLS        = "weft.io/mtls"
+	labelMTLSEnforce = "weft.io/mtls-enforce" // on namespaces
+	labelL7          = "weft.io/l7"
+)
+
+// Values of labels that turn something on or off.
+const (
+	enabled  = "enabled"
+	disabled = "disabled"
 )
 
 // check says what is wrong with the fields that the mesh reads, for kinds without a schema. A label or a policy that
@@ -57,8 +64,10 @@ func checkLabels(o metav1.Object, labels *field.Path) (errs field.ErrorList) {
 			errs = append(errs, field.NotSupported(labels.Key(labelMTLS), v, []string{"strict", "permissive", "disabled"}))
 		}
 	}
-	if v, ok := o.GetLabels()[labelL7]; ok && v != "enabled" && v != "disabled" {
-		errs = append(errs, field.NotSupported(labels.Key(labelL7), v, []string{"enabled", "disabled"}))
+	for _, label := range []string{labelMTLSEnforce, labelL7} {
+		if v, ok := o.GetLabels()[label]; ok && v != enabled && v != disabled {
+			errs = append(errs, field.NotSupported(labels.Key(label), v, []string{enabled, disabled}))
+		}
 	}
 	return errs
 }

@@ -15,25 +15,44 @@ type MTLS struct {
 	Mode model.MTLSMode
 	// Known is false while the mode depends on a Namespace that has not been read; Mode is then disabled.
 	Known bool
-	// Problem says which label is not understood; "" if none is. Mode is then strict: whoever wrote the label wanted
-	// something, and strict is what opens nothing.
+	// Problem says which label is not followed as it is written; "" if all are. For one that is not understood, Mode is
+	// strict: whoever wrote the label wanted something, and strict opens nothing.
 	Problem string
 }
 
-// Mode returns the mTLS mode of a pod: that of its own label, or of its namespace's. Pods of the mesh's own namespace have
-// none: a component that signs certificates cannot wait for one.
+// Mode returns the mTLS mode of a pod: that of its own label, or of its namespace's. A namespace that enforces its mode
+// has no pods with a weaker one. Pods of the mesh's own namespace have none: a component that signs certificates cannot
+// wait for one.
 func (o *Objects) Mode(s *state.Snapshot, p *corev1.Pod) MTLS {
 	if p.Namespace == Namespace {
 		return MTLS{Known: true}
 	}
-	if m, ok := labelledMode(p, "the pod"); ok {
-		return m
+	own, labelled := labelledMode(p, "the pod")
+	if own.Mode == model.MTLSStrict {
+		return own // whatever its namespace says
 	}
 	ns, ok := o.Namespaces.Get(s, model.Key("", p.Namespace))
 	if !ok {
-		return MTLS{}
+		own.Known = false
+		return own
 	}
-	return NamespaceMode(ns)
+	least := NamespaceMode(ns)
+	switch {
+	case !labelled:
+		return least
+	case enforcesMode(ns) && own.Mode < least.Mode:
+		least.Problem = fmt.Sprintf("label %s: %s of the pod is weaker than %s, which namespace %s enforces by label %s; taken as %s",
+			labelMTLS, own.Mode, least.Mode, ns.Name, labelMTLSEnforce, least.Mode)
+		return least
+	}
+	return own
+}
+
+// enforcesMode reports whether a namespace forbids its pods a weaker mode than its own. A value of the label that is not
+// understood forbids it too.
+func enforcesMode(ns *corev1.Namespace) bool {
+	v, ok := ns.Labels[labelMTLSEnforce]
+	return ok && v != disabled
 }
 
 // NamespaceMode returns the mTLS mode of a namespace's pods that have no label of their own.

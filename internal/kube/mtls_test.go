@@ -20,27 +20,44 @@ func TestMode(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, pod, namespace string // values of the label
+		enforce              string // value of the Namespace's label weft.io/mtls-enforce
 		there                bool   // the Namespace's object is
 		in                   string
 		want                 model.MTLSMode
 		known, problem       bool
 	}{
-		{"no label", none, none, true, "shop", model.MTLSDisabled, true, false},
-		{"namespace's", none, "strict", true, "shop", model.MTLSStrict, true, false},
-		{"pod's wins", "permissive", "strict", true, "shop", model.MTLSPermissive, true, false},
-		{"pod's without the Namespace", "strict", none, false, "shop", model.MTLSStrict, true, false},
-		{"neither", none, none, false, "shop", model.MTLSDisabled, false, false},
-		{"pod's is not understood", "strickt", "disabled", true, "shop", model.MTLSStrict, true, true},
-		{"namespace's is not understood", none, "on", true, "shop", model.MTLSStrict, true, true},
-		{"empty", "", "strict", true, "shop", model.MTLSDisabled, true, false},
-		{"the mesh's own", "strict", "strict", true, Namespace, model.MTLSDisabled, true, false},
-		{"the mesh's own without the Namespace", none, none, false, Namespace, model.MTLSDisabled, true, false},
+		{"no label", none, none, none, true, "shop", model.MTLSDisabled, true, false},
+		{"namespace's", none, "strict", none, true, "shop", model.MTLSStrict, true, false},
+		{"pod's wins", "permissive", "strict", none, true, "shop", model.MTLSPermissive, true, false},
+		{"pod's without the Namespace", "strict", none, none, false, "shop", model.MTLSStrict, true, false},
+		{"neither", none, none, none, false, "shop", model.MTLSDisabled, false, false},
+		{"pod's is not understood", "strickt", "disabled", none, true, "shop", model.MTLSStrict, true, true},
+		{"namespace's is not understood", none, "on", none, true, "shop", model.MTLSStrict, true, true},
+		{"pod's is weaker than what is enforced", "permissive", "strict", "enabled", true, "shop", model.MTLSStrict, true, true},
+		{"pod's is off, and permissive is enforced", "disabled", "permissive", "enabled", true, "shop", model.MTLSPermissive, true, true},
+		{"pod's is empty, and strict is enforced", "", "strict", "enabled", true, "shop", model.MTLSStrict, true, true},
+		{"pod's is stricter than what is enforced", "strict", "permissive", "enabled", true, "shop", model.MTLSStrict, true, false},
+		{"pod's is what is enforced", "permissive", "permissive", "enabled", true, "shop", model.MTLSPermissive, true, false},
+		{"nothing is enforced", "disabled", "strict", "disabled", true, "shop", model.MTLSDisabled, true, false},
+		{"enforced by a value that is not understood", "disabled", "strict", "yes", true, "shop", model.MTLSStrict, true, true},
+		{"enforced without a mode", "permissive", none, "enabled", true, "shop", model.MTLSPermissive, true, false},
+		{"pod's is weak without the Namespace", "permissive", none, none, false, "shop", model.MTLSPermissive, false, false},
+		{"empty", "", "strict", none, true, "shop", model.MTLSDisabled, true, false},
+		{"the mesh's own", "strict", "strict", none, true, Namespace, model.MTLSDisabled, true, false},
+		{"the mesh's own without the Namespace", none, none, none, false, Namespace, model.MTLSDisabled, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			objs := NewObjects(state.NewDB())
 			if c.there {
+				set := labels(c.namespace)
+				if c.enforce != none {
+					if set == nil {
+						set = map[string]string{}
+					}
+					set[labelMTLSEnforce] = c.enforce
+				}
 				w := objs.Write()
-				noError(t, objs.Put(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.in, Labels: labels(c.namespace)}}))
+				noError(t, objs.Put(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.in, Labels: set}}))
 				w.Commit()
 			}
 			got := objs.Mode(objs.DB.Snapshot(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.in, Name: "p", Labels: labels(c.pod)}})
@@ -48,5 +65,26 @@ func TestMode(t *testing.T) {
 				t.Errorf("%+v, want %s, known %t, a problem %t", got, c.want, c.known, c.problem)
 			}
 		})
+	}
+}
+
+// TestAStandInEnforces: a Namespace that cannot be read enforces its mode if it did.
+func TestAStandInEnforces(t *testing.T) {
+	d := newDecoder(NewObjects(state.NewDB()))
+	for labels, want := range map[string]bool{
+		"weft.io/mtls: strict":                                          false,
+		"{weft.io/mtls: strict, weft.io/mtls-enforce: enabled}":         true,
+		"{weft.io/mtls: strict, weft.io/mtls-enforce: disabled, a: []}": false,
+		"{weft.io/mtls: strict, weft.io/mtls-enforce: yes}":             true,
+		"{weft.io/mtls: strict, weft.io/mtls-enforce: enabled":          true,
+	} {
+		docs := d.chunk(chunk{text: []byte("apiVersion: v1\nkind: Namespace\nnope: 1\nmetadata:\n  name: ns\n  labels: " + labels + "\n")})
+		if len(docs) != 1 || docs[0].standIn == nil {
+			t.Errorf("%s: nothing stands in", labels)
+			continue
+		}
+		if got := enforcesMode(docs[0].standIn.obj.(*corev1.Namespace)); got != want {
+			t.Errorf("%s: enforces %t, want %t", labels, got, want)
+		}
 	}
 }

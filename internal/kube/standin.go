@@ -100,5 +100,10 @@ func closedNamespace(meta metav1.ObjectMeta, m map[string]any, text []byte) (run
 		mode = model.MTLSStrict.String()
 	}
 	meta.Labels = map[string]string{labelMTLS: mode}
-	return &corev1.Namespace{ObjectMeta: meta}, "until it can be read, it has the label " + labelMTLS + ": " + mode + " and no other"
+	note := "until it can be read, it has the label " + labelMTLS + ": " + mode
+	if labels[labelMTLSEnforce] != disabled && bytes.Contains(text, []byte(labelMTLSEnforce)) {
+		meta.Labels[labelMTLSEnforce] = enabled
+		return &corev1.Namespace{ObjectMeta: meta}, note + ", enforced, and no other"
+	}
+	return &corev1.Namespace{ObjectMeta: meta}, note + " and no other"
 }

@@ -32,6 +32,7 @@ func closedPod(ref model.ObjectRef, m map[string]any, text []byte) (runtime.Obje
 	if len(checkLabels(p, nil)) > 0 {
 		p.Labels[labelMTLS] = model.MTLSStrict.String()
 		delete(p.Labels, labelL7)
+		delete(p.Labels, labelMTLSEnforce) // it says nothing on a pod
 	}
 	if len(checkPod(p)) > 0 {
 		return nil, ""
