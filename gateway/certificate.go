@@ -23,7 +23,7 @@ var certificateUnits = unitKind{
 func certificate(v *view, key string) ([]output, bool) {
 	secret, there := v.objs.Secrets.Get(v.Snapshot, key)
 	if !v.certificateUsed(key) {
-		delete(v.memo.secrets, key)
+		v.memo.forgetSecret(key)
 		return nil, there
 	}
 	var c *model.Certificate
@@ -62,7 +62,7 @@ type checkedSecret struct {
 // more than all else about a listener, so the answer is kept.
 func (v *view) checkSecret(secret *corev1.Secret) string {
 	key := kube.Key(secret)
-	if c := v.memo.secrets[key]; c.secret == secret {
+	if c := v.memo.secret(key); c.secret == secret {
 		return c.err
 	}
 	c := checkedSecret{secret: secret}
@@ -75,7 +75,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 			c.err = fmt.Sprintf("Secret %s is not a certificate with its key: %v", key, err)
 		}
 	}
-	v.memo.secrets[key] = c
+	v.memo.setSecret(key, c)
 	return c.err
 }
 

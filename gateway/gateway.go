@@ -22,11 +22,11 @@ var gatewayUnits = unitKind{
 func translateGateway(v *view, key string) ([]output, bool) {
 	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
 	if !ok {
-		v.memo.hosts.forget(key)
+		v.memo.forgetHosts(key)
 		return nil, false
 	}
 	if !v.ours(gw) {
-		v.memo.hosts.forget(key)
+		v.memo.forgetHosts(key)
 		return nil, true
 	}
 	b := &gatewayBuilder{

@@ -106,19 +106,8 @@ type part struct {
 	host    string // the route's, which may be wider than the virtual host's
 }
 
-// hostCache keeps the virtual hosts of large tables, by table and host, so that a change makes again only those that it
+// cachedHost is a virtual host of a large table. memo keeps them so that a change makes again only those that it
 // touches. It only saves work: what is in it follows from parts alone.
-type hostCache map[string]map[string]cachedHost
-
-// forget drops the tables of a Gateway.
-func (c hostCache) forget(gateway string) {
-	for table := range c {
-		if strings.HasPrefix(table, "gateway/"+gateway+"/") {
-			delete(c, table)
-		}
-	}
-}
-
 type cachedHost struct {
 	parts []part
 	vhost model.VirtualHost
@@ -158,7 +147,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 	}
 	names := slices.SortedFunc(maps.Keys(hosts), compareHosts)
 	t = &model.RouteTable{Name: table}
-	old, cache := v.memo.hosts[table], make(map[string]cachedHost, len(hosts))
+	old, cache := v.memo.hostsOf(table), make(map[string]cachedHost, len(hosts))
 	for _, h := range names {
 		parts := withWider(h, hosts, wild, listeners, all)
 		c, ok := old[h]
@@ -168,7 +157,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 		cache[h] = c
 		t.VirtualHosts = append(t.VirtualHosts, c.vhost)
 	}
-	v.memo.hosts[table] = cache
+	v.memo.setHosts(table, cache)
 	if others := misdirected(listeners, all); len(others) > 0 {
 		t.VirtualHosts = append(t.VirtualHosts, model.VirtualHost{Hosts: others, Rules: []model.Rule{{Status: 421}}})
 	}

@@ -2,7 +2,11 @@ package gateway
 
 import (
 	"context"
+	"iter"
 	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -107,14 +111,12 @@ func takeStage(dirty map[unit]struct{}) []unit {
 // pass runs units and publishes what changed in one transaction, so that a service never has L7 without its table.
 func (t *Translator) pass(units []unit, snap *state.Snapshot) {
 	results := make([][]output, len(units))
-	for i, u := range units {
-		v := &view{Snapshot: snap.Track(), tables: t.tables, cfg: &t.cfg, last: snap, memo: t.memo}
-		outs, alive := u.kind.compute(v, u.key)
-		results[i] = outs
-		if alive {
-			t.deps.Set(u, v.Reads())
+	for r := range t.compute(units, snap) {
+		results[r.index] = r.outs
+		if r.alive {
+			t.deps.Set(units[r.index], r.reads)
 		} else {
-			t.deps.Remove(u)
+			t.deps.Remove(units[r.index])
 		}
 	}
 	w := t.st.Write(t.written()...)
@@ -123,6 +125,58 @@ func (t *Translator) pass(units []unit, snap *state.Snapshot) {
 		t.apply(w, u, results[i])
 	}
 	w.Commit()
+}
+
+// computed is what a unit came to.
+type computed struct {
+	index int // of the unit
+	outs  []output
+	alive bool
+	reads map[state.Key]struct{}
+}
+
+// fewUnits are computed faster by one goroutine.
+const fewUnits = 64
+
+// compute runs units on all processors, and yields the results in any order. Units of one stage do not depend on each
+// other.
+func (t *Translator) compute(units []unit, snap *state.Snapshot) iter.Seq[computed] {
+	run := func(i int) computed {
+		v := &view{Snapshot: snap.Track(), tables: t.tables, cfg: &t.cfg, last: snap, memo: t.memo}
+		outs, alive := units[i].kind.compute(v, units[i].key)
+		return computed{i, outs, alive, v.Reads()}
+	}
+	return func(yield func(computed) bool) {
+		if len(units) <= fewUnits {
+			for i := range units {
+				if !yield(run(i)) {
+					return
+				}
+			}
+			return
+		}
+		var next atomic.Int64
+		results, done := make(chan computed, fewUnits), make(chan struct{})
+		defer close(done)
+		var wg sync.WaitGroup
+		for range runtime.GOMAXPROCS(0) {
+			wg.Go(func() {
+				for i := int(next.Add(1)) - 1; i < len(units); i = int(next.Add(1)) - 1 {
+					select {
+					case results <- run(i):
+					case <-done:
+						return
+					}
+				}
+			})
+		}
+		go func() { wg.Wait(); close(results) }()
+		for r := range results {
+			if !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 // apply writes a unit's outputs and deletes those of its last run that it did not make again.

@@ -44,15 +44,6 @@ func (t *tables) written() []state.AnyTable {
 	}
 }
 
-// memo keeps results that cost much to compute. Each follows from its inputs alone, so a unit's outputs do not depend on
-// what is in it.
-type memo struct {
-	secrets map[string]checkedSecret // by key of the Secret
-	hosts   hostCache
-}
-
-func newMemo() *memo { return &memo{secrets: map[string]checkedSecret{}, hosts: hostCache{}} }
-
 // output is one row that a unit wants in a table.
 type output struct {
 	table  state.TableID
