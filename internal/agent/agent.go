@@ -144,11 +144,16 @@ func New(cfg Config) (*Agent, error) {
 
 // Run serves until ctx ends, or until the next agent has taken over. The hooks and Envoy go on without the agent.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := load(a.source); err != nil {
-		return err
-	}
 	g, work := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.source.Run(work) })
+	loaded := make(chan struct{})
+	g.Go(func() error { return a.serve(work, g, loaded) })
+	g.Go(func() error {
+		if err := load(a.source); err != nil {
+			return err
+		}
+		close(loaded)
+		return a.source.Run(work)
+	})
 	g.Go(func() error { return a.gateway.Run(work) })
 	if a.manifests != nil {
 		g.Go(func() error { return a.manifests.Run(work) })
@@ -159,7 +164,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.node.find(work, g)
 	g.Go(func() error { return a.load(work) })
 	g.Go(func() error { return a.returnMemory(work) })
-	g.Go(func() error { return a.serve(work, g) })
 	err := g.Wait()
 	err = errors.Join(err, a.path.Close())
 	if a.handover != nil {
@@ -171,10 +175,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	return errors.Join(err, a.closeSockets())
 }
 
-// serve takes over from the agent that runs, and starts what one agent alone may do.
-func (a *Agent) serve(ctx context.Context, g *errgroup.Group) error {
+// serve takes over from the agent that runs, and starts what one agent alone may do. Where no agent runs, the sockets come
+// first: clients then wait for the objects to be read instead of being refused and coming back later.
+func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan struct{}) error {
 	if err := a.listen(ctx); err != nil {
 		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-loaded: // an agent that cannot read its objects leaves the hooks alone
 	}
 	if err := a.released(ctx, datapath.ErrInUse, a.path.Open); err != nil {
 		return err
