@@ -40,7 +40,7 @@ func (c Config) bootstrap() object {
 				"grpc_services": []object{{"envoy_grpc": object{
 					"cluster_name": "xds",
 					// The agent comes back within seconds; Envoy's own 30 s would leave it without news for long.
-					"retry_policy": object{"retry_back_off": object{"base_interval": "0.1s", "max_interval": "1s"}},
+					"retry_policy": object{"retry_back_off": object{"base_interval": "0.1s", "max_interval": "0.25s"}},
 				}}},
 			},
 			"lds_config": ads, "cds_config": ads,
