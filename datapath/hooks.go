@@ -35,6 +35,7 @@ type heldLink struct {
 	id      link.ID
 	program ebpf.ProgramID
 	pin     string
+	pinned  pinInode // of the pin when it was found to lead to this link
 }
 
 func holdLink(l link.Link, prog *ebpf.Program, pin string) (*heldLink, error) {
@@ -84,6 +85,15 @@ func (h *heldLink) check(target uint64, prog func() (*ebpf.Program, error), atta
 	case info.Program != h.program:
 		return repair{found: fmt.Sprintf("the program was replaced by program %d (%s)", info.Program, nameOf(info.Program)), err: h.update(prog)}
 	}
+	return h.checkPin()
+}
+
+// checkPin pins the link again where its pin was removed or replaced.
+func (h *heldLink) checkPin() repair {
+	inode, err := inodeOfPin(h.pin)
+	if err == nil && inode == h.pinned {
+		return repair{}
+	}
 	switch pinned, err := link.LoadPinnedLink(h.pin, nil); {
 	case errors.Is(err, os.ErrNotExist):
 		return repair{found: "the pin " + h.pin + " was removed", err: h.repin()}
@@ -95,6 +105,7 @@ func (h *heldLink) check(target uint64, prog func() (*ebpf.Program, error), atta
 			return repair{found: "the pin " + h.pin + " was replaced by another link", err: h.repin()}
 		}
 	}
+	h.pinned = inode
 	return repair{}
 }
 
@@ -170,6 +181,7 @@ type cgroupHooks struct {
 	maps     map[string]*ebpf.Map
 	programs *ebpf.Collection
 	links    map[string]*heldLink // by program; nil while programs of an earlier version stay
+	pins     map[string]*pinnedMap
 }
 
 // attach puts every program on its hook. Programs of an earlier agent are replaced one by one, each atomically.
@@ -238,33 +250,51 @@ func (h *cgroupHooks) checkPins() repair {
 	if err := h.cfg.prepare(); err != nil {
 		return repair{found: "the pins are gone", err: err}
 	}
-	var out repair
-	for name, m := range h.maps {
-		pin, err := mapPin(h.cfg.PinDir, h.spec.Maps[name])
-		if err != nil {
-			return repair{found: "the pin of map " + name + " is not known", err: err}
+	if h.pins == nil {
+		h.pins = map[string]*pinnedMap{}
+		for name, m := range h.maps {
+			pin, err := mapPin(h.cfg.PinDir, h.spec.Maps[name])
+			if err != nil {
+				return repair{found: "the pin of map " + name + " is not known", err: err}
+			}
+			h.pins[name] = &pinnedMap{m: m, pin: pin}
 		}
-		if found, err := repinMap(m, pin); found != "" {
+	}
+	var out repair
+	for _, p := range h.pins {
+		if found, err := p.check(); found != "" {
 			out = repair{found: found, err: errors.Join(out.err, err)}
 		}
 	}
 	return out
 }
 
-// repinMap returns what was wrong with a map's pin, "" if nothing was.
-func repinMap(m *ebpf.Map, pin string) (string, error) {
-	pinned, err := ebpf.LoadPinnedMap(pin, nil)
+// pinnedMap is a map that is to be found at a pin.
+type pinnedMap struct {
+	m     *ebpf.Map
+	pin   string
+	inode pinInode // of the pin when it was found to lead to the map
+}
+
+// check returns what was wrong with a map's pin, "" if nothing was.
+func (p *pinnedMap) check() (string, error) {
+	inode, err := inodeOfPin(p.pin)
+	if err == nil && inode == p.inode {
+		return "", nil
+	}
+	pinned, err := ebpf.LoadPinnedMap(p.pin, nil)
 	if err == nil {
 		defer pinned.Close()
-		if sameMap(m, pinned) {
+		if sameMap(p.m, pinned) {
+			p.inode = inode
 			return "", nil
 		}
 	}
-	found := "the pin " + pin + " was removed or replaced"
-	if err := m.Unpin(); err != nil {
+	found := "the pin " + p.pin + " was removed or replaced"
+	if err := p.m.Unpin(); err != nil {
 		return found, err
 	}
-	return found, m.Pin(pin)
+	return found, p.m.Pin(p.pin)
 }
 
 func sameMap(a, b *ebpf.Map) bool {

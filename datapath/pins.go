@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 )
 
 // Pins, below Config.PinDir:
@@ -59,6 +60,18 @@ func mapPin(dir string, spec *ebpf.MapSpec) (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, mapDir, spec.Name+"-"+l), nil
+}
+
+// pinInode identifies a pin. A file of a bpf file system leads to one object for as long as it exists, so a pin with the
+// same inode leads to the same object, which is cheaper to see than by opening it.
+type pinInode struct{ dev, ino uint64 }
+
+func inodeOfPin(pin string) (pinInode, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(pin, &st); err != nil {
+		return pinInode{}, err
+	}
+	return pinInode{dev: st.Dev, ino: st.Ino}, nil
 }
 
 // openMaps opens the pinned maps and makes and pins those that are missing. fresh has the names of those that were made:

@@ -20,6 +20,7 @@ type hookState struct {
 	fault   string
 	until   time.Time // the fault is shown, after it was put right
 	repairs uint64
+	written bool // Programmed holds this fault and these repairs
 }
 
 // faultShown is how long a fault stays in Programmed after it was put right, so that readers see it.
@@ -42,8 +43,11 @@ func (r *reconciler) verify() {
 	w := r.st.Write(r.st.Programmed)
 	defer w.Commit()
 	for subject, rep := range found {
-		r.observe(subject, rep)
-		state := r.hooks[subject]
+		state := r.observe(subject, rep)
+		if state.written {
+			continue
+		}
+		state.written = true
 		if subject.Kind != model.SubjectHook && state.fault == "" {
 			r.st.Programmed.Delete(w, subject.Key())
 			continue
@@ -62,12 +66,13 @@ func (r *reconciler) verify() {
 const inboundHook = "sk_lookup/"
 
 // observe notes what a check found, and logs what is new.
-func (r *reconciler) observe(subject model.Subject, rep repair) {
+func (r *reconciler) observe(subject model.Subject, rep repair) *hookState {
 	state, now := r.hooks[subject], time.Now()
 	if state == nil {
 		state = &hookState{}
 		r.hooks[subject] = state
 	}
+	before := *state
 	switch fault := rep.String(); {
 	case rep.starting:
 		state.fault = fault
@@ -82,4 +87,8 @@ func (r *reconciler) observe(subject model.Subject, rep repair) {
 	case !now.Before(state.until):
 		state.fault = ""
 	}
+	if state.fault != before.fault || state.repairs != before.repairs {
+		state.written = false
+	}
+	return state
 }
