@@ -254,6 +254,7 @@ func TestController(t *testing.T) {
 		})
 	})
 	t.Run("policy", func(*testing.T) { policies(w) })
+	t.Run("newer policies", func(*testing.T) { newerPolicies(w, first) })
 	t.Run("Services of Gateways", func(*testing.T) { servicesOfGateways(w, gwObj, "192.0.2.0") })
 	t.Run("others' conditions", func(*testing.T) { others(w, good) })
 
@@ -305,6 +306,37 @@ func policies(w *world) {
 		o := w.object(`{apiVersion: weft.io/v1alpha1, kind: AuthorizationPolicy, metadata: {name: refused, namespace: default}, spec: ` + spec + `}`)
 		if _, err := w.resource(o).Create(w.Context(), o, metav1.CreateOptions{}); err == nil {
 			w.Errorf("the API server takes %s", spec)
+		}
+	}
+}
+
+// newerPolicies: the CRD is newer than this program. A policy with a field that only the CRD has is refused and allows
+// nothing; the others stay as they were.
+func newerPolicies(w *world, c *Controller) {
+	crd := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}}
+	patch := `[{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/when", "value": {"type": "string"}}]`
+	if _, err := w.resource(crd).Patch(w.Context(), "authorizationpolicies.weft.io", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		w.Fatal(err)
+	}
+	policy := func(name, more string) *unstructured.Unstructured {
+		return w.object(`{apiVersion: weft.io/v1alpha1, kind: AuthorizationPolicy, metadata: {name: ` + name + `, namespace: default},
+  spec: {action: ALLOW, rules: [{}]` + more + `}}`)
+	}
+	known, newer := policy("known", ""), policy("newer", `, when: noon`)
+	w.until("the newer CRD is served", func() bool {
+		// An API server that does not know the field yet refuses it here.
+		_, err := w.resource(newer).Create(w.Context(), newer, metav1.CreateOptions{FieldValidation: "Strict"})
+		return err == nil
+	})
+	if _, err := w.resource(known).Create(w.Context(), known, metav1.CreateOptions{}); err != nil {
+		w.Fatal(err)
+	}
+	w.until("the newer policy is refused, the other accepted", func() bool {
+		return condition(w.get(newer), "Accepted") == "False Invalid" && condition(w.get(known), "Accepted") == "True Accepted"
+	})
+	for name, rules := range map[string]int{"known": 1, "newer": 0} {
+		if p, ok := c.objs.AuthorizationPolicies.Get(c.st.Snapshot(), "default/"+name); !ok || len(p.Spec.Rules) != rules {
+			w.Errorf("policy %s is in force as %v", name, p)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -32,6 +33,8 @@ type source struct {
 	served atomic.Pointer[string]
 	// there tells that the kind was listed and has not gone since.
 	there atomic.Bool
+	// schema belongs to run.
+	schema schemaState
 }
 
 func newSource(c *Cluster, k kind) *source { return &source{c: c, kind: k} }
@@ -53,7 +56,11 @@ func (s *source) run(ctx context.Context) error {
 	delay := retryBackoff
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := s.follow(ctx)
+		follow := s.follow
+		if s.strict() {
+			follow = s.followSchema
+		}
+		err := follow(ctx)
 		if apierrors.IsNotFound(err) && s.custom() {
 			err = s.untilInstalled(ctx)
 		}
@@ -76,16 +83,12 @@ func (s *source) run(ctx context.Context) error {
 // follow lists and watches until that fails.
 func (s *source) follow(ctx context.Context) error {
 	gvk := s.version()
-	client, err := s.c.clients.of(gvk.GroupVersion())
-	if err != nil {
-		return err
-	}
-	example, err := s.c.clients.scheme.New(gvk)
+	requests, example, err := s.requests(gvk)
 	if err != nil {
 		return err
 	}
 	backoff := retryBackoff
-	r := cache.NewReflectorWithOptions(s.listWatch(client, gvk), example, &store{s}, cache.ReflectorOptions{
+	r := cache.NewReflectorWithOptions(s.listWatch(requests), example, &store{s}, cache.ReflectorOptions{
 		Name: gvk.Kind, Backoff: &backoff,
 	})
 	for ctx.Err() == nil {
@@ -100,22 +103,61 @@ func (s *source) follow(ctx context.Context) error {
 	return nil
 }
 
-func (s *source) listWatch(client rest.Interface, gvk schema.GroupVersionKind) *cache.ListWatch {
-	resource := resourceOf(gvk)
+// requests asks for the objects of one kind.
+type requests interface {
+	list(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+}
+
+// requests returns how a kind is asked for, and an example of the objects that come.
+func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
+	if s.strict() {
+		r, err := s.c.clients.strict(gvk)
+		example := &unstructured.Unstructured{}
+		example.SetGroupVersionKind(gvk)
+		return r, example, err
+	}
+	client, err := s.c.clients.of(gvk.GroupVersion())
+	if err != nil {
+		return nil, nil, err
+	}
+	example, err := s.c.clients.scheme.New(gvk)
+	return typedClient{client, s.c.clients, gvk}, example, err
+}
+
+// typedClient lists and watches Go objects. Fields that these do not have are dropped.
+type typedClient struct {
+	rest.Interface
+	clients *clients
+	gvk     schema.GroupVersionKind
+}
+
+func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
+	return c.Get().Resource(resourceOf(c.gvk)).VersionedParams(o, c.clients.params)
+}
+
+func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	list, err := c.clients.scheme.New(c.gvk.GroupVersion().WithKind(c.gvk.Kind + "List"))
+	if err != nil {
+		return nil, err
+	}
+	return list, c.request(&o).Do(ctx).Into(list)
+}
+
+func (c typedClient) watch(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	return c.request(&o).Watch(ctx)
+}
+
+func (s *source) listWatch(r requests) *cache.ListWatch {
 	selector := fieldSelector(s.gk())
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
-			list, err := s.c.clients.scheme.New(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
-			if err != nil {
-				return nil, err
-			}
-			err = client.Get().Resource(resource).VersionedParams(&o, s.c.clients.params).Do(ctx).Into(list)
-			return list, err
+			return r.list(ctx, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
 			o.FieldSelector, o.Watch = selector, true
-			w, err := client.Get().Resource(resource).VersionedParams(&o, s.c.clients.params).Watch(ctx)
+			w, err := r.watch(ctx, o)
 			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
 				s.c.setProblem(s.gk(), "", fmt.Sprintf("cannot be watched; what was read before is kept: %v", err))
 			}
@@ -156,19 +198,20 @@ func (s *source) untilInstalled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := resourceOf(s.kind.gvk) + "." + s.gk().Group
 	for ctx.Err() == nil {
-		var crd apiextensionsv1.CustomResourceDefinition
-		err := client.Get().Resource("customresourcedefinitions").Name(name).Do(ctx).Into(&crd)
+		version := "" // of a CRD that is not there
+		crd, err := s.crd(ctx)
 		switch {
 		case apierrors.IsNotFound(err):
 			s.absent()
 		case err != nil:
-			return fmt.Errorf("cannot find out whether %s is installed; check access to the API server: %w", name, err)
-		case s.choose(&crd):
+			return err
+		case s.choose(crd):
 			return nil
+		default:
+			version = crd.ResourceVersion
 		}
-		if err := s.awaitChange(ctx, client, name, crd.ResourceVersion); err != nil {
+		if err := s.awaitChange(ctx, client, s.crdName(), version); err != nil {
 			return err
 		}
 	}

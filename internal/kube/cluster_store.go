@@ -2,9 +2,11 @@ package kube
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
 
@@ -21,6 +23,9 @@ var _ cache.TransformingStore = (*store)(nil)
 // Transformer lets the reflector drop what nobody reads while it still gathers the first list.
 func (s *store) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) {
+		if _, ok := obj.(*unstructured.Unstructured); ok {
+			return obj, nil // take needs all fields
+		}
 		if o, ok := obj.(runtime.Object); ok {
 			return s.c.trim(upgrade(o)), nil
 		}
@@ -104,31 +109,33 @@ func (s *store) take(w *state.Write, in any) {
 	if !ok {
 		return
 	}
-	obj = s.c.trim(upgrade(obj))
-	complete(obj)
-	o := obj.(metav1.Object)
-	key := Key(o)
-	before, _ := s.kind.get(w.Snapshot(), key)
-	wrong := check(obj).ToAggregate()
-	if wrong == nil {
-		err := s.c.objs.Put(w, obj)
-		s.c.setProblem(s.gk(), key, text(err))
-		return
-	}
-	obj, note := s.closed(obj, before)
-	if obj != nil {
-		if err := s.c.objs.Put(w, obj); err != nil {
-			note = err.Error()
+	var unknown []string
+	all, strict := obj.(*unstructured.Unstructured)
+	if strict {
+		var err error
+		if obj, unknown, err = s.typed(all); err != nil {
+			s.c.setProblem(s.gk(), Key(all), err.Error())
+			return
 		}
 	}
-	s.c.setProblem(s.gk(), key, fmt.Sprintf("%v; %s", wrong, note))
-}
-
-func text(err error) string {
-	if err == nil {
-		return ""
+	obj = s.c.trim(upgrade(obj))
+	complete(obj)
+	key := Key(obj.(metav1.Object))
+	before, _ := s.kind.get(w.Snapshot(), key)
+	problem := ""
+	if len(unknown) > 0 {
+		obj, problem = s.unknownFields(obj, all, before, unknown)
+	} else if wrong := check(obj).ToAggregate(); wrong != nil {
+		var note string
+		obj, note = s.closed(obj, before)
+		problem = fmt.Sprintf("%v; %s", wrong, note)
 	}
-	return err.Error()
+	if obj != nil {
+		if err := s.c.objs.Put(w, obj); err != nil {
+			problem = strings.TrimPrefix(problem+"; "+err.Error(), "; ")
+		}
+	}
+	s.c.setProblem(s.gk(), key, problem)
 }
 
 // lastStays is what an object means that is not understood any more.

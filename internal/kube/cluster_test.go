@@ -1,12 +1,15 @@
 package kube
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
@@ -78,6 +81,62 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 	noError(t, s.Delete(policy("AUDIT")))
 	if held() != nil || len(c.Problems()) != 0 {
 		t.Errorf("after its deletion: %v, %v", held(), c.Problems())
+	}
+}
+
+// TestStoreRefusesFieldsItDoesNotKnow: a field that is dropped without a word could be the one that closes something.
+func TestStoreRefusesFieldsItDoesNotKnow(t *testing.T) {
+	c, s := testStore(t, "AuthorizationPolicy")
+	policy := func(spec, rest string) {
+		t.Helper()
+		text := `{"apiVersion": "weft.io/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"namespace": "ns", "name": "p", "generation": 3, "newer": 1}` +
+			rest + `, "spec": ` + spec + `}`
+		u := &unstructured.Unstructured{}
+		noError(t, u.UnmarshalJSON([]byte(text)))
+		noError(t, s.Add(u))
+	}
+	const rules = `"action": "ALLOW", "rules": [{"sources": [{"type": "Namespace", "namespace": "a"}]}]`
+	for _, step := range []struct {
+		name, spec, rest string
+		unknown          string
+		targets          int
+	}{
+		{"known", `{"targetRefs": [{"kind": "Service", "name": "web"}], ` + rules + `}`, `, "status": {"newer": {}}`, "", 1},
+		{"a rule's", `{"targetRefs": [{"kind": "Service", "name": "web"}], "action": "ALLOW", "rules": [{"when": "noon"}]}`, "", `spec.rules[0].when`, 1},
+		{"a target's", `{"targetRefs": [{"kind": "Service", "name": "web", "port": 80}], ` + rules + `}`, "", `spec.targetRefs[0].port`, 0},
+		{"the policy's", `{` + rules + `, "exempt": []}`, "", `spec.exempt`, 0},
+		{"beside the spec", `{` + rules + `}`, `, "scope": {}`, `scope`, 0},
+		{"of another type", `{"action": "ALLOW", "rules": [{"http": {"methods": []}}]}`, "", `not of its type`, 0},
+		{"known again", `{"targetRefs": [{"kind": "Service", "name": "web"}], ` + rules + `}`, "", "", 1},
+	} {
+		policy(step.spec, step.rest)
+		p, _ := c.objs.AuthorizationPolicies.Get(c.objs.DB.Snapshot(), "ns/p")
+		if p == nil || len(p.Spec.TargetRefs) != step.targets || p.Spec.Action != weftv1.ActionAllow {
+			t.Errorf("%s: %+v", step.name, p)
+			continue
+		}
+		closed, problems := len(p.Spec.Rules) == 0, c.Problems()
+		if closed != (step.unknown != "") || closed != (len(problems) == 1) {
+			t.Errorf("%s: rules %v, problems %v", step.name, p.Spec.Rules, problems)
+			continue
+		}
+		if note := p.Annotations[AnnotationStandIn]; closed && (!strings.Contains(note, step.unknown) || !strings.Contains(problems[0].Reason, step.unknown)) {
+			t.Errorf("%s: noted %q, reported %q", step.name, note, problems[0].Reason)
+		}
+	}
+}
+
+// TestStoreGivesNoAddressOfANewerPool: a field that is not known may say who may use the pool.
+func TestStoreGivesNoAddressOfANewerPool(t *testing.T) {
+	c, s := testStore(t, "AddressPool")
+	for _, step := range []struct{ field, want string }{{`, "for": "a"`, "[]"}, {"", "[192.0.2.1]"}, {`, "for": "a"`, "[192.0.2.1]"}} {
+		u := &unstructured.Unstructured{}
+		noError(t, u.UnmarshalJSON([]byte(`{"apiVersion": "weft.io/v1alpha1", "kind": "AddressPool", "metadata": {"name": "p"}, "spec": {"addresses": ["192.0.2.1"]`+step.field+`}}`)))
+		noError(t, s.Add(u))
+		p, _ := c.objs.AddressPools.Get(c.objs.DB.Snapshot(), "/p")
+		if p == nil || fmt.Sprint(p.Spec.Addresses) != step.want || (p.Annotations[AnnotationStandIn] != "") != (step.field != "") {
+			t.Errorf("with %q: %+v", step.field, p)
+		}
 	}
 }
 
