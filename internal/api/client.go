@@ -127,7 +127,7 @@ func (c *Client) explain(err error) error {
 	case !c.local && errors.As(err, &u): // its URL says nothing that is true
 		return fmt.Errorf("asking the agent of %s: %w", c.where, u.Err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nothing answers on %s. Start it with \"weft agent --manifests DIR --proxy\", or name its run directory with --run",
+		return fmt.Errorf("%w: nothing answers on %s. For a cluster, name it with --kubeconfig. For a node, start its agent (\"weft agent --manifests DIR --proxy\") or name its run directory with --run",
 			ErrNotRunning, c.where)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: %s may be opened by root only. Run the command as root, for example with sudo", ErrPermission, c.where)

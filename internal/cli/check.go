@@ -60,7 +60,7 @@ Each line that is not good says what to do. The exit status is 1 if one failed.`
 		},
 	}
 	c.out.flag(cmd, "table", "json", "yaml")
-	c.cluster.flags(cmd)
+	c.cluster.flags(cmd.Flags())
 	f := cmd.Flags()
 	f.BoolVar(&c.pre, "pre", false, "before Weft is installed")
 	f.StringVar(&c.machine.CgroupRoot, "cgroup-root", "", "with --pre: as given to weft agent")

@@ -44,9 +44,11 @@ func newRoot(o Options, now func() time.Time) *Root {
 	cmd := &cobra.Command{
 		Use:           "weft",
 		Short:         "A service mesh without sidecars",
+		Version:       Version(o.Version),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetVersionTemplate("weft {{.Version}}\n")
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
 	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newObserveCmd(r.Run), newCheckCmd(now), newVersionCmd(o), newRelayCmd(r.Run))

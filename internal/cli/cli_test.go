@@ -101,6 +101,34 @@ func golden(t *testing.T, path, got string) {
 	}
 }
 
+// TestHabits tries what users of kubectl type.
+func TestHabits(t *testing.T) {
+	node := serve(t, healthyNode())
+	list := func(args ...string) string {
+		out, err := run(t, append(args, "--run", node)...)
+		if err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+		return out
+	}
+	for alias, name := range map[string]string{
+		"service": "services", "svc": "services", "route": "routes", "endpoint": "endpoints", "ep": "endpoints",
+		"identity": "identities", "certificate": "certificates", "cert": "certificates", "policy": "policies",
+		"gateway": "gateways", "gtw": "gateways",
+	} {
+		if got, want := list("config", alias), list("config", name); got != want {
+			t.Errorf("config %s prints %q, want what %s prints, %q", alias, got, name, want)
+		}
+	}
+	if got, err := run(t, "--version"); err != nil || !strings.HasPrefix(got, "weft ") {
+		t.Errorf("--version prints %q, %v", got, err)
+	}
+	// A flag of the cluster may come before the name of what is listed.
+	if _, err := run(t, "config", "--kubeconfig", "/no/such/file", "routes"); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+		t.Errorf("config --kubeconfig FILE routes: error %v, want one about the file", err)
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	healthy := serve(t, healthyNode())
 	stale := t.TempDir()
@@ -112,8 +140,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no agent", []string{"status", "--run", t.TempDir()}, "Start it with"},
-		{"socket of an agent that died", []string{"status", "--run", stale}, "Start it with"},
+		{"no agent, no cluster", []string{"status", "--run", t.TempDir()}, "name it with --kubeconfig"},
+		{"no agent", []string{"status", "--run", t.TempDir()}, "start its agent"},
+		{"socket of an agent that died", []string{"status", "--run", stale}, "start its agent"},
 		{"format", []string{"config", "services", "-o", "xml", "--run", healthy}, "there are table, wide, json, yaml"},
 		{"verdict", []string{"observe", "--verdict", "lost", "--run", healthy}, "neither forwarded"},
 		{"peer", []string{"observe", "--from", "a/b/c", "--run", healthy}, "NAMESPACE/NAME"},

@@ -43,9 +43,17 @@ the cluster are asked, or the one that --node names; what several nodes say alik
 		listCmd(r, api.Statuses, "Conditions of every Gateway, listener, route and policy", printStatuses),
 	)
 	for _, sub := range cmd.Commands() {
-		r.flags(sub)
+		sub.Aliases = aliases[sub.Name()]
 	}
+	r.flags(cmd.PersistentFlags())
 	return cmd
+}
+
+// aliases are the names that kubectl takes too.
+var aliases = map[string][]string{
+	api.Services: {"service", "svc"}, api.Routes: {"route"}, api.AllEndpoints: {"endpoint", "ep"},
+	api.Identities: {"identity"}, api.Certificates: {"certificate", "cert"}, api.Policies: {"policy"},
+	api.Gateways: {"gateway", "gtw"},
 }
 
 // listCmd makes weft config <what> [NAME].

@@ -48,7 +48,7 @@ these but a CIDR with :PORT, or a SPIFFE ID.`,
 		},
 	}
 	out.flag(cmd, "table", "json")
-	r.flags(cmd)
+	r.flags(cmd.Flags())
 	f := cmd.Flags()
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
 	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none unless given")

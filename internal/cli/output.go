@@ -131,7 +131,11 @@ func age(d time.Duration) string {
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
 	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	days := int(d.Hours() / 24)
+	if days < 2*365 {
+		return fmt.Sprintf("%dd", days)
+	}
+	return fmt.Sprintf("%dy", days/365)
 }
 
 func stamp(t time.Time) string {

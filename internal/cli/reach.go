@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube/survey"
@@ -22,8 +22,7 @@ type clusterFlags struct {
 	namespace string // the mesh's own
 }
 
-func (c *clusterFlags) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
+func (c *clusterFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Kubeconfig, "kubeconfig", "", "file that names the API server (default: as kubectl finds it)")
 	f.StringVar(&c.Context, "context", "", "context of the kubeconfig")
 	f.StringVar(&c.namespace, "mesh-namespace", "weft-system", "namespace that Weft is installed in")
@@ -39,9 +38,9 @@ type reach struct {
 	run  *string
 }
 
-func (r *reach) flags(cmd *cobra.Command) {
-	r.clusterFlags.flags(cmd)
-	cmd.Flags().StringVar(&r.node, "node", "", "only this node of the cluster")
+func (r *reach) flags(f *pflag.FlagSet) {
+	r.clusterFlags.flags(f)
+	f.StringVar(&r.node, "node", "", "only this node of the cluster")
 }
 
 // local gives this machine's agent where it is the one to ask: it is here, or the only one that is known.

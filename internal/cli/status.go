@@ -38,7 +38,7 @@ The exit status is 1 if something is wrong.`,
 		},
 	}
 	out.flag(cmd, "table", "json", "yaml")
-	r.flags(cmd)
+	r.flags(cmd.Flags())
 	return cmd
 }
 
