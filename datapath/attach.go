@@ -56,7 +56,7 @@ func loadSpec() (*ebpf.CollectionSpec, error) {
 // loadHooks loads the cgroup programs.
 func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
-	for _, name := range ofNamespace {
+	for _, name := range notHooks {
 		delete(spec.Programs, name)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
@@ -66,8 +66,8 @@ func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Coll
 	return coll, nil
 }
 
-// ofNamespace are the programs that are loaded for each network namespace.
-var ofNamespace = []string{weftProgInbound, weftProgFindListeners}
+// notHooks are the programs that are loaded one by one, when they are needed.
+var notHooks = []string{weftProgInbound, weftProgFindListeners, weftProgFindDatagrams}
 
 // loadOne loads one program with constants set.
 func loadOne(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, name string, constants map[string]uint64) (*ebpf.Program, error) {

@@ -41,6 +41,18 @@ type weftConn struct {
 	Pad      uint16
 }
 
+type weftDatagram struct {
+	_       structs.HostLayout
+	Netns   uint64
+	Socket  uint64
+	Service weftEndpoint
+	Backend weftEndpoint
+	Local   weftEndpoint
+	Device  uint32
+	Family  uint16
+	Pad     [3]uint16
+}
+
 type weftEndpoint struct {
 	_    structs.HostLayout
 	Addr weftAddress
@@ -174,6 +186,7 @@ const (
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
 	weftProgConnect6        = "connect6"
+	weftProgFindDatagrams   = "find_datagrams"
 	weftProgFindListeners   = "find_listeners"
 	weftProgGetpeername4    = "getpeername4"
 	weftProgGetpeername6    = "getpeername6"
@@ -188,6 +201,7 @@ const (
 	weftProgRecvmsg6        = "recvmsg6"
 	weftProgSendmsg4        = "sendmsg4"
 	weftProgSendmsg6        = "sendmsg6"
+	weftVarDatagramType     = "datagram_type"
 	weftVarEventType        = "event_type"
 	weftVarHaveSetRetval    = "have_set_retval"
 	weftVarOwnNetns         = "own_netns"
@@ -239,6 +253,7 @@ type weftProgramSpecs struct {
 	AppSockops      *ebpf.ProgramSpec `ebpf:"app_sockops"`
 	Connect4        *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6        *ebpf.ProgramSpec `ebpf:"connect6"`
+	FindDatagrams   *ebpf.ProgramSpec `ebpf:"find_datagrams"`
 	FindListeners   *ebpf.ProgramSpec `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.ProgramSpec `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.ProgramSpec `ebpf:"getpeername6"`
@@ -283,6 +298,7 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
+	DatagramType  *ebpf.VariableSpec `ebpf:"datagram_type"`
 	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
 	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
 	OwnNetns      *ebpf.VariableSpec `ebpf:"own_netns"`
@@ -356,6 +372,7 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
+	DatagramType  *ebpf.Variable `ebpf:"datagram_type"`
 	EventType     *ebpf.Variable `ebpf:"event_type"`
 	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
 	OwnNetns      *ebpf.Variable `ebpf:"own_netns"`
@@ -369,6 +386,7 @@ type weftPrograms struct {
 	AppSockops      *ebpf.Program `ebpf:"app_sockops"`
 	Connect4        *ebpf.Program `ebpf:"connect4"`
 	Connect6        *ebpf.Program `ebpf:"connect6"`
+	FindDatagrams   *ebpf.Program `ebpf:"find_datagrams"`
 	FindListeners   *ebpf.Program `ebpf:"find_listeners"`
 	Getpeername4    *ebpf.Program `ebpf:"getpeername4"`
 	Getpeername6    *ebpf.Program `ebpf:"getpeername6"`
@@ -390,6 +408,7 @@ func (p *weftPrograms) Close() error {
 		p.AppSockops,
 		p.Connect4,
 		p.Connect6,
+		p.FindDatagrams,
 		p.FindListeners,
 		p.Getpeername4,
 		p.Getpeername6,

@@ -192,10 +192,13 @@ func (p *probes) findings() []Finding {
 
 // checkDestroy makes a connection on loopback, destroys it and looks whether it has ended.
 func checkDestroy() Finding {
-	f := Finding{Name: "SOCK_DESTROY", What: "connections can be closed when a policy changes"}
+	f := Finding{Name: "SOCK_DESTROY", What: "connections can be closed when a policy changes, and UDP sockets when their backend goes"}
 	if err := tryDestroy(); err != nil {
 		f.What = "connections that a new policy forbids cannot be closed: " + err.Error()
 		f.How = "needs a kernel with CONFIG_INET_DIAG and CONFIG_INET_DIAG_DESTROY (modules inet_diag and tcp_diag)"
+	} else if err := tryDestroyUDP(); err != nil {
+		f.What = "connected UDP sockets keep a backend that is gone, because they cannot be destroyed: " + err.Error()
+		f.How = "needs a kernel with CONFIG_INET_UDP_DIAG (module udp_diag)"
 	}
 	return f
 }
@@ -241,6 +244,30 @@ func tryDestroy() error {
 	return nil
 }
 
+// tryDestroyUDP connects a UDP socket on loopback, destroys it and looks whether it gets the error.
+func tryDestroyUDP() error {
+	c, err := net.Dial("udp", "127.0.0.1:9")
+	if err != nil {
+		if c, err = net.Dial("udp", "[::1]:9"); err != nil {
+			return fmt.Errorf("make a UDP socket to destroy: %w", err)
+		}
+	}
+	defer func() { _ = c.Close() }()
+	local, remote := c.LocalAddr().(*net.UDPAddr).AddrPort(), c.RemoteAddr().(*net.UDPAddr).AddrPort()
+	family := uint8(unix.AF_INET)
+	if local.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	if n, err := destroy([]socket{udpSocketOf(family, local, remote, noCookie, 0)}); err != nil || n != 1 {
+		return errors.Join(err, errors.New("the kernel does not destroy a UDP socket that is there"))
+	}
+	_ = c.SetReadDeadline(time.Now().Add(destroyPatience))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
+		return fmt.Errorf("a UDP socket that was destroyed gets no ECONNABORTED: %w", err)
+	}
+	return nil
+}
+
 // destroyPatience bounds each step of tryDestroy.
 const destroyPatience = 5 * time.Second
 
@@ -260,7 +287,9 @@ func checkPrograms() Finding {
 	f.What = fmt.Sprintf("the kernel takes all %d", len(spec.Programs))
 	if _, err := btf.LoadKernelSpec(); err != nil {
 		delete(spec.Programs, weftProgFindListeners)
-		f.What = fmt.Sprintf("the kernel takes all %d that need no BTF; without BTF an upgrade may refuse authenticated connections until Envoy is restarted",
+		delete(spec.Programs, weftProgFindDatagrams)
+		f.What = fmt.Sprintf("the kernel takes all %d that need no BTF; without BTF an upgrade may refuse authenticated connections until Envoy is restarted, "+
+			"and connected UDP sockets keep a backend that is gone",
 			len(spec.Programs))
 	}
 	coll, err := ebpf.NewCollection(spec)

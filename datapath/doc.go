@@ -10,10 +10,12 @@
 //	on Envoy's cgroup     marks its sockets; SO_ORIGINAL_DST                 bpf/proxy.h
 //	sk_lookup             inbound: pass, steer to Envoy, refuse              bpf/inbound.h
 //	iter/tcp              finds sockets on which Envoy listens already       bpf/listeners.h
+//	iter/bpf_sk_storage_map  finds connected UDP sockets                     bpf/datagrams.h
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
 // entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go); maps have a fake
-// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, events in events.go.
+// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, connected UDP sockets whose backend is
+// gone in stray.go and datagrams.go, events in events.go.
 //
 // # What outlives the agent
 //
@@ -28,8 +30,9 @@
 // SO_NETNS_COOKIE (5.14), sk_lookup (5.9), the getpeername hooks and the ring buffer (5.8). From 6.1 on connect() tells
 // ECONNREFUSED where this package refuses; before, bpf_set_retval is missing in these hooks, and it tells EPERM. It was
 // run on 6.18; nothing older was at hand. The programs see stable contexts only, without CO-RE relocations; the
-// kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage). The iterator alone needs /sys/kernel/btf/vmlinux.
-// CONFIG_INET_DIAG_DESTROY is needed to close live connections. Check tells what is missing.
+// kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage). Only the iterators need /sys/kernel/btf/vmlinux.
+// CONFIG_INET_DIAG_DESTROY is needed to close live connections, and CONFIG_INET_UDP_DIAG to end UDP sockets. Check tells
+// what is missing.
 //
 // MPTCP sockets of applications work; Envoy's must be plain TCP, for the kernel takes no others into a SOCKHASH.
 //

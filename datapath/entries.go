@@ -25,6 +25,8 @@ type portEntries struct {
 	L7        bool
 	Affinity  uint32 // seconds
 	Sticky    bool   // backends are to be found by address too
+	// Live are all backends of a UDP port, with those that terminate: sockets that have one of these keep it. Nil for TCP.
+	Live map[weftEndpoint]bool
 }
 
 // serviceEntries translates a Service. Addresses that mean something else on each machine (loopback, link-local) are left
@@ -49,7 +51,14 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 				pe.Name += "|6"
 			}
 			pe.Sticky = pe.Affinity > 0 || p.Protocol == model.UDP
-			pe.Backends = backendsOf(e, v6)
+			var terminating []weftEndpoint
+			pe.Backends, terminating = backendsOf(e, v6)
+			if p.Protocol == model.UDP {
+				pe.Live = map[weftEndpoint]bool{}
+				for _, b := range slices.Concat(pe.Backends, terminating) {
+					pe.Live[b] = true
+				}
+			}
 			out = append(out, pe)
 		}
 	}
@@ -67,12 +76,12 @@ func frontendsOf(s *model.Service, p model.ServicePort, v6 bool) []weftFrontendK
 	return out
 }
 
-// backendsOf leaves out those that terminate, unless there are no others.
-func backendsOf(e *model.Endpoints, v6 bool) []weftEndpoint {
+// backendsOf lists the backends for new connections, and those that terminate. Where there are no others, these are for new
+// connections.
+func backendsOf(e *model.Endpoints, v6 bool) (ready, terminating []weftEndpoint) {
 	if e == nil {
-		return nil
+		return nil, nil
 	}
-	var ready, terminating []weftEndpoint
 	seen := map[weftEndpoint]bool{}
 	for _, b := range e.Backends {
 		a := netip.AddrPortFrom(b.Address.Addr().Unmap(), b.Address.Port())
@@ -87,9 +96,9 @@ func backendsOf(e *model.Endpoints, v6 bool) []weftEndpoint {
 		}
 	}
 	if len(ready) == 0 {
-		return terminating
+		return terminating, nil
 	}
-	return ready
+	return ready, terminating
 }
 
 func seconds(d time.Duration) uint32 {

@@ -144,6 +144,7 @@ type offlineSpace struct{}
 
 func (offlineSpace) Open(path string) (namespace, error) { return offlineNamespace(path), nil }
 func (offlineSpace) Left(uint64, string) error           { return nil }
+func (offlineSpace) Datagrams() ([]datagram, error)      { return nil, nil }
 
 type offlineNamespace string
 
@@ -152,13 +153,14 @@ func (n offlineNamespace) Cookie() uint64 {
 	_, _ = h.Write([]byte(n)) // never fails
 	return h.Sum64()
 }
-func (offlineNamespace) Same() bool            { return true }
-func (offlineNamespace) Joined() bool          { return false }
-func (offlineNamespace) Attach(bool) error     { return nil }
-func (offlineNamespace) Check() (repair, bool) { return repair{}, false }
-func (offlineNamespace) Route(bool) error      { return nil }
-func (offlineNamespace) Detach(bool) error     { return nil }
-func (offlineNamespace) Close() error          { return nil }
+func (offlineNamespace) Same() bool                    { return true }
+func (offlineNamespace) Joined() bool                  { return false }
+func (offlineNamespace) Attach(bool) error             { return nil }
+func (offlineNamespace) Check() (repair, bool)         { return repair{}, false }
+func (offlineNamespace) Route(bool) error              { return nil }
+func (offlineNamespace) Detach(bool) error             { return nil }
+func (offlineNamespace) Close() error                  { return nil }
+func (offlineNamespace) EndDatagrams([]datagram) error { return nil }
 func (offlineNamespace) CloseConnections(func(local, remote netip.AddrPort) bool) (int, error) {
 	return 0, nil
 }

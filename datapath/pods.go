@@ -18,9 +18,10 @@ import (
 // kernelNamespaces are the real ones. Each has the inbound program by a link that is pinned under its cookie, so that
 // it outlives the agent.
 type kernelNamespaces struct {
-	log  *slog.Logger
-	dir  string // of pins
-	load func(cookie uint64) (*ebpf.Program, error)
+	log       *slog.Logger
+	dir       string // of pins
+	load      func(cookie uint64) (*ebpf.Program, error)
+	datagrams *datagramFinder
 	// findListeners records Envoy's sockets in a namespace; nil if all are known since they listen.
 	findListeners func(netns int, cookie uint64) error
 }
@@ -243,6 +244,28 @@ func destroyed(picked []socket) error {
 		return fmt.Errorf("%d of %d connections live on after SOCK_DESTROY", left, len(picked))
 	}
 	return nil
+}
+
+func (k *kernelNamespaces) Datagrams() ([]datagram, error) { return k.datagrams.find() }
+
+// EndDatagrams looks whether the sockets have ended: a kernel that cannot destroy sockets may say that they are not there.
+func (n *kernelNamespace) EndDatagrams(end []datagram) error {
+	sockets := make([]socket, len(end))
+	for i, d := range end {
+		sockets[i] = d.socket
+	}
+	err := enter(n.fd(), func() error {
+		_, err := destroy(sockets)
+		return err
+	})
+	now, lerr := n.k.Datagrams()
+	left := slices.DeleteFunc(now, func(d datagram) bool {
+		return !slices.ContainsFunc(end, func(e datagram) bool { return e.same(d) })
+	})
+	if len(left) > 0 {
+		lerr = fmt.Errorf("%d of %d UDP sockets keep a backend that is gone after SOCK_DESTROY", len(left), len(end))
+	}
+	return errors.Join(err, lerr)
 }
 
 func (n *kernelNamespace) Close() error {

@@ -50,6 +50,7 @@ type reconciler struct {
 	hooks     map[model.Subject]*hookState
 	requests  chan closeRequest
 	measured  time.Time // when usage counted last
+	synced    bool      // the tables hold everything
 }
 
 // object is something that is reconciled as a whole.
@@ -63,6 +64,7 @@ var (
 	leftovers   = object{model.SubjectNode, "leftovers"}
 	hostOwn     = object{model.SubjectNode, "addresses"}
 	newPrograms = object{model.SubjectNode, "programs"}
+	strays      = object{model.SubjectNode, "datagrams"}
 )
 
 func (o object) String() string { return string(o.kind) + " " + o.name }
@@ -80,7 +82,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	wl.retain = cfg.retain
+	wl.retain, wl.serves = cfg.retain, svc.serves
 	return &reconciler{
 		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
@@ -110,10 +112,10 @@ func (r *reconciler) run(ctx context.Context) error {
 			keys, snap := feed.Take()
 			r.reconcile(snap, r.dirty(keys))
 		case <-synced:
-			synced = nil
+			synced, r.synced = nil, true
 			_, snap := feed.Take()
 			todo := r.everything(snap)
-			todo[leftovers], todo[newPrograms] = struct{}{}, struct{}{}
+			todo[leftovers], todo[newPrograms], todo[strays] = struct{}{}, struct{}{}, struct{}{}
 			r.reconcile(snap, todo)
 			r.verify()
 			r.started(true)
@@ -189,6 +191,10 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 	}
 	byOrder := map[int][]object{}
 	for o := range objects {
+		if o == strays {
+			r.services.left = true
+			continue
+		}
 		step := r.step(snap, o)
 		byOrder[step] = append(byOrder[step], o)
 	}
@@ -200,6 +206,9 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 			results[o] = r.apply(snap, o)
 			r.record(o, results[o])
 		}
+	}
+	if r.services.left && r.synced {
+		r.endStrays(results)
 	}
 	if r.names != nil {
 		names := maps.Clone(r.workloads.owner)

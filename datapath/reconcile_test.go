@@ -24,10 +24,12 @@ import (
 
 // fakeSpace has the namespaces whose paths do not contain "missing".
 type fakeSpace struct {
-	mu   sync.Mutex
-	live map[uint64]string
-	log  []string
-	left []string
+	mu        sync.Mutex
+	live      map[uint64]string
+	log       []string
+	left      []string
+	datagrams []datagram
+	end       error // of EndDatagrams
 
 	route, close error // of Route and CloseConnections
 	found        repair
@@ -72,6 +74,24 @@ func (n *fakeNamespace) Attach(bool) error {
 }
 
 func (n *fakeNamespace) Route(bool) error { return n.f.route }
+
+func (f *fakeSpace) Datagrams() ([]datagram, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.datagrams), nil
+}
+
+func (n *fakeNamespace) EndDatagrams(end []datagram) error {
+	n.f.mu.Lock()
+	defer n.f.mu.Unlock()
+	if n.f.end != nil {
+		return n.f.end
+	}
+	n.f.datagrams = slices.DeleteFunc(n.f.datagrams, func(d datagram) bool {
+		return slices.ContainsFunc(end, d.same)
+	})
+	return nil
+}
 
 func (n *fakeNamespace) Detach(bool) error {
 	n.f.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -18,8 +19,11 @@ type services struct {
 	slots     *mirror[weftSlotKey, weftEndpoint]
 	members   *mirror[weftMemberKey, uint32]
 	ports     map[string]map[string]*portState // Service -> portEntries.Name
-	used      map[uint32]bool
+	byID      map[uint32]*portState
 	last      uint32
+	// left says that a UDP port lost a backend or an address, so sockets may have a backend that serves them no more.
+	// Who ends these resets it.
+	left bool
 }
 
 type portState struct {
@@ -27,6 +31,7 @@ type portState struct {
 	slots   []weftEndpoint
 	filled  int                   // slots from here on are empty for certain
 	members map[weftEndpoint]bool // that may be in the map
+	live    map[weftEndpoint]bool // portEntries.Live
 }
 
 func newServices(t tables) (*services, error) {
@@ -46,7 +51,7 @@ func newServices(t tables) (*services, error) {
 	}
 	s := &services{
 		frontends: f, slots: slots, members: members,
-		ports: map[string]map[string]*portState{}, used: map[uint32]bool{},
+		ports: map[string]map[string]*portState{}, byID: map[uint32]*portState{},
 	}
 	for _, v := range f.have {
 		s.last = max(s.last, v.Service)
@@ -119,6 +124,8 @@ func (s *services) applyPort(ports map[string]*portState, pe portEntries) error 
 		ports[pe.Name] = p
 	}
 	var errs []error
+	s.left = s.left || lost(p.live, pe.Live)
+	p.live = pe.Live
 	members := map[weftEndpoint]bool{}
 	if pe.Sticky {
 		for _, b := range pe.Backends {
@@ -145,6 +152,7 @@ func (s *services) applyPort(ports map[string]*portState, pe portEntries) error 
 	for _, k := range pe.Frontends {
 		keys[k] = f
 	}
+	s.left = s.left || pe.Live != nil && lost(s.frontends.owned[pe.Name], keys)
 	p.slots, p.filled = arranged[:count], max(p.filled, count)
 	for b := range members {
 		p.members[b] = true
@@ -161,7 +169,7 @@ func (s *services) applyPort(ports map[string]*portState, pe portEntries) error 
 func (s *services) adopt(pe portEntries) *portState {
 	for _, k := range pe.Frontends {
 		f, ok := s.frontends.have[k]
-		if !ok || s.used[f.Service] {
+		if !ok || s.byID[f.Service] != nil {
 			continue
 		}
 		p := &portState{id: f.Service, members: map[weftEndpoint]bool{}}
@@ -178,15 +186,36 @@ func (s *services) adopt(pe portEntries) *portState {
 				p.members[m.Backend] = true
 			}
 		}
-		s.used[p.id] = true
+		s.byID[p.id] = p
 		return p
 	}
 	s.last++
-	for s.used[s.last] || s.last == 0 {
+	for s.byID[s.last] != nil || s.last == 0 {
 		s.last++
 	}
-	s.used[s.last] = true
-	return &portState{id: s.last, members: map[weftEndpoint]bool{}}
+	p := &portState{id: s.last, members: map[weftEndpoint]bool{}}
+	s.byID[p.id] = p
+	return p
+}
+
+// lost reports whether a key of before is not in now.
+func lost[K comparable, V any](before, now map[K]V) bool {
+	for k := range before {
+		if _, ok := now[k]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// serves reports whether a backend still serves sockets that sent datagrams to a Service's address and got it.
+func (s *services) serves(service, backend netip.AddrPort) bool {
+	f, ok := s.frontends.have[encodeFrontend(service, model.UDP)]
+	if !ok {
+		return false
+	}
+	p := s.byID[f.Service]
+	return p != nil && p.live[encode(backend)]
 }
 
 // trim deletes the slots from count on and the members that are not wanted.
@@ -219,7 +248,8 @@ func (s *services) removePort(name string, p *portState) error {
 	if err := s.trim(p, 0, nil); err != nil {
 		return err
 	}
-	delete(s.used, p.id)
+	delete(s.byID, p.id)
+	s.left = s.left || p.live != nil
 	return nil
 }
 

@@ -34,8 +34,9 @@ const (
 	Inbound
 )
 
-// socket is a TCP socket as sock_diag tells of it.
+// socket is a TCP socket as sock_diag lists it, or a UDP socket that is to be destroyed.
 type socket struct {
+	protocol      uint8
 	local, remote netip.AddrPort
 	state         uint8
 	diag          *netlink.Socket
@@ -44,7 +45,9 @@ type socket struct {
 const (
 	tcpListen = 10 // include/net/tcp_states.h
 	tcpClose  = 7
-	timeWait  = 6
+	// tcpEstablished is also the state of a UDP socket that has a peer.
+	tcpEstablished = 1
+	timeWait       = 6
 )
 
 // listSockets gives the TCP sockets of the calling thread's namespace.
@@ -60,7 +63,7 @@ func listSockets() ([]socket, error) {
 		}
 		for _, s := range found {
 			out = append(out, socket{
-				local: addrPort(s.ID.Source, s.ID.SourcePort), remote: addrPort(s.ID.Destination, s.ID.DestinationPort),
+				protocol: unix.IPPROTO_TCP, local: addrPort(s.ID.Source, s.ID.SourcePort), remote: addrPort(s.ID.Destination, s.ID.DestinationPort),
 				state: s.State, diag: s,
 			})
 		}
@@ -108,13 +111,14 @@ func proxied(s socket) bool {
 	return s.remote.Port() == portHBONE
 }
 
-// destroy ends connections at once (SOCK_DESTROY): both ends see a reset. It returns how many were there.
+// destroy ends connections at once (SOCK_DESTROY): both ends see a reset; of UDP, the socket gets ECONNABORTED and has no
+// peer any more. It returns how many were there.
 func destroy(sockets []socket) (int, error) {
 	var errs []error
 	n := 0
 	for _, s := range sockets {
 		req := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
-		req.AddData(&destroyRequest{s.diag})
+		req.AddData(&destroyRequest{s.protocol, s.diag})
 		_, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		switch {
 		case err == nil:
@@ -131,7 +135,10 @@ func destroy(sockets []socket) (int, error) {
 
 // destroyRequest is struct inet_diag_req_v2 of linux/inet_diag.h. The cookie makes sure that no other socket is hit
 // that got the same addresses meanwhile.
-type destroyRequest struct{ s *netlink.Socket }
+type destroyRequest struct {
+	protocol uint8
+	s        *netlink.Socket
+}
 
 const destroyRequestLen = 56
 
@@ -140,7 +147,7 @@ func (r *destroyRequest) Len() int { return destroyRequestLen }
 func (r *destroyRequest) Serialize() []byte {
 	b := make([]byte, destroyRequestLen)
 	id := r.s.ID
-	b[0], b[1] = r.s.Family, unix.IPPROTO_TCP
+	b[0], b[1] = r.s.Family, r.protocol
 	binary.NativeEndian.PutUint32(b[4:], 1<<r.s.State)
 	binary.BigEndian.PutUint16(b[8:], id.SourcePort)
 	binary.BigEndian.PutUint16(b[10:], id.DestinationPort)

@@ -18,6 +18,8 @@ type namespaces interface {
 	Open(path string) (namespace, error)
 	// Left removes what an earlier agent left for a namespace whose workload is gone.
 	Left(cookie uint64, path string) error
+	// Datagrams lists the UDP sockets of the machine that connect() led to a Service's backend.
+	Datagrams() ([]datagram, error)
 }
 
 type namespace interface {
@@ -39,6 +41,8 @@ type namespace interface {
 	Detach(dead bool) error
 	// CloseConnections destroys those live inbound connections that end picks by their ends.
 	CloseConnections(end func(local, remote netip.AddrPort) bool) (int, error)
+	// EndDatagrams destroys sockets of this namespace that Datagrams listed. Those that have another peer by now live on.
+	EndDatagrams([]datagram) error
 	Close() error
 }
 
@@ -55,6 +59,8 @@ type workloads struct {
 	local  map[string]*localWorkload
 	owner  map[uint64]string // namespace cookie -> workload
 	nodes  *nodes
+	// serves reports whether a backend serves the UDP sockets that a Service's address led to it.
+	serves func(service, backend netip.AddrPort) bool
 	// retain leaves programs of an earlier version in the pods' namespaces.
 	retain bool
 }
@@ -62,8 +68,9 @@ type workloads struct {
 type localWorkload struct {
 	workload *model.Workload
 	ns       namespace
-	close    bool  // connections in the clear are still to be closed
-	closing  error // why the last request to close connections failed; nil if it did not
+	close    bool       // connections in the clear are still to be closed
+	stray    []datagram // that are still to be ended
+	closing  error      // why the last request to close connections failed; nil if it did not
 }
 
 func newWorkloads(log *slog.Logger, t tables, space namespaces, nodes *nodes) (*workloads, error) {
@@ -136,7 +143,7 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	if enforced == nil {
 		l.workload = w
 	}
-	return errors.Join(enforced, ws.describe(cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w))
+	return errors.Join(enforced, ws.describe(cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w), ws.endStray(key, l))
 }
 
 // tightened reports whether connections in the clear that were let in are forbidden now.

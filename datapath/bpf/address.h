@@ -33,6 +33,11 @@ static __always_inline bool same(const struct address *a, const struct address *
 	return a->ip[0] == b->ip[0] && a->ip[1] == b->ip[1] && a->ip[2] == b->ip[2] && a->ip[3] == b->ip[3];
 }
 
+static __always_inline bool equal(const struct endpoint *a, const struct endpoint *b)
+{
+	return same(&a->addr, &b->addr) && a->port == b->port;
+}
+
 static __always_inline bool is_loopback(const struct address *a)
 {
 	if (is_mapped(a))

@@ -92,7 +92,8 @@ struct {
 	__type(value, struct affinity);
 } affinities SEC(".maps");
 
-/* Where datagrams that come from a backend were sent to: the Service's address. */
+/* Where datagrams that come from a backend were sent to: the Service's address. Of unconnected sockets; those that are
+ * connected have it in conns. */
 struct reverse_key {
 	__u64 socket;
 	struct endpoint backend;

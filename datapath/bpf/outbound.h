@@ -138,17 +138,29 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 	return CHANGED;
 }
 
+/* A datagram to an address that is not a Service's, or a socket that is connected to one: answers from there are from there. */
+static __always_inline void forget_service(struct bpf_sock_addr *ctx, const struct endpoint *to, bool connected)
+{
+	if (connected) {
+		struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+		if (c)
+			c->original.port = 0;
+	}
+	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *to };
+	if (bpf_map_lookup_elem(&reverse, &key))
+		bpf_map_delete_elem(&reverse, &key);
+}
+
 /* Datagrams. A connected socket picks once; others keep to a backend for each Service they send to, for a protocol
- * such as QUIC must meet the same server again. */
+ * such as QUIC must meet the same server again.
+ *
+ * An answer tells which backend it is from, not what it answers. If a socket sent to a backend in several roles, its
+ * answers are shown as from what the socket sent to last. */
 static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *to, bool connected)
 {
 	struct frontend *f = find_service(to, IPPROTO_UDP);
 	if (!f) {
-		if (connected) {
-			struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
-			if (c)
-				c->original.port = 0;
-		}
+		forget_service(ctx, to, connected);
 		return PASS;
 	}
 	struct endpoint original = *to;
@@ -166,11 +178,11 @@ static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *
 			bpf_set_retval(-ECONNREFUSED);
 		return REFUSED;
 	}
-	if (connected)
-		remember(ctx, bpf_sk_storage_get(&conns, ctx->sk, 0, 0), &original, to, VERDICT_KERNEL);
+	if (connected && remember(ctx, bpf_sk_storage_get(&conns, ctx->sk, 0, 0), &original, to, VERDICT_KERNEL))
+		return CHANGED;
 	struct reverse_key key = { .socket = socket, .backend = *to };
 	struct endpoint *known = bpf_map_lookup_elem(&reverse, &key);
-	if (!known || !same(&known->addr, &original.addr) || known->port != original.port)
+	if (!known || !equal(known, &original))
 		bpf_map_update_elem(&reverse, &key, &original, BPF_ANY);
 	return CHANGED;
 }
@@ -231,8 +243,15 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 	return r != REFUSED;
 }
 
+/* A connected socket has one peer. What is remembered with it stays after connect() with AF_UNSPEC, of which no program is
+ * told, but then the socket has another state. */
 static __always_inline bool received_from(struct bpf_sock_addr *ctx, struct endpoint *from)
 {
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (c && c->original.port && ctx->sk->state == BPF_TCP_ESTABLISHED && equal(&c->dest, from)) {
+		*from = c->original;
+		return true;
+	}
 	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *from };
 	struct endpoint *e = bpf_map_lookup_elem(&reverse, &key);
 	if (e)
@@ -260,21 +279,33 @@ int recvmsg6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+/* The peer is the one that is remembered, unless a connect() failed after the programs had their say. */
+static __always_inline bool peer_name(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
+	if (!c || !c->original.port || (c->verdict < VERDICT_L7 && !equal(&c->dest, peer)))
+		return false;
+	*peer = c->original;
+	return true;
+}
+
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
-	if (c && c->original.port)
-		store4(ctx, &c->original);
+	struct endpoint peer;
+	load4(&peer, ctx);
+	if (peer_name(ctx, &peer))
+		store4(ctx, &peer);
 	return 1;
 }
 
 SEC("cgroup/getpeername6")
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, 0);
-	if (c && c->original.port)
-		store6(ctx, &c->original);
+	struct endpoint peer;
+	load6(&peer, ctx);
+	if (peer_name(ctx, &peer))
+		store6(ctx, &peer);
 	return 1;
 }
 

@@ -33,6 +33,27 @@ static __always_inline bool pick_any(const struct endpoint *service, __u8 proto,
 	return false;
 }
 
+/* A backend from which a socket does not expect answers as from another Service: those of both would look alike. A few are
+ * tried. */
+static __always_inline bool pick_apart(const struct endpoint *service, struct frontend *f, __u64 socket, struct endpoint *out)
+{
+	__u32 count = f->count;
+	__u32 first = bpf_get_prandom_u32();
+	for (__u32 i = 0; i < 4 && i < count; i++) {
+		struct slot_key slot = { .service = f->service, .slot = (first + i) % count };
+		struct endpoint *b = bpf_map_lookup_elem(&slots, &slot);
+		if (!b)
+			return false;
+		struct reverse_key key = { .socket = socket, .backend = *b };
+		struct endpoint *other = bpf_map_lookup_elem(&reverse, &key);
+		if (!other || equal(other, service)) {
+			*out = *b;
+			return true;
+		}
+	}
+	return false;
+}
+
 /* The backend that this client had last, while it serves the Service and the time has not run out; else any.
  * Each use starts the time anew. */
 static __always_inline bool pick_same(const struct endpoint *service, __u8 proto, struct frontend *f, __u64 client,
@@ -49,7 +70,7 @@ static __always_inline bool pick_same(const struct endpoint *service, __u8 proto
 			return true;
 		}
 	}
-	if (!pick_any(service, proto, f, out))
+	if (!(kind == CLIENT_SOCKET && pick_apart(service, f, client, out)) && !pick_any(service, proto, f, out))
 		return false;
 	struct affinity v = { .backend = *out, .used = now };
 	bpf_map_update_elem(&affinities, &key, &v, BPF_ANY);

@@ -1,0 +1,114 @@
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// datagram is a UDP socket that connect() led to a Service's backend.
+type datagram struct {
+	netns            uint64 // cookie of the network namespace
+	service, backend netip.AddrPort
+	socket           socket
+}
+
+// same reports whether d and e are one socket with one peer.
+func (d datagram) same(e datagram) bool {
+	return d.backend == e.backend && d.socket.diag.ID.Cookie == e.socket.diag.ID.Cookie
+}
+
+// datagramFinder lists the datagram sockets of the machine by an iterator (bpf/datagrams.h).
+type datagramFinder struct {
+	log   *slog.Logger
+	spec  *ebpf.CollectionSpec
+	maps  map[string]*ebpf.Map
+	lacks bool // the kernel has no BTF
+}
+
+// find walks over the sockets of the machine that the programs remember something of.
+func (f *datagramFinder) find() ([]datagram, error) {
+	if f.lacks {
+		return nil, nil
+	}
+	out, err := f.walk()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		f.lacks = true
+		f.log.Warn("connected UDP sockets keep a backend that is gone: the kernel has no BTF, so they cannot be found", "error", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find connected UDP sockets: %w", err)
+	}
+	return out, nil
+}
+
+func (f *datagramFinder) walk() ([]datagram, error) {
+	prog, err := loadOne(f.spec, f.maps, weftProgFindDatagrams, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = prog.Close() }()
+	it, err := link.AttachIter(link.IterOptions{Program: prog, Map: f.maps[weftMapConns]})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = it.Close() }()
+	sockets, err := it.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sockets.Close() }()
+	raw, err := io.ReadAll(sockets)
+	if err != nil {
+		return nil, err
+	}
+	return parseDatagrams(raw)
+}
+
+func parseDatagrams(raw []byte) ([]datagram, error) {
+	found := make([]weftDatagram, len(raw)/binary.Size(weftDatagram{}))
+	if err := binary.Read(bytes.NewReader(raw), binary.NativeEndian, found); err != nil {
+		return nil, err
+	}
+	out := make([]datagram, len(found))
+	for i, d := range found {
+		backend := decode(d.Backend)
+		out[i] = datagram{
+			netns: d.Netns, service: decode(d.Service), backend: backend,
+			socket: udpSocketOf(uint8(d.Family), decode(d.Local), backend, d.Socket, d.Device),
+		}
+	}
+	return out, nil
+}
+
+// noCookie stands for any socket with the same ends (INET_DIAG_NOCOOKIE).
+const noCookie = math.MaxUint64
+
+// udpSocketOf describes a connected UDP socket to sock_diag. device is the index of the one that it is bound to, 0 for none.
+func udpSocketOf(family uint8, local, remote netip.AddrPort, cookie uint64, device uint32) socket {
+	return socket{
+		protocol: unix.IPPROTO_UDP, local: local, remote: remote, state: tcpEstablished,
+		diag: &netlink.Socket{Family: family, State: tcpEstablished, ID: netlink.SocketID{
+			SourcePort: local.Port(), DestinationPort: remote.Port(), Interface: device,
+			Source: bytesOf(local.Addr()), Destination: bytesOf(remote.Addr()),
+			Cookie: [2]uint32{uint32(cookie), uint32(cookie >> 32)},
+		}},
+	}
+}
+
+// bytesOf gives the 16 bytes of an address; IPv4 as ::ffff:a.b.c.d, which is what an IPv6 socket has.
+func bytesOf(a netip.Addr) []byte {
+	b := a.As16()
+	return b[:]
+}
