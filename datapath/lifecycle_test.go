@@ -121,8 +121,9 @@ func TestAgentRestartKeepsTrafficAndEntries(t *testing.T) {
 	if after := n.numberOf(vip4); after != before {
 		t.Errorf("the Service's number went from %d to %d", before, after)
 	}
-	if len(n.faults()) > 0 || len(n.pods()) != 3 {
-		t.Errorf("faults %v, pods %v", n.faults(), n.pods())
+	eventually(t, "everything was programmed since the start, without a fault", func() bool { return len(n.faults()) == 0 })
+	if len(n.pods()) != 3 {
+		t.Errorf("pods %v, want 3", n.pods())
 	}
 }
 
