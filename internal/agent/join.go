@@ -108,6 +108,11 @@ func (j *joiner) look(r *cni.Request) progress {
 	if !ok || !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return progress{"its address or network namespace: " + j.trouble(snap, r), j.strict(r.Namespace) || ok && w.MTLS == model.MTLSStrict}
 	}
+	at, _ := j.st.Placements.Get(snap, model.PlacementKey(r.Namespace, r.Name, r.UID))
+	if at == nil || at.NetNS != w.NetNS {
+		// What is said of the workload is about an earlier sandbox of the pod.
+		return progress{"the agent to take in its new sandbox", w.MTLS == model.MTLSStrict || w.Policy != nil}
+	}
 	subject := model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}
 	if !j.st.ProgrammedAt(snap, subject, revision) {
 		return progress{"its hooks in the kernel: " + j.unprogrammed(snap, subject), w.MTLS == model.MTLSStrict || w.Policy != nil}

@@ -87,6 +87,9 @@ func (j *joinTest) pod(uid string, hostNetwork bool) {
 
 func (j *joinTest) workload(w *model.Workload) {
 	w.Namespace, w.Name = "shop", "web"
+	if w.NetNS != "" {
+		w.NetNS = filepath.Join(j.dir, "netns", filepath.Base(w.NetNS)) // as placements have it
+	}
 	tx := j.st.Write(j.st.Workloads)
 	j.st.Workloads.Put(tx, w)
 	tx.Commit()
@@ -153,6 +156,15 @@ func TestAddDecides(t *testing.T) {
 		{name: "object of the pod before", synced: true, pod: true, uid: "u0", strict: true, lacks: "the Pod's object"},
 		{name: "no workload", synced: true, pod: true, strict: true, lacks: "address or network namespace"},
 		{name: "no address, strict", synced: true, pod: true, workload: &model.Workload{MTLS: model.MTLSStrict}, lacks: "address or network namespace"},
+		{name: "the sandbox before, strict", synced: true, pod: true, workload: &model.Workload{
+			MTLS: model.MTLSStrict, Local: true, NetNS: "/run/netns/cni-0", Addresses: joinRequest.Addresses,
+		}, kernel: true, envoy: true, lacks: "its new sandbox"},
+		{name: "the sandbox before, with a policy", synced: true, pod: true, workload: &model.Workload{
+			Policy: &model.Policy{}, Local: true, NetNS: "/run/netns/cni-0", Addresses: joinRequest.Addresses,
+		}, kernel: true, envoy: true, lacks: "its new sandbox"},
+		{name: "the sandbox before, may go on", synced: true, pod: true, workload: &model.Workload{
+			MTLS: model.MTLSPermissive, Local: true, NetNS: "/run/netns/cni-0", Addresses: joinRequest.Addresses,
+		}, kernel: true, envoy: true, lacks: "its new sandbox", proceeds: true},
 		{name: "not in the kernel, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), envoy: true, lacks: "hooks in the kernel"},
 		{name: "not in the kernel, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), lacks: "hooks in the kernel"},
 		{name: "not in the kernel, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), strict: true, lacks: "hooks in the kernel", proceeds: true},
