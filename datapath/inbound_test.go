@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -432,6 +433,52 @@ func mustOpen(t *testing.T, p *lab.Pod, ip netip.Addr, port uint16) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// TestPlaintextEndsWithoutAListener: a server that does not listen any more keeps the connections that it accepted. The
+// pod's own connections, which nobody listens for either, live on.
+func TestPlaintextEndsWithoutAListener(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	echo(t, a, "client", netip.AddrPortFrom(a.Address, 9000).String())
+	put(n, n.st.Workloads, workload(b, model.MTLSPermissive))
+	n.sync()
+	for _, ip := range []netip.Addr{b.Address, b.Address6} {
+		l, err := b.Listen("tcp", netip.AddrPortFrom(ip, 8080).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := a.Dial(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		l.Close()
+		out, _, err := open(b, netip.AddrPortFrom(a.Address, 9000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+		n.sync()
+		_ = in.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := in.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s: the connection in the clear lives on: %v", ip, err)
+		}
+		if _, err := out.Write([]byte("x")); err != nil {
+			t.Errorf("%s: the pod's own connection: %v", ip, err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+			t.Errorf("%s: the pod's own connection: %v", ip, err)
+		}
+		put(n, n.st.Workloads, workload(b, model.MTLSPermissive))
+		n.sync()
+	}
 }
 
 // TestPlaintextEndsWhenAPodJoinsStrict: nobody enforced the mode before, or the agent was not there when it changed.

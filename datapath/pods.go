@@ -212,7 +212,11 @@ func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort
 		if err != nil {
 			return err
 		}
-		picked := slices.DeleteFunc(inbound(all), func(s socket) bool { return !end(s.local, s.remote) })
+		ephemeral, err := ephemeralPorts()
+		if err != nil {
+			return err
+		}
+		picked := slices.DeleteFunc(inbound(all, ephemeral), func(s socket) bool { return !end(s.local, s.remote) })
 		if len(picked) == 0 {
 			return nil
 		}

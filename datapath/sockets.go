@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -76,10 +77,11 @@ func addrPort(ip []byte, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
-// inbound finds connections that peers outside of the namespace made: their local port is one that is listened on, and
-// their other end is not in this namespace too, as it is for Envoy's connections to the workload and for the
-// workload's own.
-func inbound(all []socket) []socket {
+// inbound finds connections that peers outside of the namespace made. Their other end is not in this namespace, as it is
+// for Envoy's connections to the workload. Their local port is one that is listened on, or one that the kernel would not
+// have chosen for a connection of the workload's own: the server may have closed its listener. A connection to a port of
+// that range whose listener is closed cannot be told from the workload's own, and is left out. ephemeral is the range.
+func inbound(all []socket, ephemeral portRange) []socket {
 	listening := map[uint16]bool{}
 	for _, s := range all {
 		if s.state == tcpListen {
@@ -93,11 +95,31 @@ func inbound(all []socket) []socket {
 	}
 	var out []socket
 	for _, s := range all {
-		if live(s) && listening[s.local.Port()] && !s.local.Addr().IsLoopback() && !ends[pair{s.remote, s.local}] {
+		served := listening[s.local.Port()] || !ephemeral.has(s.local.Port())
+		if live(s) && served && !s.local.Addr().IsLoopback() && !ends[pair{s.remote, s.local}] {
 			out = append(out, s)
 		}
 	}
 	return out
+}
+
+// portRange holds the first and the last port of a range.
+type portRange [2]uint16
+
+func (r portRange) has(port uint16) bool { return r[0] <= port && port <= r[1] }
+
+// ephemeralPorts returns the ports that the kernel chooses for connections of the calling thread's network namespace.
+func ephemeralPorts() (portRange, error) {
+	const setting = "ipv4/ip_local_port_range" // of IPv6 too
+	text, err := os.ReadFile("/proc/sys/net/" + setting)
+	if err != nil {
+		return portRange{}, fmt.Errorf("sysctl net/%s: %w", setting, err)
+	}
+	var r portRange
+	if _, err := fmt.Sscan(string(text), &r[0], &r[1]); err != nil {
+		return portRange{}, fmt.Errorf("sysctl net/%s is %.40q, want two ports: %w", setting, text, err)
+	}
+	return r, nil
 }
 
 func live(s socket) bool { return s.state != tcpListen && s.state != tcpClose && s.state != timeWait }
