@@ -25,6 +25,9 @@ type Config struct {
 	// them (state.Accepted). Until then the workload is treated as one without an identity, and the port is balanced in
 	// the kernel; after it the new state is in force, whatever fails because of it. 0 does not wait.
 	AcceptTimeout time.Duration
+	// LeaveTimeout is how long a workload that restricts who may connect stays closed after it has gone, while its
+	// network namespace is there: another workload may be about to get it. 0 leaves at once.
+	LeaveTimeout time.Duration
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }

@@ -31,6 +31,8 @@ type reconcilerConfig struct {
 	names *atomic.Pointer[map[uint64]string]
 	// acceptTimeout is Config.AcceptTimeout.
 	acceptTimeout time.Duration
+	// leaveTimeout is Config.LeaveTimeout.
+	leaveTimeout time.Duration
 	// programs are attached when the tables hold everything and nothing else. Until then, programs of an earlier version
 	// stay in the pods' namespaces if retain is true. Nil for none.
 	programs programs
@@ -82,7 +84,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	wl.retain, wl.serves = cfg.retain, svc.serves
+	wl.retainPrograms, wl.serves = cfg.retain, svc.serves
 	return &reconciler{
 		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
@@ -258,11 +260,15 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) result {
 }
 
 // applyWorkload keeps a workload that gets its first identity as it is until Envoy listens there: its peers would come
-// to Envoy as soon as the kernel knows of the identity.
+// to Envoy as soon as the kernel knows of the identity. One that is gone while its network namespace is still there stays
+// closed for a while: a pod that is renamed in a folder has its namespace under the new name in a moment.
 func (r *reconciler) applyWorkload(snap *state.Snapshot, o object) result {
 	w, revision, _ := r.st.Workloads.Revision(snap, o.name)
 	if w != nil && r.workloads.firstIdentity(o.name, w) && !r.acceptedByEnvoy(snap, o, revision, 0) {
 		return result{waits: true}
+	}
+	if (w == nil || !joinable(w)) && r.leaveTimeout > 0 && r.workloads.closedNamespace(o.name) && !r.schedule.over(o, false, r.leaveTimeout, 0, time.Now()) {
+		return result{waits: true, err: r.workloads.retain(o.name, w)}
 	}
 	delete(r.schedule.waiting, o)
 	return result{revision: revision, err: r.workloads.apply(o.name, w)}
@@ -306,10 +312,10 @@ func (r *reconciler) replacePrograms(snap *state.Snapshot) error {
 	if err := r.programs.attach(); err != nil {
 		return err
 	}
-	if !r.workloads.retain {
+	if !r.workloads.retainPrograms {
 		return nil
 	}
-	r.workloads.retain = false
+	r.workloads.retainPrograms = false
 	results := map[object]result{}
 	for key := range r.workloads.local {
 		o := object{model.SubjectWorkload, key}

@@ -116,6 +116,7 @@ type fakeNode struct {
 	rec   *reconciler
 
 	acceptTimeout time.Duration
+	leaveTimeout  time.Duration
 	programs      programs
 }
 
@@ -129,7 +130,7 @@ func (f *fakeNode) restart() {
 	f.t.Helper()
 	rec, err := newReconciler(reconcilerConfig{
 		log: slog.New(slog.NewTextHandler(testWriter{f.t}, nil)), st: f.st, tables: f.kern.tables(), namespaces: f.space,
-		acceptTimeout: f.acceptTimeout, programs: f.programs,
+		acceptTimeout: f.acceptTimeout, leaveTimeout: f.leaveTimeout, programs: f.programs,
 	})
 	if err != nil {
 		f.t.Fatal(err)

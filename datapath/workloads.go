@@ -61,8 +61,8 @@ type workloads struct {
 	nodes  *nodes
 	// serves reports whether a backend serves the UDP sockets that a Service's address led to it.
 	serves func(service, backend netip.AddrPort) bool
-	// retain leaves programs of an earlier version in the pods' namespaces.
-	retain bool
+	// retainPrograms leaves programs of an earlier version in the pods' namespaces.
+	retainPrograms bool
 }
 
 type localWorkload struct {
@@ -70,6 +70,7 @@ type localWorkload struct {
 	ns       namespace
 	close    bool       // connections in the clear are still to be closed
 	stray    []datagram // that are still to be ended
+	retained bool       // the workload is gone, and its namespace is still closed
 	closing  error      // why the last request to close connections failed; nil if it did not
 }
 
@@ -103,6 +104,23 @@ func (ws *workloads) apply(key string, w *model.Workload) error {
 	return errors.Join(err, ws.join(key, w))
 }
 
+// closedNamespace reports whether a local workload restricts who may connect to it, and its network namespace is still
+// there.
+func (ws *workloads) closedNamespace(key string) bool {
+	l := ws.local[key]
+	return l != nil && entriesOf(l.workload, 0).Flags&(workloadStrict|workloadPoliced) != 0 && l.ns.Same()
+}
+
+// retain keeps the network namespace of a workload that is gone closed, until another workload has it or it leaves.
+func (ws *workloads) retain(key string, w *model.Workload) error {
+	ws.local[key].retained = true
+	var want map[weftAddress]uint32
+	if w != nil {
+		want = peerEntries(w)
+	}
+	return errors.Join(ws.peers.set(key, want))
+}
+
 // joinable reports whether a workload runs on this node, in a network namespace that is known.
 func joinable(w *model.Workload) bool { return w.Local && w.NetNS != "" }
 
@@ -125,12 +143,22 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 		if err != nil {
 			return fmt.Errorf("network namespace %s: %w", w.NetNS, err)
 		}
-		if other, taken := ws.owner[ns.Cookie()]; taken {
+		other, taken := ws.owner[ns.Cookie()]
+		switch {
+		case !taken:
+			l = &localWorkload{workload: w, ns: ns}
+		case ws.local[other].retained:
+			if err := ns.Close(); err != nil {
+				return err
+			}
+			l = ws.local[other]
+			delete(ws.local, other)
+		default:
 			return errors.Join(fmt.Errorf("network namespace %s %w by workload %s", w.NetNS, errConflict, other), ns.Close())
 		}
-		l = &localWorkload{workload: w, ns: ns}
-		ws.local[key], ws.owner[ns.Cookie()] = l, key
+		ws.local[key], ws.owner[l.ns.Cookie()] = l, key
 	}
+	l.retained = false
 	cookie := l.ns.Cookie()
 	want := entriesOf(w, cookie)
 	before, known := ws.pods.have[cookie]
@@ -165,7 +193,7 @@ func (ws *workloads) enforce(ns namespace, flags uint32) error {
 		// Older flags may allow more. Without an entry the program refuses.
 		err = errors.Join(err, ws.pods.delete(ns.Cookie()))
 	}
-	return errors.Join(err, ns.Attach(ws.retain))
+	return errors.Join(err, ns.Attach(ws.retainPrograms))
 }
 
 // describe writes what else the programs know of a local workload.

@@ -67,6 +67,10 @@ const flowsKept = 16384
 // acceptTimeout bounds how long the kernel waits for Envoy before it makes known a first identity or a first route.
 const acceptTimeout = 2 * time.Second
 
+// leaveTimeout is how long a network namespace stays closed whose pod has gone. A pod that is renamed in a folder is
+// placed again within it.
+const leaveTimeout = 2 * time.Second
+
 // Agent is a node's agent.
 type Agent struct {
 	cfg     Config
@@ -133,7 +137,8 @@ func New(cfg Config) (*Agent, error) {
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 	})
 	if a.path, err = datapath.New(datapath.Config{
-		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout, Log: cfg.Log,
+		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
+		LeaveTimeout: leaveTimeout, Log: cfg.Log,
 	}, a.st); err != nil {
 		return nil, err
 	}
