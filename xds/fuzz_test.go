@@ -23,10 +23,10 @@ func FuzzNames(f *testing.F) {
 		if n, ok := parseServiceName(s); ok && n.String() != s {
 			t.Errorf("%q is read as %q", s, n)
 		}
-		if n, ok := parseGatewayName(s); ok && n.String() != s {
-			t.Errorf("%q is read as %q", s, n)
+		if n, ok := parseGatewayName(s); ok && n.table() != strings.TrimSuffix(s, plainSuffix) {
+			t.Errorf("%q is read as %+v", s, n)
 		}
-		if a, ok := parseTCPCluster(s); ok && tcpCluster(a) != s {
+		if a, ok := parseTCPCluster(s); ok && tcpPrefix+a.String() != s {
 			t.Errorf("%q is read as %q", s, a)
 		}
 		if a, plain, ok := parseScopeKey(s); ok && scopeKey(a, plain) != s {

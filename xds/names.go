@@ -151,13 +151,6 @@ func (n gatewayName) table() string {
 }
 
 // String is the inverse of parseGatewayName.
-func (n gatewayName) String() string {
-	if n.plain {
-		return n.table() + plainSuffix
-	}
-	return n.table()
-}
-
 func parseGatewayName(s string) (gatewayName, bool) {
 	rest, ok := strings.CutPrefix(s, gatewayPrefix)
 	if !ok {
@@ -184,11 +177,8 @@ func parseGatewayName(s string) (gatewayName, bool) {
 	return n, true
 }
 
-// tcpCluster names the cluster of a peer's address. The port that a client connects to is not part of the name: clients
-// choose it, and Envoy would keep a cluster for each. It travels in the authority of the CONNECT.
-func tcpCluster(a netip.Addr) string { return tcpPrefix + a.String() }
-
-// parseTCPCluster accepts exactly what tcpCluster returns.
+// parseTCPCluster reads the name of the cluster of a peer's address. The port that a client connects to is not part of
+// the name: clients choose it, and Envoy would keep a cluster for each. It travels in the authority of the CONNECT.
 func parseTCPCluster(s string) (netip.Addr, bool) {
 	rest, ok := strings.CutPrefix(s, tcpPrefix)
 	if !ok {

@@ -43,17 +43,6 @@ func (t *Traffic) Contains(what string) bool {
 	return false
 }
 
-// Bytes counts the TCP payload of flows for which the filter holds; nil takes all.
-func (t *Traffic) Bytes(keep func(Flow) bool) int {
-	n := 0
-	for f, s := range t.streams {
-		if keep == nil || keep(f) {
-			n += len(s)
-		}
-	}
-	return n
-}
-
 // Between gives the payload bytes that passed between two addresses, in both directions, by the lower of each
 // connection's two port numbers: the service's, as clients' ports are high.
 func (t *Traffic) Between(a, b netip.Addr) map[uint16]int {

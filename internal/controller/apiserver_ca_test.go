@@ -214,6 +214,6 @@ func TestCA(t *testing.T) {
 				t.Error(got[0].Err)
 			}
 		}
-		w.until("second leads", func() bool { return closed(second.Leads()) })
+		w.until("second leads", func() bool { return closed(second.leads) })
 	})
 }

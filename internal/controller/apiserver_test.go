@@ -218,7 +218,7 @@ func (w *world) start(identity string, change ...func(*Config)) (*Controller, fu
 func TestController(t *testing.T) {
 	w := newWorld(t)
 	first, stopFirst := w.start("first")
-	w.until("leads without any CRD", func() bool { return closed(first.Leads()) })
+	w.until("leads without any CRD", func() bool { return closed(first.leads) })
 
 	// CRDs come after the controller.
 	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "httproutes", "grpcroutes", "referencegrants")...)
@@ -262,11 +262,11 @@ func TestController(t *testing.T) {
 	second, stopSecond := w.start("second")
 	w.until("second is ready", func() bool { return closed(second.Ready()) })
 	before := []*unstructured.Unstructured{w.get(classObj), w.get(poolObj), w.get(gwObj), w.get(good), w.get(bad)}
-	if closed(second.Leads()) {
+	if closed(second.leads) {
 		t.Error("two lead")
 	}
 	stopFirst()
-	w.until("second leads", func() bool { return closed(second.Leads()) })
+	w.until("second leads", func() bool { return closed(second.leads) })
 	late := w.create(route("late", ""))
 	w.until("second writes", func() bool { return condition(w.get(late), "Accepted") == "True Accepted" })
 	for _, o := range before {

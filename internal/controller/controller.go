@@ -64,8 +64,8 @@ type Controller struct {
 	notes      *state.Table[*note]
 	cluster    *kube.Cluster
 	translator *gateway.Translator
-	ca         *ca.CA // nil for none
-	leads      chan struct{}
+	ca         *ca.CA        // nil for none
+	leads      chan struct{} // closed when this replica has held the Lease for the first time
 	ready      chan struct{}
 	once       sync.Once
 }
@@ -107,9 +107,6 @@ func New(cfg Config) (*Controller, error) {
 	return c, err
 }
 
-// Leads is closed when this replica has held the Lease for the first time.
-func (c *Controller) Leads() <-chan struct{} { return c.leads }
-
 // Ready is closed when everything was read and translated once, without which a replica may not be elected, and its CA
 // signs.
 func (c *Controller) Ready() <-chan struct{} { return c.ready }
@@ -130,9 +127,6 @@ func (c *Controller) awaitReady(ctx context.Context) error {
 	close(c.ready)
 	return nil
 }
-
-// Problems lists the objects that were not taken and the kinds that cannot be read.
-func (c *Controller) Problems() []kube.Problem { return c.cluster.Problems() }
 
 // Run reads, translates and, while it holds the Lease, writes, until the context ends. Then it gives nil.
 func (c *Controller) Run(ctx context.Context) error {

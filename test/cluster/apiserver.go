@@ -237,8 +237,3 @@ func freePorts(n int) ([]int, error) {
 	}
 	return out, nil
 }
-
-// Log is the path of a component's log: "etcd" or "kube-apiserver".
-func (a *API) Log(component string) string {
-	return filepath.Join(a.dir, "log", filepath.Base(component))
-}
