@@ -107,6 +107,9 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 		} else {
 			problem = v.checkSecret(secret)
 		}
+		if problem == "" {
+			problem = v.rejected(model.ObjectRef{Kind: "Secret", Namespace: ns, Name: string(r.Name)})
+		}
 		_, served := v.st.Certificates.Get(v.Snapshot, key)
 		if problem != "" && served {
 			problem += "; the certificate that it held before is still served"

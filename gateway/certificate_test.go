@@ -39,6 +39,18 @@ func TestCertificateInUseOutlivesItsSecret(t *testing.T) {
 		}
 		txn.Commit()
 	}
+	refuse := func(message string) {
+		const resource = "Secret/cert|ns/cert"
+		txn := w.st.Write(w.st.Rejections)
+		defer txn.Commit()
+		if message == "" {
+			w.st.Rejections.Delete(txn, resource)
+			return
+		}
+		w.st.Rejections.Put(txn, &model.Rejection{
+			Resource: resource, Objects: []model.ObjectRef{{Kind: "Secret", Namespace: "ns", Name: "cert"}}, Message: message,
+		})
+	}
 	w.put(t, &gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "weft"}, Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}}, gw)
 	for _, step := range []struct {
 		what         string
@@ -47,6 +59,8 @@ func TestCertificateInUseOutlivesItsSecret(t *testing.T) {
 	}{
 		{"bad from the start", func() { w.put(t, secret([]byte("no chain"))) }, false, false},
 		{"valid", func() { w.put(t, secret(chain)) }, true, true},
+		{"refused by Envoy", func() { refuse("no such curve") }, true, false},
+		{"taken by Envoy", func() { refuse("") }, true, true},
 		{"bad in use", func() { w.put(t, secret([]byte("no chain"))) }, true, false},
 		{"deleted in use", func() { remove("Secret", "ns/cert") }, true, false},
 		{"bad again", func() { w.put(t, secret(nil)) }, true, false},
