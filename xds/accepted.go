@@ -8,7 +8,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// What Envoy answers becomes rows: Accepted for each local workload, Gateway, and service with L7 ports; Rejections for
+// What Envoy answers becomes rows: Accepted for itself, each local workload, Gateway, and service with L7 ports; Rejections for
 // each refused resource. Both are gathered under the server's lock and written outside of it, by one goroutine.
 
 // reports is what the next write looks at. It is guarded by the server's lock.
@@ -145,6 +145,8 @@ func (c *cache) needs(subject model.Subject) (needs []ref, revision uint64, ok b
 	st, b := c.server.st, c.builder(c.snap)
 	listeners, scopes := c.stores[TypeListener], c.stores[TypeScope]
 	switch subject.Kind {
+	case model.SubjectNode:
+		return nil, 0, subject == model.Envoy && len(listeners.subs) > 0
 	case model.SubjectWorkload:
 		w, revision, ok := st.Workloads.Revision(c.snap, subject.Name)
 		if !ok || !w.Local || len(listeners.subs) == 0 {

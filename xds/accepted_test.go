@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -170,6 +171,12 @@ func TestAcceptedByWhom(t *testing.T) {
 	b.subscribe(TypeListener)
 	b.drain()
 	w.wantUpToDate(podP)
+	until(t, "Envoy's row is there", func() error {
+		if !w.st.EnvoyConnected(w.st.Snapshot()) {
+			return errors.New("it is not")
+		}
+		return nil
+	})
 	a.close()
 	until(t, "the other one has nothing", func() error {
 		if row, _ := w.row(podP); row == nil || row.Revision != 0 {
@@ -184,8 +191,8 @@ func TestAcceptedByWhom(t *testing.T) {
 	w.wantUpToDate(podP)
 	c.close()
 	until(t, "the row is gone", func() error {
-		if row, _ := w.row(podP); row != nil {
-			return fmt.Errorf("%+v", row)
+		if row, _ := w.row(podP); row != nil || w.st.EnvoyConnected(w.st.Snapshot()) {
+			return fmt.Errorf("%+v, or Envoy's", row)
 		}
 		return nil
 	})

@@ -117,15 +117,6 @@ func (s *Server) Build(typeURL, name string) (proto.Message, bool) {
 	return b.message, true
 }
 
-// Connected reports whether some Envoy is connected and asks for listeners.
-func (s *Server) Connected() bool { return s.subscribed(TypeListener) }
-
-func (s *Server) subscribed(typeURL string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.cache.stores[typeURL].subs) > 0
-}
-
 // ads is the gRPC service.
 type ads struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer

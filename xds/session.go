@@ -8,6 +8,8 @@ import (
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	gcp "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // session is one Envoy's stream. It is the cache that go-control-plane's delta server watches for that stream.
@@ -52,6 +54,7 @@ func (ss *session) close() {
 			c.closeWild(sub.store)
 		}
 	}
+	c.reports.subject(model.Envoy, false)
 	c.touchAll(true)
 	c.flush()
 }
@@ -76,6 +79,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 		}
 		ss.subs[st.typeURL] = sub
 		st.subs[sub] = struct{}{}
+		s.cache.reports.subject(model.Envoy, false)
 	}
 	sub.answered(req)
 	sub.subscribe(req, state, first)

@@ -36,7 +36,7 @@ func (a *Agent) newAddresses() (*addresses, error) {
 	rc.UserAgent = "weft-agent"
 	return &addresses{host: host, links: hostaddr.NewAnnouncer(a.cfg.Log), elector: announce.New(a.st, announce.Config{
 		Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log,
-		Ready:   func() bool { return a.cfg.Announce && a.xds.Connected() },
+		Ready:   func() bool { return a.cfg.Announce && a.st.EnvoyConnected(a.st.Snapshot()) },
 		Accepts: a.transports.accepted,
 	})}, nil
 }

@@ -142,9 +142,12 @@ func New(cfg Config) (*Agent, error) {
 	}, a.st); err != nil {
 		return nil, err
 	}
-	a.transports = newAccepting(a.st, a.xds)
-	a.addrs, err = a.newAddresses()
-	return a, err
+	a.transports = &accepting{st: a.st}
+	// The last step: nothing before it holds what must be closed.
+	if a.addrs, err = a.newAddresses(); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Run serves until ctx ends, or until the next agent has taken over. The hooks and Envoy go on without the agent.

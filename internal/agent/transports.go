@@ -8,7 +8,6 @@ import (
 
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
-	"github.com/weft-mesh/weft/xds"
 )
 
 // transports are those that the listeners of this version take, sorted.
@@ -24,16 +23,11 @@ const (
 // accepting finds out when this node takes what its agent's version takes: when Envoy has accepted the listeners of all
 // local workloads. An Envoy of the agent before may have others.
 type accepting struct {
-	st        *state.State
-	connected func() bool
+	st *state.State
 
 	mu        sync.Mutex
 	known     bool
 	withdrawn bool
-}
-
-func newAccepting(st *state.State, server *xds.Server) *accepting {
-	return &accepting{st: st, connected: server.Connected}
 }
 
 // accepted returns the transports that this node takes; nil while that is not known.
@@ -43,7 +37,7 @@ func (a *accepting) accepted() []model.Transport {
 	if a.withdrawn {
 		return nil
 	}
-	if a.known = a.known || a.connected() && a.allAccepted(); !a.known {
+	if a.known = a.known || a.allAccepted(); !a.known {
 		return nil
 	}
 	return transports
@@ -51,6 +45,9 @@ func (a *accepting) accepted() []model.Transport {
 
 func (a *accepting) allAccepted() bool {
 	snap := a.st.Snapshot()
+	if !a.st.EnvoyConnected(snap) {
+		return false
+	}
 	for w := range a.st.Workloads.By(snap, state.ByLocal, "true") {
 		_, revision, _ := a.st.Workloads.Revision(snap, w.Key())
 		if !a.st.AcceptedAt(snap, model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}, revision) {

@@ -13,8 +13,16 @@ import (
 
 func TestAcceptedTransports(t *testing.T) {
 	st := state.New(state.NewDB())
-	connected := false
-	a := &accepting{st: st, connected: func() bool { return connected }}
+	a := &accepting{st: st}
+	connect := func(connected bool) {
+		w := st.Write(st.Accepted)
+		defer w.Commit()
+		if connected {
+			st.Accepted.Put(w, &model.Accepted{Subject: model.Envoy})
+		} else {
+			st.Accepted.Delete(w, model.Envoy.Key())
+		}
+	}
 	pod := &model.Workload{Namespace: "ns", Name: "pod", Local: true}
 	put := func(revision uint64) {
 		w := st.Write(st.Workloads, st.Accepted)
@@ -25,7 +33,7 @@ func TestAcceptedTransports(t *testing.T) {
 	if a.accepted() != nil {
 		t.Error("without Envoy")
 	}
-	connected = true
+	connect(true)
 	put(0)
 	if a.accepted() != nil {
 		t.Error("Envoy has not accepted the workload's listeners")
@@ -35,7 +43,7 @@ func TestAcceptedTransports(t *testing.T) {
 	if got := a.accepted(); !slices.Equal(got, transports) {
 		t.Errorf("Envoy has accepted all, and the node takes %v", got)
 	}
-	connected = false
+	connect(false)
 	put(0)
 	if a.accepted() == nil {
 		t.Error("what was said holds while Envoy is replaced")

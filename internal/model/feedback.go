@@ -29,6 +29,9 @@ type Subject struct {
 // Key is the subject as text: kind/name.
 func (s Subject) Key() string { return string(s.Kind) + "/" + s.Name }
 
+// Envoy is this node's Envoy as a subject. It has a row of Accepted while an Envoy is connected and asks for listeners.
+var Envoy = Subject{Kind: SubjectNode, Name: "envoy"}
+
 // Accepted is what Envoy has accepted of one subject.
 type Accepted struct {
 	Subject

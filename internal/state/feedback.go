@@ -13,6 +13,12 @@ func (s *State) AcceptedAt(snap *Snapshot, subject model.Subject, revision uint6
 	return ok && row.Revision >= revision
 }
 
+// EnvoyConnected reports whether an Envoy is connected and asks for listeners.
+func (s *State) EnvoyConnected(snap *Snapshot) bool {
+	_, ok := s.Accepted.Get(snap, model.Envoy.Key())
+	return ok
+}
+
 // ProgrammedAt reports whether the kernel holds what was written from a row of the model at a revision or a later one.
 func (s *State) ProgrammedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
 	row, ok := s.Programmed.Get(snap, subject.Key())
