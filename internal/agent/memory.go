@@ -33,5 +33,8 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory()
+	if err := letGoOfBinary(); err != nil {
+		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
+	}
 	return nil
 }

@@ -16,10 +16,11 @@ type Event struct {
 
 // Store keeps the last flows in a ring. It is safe for concurrent use; Add never waits for readers.
 type Store struct {
-	mu   sync.Mutex
-	ring []entry
-	next uint64 // Seq of the next flow
-	lost uint64 // flows that never came in; Follow tells each reader the difference since its last look
+	mu       sync.Mutex
+	capacity uint64
+	blocks   [][]entry // the ring, in pieces that are made when they are needed
+	next     uint64    // Seq of the next flow
+	lost     uint64    // flows that never came in; Follow tells each reader the difference since its last look
 	// unmarked are those of lost that came after the last flow: the next one carries them.
 	unmarked uint64
 	// grown is closed and replaced when something is added and someone waits.
@@ -33,9 +34,23 @@ type entry struct {
 	lost uint64
 }
 
+// blockSize is how many flows memory is taken for at a time: a node on which little happens needs little.
+const blockSize = 512
+
 // NewStore makes a store for capacity flows, at least 1.
 func NewStore(capacity int) *Store {
-	return &Store{ring: make([]entry, max(capacity, 1)), next: 1, grown: make(chan struct{})}
+	n := max(capacity, 1)
+	return &Store{capacity: uint64(n), blocks: make([][]entry, (n+blockSize-1)/blockSize), next: 1, grown: make(chan struct{})}
+}
+
+// at returns where the flow with a Seq is kept.
+func (s *Store) at(seq uint64) *entry {
+	i := seq % s.capacity
+	b := &s.blocks[i/blockSize]
+	if *b == nil {
+		*b = make([]entry, min(blockSize, s.capacity-i/blockSize*blockSize))
+	}
+	return &(*b)[i%blockSize]
 }
 
 // Add keeps a flow and drops the oldest if the store is full. It sets Seq.
@@ -43,7 +58,7 @@ func (s *Store) Add(f Flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.Seq = s.next
-	s.ring[s.next%uint64(len(s.ring))] = entry{f, s.unmarked}
+	*s.at(s.next) = entry{f, s.unmarked}
 	s.unmarked = 0
 	s.next++
 	s.wake()
@@ -101,8 +116,8 @@ func (s *Store) List(filter Filter, limit int) []Event {
 }
 
 func (s *Store) oldest() uint64 {
-	if n := uint64(len(s.ring)); s.next > n {
-		return s.next - n
+	if s.next > s.capacity {
+		return s.next - s.capacity
 	}
 	return 1
 }
@@ -110,7 +125,7 @@ func (s *Store) oldest() uint64 {
 func (s *Store) copyFrom(seq uint64) []entry {
 	out := make([]entry, 0, s.next-seq)
 	for ; seq < s.next; seq++ {
-		out = append(out, s.ring[seq%uint64(len(s.ring))])
+		out = append(out, *s.at(seq))
 	}
 	return out
 }
