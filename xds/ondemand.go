@@ -4,7 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -101,6 +104,7 @@ type cache struct {
 	snap     *state.Snapshot
 	rejected map[string]*model.Rejection // by key; what Rejections holds when all reports are written
 	reports  *reports
+	ahead    map[string]made // while fill runs: what it made for the names that it adds
 }
 
 func newCache(s *Server) *cache {
@@ -223,13 +227,24 @@ func (c *cache) fill(s *store, mode string, snap *state.Snapshot) {
 	}
 	b := c.builder(snap)
 	b.mode = mode
-	seen := map[string]struct{}{}
+	names := map[string][]string{} // by unit
+	var missing []string
 	for _, u := range s.kind.units(b) {
-		if _, done := seen[u]; !done {
-			seen[u] = struct{}{}
-			c.setUnit(s, u, s.kind.names(b, u), snap)
+		if _, done := names[u]; done {
+			continue
+		}
+		names[u] = s.kind.names(b, u)
+		for _, n := range names[u] {
+			if s.resources[n] == nil {
+				missing = append(missing, n)
+			}
 		}
 	}
+	c.makeAhead(s, missing, snap)
+	for u, of := range names {
+		c.setUnit(s, u, of, snap)
+	}
+	c.ahead = nil
 }
 
 func (c *cache) closeWild(s *store) {
@@ -271,28 +286,71 @@ func (c *cache) release(s *store, name string) {
 
 // rebuild makes a resource again; subscribers hear of it if its content changed.
 func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
+	m, ok := c.ahead[name]
+	if !ok {
+		m = c.make(s.kind, s.typeURL, name, snap)
+	}
+	c.deps.Set(ref{s.typeURL, name}, m.reads)
 	r := s.resources[name]
-	b := c.builder(snap.Track())
-	result := s.kind.build(b, name)
-	c.deps.Set(ref{s.typeURL, name}, b.snap.Reads())
 	old := r.version
-	if result == nil && old != "" && s.kind.frozen != nil && s.kind.frozen(name) {
+	if m.absent && old != "" && s.kind.frozen != nil && s.kind.frozen(name) {
 		return
 	}
-	if result == nil {
-		r.any, r.version, r.objects, r.invalid = nil, "", nil, false
-	} else {
-		r.objects = result.objects
-		a, err := marshal(s.typeURL, result.message)
-		if err = errors.Join(result.err, err); err != nil {
-			c.invalid(s, name, err)
-			return
-		}
-		r.invalid = false
-		r.any, r.version, r.objects = a, version(a), result.objects
+	r.objects = m.objects
+	if m.err != nil {
+		c.invalid(s, name, m.err)
+		return
 	}
+	r.any, r.version, r.invalid = m.any, m.version, false
 	if r.version != old {
 		s.changed(name)
+	}
+}
+
+// made is a resource that was built and encoded, or why it cannot be served.
+type made struct {
+	any     *anypb.Any
+	version string
+	objects []model.ObjectRef
+	absent  bool // there is no resource of this name
+	err     error
+	reads   map[state.Key]struct{}
+}
+
+// make builds and encodes a resource. It changes nothing and is safe for concurrent use.
+func (c *cache) make(k *kind, typeURL, name string, snap *state.Snapshot) made {
+	b := c.builder(snap.Track())
+	result := k.build(b, name)
+	m := made{reads: b.snap.Reads()}
+	if result == nil {
+		m.absent = true
+		return m
+	}
+	m.objects = result.objects
+	a, err := marshal(typeURL, result.message)
+	if m.err = errors.Join(result.err, err); m.err == nil {
+		m.any, m.version = a, version(a)
+	}
+	return m
+}
+
+// makeAhead makes resources on all processors, for rebuild to take. An Envoy that comes after a start of the agent asks for
+// thousands at once.
+func (c *cache) makeAhead(s *store, names []string, snap *state.Snapshot) {
+	results := make([]made, len(names))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(names); i = int(next.Add(1)) - 1 {
+				results[i] = c.make(s.kind, s.typeURL, names[i], snap)
+			}
+		})
+	}
+	wg.Wait()
+	c.ahead = make(map[string]made, len(names))
+	for i, n := range names {
+		c.ahead[n] = results[i]
 	}
 }
 

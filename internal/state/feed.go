@@ -1,16 +1,19 @@
 package state
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
 
 // Feed collects the keys that commits change until they are taken.
 type Feed struct {
-	db    *DB
-	mu    sync.Mutex
-	keys  map[Key]struct{}
-	ready chan struct{}
+	db   *DB
+	mu   sync.Mutex
+	keys map[Key]struct{}
+	// shared is true while keys is also that of a commit, and of other feeds.
+	shared bool
+	ready  chan struct{}
 }
 
 // Feed starts to collect. Close it when done.
@@ -25,11 +28,12 @@ func (db *DB) Feed() *Feed {
 // Ready has a value when there is something to take.
 func (f *Feed) Ready() <-chan struct{} { return f.ready }
 
-// Take gives the keys changed since the last call, and a snapshot that holds at least these changes.
+// Take gives the keys changed since the last call, and a snapshot that holds at least these changes. The keys must not be
+// changed.
 func (f *Feed) Take() (map[Key]struct{}, *Snapshot) {
 	f.mu.Lock()
 	keys := f.keys
-	f.keys = map[Key]struct{}{}
+	f.keys, f.shared = map[Key]struct{}{}, false
 	f.mu.Unlock()
 	return keys, f.db.Snapshot()
 }
@@ -41,10 +45,18 @@ func (f *Feed) Close() {
 	f.db.mu.Unlock()
 }
 
+// add takes in the keys of a commit, which nobody changes any more. Where a feed has no others it keeps the map itself: a
+// first commit may have tens of thousands.
 func (f *Feed) add(keys map[Key]struct{}) {
 	f.mu.Lock()
-	for k := range keys {
-		f.keys[k] = struct{}{}
+	switch {
+	case len(f.keys) == 0:
+		f.keys, f.shared = keys, true
+	case f.shared:
+		f.keys, f.shared = maps.Clone(f.keys), false
+		fallthrough
+	default:
+		maps.Copy(f.keys, keys)
 	}
 	f.mu.Unlock()
 	select {
