@@ -23,7 +23,7 @@ const (
 	AnnotationIP = "weft.io/ip"
 )
 
-// LabelKey is the value of ByLabel and BySelector for one label.
+// LabelKey is the value of ByLabel for one label.
 func LabelKey(namespace, label, value string) string { return namespace + "/" + label + "=" + value }
 
 // ParentKey is the value of ByParent: kind is Service or Gateway, of the groups that the Gateway API gives them.
@@ -186,53 +186,6 @@ func parentKeys(namespace string, refs []gwv1.ParentReference) []string {
 		out = append(out, ParentKey(kind, ns, string(r.Name)))
 	}
 	return unique(out)
-}
-
-func httpBackends(r *gwv1.HTTPRoute) []string {
-	var out []string
-	add := func(b gwv1.BackendObjectReference) { out = append(out, backendKey(r.Namespace, b)) }
-	mirrors := func(filters []gwv1.HTTPRouteFilter) {
-		for _, f := range filters {
-			if f.RequestMirror != nil {
-				add(f.RequestMirror.BackendRef)
-			}
-		}
-	}
-	for _, rule := range r.Spec.Rules {
-		mirrors(rule.Filters)
-		for _, b := range rule.BackendRefs {
-			add(b.BackendObjectReference)
-			mirrors(b.Filters)
-		}
-	}
-	return unique(out)
-}
-
-func grpcBackends(r *gwv1.GRPCRoute) []string {
-	var out []string
-	add := func(b gwv1.BackendObjectReference) { out = append(out, backendKey(r.Namespace, b)) }
-	mirrors := func(filters []gwv1.GRPCRouteFilter) {
-		for _, f := range filters {
-			if f.RequestMirror != nil {
-				add(f.RequestMirror.BackendRef)
-			}
-		}
-	}
-	for _, rule := range r.Spec.Rules {
-		mirrors(rule.Filters)
-		for _, b := range rule.BackendRefs {
-			add(b.BackendObjectReference)
-			mirrors(b.Filters)
-		}
-	}
-	return unique(out)
-}
-
-func backendKey(namespace string, b gwv1.BackendObjectReference) string {
-	if b.Namespace != nil {
-		namespace = string(*b.Namespace)
-	}
-	return model.Key(namespace, string(b.Name))
 }
 
 func unique(in []string) []string {

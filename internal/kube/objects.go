@@ -53,14 +53,10 @@ const (
 	ByService = "service"
 	// ByParent finds routes by ParentKey.
 	ByParent = "parent"
-	// ByBackend finds routes by the namespace/name of each Service that they send traffic to, mirrors included.
-	ByBackend = "backend"
 	// ByClass finds Gateways by the name of their class.
 	ByClass = "class"
 	// BySecret finds Gateways by the namespace/name of each Secret that a listener refers to.
 	BySecret = "secret"
-	// BySelector finds Services by LabelKey of each pair of their selector.
-	BySelector = "selector"
 )
 
 // NewObjects makes the tables in a database.
@@ -82,9 +78,6 @@ func NewObjects(db *state.DB) *Objects {
 				return nil
 			}}),
 		Services: table(db, "kube-services", byNamespace[*corev1.Service](),
-			state.Index[*corev1.Service]{Name: BySelector, Of: func(s *corev1.Service) []string {
-				return labelKeys(s.Namespace, s.Spec.Selector)
-			}},
 			state.Index[*corev1.Service]{Name: ByAddress, Of: func(s *corev1.Service) []string {
 				addrs, _ := ServiceAddresses(s)
 				return texts(addrs)
@@ -99,11 +92,9 @@ func NewObjects(db *state.DB) *Objects {
 		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
 		Meshes:         table[*gwxv1.XMesh](db, "kube-meshes"),
 		HTTPRoutes: table(db, "kube-http-routes",
-			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
-			state.Index[*gwv1.HTTPRoute]{Name: ByBackend, Of: httpBackends}),
+			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }}),
 		GRPCRoutes: table(db, "kube-grpc-routes",
-			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }},
-			state.Index[*gwv1.GRPCRoute]{Name: ByBackend, Of: grpcBackends}),
+			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }}),
 		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
 		BackendTLSPolicies: table(db, "kube-backend-tls-policies",
 			state.Index[*gwv1.BackendTLSPolicy]{Name: ByService, Of: tlsPolicyServices}),

@@ -101,9 +101,6 @@ func TestIndexes(t *testing.T) {
 			t.Errorf("%d routes with parent %s, want %d", n, value, want)
 		}
 	}
-	if n := len(slices.Collect(objs.HTTPRoutes.By(s, ByBackend, "ns/back"))); n != 1 {
-		t.Errorf("%d routes with the backend, want 1", n)
-	}
 }
 
 func TestObjectsThatAreRefused(t *testing.T) {
