@@ -62,15 +62,15 @@ func TestHandWrittenEnvoys(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := []way{{static, n.Pod("plain", "client"), netip.MustParseAddrPort("127.0.0.1:16001"), server, []int{pid}}}
-	for _, tls := range []bool{false, true} {
-		w, err := b.sidecars(map[bool]string{false: "side", true: "stls"}[tls], tls)
+	for _, p := range pairs {
+		w, err := b.sidecars(p.pod, p.tls, p.http2)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, w)
 	}
 	for _, w := range all {
-		for _, l := range []wire.Load{{Connections: 4}, {Connections: 4, Reopen: true}, {Stream: true}} {
+		for _, l := range []wire.Load{{Connections: 4}, {Connections: 4, Reopen: true}, {Connections: 4, Reopen: true, FIN: true}, {Stream: true}} {
 			l.Duration = 200 * time.Millisecond
 			s, err := w.measure(t.Context(), l)
 			if err != nil {
@@ -93,19 +93,32 @@ func TestShortRun(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
 		t.Fatalf("build weft: %v\n%s", err, out)
 	}
-	c := config{binary: bin, envoy: testenv.Envoy(t), rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3}
+	c := config{binary: bin, envoy: testenv.Envoy(t), rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3, idle: 50, hold: 3 * time.Second}
 	r := newReport(c)
 	if err := paths(t.Context(), c, r); err != nil {
+		t.Fatal(err)
+	}
+	if err := idle(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
 	if err := change(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
 	r.mark()
-	if len(r.Requests) != 8*len(connections) || len(r.Opened) != 8 || len(r.Throughput) != 8 || len(r.Change) != 1 || len(r.Marks) != 11 {
-		t.Errorf("%d, %d, %d, %d figures, %d marks", len(r.Requests), len(r.Opened), len(r.Throughput), len(r.Change), len(r.Marks))
+	if len(r.Requests) != 10*len(connections) || len(r.Unread) != 10 || len(r.Idle) != 3 || len(r.Change) != 1 || len(r.Marks) != 24 {
+		t.Errorf("%d, %d, %d, %d figures, %d marks", len(r.Requests), len(r.Unread), len(r.Idle), len(r.Change), len(r.Marks))
 	}
-	for _, f := range slices.Concat(r.Requests, r.Opened, r.Throughput) {
+	for _, f := range [][]figures{r.Opened, r.OpenedFIN, r.Throughput} {
+		if len(f) != 10 {
+			t.Errorf("%d figures, want one for each way", len(f))
+		}
+	}
+	for _, f := range r.Idle {
+		if f.Before <= 0 || f.With < f.Before {
+			t.Errorf("%+v", f)
+		}
+	}
+	for _, f := range slices.Concat(r.Requests, r.Opened, r.OpenedFIN, r.Throughput) {
 		if f.Rate <= 0 || f.Failed > 0 {
 			t.Errorf("%+v", f)
 		}

@@ -44,7 +44,9 @@ type hop struct {
 	Upstream     string
 	UpstreamPort uint16
 	ServerTLS    bool // of its listener: mutual
-	ClientTLS    bool // to its upstream: mutual, HTTP/2 as sidecars do
+	ClientTLS    bool // to its upstream: mutual
+	HTTP2        bool // to its upstream; else HTTP/1.1
+	ALPN         string
 	CertFile     string
 	KeyFile      string
 	Admin        string

@@ -8,6 +8,8 @@
 //	envoy.go     hand-written Envoys: a static hop, a pair of sidecars
 //	measure.go   one measurement: a client process in a pod
 //	paths.go     requests, connections opened, throughput
+//	idle.go      memory for idle connections
+//	others.go    what the machine does besides
 //	memory.go    100 pods and 5,000 L7 Services
 //	restart.go   an agent that is killed and started again among 5,000 Services
 //	change.go    from a file's change to the route's first answer
@@ -37,6 +39,8 @@ type config struct {
 	span    time.Duration
 	routes  string
 	changes int
+	idle    int
+	hold    time.Duration
 	binary  string
 	envoy   string
 	out     string
@@ -51,12 +55,14 @@ func main() {
 		return
 	}
 	var c config
-	flag.StringVar(&c.parts, "parts", "paths,memory,restart,change", "what to measure, of these")
+	flag.StringVar(&c.parts, "parts", "paths,idle,memory,restart,change", "what to measure, of these")
 	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
 	flag.DurationVar(&c.span, "span", time.Second, "length of one measurement")
 	flag.StringVar(&c.routes, "routes", "10,1000,10000", "numbers of routes at which a change is measured")
 	flag.IntVar(&c.changes, "changes", 40, "changes measured at each number of routes")
+	flag.IntVar(&c.idle, "idle", idleConnections, "idle connections whose memory is measured")
+	flag.DurationVar(&c.hold, "hold", idleFor, "time in which they are opened and held")
 	flag.StringVar(&c.binary, "weft", "bin/weft", "the binary to measure")
 	flag.StringVar(&c.envoy, "envoy", "", "Envoy (default: $ENVOY, PATH, or beside weft)")
 	flag.StringVar(&c.out, "out", "build/bench.json", "file for the figures")
@@ -73,6 +79,15 @@ func run(ctx context.Context, c config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it makes network namespaces and loads eBPF programs")
 	}
+	// What is started here has as many descriptors too: Go gives its children the limit that was set like this.
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("limit of descriptors: %w", err)
+	}
+	files.Cur = files.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("raise the limit of descriptors: %w", err)
+	}
 	var err error
 	if c.binary, err = filepath.Abs(c.binary); err != nil {
 		return err
@@ -84,11 +99,11 @@ func run(ctx context.Context, c config) error {
 		return err
 	}
 	r := newReport(c)
-	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "memory": memory, "restart": restart, "change": change}
+	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "idle": idle, "memory": memory, "restart": restart, "change": change}
 	for _, p := range strings.Split(c.parts, ",") {
 		f := parts[p]
 		if f == nil {
-			return fmt.Errorf("no part is called %q; there are paths, memory, restart and change", p)
+			return fmt.Errorf("no part is called %q; there are paths, idle, memory, restart and change", p)
 		}
 		if err := f(ctx, c, r); err != nil {
 			return fmt.Errorf("%s: %w", p, err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -68,11 +69,17 @@ type sample struct {
 	wire.Result
 	// Proxies and Server are the CPU time of the other processes that were involved.
 	Proxies, Server time.Duration
+	// Others is the share of the machine's CPUs that processes other than the benchmark's had.
+	Others float64
 }
 
 // call makes a load in a pod and measures what the other processes spent.
 func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server int) (sample, error) {
 	spec, err := json.Marshal(l)
+	if err != nil {
+		return sample{}, err
+	}
+	load0, err := loadNow()
 	if err != nil {
 		return sample{}, err
 	}
@@ -102,6 +109,10 @@ func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server
 		return sample{}, err
 	}
 	s1, err := cpuTime(server)
-	s.Proxies, s.Server = p1-p0, s1-s0
+	if err != nil {
+		return sample{}, err
+	}
+	load1, err := loadNow()
+	s.Proxies, s.Server, s.Others = p1-p0, s1-s0, othersShare(load0, load1, runtime.NumCPU())
 	return s, err
 }

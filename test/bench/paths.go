@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -20,6 +19,9 @@ var connections = []int{1, 32, 256}
 // openers are the connections that are opened anew at the same time.
 const openers = 32
 
+// unread are the downloads that nobody reads, beside requests on as many connections as openers.
+const unread = 16
+
 // figures of one way at one number of connections: medians of the rounds.
 type figures struct {
 	Way         string        `json:"way"`
@@ -27,12 +29,14 @@ type figures struct {
 	Rate        float64       `json:"requestsPerSecond"`
 	P50         time.Duration `json:"p50ns"`
 	P99         time.Duration `json:"p99ns"`
-	// CPU of all processes involved, and of the proxies (and the agent) among them, a request.
+	// CPU of all processes involved, and of the proxies (and the agent) among them, a request; of a stream, a GB.
 	CPU      time.Duration `json:"cpuPerRequestns"`
 	ProxyCPU time.Duration `json:"proxyCPUPerRequestns"`
 	Failed   int           `json:"failed"`
 	// Rounds are the rates of each round, in order: rounds of all ways have the same index.
 	Rounds []float64 `json:"rounds"`
+	// Others is the share of the machine's CPUs that other processes had, in each round.
+	Others []float64 `json:"others"`
 }
 
 // paths measures requests, connections opened and throughput.
@@ -42,9 +46,7 @@ func paths(ctx context.Context, c config, r *report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	all = slices.DeleteFunc(all, func(w way) bool {
-		return !slices.ContainsFunc(strings.Split(c.ways, ","), func(s string) bool { return strings.Contains(w.name, s) })
-	})
+	all = slices.DeleteFunc(all, func(w way) bool { return !selected(c, w) })
 	for _, w := range all { // routes, certificates and pools are learned here
 		if _, err := w.measure(ctx, wire.Load{Connections: 32, Duration: 300 * time.Millisecond}); err != nil {
 			return err
@@ -60,15 +62,21 @@ func paths(ctx context.Context, c config, r *report) (err error) {
 	if r.Opened, err = turns(ctx, c, all, wire.Load{Connections: openers, Duration: c.span, Reopen: true}); err != nil {
 		return err
 	}
+	if r.OpenedFIN, err = turns(ctx, c, all, wire.Load{Connections: openers, Duration: c.span, Reopen: true, FIN: true}); err != nil {
+		return err
+	}
+	if r.Unread, err = turns(ctx, c, all, wire.Load{Connections: openers, Duration: c.span, Unread: unread}); err != nil {
+		return err
+	}
 	r.Throughput, err = turns(ctx, c, all, wire.Load{Duration: c.span, Stream: true})
 	return err
 }
 
-// measure makes one measurement and fails if a request did.
+// measure makes one measurement and fails if a request did. Beside downloads that nobody reads, requests may fail.
 func (w way) measure(ctx context.Context, l wire.Load) (sample, error) {
 	l.Target = w.target
 	s, err := call(ctx, w.from, l, w.proxies, w.server)
-	if err == nil && s.Failed > 0 {
+	if err == nil && s.Failed > 0 && l.Unread == 0 {
 		err = fmt.Errorf("%d requests failed, %d did not: %s", s.Failed, s.Requests, s.Error)
 	}
 	if err != nil {
@@ -110,8 +118,12 @@ func describe(l wire.Load) string {
 	switch {
 	case l.Stream:
 		return "one stream"
+	case l.Reopen && l.FIN:
+		return "connections opened, closed with FIN"
 	case l.Reopen:
 		return "connections opened"
+	case l.Unread > 0:
+		return fmt.Sprintf("%d connections beside %d unread downloads", l.Connections, l.Unread)
 	}
 	return fmt.Sprintf("%d connections", l.Connections)
 }
@@ -127,13 +139,30 @@ func summarize(name string, l wire.Load, in []sample) figures {
 		f.Rounds = append(f.Rounds, units/s.Took.Seconds())
 		f.Failed += s.Failed
 		p50, p99 = append(p50, s.P50), append(p99, s.P99)
-		if s.Requests > 0 {
-			n := time.Duration(s.Requests)
-			cpu, proxyCPU = append(cpu, (s.CPU+s.Server+s.Proxies)/n), append(proxyCPU, s.Proxies/n)
+		if l.Stream {
+			units /= 1e9
 		}
+		if units > 0 {
+			cpu, proxyCPU = append(cpu, per(s.CPU+s.Server+s.Proxies, units)), append(proxyCPU, per(s.Proxies, units))
+		}
+		f.Others = append(f.Others, s.Others)
 	}
 	f.Rate, f.P50, f.P99, f.CPU, f.ProxyCPU = median(f.Rounds), median(p50), median(p99), median(cpu), median(proxyCPU)
 	return f
+}
+
+func per(spent time.Duration, units float64) time.Duration {
+	return time.Duration(float64(spent) / units)
+}
+
+// disturbed counts the rounds in which others had too much of the machine.
+func (f figures) disturbed() (n int) {
+	for _, o := range f.Others {
+		if o > disturbedFrom {
+			n++
+		}
+	}
+	return n
 }
 
 func median[T float64 | time.Duration | int64](v []T) T {

@@ -21,7 +21,10 @@ type report struct {
 	Rounds     int             `json:"rounds"`
 	Span       string          `json:"span"`
 	Requests   []figures       `json:"requests,omitempty"`
-	Opened     []figures       `json:"opened,omitempty"`     // rates are connections a second
+	Opened     []figures       `json:"opened,omitempty"` // rates are connections a second; closed with a reset
+	OpenedFIN  []figures       `json:"openedFIN,omitempty"`
+	Unread     []figures       `json:"besideUnread,omitempty"`
+	Idle       []idleFigures   `json:"idle,omitempty"`
 	Throughput []figures       `json:"throughput,omitempty"` // rates are bytes a second
 	Memory     *memoryFigures  `json:"memory,omitempty"`
 	Restart    *restartFigures `json:"restart,omitempty"`
@@ -82,8 +85,9 @@ func (r *report) mark() {
 		atLeast(fmt.Sprintf("L7 route / static Envoy hop at %d", n), r.Requests, weftL7, static, n, 0.97)
 	}
 	for _, n := range connections {
-		atLeast(fmt.Sprintf("L7 route / sidecar pair at %d", n), r.Requests, weftL7, sidecars, n, 1.8)
+		atLeast(fmt.Sprintf("L7 route / sidecar pair at %d", n), r.Requests, weftL7, sidecarsH1, n, 1.8)
 	}
+	r.markAuthenticated(atLeast, below)
 	if m := r.Memory; m != nil {
 		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
 		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 150)
@@ -97,6 +101,42 @@ func (r *report) mark() {
 			below("CPU of the agent for it", "ms", float64(c.AgentCPU)/1e6, 1)
 		}
 	}
+}
+
+// markAuthenticated compares the authenticated paths with pairs of sidecars that authenticate.
+func (r *report) markAuthenticated(atLeast func(string, []figures, string, string, int, float64), below func(string, string, float64, float64)) {
+	for _, n := range connections {
+		atLeast(fmt.Sprintf("bytes with mTLS / mTLS sidecar pair at %d", n), r.Requests, weftMTLS, sidecarsTLSH2, n, 3)
+	}
+	for _, n := range connections {
+		atLeast(fmt.Sprintf("L7 with mTLS / mTLS sidecar pair at %d", n), r.Requests, weftL7MTLS, sidecarsTLSH2, n, 1.3)
+	}
+	for end, all := range map[string][]figures{"reset": r.Opened, "FIN": r.OpenedFIN} {
+		name := "bytes with mTLS, connections opened, closed with " + end
+		atLeast(name+", / mTLS sidecar pair", all, weftMTLS, sidecarsTLSH2, openers, 1)
+		if f, ok := find(all, weftMTLS, openers); ok {
+			below(name+", CPU of proxies each", "µs", float64(f.ProxyCPU)/1e3, 500)
+		}
+	}
+	atLeast("bytes with mTLS / mTLS sidecar pair, one stream", r.Throughput, weftMTLS, sidecarsTLSH2, 1, 1.5)
+	beside, ok := find(r.Unread, weftMTLS, openers)
+	if idle, was := find(r.Requests, weftMTLS, openers); ok && was && idle.P99 > 0 {
+		below(fmt.Sprintf("bytes with mTLS, p99 beside %d unread downloads / without", unread), "times", float64(beside.P99)/float64(idle.P99), 2)
+	}
+	for _, f := range r.Idle {
+		if f.Way == weftMTLS {
+			below(fmt.Sprintf("bytes with mTLS, proxies' memory for %d idle connections", f.Connections), "MB", float64(f.Growth())/1e6, 150)
+		}
+	}
+}
+
+// find returns the figures of a way at a number of connections.
+func find(all []figures, way string, connections int) (figures, bool) {
+	i := slices.IndexFunc(all, func(f figures) bool { return f.Way == way && f.Connections == connections })
+	if i < 0 {
+		return figures{}, false
+	}
+	return all[i], true
 }
 
 func (r *report) write(file string) error {
@@ -116,16 +156,20 @@ func (r *report) print(w io.Writer) {
 	for _, n := range connections {
 		r.requests(t, n)
 	}
-	if len(r.Opened) > 0 {
-		fmt.Fprintf(t, "\nconnections opened, %d at once\ta second\t/ direct\tCPU each\tproxies\t\n", openers)
-		for _, f := range r.Opened {
-			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(r.Opened, f, direct), micros(f.CPU), micros(f.ProxyCPU))
+	opened(t, "reset", r.Opened)
+	opened(t, "FIN", r.OpenedFIN)
+	r.unread(t)
+	if len(r.Throughput) > 0 {
+		fmt.Fprintf(t, "\none stream\tGbit/s\t/ direct\tCPU a GB\tproxies\tothers\t\n")
+		for _, f := range r.Throughput {
+			fmt.Fprintf(t, "%s\t%.1f\t%s\t%.0f ms\t%.0f ms\t%s\t\n", f.Way, f.Rate*8/1e9, against(r.Throughput, f, direct),
+				float64(f.CPU)/1e6, float64(f.ProxyCPU)/1e6, others(f))
 		}
 	}
-	if len(r.Throughput) > 0 {
-		fmt.Fprintf(t, "\none stream\tGbit/s\t/ direct\t\n")
-		for _, f := range r.Throughput {
-			fmt.Fprintf(t, "%s\t%.1f\t%s\t\n", f.Way, f.Rate*8/1e9, against(r.Throughput, f, direct))
+	if len(r.Idle) > 0 {
+		fmt.Fprintf(t, "\nidle connections, proxies' memory\tconnections\tbefore\twith them\tgrowth\t\n")
+		for _, f := range r.Idle {
+			fmt.Fprintf(t, "%s\t%d\t%d MB\t%d MB\t%d MB\t\n", f.Way, f.Connections, f.Before/1e6, f.With/1e6, f.Growth()/1e6)
 		}
 	}
 	if m := r.Memory; m != nil {
@@ -160,13 +204,51 @@ func (r *report) requests(t io.Writer, n int) {
 	if !slices.ContainsFunc(r.Requests, func(f figures) bool { return f.Connections == n }) {
 		return
 	}
-	fmt.Fprintf(t, "\n%d connections\trequests/s\t/ direct\t/ static hop\tp50\tp99\tCPU a request\tproxies\t\n", n)
+	fmt.Fprintf(t, "\n%d connections\trequests/s\t/ direct\t/ static hop\tp50\tp99\tCPU a request\tproxies\tothers\t\n", n)
 	for _, f := range r.Requests {
 		if f.Connections == n {
-			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(r.Requests, f, direct), against(r.Requests, f, static),
-				micros(f.P50), micros(f.P99), micros(f.CPU), micros(f.ProxyCPU))
+			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(r.Requests, f, direct), against(r.Requests, f, static),
+				micros(f.P50), micros(f.P99), micros(f.CPU), micros(f.ProxyCPU), others(f))
 		}
 	}
+}
+
+// opened prints connections that were closed with a reset or with FIN.
+func opened(t io.Writer, end string, all []figures) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(t, "\nconnections opened, %d at once, closed with %s\ta second\t/ direct\tCPU each\tproxies\tothers\t\n", openers, end)
+	for _, f := range all {
+		fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(all, f, direct), micros(f.CPU), micros(f.ProxyCPU), others(f))
+	}
+}
+
+// unread prints requests beside downloads that nobody reads.
+func (r *report) unread(t io.Writer) {
+	if len(r.Unread) == 0 {
+		return
+	}
+	fmt.Fprintf(t, "\n%d connections beside %d unread downloads\trequests/s\tfailed\tp50\tp99\tp99 without\tproxies\tothers\t\n", openers, unread)
+	for _, f := range r.Unread {
+		without := "-"
+		if idle, ok := find(r.Requests, f.Way, openers); ok {
+			without = micros(idle.P99)
+		}
+		fmt.Fprintf(t, "%s\t%.0f\t%d\t%s\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, f.Failed, micros(f.P50), micros(f.P99), without, micros(f.ProxyCPU), others(f))
+	}
+}
+
+// others is the largest share that other processes had of the machine in a round, and how many rounds they disturbed.
+func others(f figures) string {
+	if len(f.Others) == 0 {
+		return "-"
+	}
+	s := fmt.Sprintf("%.0f%%", 100*slices.Max(f.Others))
+	if n := f.disturbed(); n > 0 {
+		s += fmt.Sprintf(" (disturbed %d of %d)", n, len(f.Others))
+	}
+	return s
 }
 
 func against(all []figures, f figures, to string) string {

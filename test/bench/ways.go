@@ -25,15 +25,23 @@ import (
 
 // Names of the ways.
 const (
-	direct      = "direct"
-	kernel      = "weft, kernel path"
-	static      = "static Envoy hop"
-	weftL7      = "weft, L7 route"
-	sidecars    = "sidecar pair"
-	sidecarsTLS = "sidecar pair, mTLS"
-	weftL7MTLS  = "weft, L7 over HBONE"
-	weftMTLS    = "weft, bytes over HBONE"
+	direct        = "direct"
+	kernel        = "weft, kernel path"
+	static        = "static Envoy hop"
+	weftL7        = "weft, L7 route"
+	sidecarsH1    = "sidecar pair, HTTP/1.1"
+	sidecarsH2    = "sidecar pair, HTTP/2"
+	sidecarsTLSH1 = "sidecar pair, mTLS, HTTP/1.1"
+	sidecarsTLSH2 = "sidecar pair, mTLS, HTTP/2"
+	weftL7MTLS    = "weft, L7 over HBONE"
+	weftMTLS      = "weft, bytes over HBONE"
 )
+
+// pairs are the sidecar pairs: what the first Envoy speaks to the second.
+var pairs = []struct {
+	way, pod   string
+	tls, http2 bool
+}{{sidecarsH1, "sh1", false, false}, {sidecarsH2, "sh2", false, true}, {sidecarsTLSH1, "st1", true, false}, {sidecarsTLSH2, "st2", true, true}}
 
 // way is one way from a client to a server.
 type way struct {
@@ -144,7 +152,7 @@ func ways(ctx context.Context, c config) (out []way, closeAll func() error, err 
 		return nil, nil, err
 	}
 	b := &builder{ctx: ctx, c: c, n: n, dir: dir}
-	closeAll = func() error {
+	end := func() error {
 		err := n.Close()
 		for _, p := range b.procs {
 			_ = p.Wait()
@@ -154,7 +162,7 @@ func ways(ctx context.Context, c config) (out []way, closeAll func() error, err 
 	}
 	defer func() {
 		if err != nil {
-			_ = closeAll()
+			_ = end()
 		}
 	}()
 	if err = os.Chmod(dir, 0o777); err != nil {
@@ -166,7 +174,7 @@ func ways(ctx context.Context, c config) (out []way, closeAll func() error, err 
 	if out, err = b.build(); err != nil {
 		return nil, nil, err
 	}
-	return out, closeAll, nil
+	return out, end, nil
 }
 
 func (b *builder) build() ([]way, error) {
@@ -184,13 +192,14 @@ func (b *builder) build() ([]way, error) {
 	if err != nil {
 		return nil, err
 	}
-	pair, err := b.sidecars("side", false)
-	if err != nil {
-		return nil, err
-	}
-	pairTLS, err := b.sidecars("stls", true)
-	if err != nil {
-		return nil, err
+	var opponents []way
+	for _, p := range pairs {
+		w, err := b.sidecars(p.pod, p.tls, p.http2)
+		if err != nil {
+			return nil, err
+		}
+		w.name = p.way
+		opponents = append(opponents, w)
 	}
 	if err := b.n.StartAgent(); err != nil {
 		return nil, err
@@ -204,16 +213,23 @@ func (b *builder) build() ([]way, error) {
 	}
 	weft := []int{b.n.AgentPID(), st.PID}
 	service := func(ns, name string) netip.AddrPort { return netip.AddrPortFrom(b.n.ServiceIP(ns, name), 80) }
-	return []way{
+	out := []way{
 		{direct, plain, to, server, nil},
 		{kernel, plain, service("plain", "kernel"), server, weft[:1]},
 		{static, plain, netip.MustParseAddrPort("127.0.0.1:16001"), server, []int{hop}},
 		{weftL7, plain, service("plain", "routed"), server, weft},
-		pair,
-		pairTLS,
+	}
+	out = append(out, opponents...)
+	out = append(out, []way{
 		{weftL7MTLS, secure, service("secure", "routed"), secureServer, weft},
 		{weftMTLS, secure, service("secure", "bytes"), secureServer, weft},
-	}, nil
+	}...)
+	for _, w := range out {
+		if err := fewTimeWaits(w.from); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func (b *builder) server(p *lab.Pod) (int, error) {
@@ -251,8 +267,16 @@ func (b *builder) start(p *lab.Pod, h hop) (int, error) {
 	return cmd.Process.Pid, nil
 }
 
+// fewTimeWaits bounds the connections of a pod that wait in TIME_WAIT: those that are closed with FIN would use up its
+// ports within seconds.
+func fewTimeWaits(p *lab.Pod) error {
+	return p.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte("1024"), 0)
+	})
+}
+
 // sidecars makes two pods, each with an Envoy that takes its connections to and from port 8080 by iptables.
-func (b *builder) sidecars(name string, tls bool) (way, error) {
+func (b *builder) sidecars(name string, tls, http2 bool) (way, error) {
 	client, err := b.n.Lab.AddPod(name + "-c")
 	if err != nil {
 		return way{}, err
@@ -265,10 +289,14 @@ func (b *builder) sidecars(name string, tls bool) (way, error) {
 	if err != nil {
 		return way{}, err
 	}
+	alpn := "http/1.1"
+	if http2 {
+		alpn = "h2"
+	}
 	out := hop{Name: name + "-out", Listen: "127.0.0.1", ListenPort: 15001, OriginalDst: true, Upstream: server.Address.String(),
-		UpstreamPort: serverPort, ClientTLS: tls, UID: sidecarUID}
+		UpstreamPort: serverPort, ClientTLS: tls, HTTP2: http2, ALPN: alpn, UID: sidecarUID}
 	in := hop{Name: name + "-in", Listen: "0.0.0.0", ListenPort: 15006, OriginalDst: true, Upstream: "127.0.0.1", UpstreamPort: serverPort,
-		ServerTLS: tls, UID: sidecarUID}
+		ServerTLS: tls, ALPN: alpn, UID: sidecarUID}
 	if tls {
 		if out.CertFile, out.KeyFile, err = certificate(b.dir); err != nil {
 			return way{}, err
@@ -290,11 +318,7 @@ func (b *builder) sidecars(name string, tls bool) (way, error) {
 			return way{}, err
 		}
 	}
-	kind := sidecars
-	if tls {
-		kind = sidecarsTLS
-	}
-	return way{kind, client, netip.AddrPortFrom(server.Address, serverPort), process, pids}, nil
+	return way{name, client, netip.AddrPortFrom(server.Address, serverPort), process, pids}, nil
 }
 
 // certificate makes one that is its own root, for both sidecars.

@@ -16,8 +16,15 @@ type Load struct {
 	Target      netip.AddrPort // IPv4
 	Connections int
 	Duration    time.Duration
-	// Reopen opens a connection for every request, and resets it after the answer: no port waits in TIME_WAIT.
+	// Reopen opens a connection for every request and closes it after the answer: with a reset, so that no port waits in
+	// TIME_WAIT, or with FIN.
 	Reopen bool
+	FIN    bool
+	// Once sends one request on each connection and leaves it idle then.
+	Once bool
+	// Unread is the number of downloads that the client asks for and does not read, beside the requests. The latencies
+	// are then those of requests that got no answer too, as if they got it at the end.
+	Unread int
 	// Stream reads /stream on one connection instead.
 	Stream bool
 }
@@ -38,6 +45,9 @@ var request = []byte("GET / HTTP/1.1\r\nhost: bench\r\n\r\n")
 
 // maxFailures ends a load that does not work.
 const maxFailures = 1000
+
+// firstAnswer is how much longer a load goes on at most if nothing was answered in its time.
+const firstAnswer = 5 * time.Second
 
 type client struct {
 	load  Load
@@ -76,6 +86,11 @@ func Run(l Load) (Result, error) {
 			_ = unix.Close(fd)
 		}
 	}()
+	unread, err := downloads(l)
+	defer closeAll(unread)
+	if err != nil {
+		return Result{}, err
+	}
 	began := time.Now()
 	for range l.Connections {
 		c.open()
@@ -83,7 +98,10 @@ func Run(l Load) (Result, error) {
 	end := began.Add(l.Duration)
 	events := make([]unix.EpollEvent, 512)
 	buf := make([]byte, 64<<10)
-	for time.Now().Before(end) && c.res.Failed < maxFailures {
+	for c.res.Failed < maxFailures {
+		if now := time.Now(); now.After(end) && (len(c.took) > 0 || l.Unread > 0 || now.After(end.Add(firstAnswer))) {
+			break
+		}
 		n, err := unix.EpollWait(c.epoll, events, 100)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return c.res, err
@@ -93,13 +111,18 @@ func Run(l Load) (Result, error) {
 		}
 	}
 	c.res.Took = time.Since(began)
-	c.finish()
+	c.finish(time.Now())
 	return c.res, nil
 }
 
-func (c *client) finish() {
+func (c *client) finish(end time.Time) {
 	c.res.CPU = ownCPU()
 	c.res.Requests = len(c.took)
+	if c.load.Unread > 0 {
+		for _, k := range c.conns {
+			c.took = append(c.took, end.Sub(k.began))
+		}
+	}
 	if len(c.took) > 0 {
 		slices.Sort(c.took)
 		c.res.P50, c.res.P99 = c.took[len(c.took)/2], c.took[len(c.took)*99/100]
@@ -153,9 +176,12 @@ func (c *client) handle(fd int, buf []byte) {
 		c.drop(fd)
 		c.open()
 	case done && c.load.Reopen:
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		if !c.load.FIN {
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
 		c.drop(fd)
 		c.open()
+	case done && c.load.Once:
 	case done:
 		if err := c.send(fd, k); err != nil {
 			c.failed(err)

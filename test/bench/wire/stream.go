@@ -6,6 +6,33 @@ import (
 	"time"
 )
 
+// downloads asks for the streams that nobody reads, and gives them the time to fill what is between.
+func downloads(l Load) ([]net.Conn, error) {
+	var out []net.Conn
+	for range l.Unread {
+		c, err := net.DialTimeout("tcp4", l.Target.String(), 5*time.Second)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, c)
+		if _, err := c.Write(streamRequest); err != nil {
+			return out, err
+		}
+	}
+	if len(out) > 0 {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return out, nil
+}
+
+func closeAll(all []net.Conn) {
+	for _, c := range all {
+		_ = c.Close()
+	}
+}
+
+var streamRequest = []byte("GET /stream HTTP/1.1\r\nhost: bench\r\n\r\n")
+
 // stream reads bytes without end from one connection.
 func stream(l Load) (Result, error) {
 	c, err := net.DialTimeout("tcp4", l.Target.String(), 5*time.Second)
@@ -13,7 +40,7 @@ func stream(l Load) (Result, error) {
 		return Result{}, err
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte("GET /stream HTTP/1.1\r\nhost: bench\r\n\r\n")); err != nil {
+	if _, err := c.Write(streamRequest); err != nil {
 		return Result{}, err
 	}
 	buf := make([]byte, 1<<20)

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestBusyTime(t *testing.T) {
+	got, err := busyTime("cpu  100 20 30 4000 50 60 70 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+	if err != nil || got != 1580*time.Millisecond {
+		t.Errorf("%v %v, want user, nice, system and stolen time: 1.58s", got, err)
+	}
+	for _, bad := range []string{"", "cpu 1 2", "cpu0 1 2 3 4 5 6 7 8", "cpu 1 2 x 4 5 6 7 8"} {
+		if got, err := busyTime(bad); err == nil {
+			t.Errorf("%q: %v, want an error", bad, got)
+		}
+	}
+}
+
+func TestParseProcess(t *testing.T) {
+	got, err := parseProcess("77 (a (b) c) S 5 77 77 0 -1 4194560 1 2 3 4 150 50 30 20 20 0 1 0 9 9 9\n")
+	if want := (process{5, 2 * time.Second, 500 * time.Millisecond}); err != nil || got != want {
+		t.Errorf("%+v %v, want %+v", got, err, want)
+	}
+	for _, bad := range []string{"", "77 (a) S 5", "77 (a) S x 77 77 0 -1 4194560 1 2 3 4 150 50 30 20 20 0"} {
+		if got, err := parseProcess(bad); err == nil {
+			t.Errorf("%q: %+v, want an error", bad, got)
+		}
+	}
+}
+
+func TestDescendants(t *testing.T) {
+	all := map[int]process{
+		1: {0, time.Hour, time.Hour}, 2: {0, 1, 0}, 3: {2, 2, 0}, // the first process; kernel threads
+		10: {1, 4, 8}, 11: {10, 16, 0}, 12: {11, 32, 0}, // the benchmark
+		20: {1, time.Hour, 0}, 21: {20, time.Hour, 0}, // others
+		30: {31, time.Hour, 0}, 31: {30, time.Hour, 0}, // never: a circle, read while processes changed
+	}
+	if got := descendants(all, 10, 2); got != 63 {
+		t.Errorf("%d, want 63", got)
+	}
+}
+
+func TestOthersShare(t *testing.T) {
+	at := time.Now()
+	for name, tt := range map[string]struct {
+		busy, own, took time.Duration
+		want            float64
+	}{
+		"nobody else":    {2 * time.Second, 2 * time.Second, time.Second, 0},
+		"a quarter":      {time.Second, 500 * time.Millisecond, time.Second, 0.25},
+		"ticks run late": {time.Second, 1010 * time.Millisecond, time.Second, 0},
+		"no time":        {time.Second, 0, 0, 0},
+	} {
+		before := machineLoad{at, time.Hour, time.Minute}
+		after := machineLoad{at.Add(tt.took), time.Hour + tt.busy, time.Minute + tt.own}
+		if got := othersShare(before, after, 2); math.Abs(got-tt.want) > 1e-9 {
+			t.Errorf("%s: %g, want %g", name, got, tt.want)
+		}
+	}
+}
+
+// The CPU time of this process is the benchmark's own.
+func TestLoadNow(t *testing.T) {
+	before, err := loadNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self0, err := ownTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+		_, _ = os.Getwd()
+	}
+	after, err := loadNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.own <= before.own || after.own <= self0 || after.busy <= before.busy {
+		t.Errorf("%+v, then %+v: time went by without CPU time", before, after)
+	}
+}
+
+func TestDisturbedRoundsAreMarked(t *testing.T) {
+	for want, in := range map[string][]float64{"-": nil, "10%": {0.02, 0.1}, "40% (disturbed 2 of 3)": {0.4, 0.01, 0.11}} {
+		if got := others(figures{Others: in}); got != want {
+			t.Errorf("%v: %q, want %q", in, got, want)
+		}
+	}
+	r := &report{Requests: []figures{{Way: direct, Connections: 1, Rounds: []float64{1}, Others: []float64{0.5}}}}
+	var b strings.Builder
+	r.print(&b)
+	if !strings.Contains(b.String(), "disturbed 1 of 1") {
+		t.Errorf("not in\n%s", b.String())
+	}
+}
+
+func TestMarksOfAuthenticatedPaths(t *testing.T) {
+	one := func(way string, n int, rate float64, p99, proxies time.Duration) figures {
+		return figures{Way: way, Connections: n, Rounds: []float64{rate}, P99: p99, ProxyCPU: proxies}
+	}
+	r := &report{
+		Requests:  []figures{one(weftMTLS, openers, 290, time.Millisecond, 0), one(sidecarsTLSH2, openers, 100, 0, 0)},
+		Opened:    []figures{one(weftMTLS, openers, 90, 0, 600*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
+		OpenedFIN: []figures{one(weftMTLS, openers, 110, 0, 400*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
+		Unread:    []figures{one(weftMTLS, openers, 1, 5*time.Millisecond, 0)},
+		Idle:      []idleFigures{{weftMTLS, 8000, 50e6, 190e6}, {sidecarsTLSH1, 8000, 0, 900e6}},
+	}
+	r.mark()
+	var passed []string
+	for _, m := range r.Marks {
+		if m.Pass {
+			passed = append(passed, m.Name)
+		}
+	}
+	if len(r.Marks) != 7 || len(passed) != 3 {
+		t.Errorf("%d marks, passed %q; want 7, of which connections closed with FIN (2) and memory", len(r.Marks), passed)
+	}
+}
