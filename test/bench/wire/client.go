@@ -20,7 +20,7 @@ type Load struct {
 	// TIME_WAIT, or with FIN.
 	Reopen bool
 	FIN    bool
-	// Once sends one request on each connection and leaves it idle then.
+	// Once sends one request on each connection and leaves it idle then. They are opened a few at a time.
 	Once bool
 	// Unread is the number of downloads that the client asks for and does not read, beside the requests. The latencies
 	// are then those of requests that got no answer too, as if they got it at the end.
@@ -43,6 +43,9 @@ type Result struct {
 
 var request = []byte("GET / HTTP/1.1\r\nhost: bench\r\n\r\n")
 
+// atOnce is how many connections are opened at the same time if they are only held.
+const atOnce = 64
+
 // maxFailures ends a load that does not work.
 const maxFailures = 1000
 
@@ -54,6 +57,7 @@ type client struct {
 	epoll int
 	to    unix.SockaddrInet4
 	conns map[int]*calling
+	left  int // connections that are still to be opened
 	took  []time.Duration
 	res   Result
 }
@@ -92,9 +96,14 @@ func Run(l Load) (Result, error) {
 		return Result{}, err
 	}
 	began := time.Now()
-	for range l.Connections {
+	c.left = l.Connections
+	if l.Once {
+		c.left = min(c.left, atOnce)
+	}
+	for range c.left {
 		c.open()
 	}
+	c.left = l.Connections - c.left
 	end := began.Add(l.Duration)
 	events := make([]unix.EpollEvent, 512)
 	buf := make([]byte, 64<<10)
@@ -180,6 +189,9 @@ func (c *client) handle(fd int, buf []byte) {
 			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
 		c.drop(fd)
+		c.open()
+	case done && c.load.Once && c.left > 0:
+		c.left--
 		c.open()
 	case done && c.load.Once:
 	case done:
