@@ -28,6 +28,8 @@ type Config struct {
 	// LeaveTimeout is how long a workload that restricts who may connect stays closed after it has gone, while its
 	// network namespace is there: another workload may be about to get it. 0 leaves at once.
 	LeaveTimeout time.Duration
+	// Tunnel hands the authenticated bytes of local workloads to weft tunnel where it listens, and not to Envoy.
+	Tunnel bool
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }

@@ -88,7 +88,7 @@ func (d *Datapath) open() (err error) {
 	}
 	d.rec, err = newReconciler(reconcilerConfig{
 		log: d.cfg.Log, st: d.st, tables: kernelTables(d.maps), namespaces: d.namespaces(), names: &d.names,
-		acceptTimeout: d.cfg.AcceptTimeout, leaveTimeout: d.cfg.LeaveTimeout, programs: d.hooks, retain: retain,
+		acceptTimeout: d.cfg.AcceptTimeout, leaveTimeout: d.cfg.LeaveTimeout, tunnel: d.cfg.Tunnel, programs: d.hooks, retain: retain,
 		usage: d.usage,
 	})
 	return err

@@ -15,6 +15,8 @@ const (
 	workloadStrict   = 2
 	workloadPoliced  = 4
 	addressContested = 8
+	workloadTunnel   = 16
+	peerRequests     = 32
 )
 
 // portEntries is what the kernel is to know about one service port in one address family.
@@ -128,7 +130,11 @@ func peerEntries(w *model.Workload) map[weftAddress]uint32 {
 	out := map[weftAddress]uint32{}
 	for _, a := range w.Addresses {
 		if w.Identity != "" {
-			out[encodeAddr(a)] = workloadFlags(w) &^ workloadPoliced
+			f := workloadFlags(w) &^ workloadPoliced
+			if w.Policy.HTTP() {
+				f |= peerRequests
+			}
+			out[encodeAddr(a)] = f
 		}
 	}
 	for _, a := range w.Contested {

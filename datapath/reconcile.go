@@ -33,6 +33,8 @@ type reconcilerConfig struct {
 	acceptTimeout time.Duration
 	// leaveTimeout is Config.LeaveTimeout.
 	leaveTimeout time.Duration
+	// tunnel is Config.Tunnel.
+	tunnel bool
 	// programs are attached when the tables hold everything and nothing else. Until then, programs of an earlier version
 	// stay in the pods' namespaces if retain is true. Nil for none.
 	programs programs
@@ -84,7 +86,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	wl.retainPrograms, wl.serves = cfg.retain, svc.serves
+	wl.retainPrograms, wl.tunnel, wl.serves = cfg.retain, cfg.tunnel, svc.serves
 	return &reconciler{
 		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),

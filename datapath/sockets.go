@@ -14,12 +14,14 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Ports of Envoy in the pods' namespaces (docs/design/connections.md).
+// Ports of Envoy and weft tunnel in the pods' namespaces (docs/design/connections.md).
 const (
-	portHTTP  = model.PortHTTP
-	portTCP   = model.PortTCP
-	portIn    = model.PortInbound
-	portHBONE = model.PortHBONE
+	portHTTP      = model.PortHTTP
+	portTCP       = model.PortTCP
+	portTunnelOut = model.PortTunnelOut
+	portIn        = model.PortInbound
+	portHBONE     = model.PortHBONE
+	portTunnel    = model.PortTunnel
 )
 
 // Connections selects live TCP connections of a workload.
@@ -124,13 +126,13 @@ func ephemeralPorts() (portRange, error) {
 
 func live(s socket) bool { return s.state != tcpListen && s.state != tcpClose && s.state != timeWait }
 
-// proxied tells whether a socket is Envoy's in a pod.
+// proxied reports whether a socket is Envoy's or weft tunnel's in a pod.
 func proxied(s socket) bool {
 	switch s.local.Port() {
-	case portHTTP, portTCP, portIn, portHBONE:
+	case portHTTP, portTCP, portTunnelOut, portIn, portHBONE, portTunnel:
 		return true
 	}
-	return s.remote.Port() == portHBONE
+	return s.remote.Port() == portHBONE || s.remote.Port() == portTunnel
 }
 
 // destroy ends connections at once (SOCK_DESTROY): both ends see a reset; of UDP, the socket gets ECONNABORTED and has no

@@ -63,6 +63,8 @@ type workloads struct {
 	serves func(service, backend netip.AddrPort) bool
 	// retainPrograms leaves programs of an earlier version in the pods' namespaces.
 	retainPrograms bool
+	// tunnel hands the bytes of local workloads to weft tunnel.
+	tunnel bool
 }
 
 type localWorkload struct {
@@ -161,6 +163,9 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	l.retained = false
 	cookie := l.ns.Cookie()
 	want := entriesOf(w, cookie)
+	if ws.tunnel && w.Identity != "" {
+		want.Flags |= workloadTunnel
+	}
 	before, known := ws.pods.have[cookie]
 	if !known && l.ns.Joined() {
 		before = want.Flags // an earlier version enforced them, with maps of another layout
@@ -250,6 +255,9 @@ func (ws *workloads) closeConnections(key string, which Connections, forbidden f
 // selected picks the inbound connections to close by their ends.
 func (ws *workloads) selected(w *model.Workload, which Connections, forbidden func(local, remote netip.AddrPort) bool) func(local, remote netip.AddrPort) bool {
 	return func(local, remote netip.AddrPort) bool {
+		if local.Port() == portTunnel && w.Identity != "" {
+			return false // a session carries many connections: weft tunnel ends those that a policy forbids
+		}
 		authenticated := local.Port() == portHBONE && w.Identity != ""
 		if authenticated && which == Plaintext || !authenticated && which == Authenticated {
 			return false

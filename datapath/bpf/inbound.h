@@ -71,15 +71,16 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	if (bpf_map_lookup_elem(&from_proxy, &f))
 		return SK_PASS;
-	/* Only Envoy authenticates. An application that listens on its port is judged like one on any other. */
+	/* Only Envoy and weft tunnel authenticate. An application that listens on their ports is judged like one on any other. */
 	bool hbone = ctx->local_port == PORT_HBONE && flags & WORKLOAD_IDENTITY;
-	if (hbone && steer(ctx, &f, PORT_HBONE, &result))
+	bool tunnel = ctx->local_port == PORT_TUNNEL && flags & WORKLOAD_IDENTITY;
+	if ((hbone || tunnel) && steer(ctx, &f, tunnel ? PORT_TUNNEL : PORT_HBONE, &result))
 		return result;
 	struct probe_key probe = { .netns = netns, .port = ctx->local_port };
 	if (bpf_map_lookup_elem(&probes, &probe) && bpf_map_lookup_elem(&nodes, &f.from.addr))
 		return SK_PASS;
 	if (flags & WORKLOAD_STRICT)
-		return drop(&f, !pod ? REASON_NOT_PROGRAMMED : hbone ? REASON_NO_PROXY : REASON_PLAINTEXT);
+		return drop(&f, !pod ? REASON_NOT_PROGRAMMED : hbone || tunnel ? REASON_NO_PROXY : REASON_PLAINTEXT);
 	if (ctx->local_port == PORT_IN)
 		return SK_DROP; /* Envoy's own port: its filter would take that for the workload's and meet itself */
 	return steer(ctx, &f, PORT_IN, &result) ? result : drop(&f, REASON_NO_POLICY_PORT);

@@ -14,7 +14,7 @@ int find_listeners(struct bpf_iter__tcp *ctx)
 	if (!skc || BPF_CORE_READ(skc, skc_state) != BPF_TCP_LISTEN)
 		return 0;
 	__u32 port = BPF_CORE_READ(skc, skc_num);
-	if (port != PORT_IN && port != PORT_HBONE)
+	if (port != PORT_IN && port != PORT_HBONE && port != PORT_TUNNEL)
 		return 0;
 	struct sock *sk = (struct sock *)skc;
 	if (BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id) != proxy_cgroup)

@@ -89,15 +89,18 @@ static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *
 		return PASS;
 	if (*peer & ADDRESS_CONTESTED)
 		return refuse(ctx, netns, pod, original, dest, REASON_CONTESTED);
-	if (!listening(ctx, dest, PORT_TCP)) {
+	__u16 port = PORT_TUNNEL_OUT;
+	if (!(*pod & WORKLOAD_TUNNEL) || *peer & PEER_REQUESTS || !listening(ctx, dest, PORT_TUNNEL_OUT))
+		port = PORT_TCP;
+	if (port == PORT_TCP && !listening(ctx, dest, PORT_TCP)) {
 		if ((*pod | *peer) & WORKLOAD_STRICT)
 			return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);
 		return PASS;
 	}
-	/* Without a memory of the destination Envoy could not tell where to go. */
+	/* Without a memory of the destination the proxy could not tell where to go. */
 	if (!remember(ctx, old, original, dest, VERDICT_MTLS))
 		return refuse(ctx, netns, pod, original, dest, REASON_NO_PROXY);
-	loopback(dest, PORT_TCP);
+	loopback(dest, port);
 	unbind(ctx);
 	return CHANGED;
 }

@@ -4,5 +4,7 @@
 
 #define PORT_HTTP 15001
 #define PORT_TCP 15002
+#define PORT_TUNNEL_OUT 15003
 #define PORT_IN 15006
 #define PORT_HBONE 15008
+#define PORT_TUNNEL 15009

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Envoy's own sockets. These programs hang on Envoy's cgroup, and the kernel runs a cgroup's programs before those of
- * its parents: so the others find Envoy's sockets marked. */
+/* The sockets of Envoy and of weft tunnel, which share a cgroup. These programs hang on that cgroup, and the kernel runs a cgroup's programs before those of
+ * its parents: so the others find the proxies' sockets marked. */
 #pragma once
 #include "sockops.h"
 
@@ -86,7 +86,7 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 static __always_inline void proxy_listens(struct bpf_sock_ops *ops)
 {
 	__u32 port = LOAD(ops->local_port);
-	if (port != PORT_IN && port != PORT_HBONE)
+	if (port != PORT_IN && port != PORT_HBONE && port != PORT_TUNNEL)
 		return;
 	struct endpoint local;
 	local_end(ops, &local, LOAD(ops->family) == AF_INET);

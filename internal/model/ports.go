@@ -1,12 +1,14 @@
 package model
 
-// Ports on which Envoy listens in the network namespace of a local workload. The eBPF programs take them from
-// datapath/bpf/ports.h, which is generated from here.
+// Ports on which the mesh listens in the network namespace of a local workload: Envoy, and weft tunnel where it runs.
+// The eBPF programs take them from datapath/bpf/ports.h, which is generated from here.
 const (
-	PortHTTP    = 15001 // outbound HTTP, on loopback
-	PortTCP     = 15002 // outbound bytes, on loopback
-	PortInbound = 15006 // inbound in the clear, where a policy selects the workload
-	PortHBONE   = 15008 // inbound mTLS
+	PortHTTP      = 15001 // Envoy: outbound HTTP, on loopback
+	PortTCP       = 15002 // Envoy: outbound bytes, on loopback
+	PortTunnelOut = 15003 // weft tunnel: outbound bytes, on loopback
+	PortInbound   = 15006 // Envoy: inbound in the clear, where a policy selects the workload
+	PortHBONE     = 15008 // Envoy: inbound mTLS
+	PortTunnel    = 15009 // weft tunnel: sessions of other pods
 )
 
 // ProxyMark is the mark (SO_MARK) of Envoy's connections to the workload that keep the client's address.

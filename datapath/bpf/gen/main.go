@@ -19,8 +19,10 @@ func main() {
 	}{
 		{"PORT_HTTP", model.PortHTTP},
 		{"PORT_TCP", model.PortTCP},
+		{"PORT_TUNNEL_OUT", model.PortTunnelOut},
 		{"PORT_IN", model.PortInbound},
 		{"PORT_HBONE", model.PortHBONE},
+		{"PORT_TUNNEL", model.PortTunnel},
 	} {
 		fmt.Printf("#define %s %d\n", c.name, c.value)
 	}
