@@ -1,0 +1,116 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// credentials are one identity's certificate and whom it trusts.
+type credentials struct {
+	certificate *tls.Certificate
+	roots       *x509.CertPool
+	trustDomain string
+}
+
+func parseCertificate(chain, key []byte) (*tls.Certificate, error) {
+	c, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, err
+	}
+	if c.Leaf == nil {
+		if c.Leaf, err = x509.ParseCertificate(c.Certificate[0]); err != nil {
+			return nil, err
+		}
+	}
+	return &c, nil
+}
+
+// dialling is for a session with a peer that must have exactly this identity.
+func (c credentials) dialling(peer model.Identity) *tls.Config {
+	cfg := c.config()
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate, nil }
+	cfg.InsecureSkipVerify = true // names of hosts mean nothing here; VerifyConnection looks at the certificate
+	cfg.VerifyConnection = func(s tls.ConnectionState) error {
+		id, err := c.verify(s)
+		if err == nil && id != peer {
+			err = fmt.Errorf("the peer is %s, and %s was expected", id, peer)
+		}
+		return err
+	}
+	return cfg
+}
+
+// accepting is for sessions with any peer of the trust domain.
+func (c credentials) accepting() *tls.Config {
+	cfg := c.config()
+	cfg.Certificates = []tls.Certificate{*c.certificate}
+	cfg.ClientAuth = tls.RequireAnyClientCert
+	cfg.VerifyConnection = func(s tls.ConnectionState) error {
+		_, err := c.verify(s)
+		return err
+	}
+	return cfg
+}
+
+func (c credentials) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol},
+		// A resumed session would skip the check of the peer's certificate.
+		SessionTicketsDisabled: true,
+		// Frames fill records; the library would begin with small ones.
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// verify gives the SPIFFE ID of the peer's certificate, which must come from the roots.
+// See https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md#5-validation.
+func (c credentials) verify(s tls.ConnectionState) (model.Identity, error) {
+	if s.NegotiatedProtocol != protocol {
+		return "", fmt.Errorf("the peer does not speak %s", protocol)
+	}
+	if len(s.PeerCertificates) == 0 {
+		return "", errors.New("the peer has no certificate")
+	}
+	leaf := s.PeerCertificates[0]
+	between := x509.NewCertPool()
+	for _, cert := range s.PeerCertificates[1:] {
+		between.AddCert(cert)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{
+		Roots: c.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: time.Now(),
+	}); err != nil {
+		return "", fmt.Errorf("the peer's certificate: %w", err)
+	}
+	return spiffeID(leaf, c.trustDomain)
+}
+
+func spiffeID(leaf *x509.Certificate, trustDomain string) (model.Identity, error) {
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return "", errors.New("the peer's certificate is an authority's")
+	}
+	if len(leaf.URIs) != 1 {
+		return "", fmt.Errorf("the peer's certificate has %d URIs, and a SPIFFE ID is the only one", len(leaf.URIs))
+	}
+	u := leaf.URIs[0]
+	if !inTrustDomain(u, trustDomain) {
+		return "", fmt.Errorf("the peer is %.256q, which is not of the trust domain %s", u.String(), trustDomain)
+	}
+	return model.Identity(u.String()), nil
+}
+
+func inTrustDomain(u *url.URL, trustDomain string) bool {
+	return u.Scheme == "spiffe" && u.Host == trustDomain && u.User == nil && u.RawQuery == "" && u.Fragment == "" &&
+		strings.HasPrefix(u.Path, "/")
+}
+
+// peerIdentity is the identity of a peer whose handshake has succeeded.
+func peerIdentity(s tls.ConnectionState) model.Identity {
+	return model.Identity(s.PeerCertificates[0].URIs[0].String())
+}

@@ -1,0 +1,218 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const handshakeTimeout = 10 * time.Second
+
+// takeSessions accepts the sessions that other pods open, until the listener is interrupted.
+func (p *pod) takeSessions(l *socket, at netip.AddrPort) {
+	p.acceptAll(l, func(fd int, from netip.AddrPort) {
+		if p.handshakes.Add(1) > maxHandshakes {
+			p.handshakes.Add(-1)
+			_ = unix.Close(fd)
+			return
+		}
+		c, err := netConn(fd)
+		if err != nil {
+			p.handshakes.Add(-1)
+			return
+		}
+		p.session(c, at.Addr(), from.Addr())
+	})
+}
+
+// acceptAll accepts connections, and serves each in a goroutine of its own.
+func (p *pod) acceptAll(l *socket, serve func(fd int, from netip.AddrPort)) {
+	for {
+		fd, from, err := l.accept()
+		switch {
+		case err == nil:
+			go serve(fd, from)
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+			if !p.isClosed() {
+				p.acceptRest(l, serve)
+			}
+			return
+		case errors.Is(err, unix.ECONNABORTED):
+		default: // out of descriptors or memory
+			p.node.log.Warn("a connection cannot be accepted", "pod", p.spec.Load().Key, "error", err)
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+}
+
+// acceptRest takes what has come before a listener closes.
+func (p *pod) acceptRest(l *socket, serve func(fd int, from netip.AddrPort)) {
+	l.control(func(own int) {
+		for {
+			fd, sa, err := unix.Accept4(own, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if err != nil {
+				return
+			}
+			go serve(fd, addrPort(sa))
+		}
+	})
+}
+
+func (s *socket) accept() (fd int, from netip.AddrPort, err error) {
+	werr := s.raw.Read(func(l uintptr) bool {
+		var sa unix.Sockaddr
+		for {
+			if fd, sa, err = unix.Accept4(int(l), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		from = addrPort(sa)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if werr != nil {
+		err = werr
+	}
+	return fd, from, err
+}
+
+// netConn makes a connection of the net package of a socket, which it owns.
+func netConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// session makes the handshake with another pod and serves its streams.
+func (p *pod) session(c net.Conn, local, remote netip.Addr) {
+	v, s, err := p.greet(c, remote)
+	p.handshakes.Add(-1)
+	if err != nil {
+		p.node.log.Debug("a session was refused", "pod", p.spec.Load().Key, "from", remote, "error", err)
+		return
+	}
+	s.accept = func(s *session, id uint32, port, clientPort uint16) {
+		p.opened(s, v, id, netip.AddrPortFrom(remote, clientPort), netip.AddrPortFrom(local, port))
+	}
+	p.mu.Lock()
+	if p.closed || len(p.accepted) >= maxSessions {
+		p.mu.Unlock()
+		s.end(errPodGone)
+		return
+	}
+	p.accepted[s] = v
+	p.mu.Unlock()
+	err = s.run()
+	p.mu.Lock()
+	delete(p.accepted, s)
+	p.mu.Unlock()
+	p.node.log.Debug("a session ended", "pod", p.spec.Load().Key, "peer", v.identity, "reason", err)
+}
+
+func (p *pod) greet(c net.Conn, remote netip.Addr) (*visitor, *session, error) {
+	cred, err := p.credentials()
+	// A peer may know of the pod before its certificate is here.
+	for began := time.Now(); err != nil && time.Since(began) < refusedTimeout; time.Sleep(refusedPause) {
+		cred, err = p.credentials()
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(p.node.ctx, handshakeTimeout)
+	defer cancel()
+	t, err := secure(ctx, c, cred.accepting(), false)
+	if err != nil {
+		return nil, nil, err
+	}
+	lowLatency(c)
+	s := newSession(t, remote)
+	s.memory = p.node.memory
+	return &visitor{identity: peerIdentity(t.ConnectionState())}, s, nil
+}
+
+// lowLatency keeps what waits in the kernel to be sent short, so that small messages do not wait behind it.
+func lowLatency(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		if raw, err := t.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 128<<10) })
+		}
+	}
+}
+
+// opened connects a stream to the application. It does not wait.
+func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort) {
+	if p.inbound.Add(1) > maxStreams {
+		p.inbound.Add(-1)
+		s.refuse(id, reasonLimit)
+		return
+	}
+	began := time.Now()
+	note := p.noting(began, v.identity, from, to, false)
+	d := decide(p.policy.Load(), v.identity, to.Port())
+	app, err := p.reach(d, from, to)
+	if err != nil {
+		p.inbound.Add(-1)
+		why := refusal(err)
+		s.refuse(id, why)
+		note.end(traffic{failure: why, at: time.Now()})
+		return
+	}
+	s.mu.Lock()
+	st := newStream(s, id, app)
+	st.port, st.decided, st.queued = to.Port(), d, true
+	st.ended = func(st *stream) {
+		p.inbound.Add(-1)
+		note.end(st.traffic())
+	}
+	s.streams[id] = st
+	// The policy that decided may have been replaced before the stream was there to be judged again.
+	if decide(p.policy.Load(), v.identity, to.Port()) != d {
+		st.abort(reasonDenied, reasonDenied)
+	}
+	s.mu.Unlock()
+	go p.serve(st, note)
+}
+
+// serve waits until the application is connected, and moves its bytes.
+func (p *pod) serve(st *stream, note *noting) {
+	if err := st.app.awaitConnected(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s := st.session
+		s.mu.Lock()
+		why := refusal(err)
+		st.abort(why, why)
+		s.mu.Unlock()
+	} else if err == nil {
+		note.open()
+	}
+	st.connected()
+}
+
+// refusal is what the peer is told of an error.
+func refusal(err error) reason {
+	var r reason
+	switch {
+	case errors.As(err, &r):
+		return r
+	case errors.Is(err, unix.ECONNREFUSED):
+		return reasonRefused
+	}
+	return reasonReset
+}
+
+// reach begins to connect to the application. The kernel of the source leads connections to Envoy where a policy looks at
+// requests; one that came here was opened before it knew.
+func (p *pod) reach(d decision, from, to netip.AddrPort) (*socket, error) {
+	switch d {
+	case carried:
+		return p.ns.connect(from, to)
+	case inspected:
+		return nil, fmt.Errorf("port %d: %w", to.Port(), reasonRequests)
+	}
+	return nil, fmt.Errorf("port %d: %w", to.Port(), reasonDenied)
+}

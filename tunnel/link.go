@@ -1,0 +1,212 @@
+package tunnel
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+const (
+	linkRetry     = 100 * time.Millisecond
+	linkRetryMost = 2 * time.Second
+	flowsEvery    = time.Second
+	// flowsAtOnce bounds a message.
+	flowsAtOnce = 512
+)
+
+// linkPending bounds what waits to be said.
+const linkPending = 1 << 16
+
+// link is the connection to the agent. Without it the node goes on with what it knows.
+type link struct {
+	path string
+	node *Node
+
+	mu      sync.Mutex
+	up      bool
+	pending []said        // to be said while the link is up
+	ready   chan struct{} // something is pending
+}
+
+func newLink(path string, n *Node) *link {
+	return &link{path: path, node: n, ready: make(chan struct{}, 1)}
+}
+
+// run keeps the link up until ctx ends.
+func (l *link) run(ctx context.Context) {
+	pause := linkRetry
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := l.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.node.log.Debug("no link to the agent", "error", err)
+		if time.Since(began) > linkRetryMost {
+			pause = linkRetry
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+			pause = min(2*pause, linkRetryMost)
+		}
+	}
+}
+
+func (l *link) once(ctx context.Context) error {
+	c, err := (&net.Dialer{Timeout: linkRetryMost}).DialContext(ctx, "unix", l.path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-ctx.Done():
+			c.Close()
+		case <-ended:
+		}
+	}()
+	l.set(true)
+	defer l.set(false)
+	for _, a := range l.node.wanted() {
+		l.want(a)
+	}
+	go l.speak(ended, c)
+	go l.tellFlows(ended)
+	return l.listen(json.NewDecoder(bufio.NewReader(c)))
+}
+
+func (l *link) set(up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up, l.pending = up, nil
+}
+
+// speak says what is pending.
+func (l *link) speak(ended <-chan struct{}, c net.Conn) {
+	defer c.Close()
+	out := json.NewEncoder(c)
+	for {
+		select {
+		case <-ended:
+			return
+		case <-l.ready:
+		}
+		l.mu.Lock()
+		pending := l.pending
+		l.pending = nil
+		l.mu.Unlock()
+		for i := range pending {
+			_ = c.SetWriteDeadline(time.Now().Add(linkRetryMost))
+			if out.Encode(&pending[i]) != nil {
+				return
+			}
+		}
+	}
+}
+
+// listen hears the agent. What it did not tell of until it said that this was all is gone.
+func (l *link) listen(in *json.Decoder) error {
+	workloads, ids := map[string]bool{}, map[model.Identity]bool{}
+	synced := false
+	for {
+		m, err := l.decode(in)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.Synced:
+			synced = true
+			l.node.do(func() { l.node.keep(workloads, ids) })
+		case synced:
+		case m.Workload != nil:
+			workloads[m.Workload.Key] = true
+		case m.SVID != nil:
+			ids[m.SVID.Identity] = true
+		}
+		l.node.do(func() { l.node.hear(m) })
+	}
+}
+
+// decode reads a message. A workload in which there is something that this version does not know may be one whose policy
+// allows less than is understood, so nobody is let in.
+func (l *link) decode(in *json.Decoder) (*told, error) {
+	var line json.RawMessage
+	if err := in.Decode(&line); err != nil {
+		return nil, err
+	}
+	m := &told{}
+	if err := json.Unmarshal(line, m); err != nil {
+		return nil, err
+	}
+	if m.Workload == nil {
+		return m, nil
+	}
+	strict := json.NewDecoder(bytes.NewReader(line))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&told{}); err != nil {
+		l.node.log.Error("a pod of a newer agent is not understood, so nobody may connect to it", "pod", m.Workload.Key, "error", err)
+		m.Workload.Policy = &model.Policy{}
+	}
+	return m, nil
+}
+
+// say reports whether the link is up. It does not wait.
+func (l *link) say(m said) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up || len(l.pending) == linkPending {
+		return false
+	}
+	l.pending = append(l.pending, m)
+	select {
+	case l.ready <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// want asks for a peer. Without a link it is asked for when there is one.
+func (l *link) want(a netip.Addr) { l.say(said{Want: a}) }
+
+func (l *link) forget(a netip.Addr) { l.say(said{Forget: a}) }
+
+func (l *link) applied(w *Workload, err error) {
+	m := &applied{Key: w.Key, Revision: w.Revision}
+	if err != nil {
+		m.Error = err.Error()
+		l.node.log.Warn("connections of a pod cannot be taken", "pod", w.Key, "error", err)
+	}
+	l.say(said{Applied: m})
+}
+
+// tellFlows tells what happened every now and then.
+func (l *link) tellFlows(ended <-chan struct{}) {
+	tick := time.NewTicker(flowsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		kept, lost := l.node.flows.take()
+		for len(kept) > 0 || lost > 0 {
+			n := min(len(kept), flowsAtOnce)
+			if !l.say(said{Flows: kept[:n], Lost: lost}) {
+				l.node.flows.giveBack(len(kept), lost)
+				return
+			}
+			kept, lost = kept[n:], 0
+		}
+	}
+}

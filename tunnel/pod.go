@@ -1,0 +1,220 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"sync"
+	"sync/atomic"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Limits of a pod. What is beyond them is reset.
+const (
+	maxStreams    = 10_000 // in each direction
+	maxSessions   = 4096   // that other pods opened
+	maxHandshakes = 256    // of other pods, at once
+)
+
+// pod is a local workload: its namespace, its listeners and its sessions.
+type pod struct {
+	node *Node
+	ns   *namespace
+
+	spec   atomic.Pointer[Workload]
+	policy atomic.Pointer[model.Policy]
+
+	// Of the goroutine that works: the pod has no identity any more; it takes nothing new; changes of both.
+	leaving, drained bool
+	applied          int
+
+	inbound, outbound atomic.Int64 // streams
+	handshakes        atomic.Int64
+
+	mu        sync.Mutex
+	listeners map[netip.AddrPort]*socket
+	routes    map[netip.Addr]*route // sessions to other pods
+	accepted  map[*session]*visitor // sessions of other pods
+	closed    bool
+}
+
+// visitor is another pod that opened a session.
+type visitor struct {
+	identity model.Identity
+}
+
+func newPod(n *Node, w *Workload) (*pod, error) {
+	ns, err := openNamespace(w.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	p := &pod{
+		node: n, ns: ns, listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
+	}
+	p.spec.Store(w)
+	p.policy.Store(w.Policy)
+	return p, nil
+}
+
+// loopbacks are where the pod's applications are led to.
+func loopbacks(w *Workload) []netip.AddrPort {
+	at := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), model.PortTunnelOut)}
+	for _, a := range w.Addresses {
+		if a.Is6() {
+			return append(at, netip.AddrPortFrom(netip.IPv6Loopback(), model.PortTunnelOut))
+		}
+	}
+	return at
+}
+
+// isIn reports whether the pod's namespace is that of a workload.
+func (p *pod) isIn(w *Workload) bool {
+	spec := p.spec.Load()
+	return spec.NetNS == w.NetNS && spec.Inode == w.Inode
+}
+
+// police puts a policy in force, for streams that live on too.
+func (p *pod) police(policy *model.Policy) {
+	if old := p.policy.Swap(policy); !reflect.DeepEqual(old, policy) {
+		p.enforce()
+	}
+}
+
+// apply makes the pod as w says.
+func (p *pod) apply(w *Workload) error {
+	p.leaving, p.drained = false, false
+	p.applied++
+	old := p.spec.Swap(w)
+	p.police(w.Policy)
+	want := map[netip.AddrPort]func(*socket, netip.AddrPort){}
+	for _, at := range loopbacks(w) {
+		want[at] = p.takeApplications
+	}
+	for _, a := range w.Addresses {
+		want[netip.AddrPortFrom(a, model.PortTunnel)] = p.takeSessions
+	}
+	err := errDraining
+	if !p.node.isDraining() {
+		err = p.listen(want)
+	}
+	if old.Identity != w.Identity {
+		p.renew()
+	}
+	return err
+}
+
+// listen makes the listeners that are wanted, and no others.
+func (p *pod) listen(want map[netip.AddrPort]func(*socket, netip.AddrPort)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return errors.New("the pod is gone")
+	}
+	for at, s := range p.listeners {
+		if want[at] == nil {
+			s.interrupt()
+			delete(p.listeners, at)
+		}
+	}
+	var errs []error
+	for at, serve := range want {
+		if p.listeners[at] != nil {
+			continue
+		}
+		s, err := p.ns.listen(at)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.listeners[at] = s
+		go func() {
+			serve(s, at)
+			s.close()
+		}()
+	}
+	return errors.Join(errs...)
+}
+
+// enforce resets the streams that the policy does not allow any more.
+func (p *pod) enforce() {
+	p.mu.Lock()
+	sessions := maps.Clone(p.accepted)
+	p.mu.Unlock()
+	for s, v := range sessions {
+		s.mu.Lock()
+		for _, st := range s.streams {
+			if d := decide(p.policy.Load(), v.identity, st.port); d != st.decided {
+				st.abort(reasonDenied, reasonDenied)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// renew lets sessions serve the streams that they have, and no more: credentials have changed.
+func (p *pod) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.routes {
+		r.retire()
+	}
+	for s := range p.accepted {
+		s.goAway()
+	}
+}
+
+func (p *pod) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// drain takes no new connections.
+func (p *pod) drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.listeners {
+		s.interrupt()
+	}
+	p.listeners = map[netip.AddrPort]*socket{}
+	for s := range p.accepted {
+		s.goAway()
+	}
+}
+
+// idle reports whether the pod carries no stream.
+func (p *pod) idle() bool { return p.inbound.Load() == 0 && p.outbound.Load() == 0 }
+
+// close ends everything of the pod.
+func (p *pod) close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, s := range p.listeners {
+		s.interrupt()
+	}
+	accepted, routes := p.accepted, p.routes
+	p.accepted, p.routes, p.listeners = map[*session]*visitor{}, map[netip.Addr]*route{}, nil
+	p.mu.Unlock()
+	for s := range accepted {
+		s.end(errPodGone)
+	}
+	for _, r := range routes {
+		r.close()
+	}
+	p.ns.close()
+}
+
+var errPodGone = errors.New("the pod is gone")
+
+// credentials are the pod's at this moment.
+func (p *pod) credentials() (credentials, error) {
+	id := p.spec.Load().Identity
+	c, ok := p.node.credentials(id)
+	if !ok {
+		return credentials{}, fmt.Errorf("there is no certificate of %s", id)
+	}
+	return c, nil
+}

@@ -1,0 +1,332 @@
+package tunnel
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Config of a Server.
+type Config struct {
+	TrustDomain string
+	// Flow gets what the tunnel saw of connections, and Lost how many such reports were dropped. They must be quick.
+	Flow func(*Flow)
+	Lost func(uint64)
+	Log  *slog.Logger
+}
+
+// Server tells the tunnel of its node what the tables hold. It is the agent's part.
+type Server struct {
+	st  *state.State
+	cfg Config
+
+	mu    sync.Mutex
+	links map[*serverLink]struct{}
+}
+
+// NewServer reads from st.
+func NewServer(st *state.State, cfg Config) *Server {
+	return &Server{st: st, cfg: cfg, links: map[*serverLink]struct{}{}}
+}
+
+// Serve answers on l until ctx ends, and closes l. It tells nothing before st.Synced.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		<-ctx.Done()
+		l.Close()
+	})
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("tunnel: accept on %s: %w", l.Addr(), err)
+		}
+		wg.Go(func() {
+			if err := s.serve(ctx, c); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Debug("the link to the tunnel ended", "error", err)
+			}
+		})
+	}
+}
+
+// Connected reports whether a tunnel is there.
+func (s *Server) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links) > 0
+}
+
+// Faults gives what the tunnel could not do, by workload.
+func (s *Server) Faults() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]string{}
+	for l := range s.links {
+		for key, a := range l.answers {
+			if a.Error != "" {
+				out[key] = a.Error
+			}
+		}
+	}
+	return out
+}
+
+// workload gives what is told of a local workload; nil if nothing is.
+func workload(w *model.Workload) *Workload {
+	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
+		return nil
+	}
+	out := &Workload{Key: w.Key(), NetNS: w.NetNS, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy}
+	// One namespace may come after another at the same path.
+	if info, err := os.Stat(w.NetNS); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			out.Inode = st.Ino
+		}
+	}
+	return out
+}
+
+// serverLink is one tunnel.
+type serverLink struct {
+	server *Server
+	conn   net.Conn
+	out    *json.Encoder
+
+	// Of the goroutine that tells.
+	peers    map[netip.Addr]model.Identity
+	revision uint64
+
+	// Guarded by the server's lock.
+	told    map[string]*Workload
+	answers map[string]*applied
+}
+
+func (s *Server) serve(ctx context.Context, c net.Conn) error {
+	defer c.Close()
+	select {
+	case <-s.st.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	l := &serverLink{
+		server: s, conn: c, out: json.NewEncoder(c), peers: map[netip.Addr]model.Identity{},
+		told: map[string]*Workload{}, answers: map[string]*applied{},
+	}
+	s.mu.Lock()
+	s.links[l] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.links, l)
+		s.mu.Unlock()
+	}()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	asked := make(chan said, 64)
+	go func() { cancel(l.listen(ctx, asked)) }()
+	go func() { <-ctx.Done(); c.Close() }()
+	if err := l.tell(ctx, asked); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// listen hears the tunnel.
+func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
+	in := json.NewDecoder(bufio.NewReader(l.conn))
+	for {
+		var m said
+		if err := in.Decode(&m); err != nil {
+			return err
+		}
+		switch {
+		case m.Applied != nil:
+			l.server.mu.Lock()
+			l.answers[m.Applied.Key] = m.Applied
+			l.server.mu.Unlock()
+		case m.Want.IsValid(), m.Forget.IsValid():
+			select {
+			case asked <- m:
+			case <-ctx.Done():
+				return nil
+			}
+		default:
+			for i := range m.Flows {
+				l.server.cfg.Flow(&m.Flows[i])
+			}
+			if m.Lost > 0 && l.server.cfg.Lost != nil {
+				l.server.cfg.Lost(m.Lost)
+			}
+		}
+	}
+}
+
+// tell tells everything, and then what changes.
+func (l *serverLink) tell(ctx context.Context, asked <-chan said) error {
+	st := l.server.st
+	feed := st.Feed()
+	defer feed.Close()
+	_, snap := feed.Take()
+	if err := l.tellAll(snap); err != nil {
+		return err
+	}
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+			keys, snap := feed.Take()
+			err = l.changed(keys, snap)
+		case m := <-asked:
+			if m.Want.IsValid() {
+				err = l.tellPeer(st.Snapshot(), m.Want)
+			} else {
+				delete(l.peers, m.Forget)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (l *serverLink) tellAll(snap *state.Snapshot) error {
+	st := l.server.st
+	errs := []error{l.say(&told{Hello: &hello{TrustDomain: l.server.cfg.TrustDomain}}), l.tellBundle(snap)}
+	for v := range st.SVIDs.All(snap) {
+		errs = append(errs, l.tellSVID(snap, v.Identity))
+	}
+	for w := range st.Workloads.By(snap, state.ByLocal, "true") {
+		errs = append(errs, l.tellWorkload(snap, w.Key()))
+	}
+	return errors.Join(append(errs, l.say(&told{Synced: true}))...)
+}
+
+func (l *serverLink) changed(keys map[state.Key]struct{}, snap *state.Snapshot) error {
+	st := l.server.st
+	workloads := map[string]struct{}{}
+	var errs []error
+	for k := range keys {
+		switch {
+		case k.Table == st.SVIDs.ID() && k.Index == "":
+			errs = append(errs, l.tellSVID(snap, model.Identity(k.Value)))
+		case k.Table == st.Bundles.ID() && k.Index == "":
+			errs = append(errs, l.tellBundle(snap))
+		case k.Table == st.Workloads.ID() && k.Index == "":
+			workloads[k.Value] = struct{}{}
+		case k.Table == st.Placements.ID() && k.Index == state.ByNetNS:
+			for w := range st.Workloads.By(snap, state.ByLocal, "true") {
+				if w.NetNS == k.Value {
+					workloads[w.Key()] = struct{}{}
+				}
+			}
+		case k.Table == st.Workloads.ID() && k.Index == state.ByAddress:
+			if a, err := netip.ParseAddr(k.Value); err == nil {
+				if _, wanted := l.peers[a]; wanted {
+					errs = append(errs, l.tellPeer(snap, a))
+				}
+			}
+		}
+	}
+	for key := range workloads {
+		errs = append(errs, l.tellWorkload(snap, key))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *serverLink) tellWorkload(snap *state.Snapshot, key string) error {
+	var want *Workload
+	if w, ok := l.server.st.Workloads.Get(snap, key); ok {
+		want = workload(w)
+	}
+	l.server.mu.Lock()
+	had := l.told[key]
+	if want == nil {
+		delete(l.told, key)
+		delete(l.answers, key)
+	} else if had != nil {
+		same := *want
+		if same.Revision = had.Revision; reflect.DeepEqual(&same, had) {
+			l.server.mu.Unlock()
+			return nil
+		}
+	}
+	if want != nil {
+		l.revision++
+		want.Revision = l.revision
+		l.told[key] = want
+	}
+	l.server.mu.Unlock()
+	if want != nil {
+		return l.say(&told{Workload: want})
+	}
+	if had != nil {
+		return l.say(&told{Gone: key})
+	}
+	return nil
+}
+
+func (l *serverLink) tellSVID(snap *state.Snapshot, id model.Identity) error {
+	m := &svid{Identity: id}
+	if v, ok := l.server.st.SVIDs.Get(snap, string(id)); ok {
+		m.Chain, m.Key = v.ChainPEM, v.KeyPEM
+	}
+	return l.say(&told{SVID: m})
+}
+
+func (l *serverLink) tellBundle(snap *state.Snapshot) error {
+	b, ok := l.server.st.Bundles.Get(snap, l.server.cfg.TrustDomain)
+	if !ok || len(b.PEM) == 0 {
+		return nil
+	}
+	return l.say(&told{Bundle: b.PEM})
+}
+
+func (l *serverLink) tellPeer(snap *state.Snapshot, a netip.Addr) error {
+	id := l.server.identityAt(snap, a)
+	l.peers[a] = id
+	return l.say(&told{Peer: &peer{Address: a, Identity: id}})
+}
+
+// identityAt is nobody's where workloads of different identities claim an address.
+func (s *Server) identityAt(snap *state.Snapshot, a netip.Addr) model.Identity {
+	var id model.Identity
+	n := 0
+	for w := range s.st.Workloads.By(snap, state.ByAddress, a.String()) {
+		if n++; n > 1 {
+			return ""
+		}
+		id = w.Identity
+	}
+	return id
+}
+
+// toldTimeout bounds the wait for a tunnel that does not read.
+const toldTimeout = 10 * time.Second
+
+func (l *serverLink) say(m *told) error {
+	if err := l.conn.SetWriteDeadline(time.Now().Add(toldTimeout)); err != nil {
+		return err
+	}
+	return l.out.Encode(m)
+}

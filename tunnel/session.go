@@ -1,0 +1,323 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// outLimit is how much waits to be sent on a session before streams stop reading from their applications. It bounds
+	// how long a small message waits behind large ones.
+	outLimit = 256 << 10
+	// sessionWindows bounds the windows of a session's streams beyond their first ones: what a peer may make this node
+	// hold for applications that do not read.
+	sessionWindows = 64 << 20
+
+	pingAfter  = 30 * time.Second // of silence
+	deadAfter  = 45 * time.Second
+	readBuffer = 4*(maxData+headerSize) + headerSize
+)
+
+var (
+	errClosed = errors.New("the session is closed")
+	errSilent = errors.New("the peer does not answer")
+)
+
+// transport is an encrypted connection. Flush sends what Write has taken.
+type transport interface {
+	io.ReadWriteCloser
+	Flush() error
+}
+
+// session is a connection between two pods that carries streams. Who dialled opens them.
+type session struct {
+	conn transport
+	// remote is the other pod's address.
+	remote netip.Addr
+	// accept takes a stream that the peer opens. It must not wait. Nil on the side that dialled.
+	accept func(s *session, id uint32, port, clientPort uint16)
+	// changed is called when the session has no stream any more, or ended. It is called without a lock.
+	changed func(*session)
+
+	memory   *memory
+	wake     chan struct{} // the writer has something to do
+	done     chan struct{} // closed when the session has ended
+	lastRead atomic.Int64  // Unix nanoseconds
+
+	mu       sync.Mutex // guards what follows, and the streams' fields
+	room     sync.Cond  // out has become shorter, or the session ended
+	out      []byte     // frames to be sent
+	spare    []byte
+	flushing bool
+	streams  map[uint32]*stream
+	lastID   uint32
+	windows  int // granted beyond the first windows
+	leaving  bool
+	err      error
+}
+
+func newSession(conn transport, remote netip.Addr) *session {
+	s := &session{
+		conn: conn, remote: remote, memory: newMemory(), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		streams: map[uint32]*stream{},
+	}
+	s.room.L = &s.mu
+	s.lastRead.Store(time.Now().UnixNano())
+	return s
+}
+
+// run reads frames until the session ends, and gives the reason.
+func (s *session) run() error {
+	go s.write()
+	err := s.readFrames()
+	s.end(err)
+	return err
+}
+
+// write sends what was put without a flush.
+func (s *session) write() {
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.wake:
+			s.flush()
+		}
+	}
+}
+
+// end closes the session and resets its streams.
+func (s *session) end(err error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	s.leaving = true
+	for _, st := range s.streams {
+		st.kill(true, errClosed)
+	}
+	s.room.Broadcast()
+	close(s.done)
+	s.mu.Unlock()
+	_ = s.conn.Close()
+	if s.changed != nil {
+		s.changed(s)
+	}
+}
+
+// flush sends what was put, unless another goroutine does so. It waits for the network.
+func (s *session) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flushing {
+		return
+	}
+	s.flushing = true
+	for len(s.out) > 0 && s.err == nil {
+		out := s.out
+		s.out, s.spare = s.spare[:0], nil
+		s.mu.Unlock()
+		_, err := s.conn.Write(out)
+		if err == nil {
+			err = s.conn.Flush()
+		}
+		s.mu.Lock()
+		if cap(out) <= 2*outLimit {
+			s.spare = out[:0]
+		}
+		s.room.Broadcast()
+		if err != nil {
+			s.mu.Unlock()
+			s.end(fmt.Errorf("send: %w", err))
+			s.mu.Lock()
+		}
+	}
+	s.flushing = false
+	if len(s.out) == 0 && cap(s.out) > 0 && len(s.streams) == 0 {
+		s.out, s.spare = nil, nil // an idle session keeps no buffers
+	}
+}
+
+// put appends a frame without payload. The lock is held.
+func (s *session) put(stream uint32, k kind, value int) {
+	s.out = appendHeader(s.out, stream, k, value)
+}
+
+// tell makes the writer send what was put. It does not wait. The lock may be held.
+func (s *session) tell() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// readFrames handles what the peer sends. It must not wait for anything but the peer: everybody's bytes come through it.
+func (s *session) readFrames() error {
+	buf := make([]byte, readBuffer)
+	have := 0
+	for {
+		n, err := s.conn.Read(buf[have:])
+		if err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		s.lastRead.Store(time.Now().UnixNano())
+		have += n
+		at := 0
+		for {
+			f, size, err := parseFrame(buf[at:have])
+			if err != nil {
+				return err
+			}
+			if size == 0 {
+				break
+			}
+			if err := s.handle(f); err != nil {
+				return err
+			}
+			at += size
+		}
+		if s.flooded() {
+			return fmt.Errorf("%w: it sends and does not read", errProtocol)
+		}
+		have = copy(buf, buf[at:have])
+		if have == len(buf) {
+			buf = append(buf, make([]byte, maxPayload)...) // a large frame of a kind that is skipped
+		}
+	}
+}
+
+// flooded reports whether more waits to be sent than what streams put: answers to a peer that does not read them.
+func (s *session) flooded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.out) > 4*outLimit
+}
+
+func (s *session) handle(f frame) error {
+	switch f.kind {
+	case kindOpen:
+		return s.opened(f)
+	case kindData:
+		return s.deliver(f.stream, f.payload)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.streams[f.stream]
+	switch f.kind {
+	case kindPing:
+		s.put(0, kindPong, f.value)
+		s.tell()
+	case kindGoAway:
+		s.leaving = true
+		if s.changed != nil {
+			go s.changed(s)
+		}
+	}
+	if st == nil {
+		return nil // it has ended here, and the peer does not know yet
+	}
+	switch f.kind {
+	case kindFin:
+		st.gotFin = true
+		st.passFin()
+	case kindReset:
+		st.kill(true, reason(f.value))
+	case kindWindow:
+		st.credit += f.value
+		st.moved.Signal()
+	}
+	return nil
+}
+
+func (s *session) opened(f frame) error {
+	port, clientPort, err := parseOpen(f.payload)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.accept == nil || f.stream <= s.lastID {
+		s.mu.Unlock()
+		return fmt.Errorf("%w: stream %d may not be opened", errProtocol, f.stream)
+	}
+	s.lastID = f.stream
+	s.mu.Unlock()
+	s.accept(s, f.stream, port, clientPort)
+	return nil
+}
+
+// refuse answers an open frame with a reset.
+func (s *session) refuse(id uint32, why reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(id, kindReset, int(why))
+	s.tell()
+}
+
+// open makes a stream for an application's connection. The frame is sent with the first flush.
+func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving || s.err != nil || s.lastID == 1<<32-1 {
+		return nil, errClosed
+	}
+	s.lastID++
+	st := newStream(s, s.lastID, app)
+	s.streams[st.id] = st
+	s.out = appendOpen(s.out, st.id, port, clientPort)
+	return st, nil
+}
+
+// remove forgets a stream. The lock is held.
+func (s *session) remove(st *stream) {
+	delete(s.streams, st.id)
+	s.windows -= st.window - firstWindow
+	s.memory.windows.Add(int64(firstWindow - st.window))
+	s.memory.queues.Add(-int64(st.held))
+	st.held = 0
+	if len(s.streams) == 0 && s.changed != nil {
+		go s.changed(s)
+	}
+}
+
+// goAway tells the peer to open no more streams.
+func (s *session) goAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+	s.put(0, kindGoAway, 0)
+	s.tell()
+}
+
+// retire opens no more streams from here.
+func (s *session) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+}
+
+// state gives the number of streams, whether more may be opened, and whether bytes wait to be sent.
+func (s *session) state() (streams int, open, busy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams), !s.leaving && s.err == nil, s.flushing && len(s.out) > 0
+}
+
+// check pings a silent peer, and ends the session with one that stays silent.
+func (s *session) check(now time.Time) {
+	switch silent := now.Sub(time.Unix(0, s.lastRead.Load())); {
+	case silent > deadAfter:
+		s.end(errSilent)
+	case silent > pingAfter:
+		s.mu.Lock()
+		s.put(0, kindPing, 0)
+		s.tell()
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,382 @@
+package tunnel
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// plain is a session's transport without TLS.
+type plain struct{ net.Conn }
+
+func (plain) Flush() error { return nil }
+
+// pair makes the two sessions of a connection. What is opened on one is connected to an echo of its own by accept.
+func pair(t testing.TB, accept func(s *session, id uint32, port, clientPort uint16)) (dialled, accepted *session) {
+	t.Helper()
+	a, b := tcpPair(t)
+	dialled, accepted = newSession(plain{a}, netip.Addr{}), newSession(plain{b}, netip.Addr{})
+	accepted.accept = accept
+	for _, s := range []*session{dialled, accepted} {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = s.run()
+		}()
+		t.Cleanup(func() {
+			s.end(errClosed)
+			<-ended
+		})
+	}
+	return dialled, accepted
+}
+
+func tcpPair(t testing.TB) (net.Conn, net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// application makes a connection, and gives the application's end of it and the tunnel's.
+func application(t testing.TB) (*net.TCPConn, *socket) {
+	t.Helper()
+	a, b := tcpPair(t)
+	f, err := b.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	b.Close()
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSocket(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.(*net.TCPConn), s
+}
+
+// joined makes two applications' ends of one stream.
+func joined(t testing.TB) (client, server *net.TCPConn) {
+	t.Helper()
+	server, far := application(t)
+	dialled, _ := pair(t, func(s *session, id uint32, port, clientPort uint16) {
+		if port != 80 || clientPort != 1234 {
+			t.Errorf("ports %d and %d", port, clientPort)
+		}
+		s.mu.Lock()
+		st := newStream(s, id, far)
+		s.streams[id] = st
+		s.mu.Unlock()
+		go st.pump()
+	})
+	return stream1(t, dialled), server
+}
+
+func stream1(t testing.TB, s *session) *net.TCPConn {
+	t.Helper()
+	client, near := application(t)
+	st, err := s.open(near, 80, 1234)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go st.pump()
+	for _, c := range []*net.TCPConn{client} {
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	}
+	return client
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestBothDirections(t *testing.T) {
+	client, server := joined(t)
+	up, down := random(9<<20), random(7<<20)
+	go func() {
+		_, _ = client.Write(up)
+		_ = client.CloseWrite()
+	}()
+	go func() {
+		_, _ = server.Write(down)
+		_ = server.CloseWrite()
+	}()
+	got := make(chan []byte)
+	go func() {
+		b, _ := io.ReadAll(server)
+		got <- b
+	}()
+	b, err := io.ReadAll(client)
+	if err != nil || sha256.Sum256(b) != sha256.Sum256(down) {
+		t.Errorf("the client got %d bytes, %v", len(b), err)
+	}
+	if b := <-got; sha256.Sum256(b) != sha256.Sum256(up) {
+		t.Errorf("the server got %d bytes", len(b))
+	}
+}
+
+func TestHalfClosed(t *testing.T) {
+	client, server := joined(t)
+	_ = client.CloseWrite()
+	if b, err := io.ReadAll(server); len(b) > 0 || err != nil {
+		t.Fatal(b, err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	want := random(3 << 20)
+	go func() {
+		_, _ = server.Write(want)
+		_ = server.Close()
+	}()
+	if b, err := io.ReadAll(client); err != nil || !bytes.Equal(b, want) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+func TestReset(t *testing.T) {
+	for _, halfClosed := range []bool{false, true} {
+		client, server := joined(t)
+		if _, err := client.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if halfClosed {
+			_ = server.CloseWrite()
+			_, _ = io.ReadAll(client)
+		}
+		_ = client.SetLinger(0)
+		_ = client.Close()
+		_ = server.SetDeadline(time.Now().Add(20 * time.Second))
+		if b, err := io.ReadAll(server); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("half closed %t: %q, %v", halfClosed, b, err)
+		}
+	}
+}
+
+// A reader that does not read holds up its own stream, and no other.
+func TestUnread(t *testing.T) {
+	var servers []*net.TCPConn
+	found := make(chan *net.TCPConn, 8)
+	dialled, _ := pair(t, func(s *session, id uint32, _, _ uint16) {
+		server, far := application(t)
+		s.mu.Lock()
+		st := newStream(s, id, far)
+		s.streams[id] = st
+		s.mu.Unlock()
+		go st.pump()
+		found <- server
+	})
+	for range 4 {
+		c := stream1(t, dialled)
+		_ = c.SetDeadline(time.Time{})
+		server := <-found
+		servers = append(servers, server)
+		go func() { _, _ = io.Copy(server, neverEnding{}) }()
+		go func() { _, _ = io.Copy(c, neverEnding{}) }()
+	}
+	time.Sleep(200 * time.Millisecond)
+	c := stream1(t, dialled)
+	server := <-found
+	go func() { _, _ = io.Copy(server, server) }()
+	for range 50 {
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dialled.mu.Lock()
+	for _, st := range dialled.streams {
+		if len(st.queue) > maxWindow {
+			t.Errorf("a queue of %d bytes", len(st.queue))
+		}
+	}
+	dialled.mu.Unlock()
+	_ = servers
+}
+
+type neverEnding struct{}
+
+func (neverEnding) Read(b []byte) (int, error) { return len(b), nil }
+
+func TestSessionEnds(t *testing.T) {
+	client, server := joined(t)
+	_, _ = client.Write([]byte("x"))
+	_, _ = io.ReadFull(server, make([]byte, 1))
+	dialled, _ := pair(t, nil)
+	c := stream1(t, dialled)
+	dialled.end(errSilent)
+	if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the application saw %v", err)
+	}
+	if _, err := dialled.open(nil, 1, 1); !errors.Is(err, errClosed) {
+		t.Errorf("a stream of a session that ended: %v", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	dialled, _ := pair(t, func(s *session, id uint32, _, _ uint16) { s.refuse(id, reasonRefused) })
+	c := stream1(t, dialled)
+	if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the application saw %v", err)
+	}
+}
+
+func TestPeerBreaksProtocol(t *testing.T) {
+	for name, text := range map[string][]byte{
+		"an unknown kind":            appendHeader(nil, 1, 9, 0),
+		"an empty open":              appendHeader(nil, 1, kindOpen, 0),
+		"a stream opened twice":      append(appendOpen(nil, 1, 1, 1), appendOpen(nil, 1, 1, 1)...),
+		"a stream number 0":          appendOpen(nil, 0, 1, 1),
+		"a payload that is too long": appendHeader(nil, 1, kindData, maxPayload+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := tcpPair(t)
+			s := newSession(plain{a}, netip.Addr{})
+			s.accept = func(*session, uint32, uint16, uint16) {}
+			_, _ = b.Write(text)
+			if err := s.run(); !errors.Is(err, errProtocol) {
+				t.Errorf("the session ended with %v", err)
+			}
+		})
+	}
+}
+
+// More bytes than the window allows end the session.
+func TestPeerIgnoresWindow(t *testing.T) {
+	a, b := tcpPair(t)
+	s := newSession(plain{a}, netip.Addr{})
+	_, far := application(t)
+	s.accept = func(s *session, id uint32, _, _ uint16) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		st := newStream(s, id, far)
+		st.queued = true // as while it is being connected
+		s.streams[id] = st
+	}
+	go func() {
+		_, _ = b.Write(appendOpen(nil, 1, 1, 1))
+		for range firstWindow/maxData + 2 {
+			_, _ = b.Write(append(appendHeader(nil, 1, kindData, maxData), make([]byte, maxData)...))
+		}
+	}()
+	if err := s.run(); !errors.Is(err, errProtocol) || !strings.Contains(err.Error(), "not asked for") {
+		t.Errorf("the session ended with %v", err)
+	}
+}
+
+// Frames that a later version adds are skipped, however long.
+func TestOptionalFrames(t *testing.T) {
+	a, b := tcpPair(t)
+	s := newSession(plain{a}, netip.Addr{})
+	opened := make(chan uint32, 1)
+	s.accept = func(_ *session, id uint32, _, _ uint16) { opened <- id }
+	go func() { _ = s.run() }()
+	_, _ = b.Write(append(appendHeader(nil, 0, kindOptional+3, maxPayload), make([]byte, maxPayload)...))
+	_, _ = b.Write(appendOpen(nil, 7, 1, 1))
+	select {
+	case id := <-opened:
+		if id != 7 {
+			t.Error(id)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the stream was not opened")
+	}
+	s.end(errClosed)
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add(appendOpen(nil, 1, 80, 1234))
+	f.Add(append(appendHeader(nil, 1, kindData, 3), "abc"...))
+	f.Add(appendHeader(nil, 1, kindWindow, maxValue))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for len(b) > 0 {
+			fr, size, err := parseFrame(b)
+			if err != nil || size == 0 {
+				return
+			}
+			if size > len(b) || size != headerSize+len(fr.payload) {
+				t.Fatalf("size %d of %d", size, len(b))
+			}
+			b = b[size:]
+		}
+	})
+}
+
+// transfer sends n bytes and a FIN, and compares what comes.
+func transfer(t *testing.T, from, to *net.TCPConn, n int) {
+	t.Helper()
+	want := random(n)
+	go func() {
+		_, _ = from.Write(want)
+		_ = from.CloseWrite()
+	}()
+	_ = to.SetDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d of %d bytes, %v", len(got), n, err)
+	}
+}
+
+// A stream for which there is no memory left is reset, and gives back what it held.
+func TestMemoryIsBounded(t *testing.T) {
+	server, far := application(t)
+	dialled, accepted := pair(t, func(s *session, id uint32, _, _ uint16) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		st := newStream(s, id, far)
+		st.queued = true // as while it is being connected
+		s.streams[id] = st
+		go st.pump()
+	})
+	accepted.memory.maxQueues = 10_000
+	c := stream1(t, dialled)
+	_, _ = c.Write(random(10_000))
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("what fits is not kept: %v", err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, _ = c.Write([]byte("x"))
+	if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the sender saw %v", err)
+	}
+	_ = server.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadAll(server); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the receiver saw %v", err)
+	}
+	if n := accepted.memory.queues.Load(); n != 0 {
+		t.Errorf("%d bytes are still reserved", n)
+	}
+}

@@ -1,0 +1,138 @@
+package tunnel
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket is a non-blocking socket in the runtime's poller. Its methods may be called while another goroutine closes it.
+type socket struct {
+	file *os.File
+	raw  syscall.RawConn
+}
+
+// newSocket owns fd from here on.
+func newSocket(fd int) (*socket, error) {
+	f := os.NewFile(uintptr(fd), "socket")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &socket{file: f, raw: raw}, nil
+}
+
+// interrupt makes calls that wait return, now and from now on.
+func (s *socket) interrupt() {
+	_ = s.file.SetDeadline(time.Unix(1, 0)) // a file that is closed waits for nothing
+}
+
+func (s *socket) close() { s.file.Close() }
+
+// control calls f unless the socket is closed.
+func (s *socket) control(f func(fd int)) {
+	_ = s.raw.Control(func(fd uintptr) { f(int(fd)) })
+}
+
+// resetOnClose makes close send an RST.
+func (s *socket) resetOnClose() {
+	s.control(func(fd int) {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	})
+}
+
+// closeWrite sends a FIN after what was written.
+func (s *socket) closeWrite() {
+	s.control(func(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) })
+}
+
+// failure gives the socket's pending error, without waiting. ready is false while a connection is being made.
+func failure(fd int) (ready bool, err error) {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if _, err := unix.Poll(p[:], 0); err != nil {
+		return false, nil // interrupted: the next look tells
+	}
+	if p[0].Revents&unix.POLLERR != 0 {
+		no, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && no != 0 {
+			err = unix.Errno(no)
+		}
+		if err == nil {
+			err = unix.ECONNRESET
+		}
+		return true, err
+	}
+	return p[0].Revents&(unix.POLLOUT|unix.POLLHUP) != 0, nil
+}
+
+// awaitFailure returns when the connection is reset, with the reason, or when the socket is interrupted, with nil.
+func (s *socket) awaitFailure() (failed error) {
+	_ = s.raw.Read(func(fd uintptr) bool {
+		_, failed = failure(int(fd))
+		return failed != nil
+	})
+	return failed
+}
+
+// awaitConnected waits until a connection that is being made is there.
+func (s *socket) awaitConnected() (failed error) {
+	err := s.raw.Write(func(fd uintptr) bool {
+		var ready bool
+		ready, failed = failure(int(fd))
+		return ready
+	})
+	return errors.Join(failed, err)
+}
+
+// read reads once, without waiting.
+func read(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if !errors.Is(err, unix.EINTR) {
+			return max(n, 0), err
+		}
+	}
+}
+
+// write writes once, without waiting. Nothing written is no error.
+func write(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, b)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return 0, nil
+		}
+		return max(n, 0), err
+	}
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch s := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(s.Addr), uint16(s.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(s.Addr).Unmap(), uint16(s.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
