@@ -21,7 +21,7 @@ func main() {
 
 func newRoot() *cli.Root {
 	root := cli.New(cli.Options{Version: version, Envoy: agent.EnvoyVersion})
-	root.AddCommand(newAgentCmd(root.Run), newProxyCmd(root.Run), newControllerCmd(), newCleanupCmd(root.Run), newCNICmd())
+	root.AddCommand(newAgentCmd(root.Run), newProxyCmd(root.Run), newTunnelCmd(root.Run), newControllerCmd(), newCleanupCmd(root.Run), newCNICmd())
 	root.AddCommand(newDemoCmds()...)
 	return root
 }

@@ -13,6 +13,7 @@ import (
 func newProxyCmd(run *string) *cobra.Command {
 	cfg := proxy.Config{}
 	var level slog.Level
+	var tunnel bool
 	cmd := &cobra.Command{
 		Use:   "proxy",
 		Short: "Run this node's Envoy",
@@ -21,6 +22,13 @@ A second weft proxy takes over from the first without dropping a connection; tha
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.RunDir = *run
+			if tunnel {
+				self, err := os.Executable()
+				if err != nil {
+					return fmt.Errorf("find weft's own executable: %w", err)
+				}
+				cfg.Tunnel = []string{self, "tunnel", "--run", *run, "--log-level", level.String()}
+			}
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			return proxy.Run(cmd.Context(), cfg)
 		},
@@ -41,6 +49,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
 	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")
+	f.BoolVar(&tunnel, "tunnel", false, "also run weft tunnel, which nodes with weft agent --bytes tunnel need at both ends")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	cmd.AddCommand(newProxyRestartCmd(run), newReadyCmd("proxy", "its Envoy is live"))
 	return cmd

@@ -22,6 +22,7 @@ const (
 	AdminSocket   = "envoy-admin.sock" // Envoy's
 	ControlSocket = "proxy.sock"       // the supervisor's
 	recordFile    = "proxy.json"
+	tunnelFile    = "tunnel.json"
 	lockFile      = "proxy.lock"
 	bootstrapFile = "envoy.json"
 )
@@ -60,6 +61,9 @@ type Config struct {
 	InPod bool
 	// HealthSocket is a unix socket where HTTP tells whether this supervisor is ready; "" is none. See Ready.
 	HealthSocket string
+	// Tunnel is the program, with its arguments, that carries bytes beside Envoy: weft tunnel. None if it is empty. It runs in
+	// Envoy's cgroup and outlives the supervisor as Envoy does.
+	Tunnel []string
 	// LogLevel of Envoy: trace, debug, info, warning, error, critical. warning.
 	LogLevel string
 	Log      *slog.Logger

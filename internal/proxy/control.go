@@ -109,6 +109,7 @@ func (s *supervisor) commit(lock io.Closer, committed chan<- struct{}) error {
 	if !s.handing || s.handed {
 		return errors.New("no handover is under way")
 	}
+	s.leaveTunnel() // before the other looks after it
 	s.set(func() { s.handed = true })
 	close(committed)
 	return lock.Close()

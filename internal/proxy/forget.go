@@ -39,6 +39,7 @@ func End(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	s.adopt(cfg.loadRecord())
+	s.adoptTunnels()
 	err = s.stop(ctx)
 	s.endStrays()
 	if err != nil {
@@ -50,7 +51,7 @@ func End(ctx context.Context, cfg Config) error {
 // removeFiles removes what is left in the run directory when no Envoy and no supervisor runs, the lock last.
 func (c Config) removeFiles() error {
 	left, _ := filepath.Glob(c.path("envoy") + "_*") // Envoy's own sockets; the pattern is well formed
-	for _, name := range []string{bootstrapFile, recordFile, AdminSocket, ControlSocket, lockFile} {
+	for _, name := range []string{bootstrapFile, recordFile, tunnelFile, AdminSocket, ControlSocket, lockFile} {
 		left = append(left, c.path(name))
 	}
 	var errs []error

@@ -207,6 +207,7 @@ func (s *supervisor) leave(ctx context.Context) error {
 			break
 		}
 	}
+	s.unwatchTunnels()
 	return nil
 }
 
@@ -251,4 +252,5 @@ func (s *supervisor) unwatch() {
 			p.unwatch()
 		}
 	}
+	s.unwatchTunnels()
 }

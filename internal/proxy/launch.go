@@ -41,7 +41,8 @@ func exitOn(err error) {
 	os.Exit(0)
 }
 
-// runLauncher gets "<open files> <pod or host> <run directory> <binary> <flags>..." and writes the pid of what becomes Envoy to stdout.
+// runLauncher gets "<open files> <pod or host> <run directory> <name> <binary> <flags>..." and writes the pid of what becomes
+// Envoy, or weft tunnel, to stdout.
 func runLauncher() error {
 	if os.Args[2] == inPod {
 		if err := leaveOldHierarchies(); err != nil {
@@ -87,8 +88,8 @@ func runGate() error {
 	if err := confine(os.Args[3], os.Args[2] == inPod); err != nil {
 		return err
 	}
-	binary := os.Args[4]
-	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{"envoy"}, os.Args[5:]...), os.Environ()))
+	name, binary := os.Args[4], os.Args[5]
+	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{name}, os.Args[6:]...), os.Environ()))
 }
 
 func raiseOpenFiles(n uint64) error {
@@ -114,9 +115,9 @@ const (
 	onHost = "host"
 )
 
-// launch starts a binary in the supervisor's cgroup for Envoys and gives its pid. Lines that it writes go to stderr,
+// launch starts a binary by a name in the supervisor's cgroup for Envoys and gives its pid. Lines that it writes go to stderr,
 // which launch does not close.
-func (s *supervisor) launch(openFiles uint64, stderr *os.File, binary string, flags []string) (int, error) {
+func (s *supervisor) launch(openFiles uint64, stderr *os.File, name, binary string, flags []string) (int, error) {
 	dir, err := os.Open(s.cgroup)
 	if err != nil {
 		return 0, err
@@ -130,7 +131,7 @@ func (s *supervisor) launch(openFiles uint64, stderr *os.File, binary string, fl
 	run := func() error {
 		cmd := &exec.Cmd{
 			Path: "/proc/self/exe",
-			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, s.cfg.RunDir, binary}, flags...),
+			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, s.cfg.RunDir, name, binary}, flags...),
 			Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
 			SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
 		}

@@ -18,8 +18,9 @@ const (
 	keptLines      = 10
 )
 
-// forwarder passes Envoy's lines on to slog, no more than linesPerSecond of them, and keeps the last.
+// forwarder passes a program's lines on to slog, no more than linesPerSecond of them, and keeps the last.
 type forwarder struct {
+	of   string // whose lines they are
 	log  *slog.Logger
 	pipe *os.File // its closing ends the forwarder
 	done chan struct{}
@@ -28,9 +29,9 @@ type forwarder struct {
 	last []string
 }
 
-// forward reads until the write end is closed by all that hold it, or r is. It closes r.
-func forward(r *os.File, log *slog.Logger) *forwarder {
-	f := &forwarder{log: log, pipe: r, done: make(chan struct{})}
+// forward passes on the lines of a program. It reads until the write end is closed by all that hold it, or r is. It closes r.
+func forward(r *os.File, of string, log *slog.Logger) *forwarder {
+	f := &forwarder{of: of, log: log, pipe: r, done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		defer r.Close()
@@ -51,7 +52,7 @@ func (f *forwarder) run(r *bufio.Reader) {
 		if text != "" {
 			if now := time.Now(); now.Sub(second) >= time.Second {
 				if dropped > 0 {
-					f.log.Warn("lines of Envoy's log were left out", "lines", dropped)
+					f.log.Warn("lines of a log were left out", "of", f.of, "lines", dropped)
 				}
 				second, count, dropped = now, 0, 0
 			}
@@ -63,7 +64,7 @@ func (f *forwarder) run(r *bufio.Reader) {
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
-				f.log.Warn("Envoy's log cannot be read", "error", err)
+				f.log.Warn("a log cannot be read", "of", f.of, "error", err)
 			}
 			return
 		}
@@ -85,7 +86,7 @@ func (f *forwarder) line(text string) {
 		f.last = f.last[max(0, len(f.last)-keptLines):]
 		f.mu.Unlock()
 	}
-	f.log.Log(context.Background(), level, message, "envoy", logger)
+	f.log.Log(context.Background(), level, message, f.of, logger)
 }
 
 var levels = map[string]slog.Level{

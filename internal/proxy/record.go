@@ -40,13 +40,15 @@ func bootID() string {
 	return strings.TrimSpace(string(id)) + " " + ns
 }
 
-func (c Config) saveRecord(r record) error {
+func (c Config) saveRecord(r record) error { return c.saveRecordIn(recordFile, r) }
+
+func (c Config) saveRecordIn(name string, r record) error {
 	r.Boot = bootID()
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(c.path(recordFile), data, 0o600); err != nil {
+	if err := atomicfile.Write(c.path(name), data, 0o600); err != nil {
 		return fmt.Errorf("remember Envoy: %w", err)
 	}
 	return nil
@@ -54,8 +56,10 @@ func (c Config) saveRecord(r record) error {
 
 // loadRecord gives what was remembered: nothing if that is of another boot or cannot be read, for then no Envoy can be
 // found by it.
-func (c Config) loadRecord() record {
-	data, err := os.ReadFile(c.path(recordFile))
+func (c Config) loadRecord() record { return c.loadRecordOf(recordFile) }
+
+func (c Config) loadRecordOf(name string) record {
+	data, err := os.ReadFile(c.path(name))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			c.Log.Warn("what is remembered of Envoy cannot be read", "error", err)
@@ -64,7 +68,7 @@ func (c Config) loadRecord() record {
 	}
 	r, err := parseRecord(data)
 	if err != nil {
-		c.Log.Warn("what is remembered of Envoy cannot be read; it is left aside", "file", c.path(recordFile), "error", err)
+		c.Log.Warn("what is remembered of Envoy cannot be read; it is left aside", "file", c.path(name), "error", err)
 		return record{}
 	}
 	if r.Boot != bootID() {

@@ -97,21 +97,30 @@ func tail(out []byte) string {
 
 // start runs a binary and watches it.
 func (s *supervisor) start(binary, bootstrap string, epoch int, baseID uint32) (*process, error) {
+	p, err := s.run("envoy", envoy{Epoch: epoch, BaseID: baseID, Binary: binary}, s.cfg.flags(bootstrap, epoch, baseID))
+	if err != nil {
+		return nil, fmt.Errorf("start Envoy: %w", err)
+	}
+	s.cfg.Log.Debug("Envoy is started", "pid", p.PID, "epoch", epoch, "baseID", baseID)
+	return p, nil
+}
+
+// run starts a binary in the proxy's cgroup, passes its log on, and watches it. It is no child of this process.
+func (s *supervisor) run(name string, e envoy, flags []string) (*process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer w.Close()
-	log := forward(r, s.cfg.Log)
+	log := forward(r, name, s.cfg.Log)
 	// A connection has two ends, and an internal one between them.
 	openFiles := 4*s.cfg.MaxConnections + 1<<14
-	pid, err := s.launch(openFiles, w, binary, s.cfg.flags(bootstrap, epoch, baseID))
+	e.PID, err = s.launch(openFiles, w, name, e.Binary, flags)
 	if err == nil {
+		e.Since = time.Now()
 		var p *process
-		p, err = attach(envoy{PID: pid, Epoch: epoch, BaseID: baseID, Binary: binary, Since: time.Now()})
-		if err == nil {
+		if p, err = attach(e); err == nil {
 			p.log = log
-			s.cfg.Log.Debug("Envoy is started", "pid", pid, "epoch", epoch, "baseID", baseID)
 			s.wg.Go(p.endLog)
 			return p, nil
 		}
@@ -121,7 +130,7 @@ func (s *supervisor) start(binary, bootstrap string, epoch int, baseID uint32) (
 	if words := log.lastWords(); words != "" {
 		err = fmt.Errorf("%w: %s", err, words)
 	}
-	return nil, fmt.Errorf("start Envoy: %w", err)
+	return nil, err
 }
 
 // isLive asks an Envoy once, unless it is known to have been live. Envoy's own state says LIVE a moment before its
@@ -174,7 +183,7 @@ func (s *supervisor) endStrays() {
 		return
 	}
 	for _, pid := range pids {
-		if slices.ContainsFunc(s.draining, func(p *process) bool { return p.PID == pid }) {
+		if slices.ContainsFunc(s.draining, func(p *process) bool { return p.PID == pid }) || s.isTunnel(pid) {
 			continue
 		}
 		p, err := attach(envoy{PID: pid})
@@ -218,11 +227,12 @@ func (s *supervisor) stop(ctx context.Context) error {
 	for _, p := range s.drainers() {
 		p.end(time.Second)
 	}
+	s.endTunnels()
 	s.wg.Wait()
 	if p := s.current; p != nil {
 		s.cfg.forget(p.BaseID)
 	}
-	for _, f := range []string{ControlSocket, recordFile, AdminSocket} {
+	for _, f := range []string{ControlSocket, recordFile, tunnelFile, AdminSocket} {
 		_ = os.Remove(s.cfg.path(f))
 	}
 	return nil

@@ -20,6 +20,7 @@ type supervisor struct {
 	wg       sync.WaitGroup // of goroutines that watch processes
 
 	stopServing func() // of the control socket
+	leaveTunnel func() // makes keepTunnel return
 
 	mu        sync.Mutex // guards what follows, for Status
 	current   *process   // nil while none runs
@@ -30,6 +31,7 @@ type supervisor struct {
 	owner     bool            // has the lock
 	handing   bool            // another supervisor is starting the next Envoy
 	handed    bool            // it has
+	tunnels   []*process      // by age; the last one takes new connections if it has no end in sight
 	overload  map[string]bool // actions of the current Envoy's overload manager, and whether each is active
 }
 
@@ -39,7 +41,7 @@ type request struct {
 	done chan error
 }
 
-// Run supervises an Envoy until ctx is done (Envoy is then drained and ended, unless this is InPod) or another supervisor
+// Run supervises an Envoy, and weft tunnel if Config has it, until ctx is done (Envoy is then drained and ended, unless this is InPod) or another supervisor
 // took over (nil, when the Envoy of this one has ended; InPod it waits for ctx, or for the other's end). An Envoy that an
 // earlier supervisor left behind is adopted by a hot restart.
 func Run(ctx context.Context, cfg Config) error {
@@ -96,9 +98,12 @@ func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err e
 	defer cancel()
 	s.stopServing = sync.OnceFunc(s.serve(ctx, listener, lock))
 	defer s.stopServing()
+	s.adoptTunnels()
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
+	s.startKeepingTunnel(ctx)
+	defer s.leaveTunnel()
 	var watch sync.WaitGroup // apart from s.wg, which the loop waits for before ctx ends
 	watch.Go(func() { s.watchOverload(ctx) })
 	defer func() {
