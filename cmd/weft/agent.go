@@ -22,7 +22,7 @@ func newAgentCmd(run *string) *cobra.Command {
 	cfg := agent.Config{}
 	var level slog.Level
 	var addresses, external []string
-	var authority string
+	var authority, bytes string
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
 		Short: "Run this node: eBPF programs, xDS, certificates",
@@ -42,6 +42,12 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 				cfg.CA.Controller = authority == "controller"
 			default:
 				return fmt.Errorf("--ca %q: builtin and controller are possible", authority)
+			}
+			switch bytes {
+			case "hbone", "tunnel":
+				cfg.Tunnel = bytes == "tunnel"
+			default:
+				return fmt.Errorf("--bytes %q: hbone and tunnel are possible", bytes)
 			}
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err
@@ -81,6 +87,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "", "address and port of /metrics and, for Envoy's, /metrics/proxy (default: none)")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
+	f.StringVar(&bytes, "bytes", "hbone", "how authenticated bytes go to other pods: hbone, by Envoy; or tunnel, by weft tunnel, which the weft proxy of every node must run (--tunnel)")
 	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
 	f.StringVar(&cfg.CNI.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
 	f.StringVar(&cfg.CNI.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")

@@ -41,6 +41,8 @@ func TestValues(t *testing.T) {
 		"gatewayClass.create=false":            {"--create-gateway-class=false", "resources: [gatewayclasses]\n    verbs: [create]"},
 		"proxy.memoryLimit=512Mi":              {"--memory-limit=536870912", "1073741824"},
 		"proxy.maxConnections=2000000":         {"--max-connections=2000000", "e+06"},
+		"tunnel.accept=true":                   {"- --tunnel\n", "--bytes=tunnel"},
+		"tunnel.send=true":                     {"- --bytes=tunnel\n", ""},
 		"controller.replicas=1":                {"replicas: 1", "PodDisruptionBudget"},
 		"metrics.enabled=true":                 {"- --metrics-address=:15020", "ServiceMonitor"},
 		"metrics.serviceMonitor.create=true":   {"", "metrics"},

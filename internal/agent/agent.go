@@ -24,6 +24,7 @@ import (
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/mtls"
+	"github.com/weft-mesh/weft/tunnel"
 	"github.com/weft-mesh/weft/xds"
 )
 
@@ -55,6 +56,9 @@ type Config struct {
 	// MetricsAddress is host:port of what Prometheus reads; "" for none.
 	MetricsAddress string
 	RequestLog     bool // a flow for each HTTP request
+	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, and not by HBONE. The weft proxy of each node
+	// must run one.
+	Tunnel bool
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool
 	ProxyArgs  []string
@@ -80,6 +84,7 @@ type Agent struct {
 	where   string // the source reads
 	gateway *gateway.Translator
 	xds     *xds.Server
+	tunnel  *tunnel.Server
 	path    *datapath.Datapath
 	addrs   *addresses
 	// transports says what this node's Envoy takes. loaded is closed when the first translation lacks nothing.
@@ -95,11 +100,11 @@ type Agent struct {
 	manifests *placement.Manifests
 
 	// The sockets by name, and those of them that are served. nil until the agent that ran before has left.
-	sockets                                                     sockets
-	xdsSocket, apiSocket, healthSocket, metricsSocket, takeover net.Listener
-	alone                                                       bool      // no other agent ran at the start
-	predecessor                                                 net.Conn  // open while this agent runs
-	handover                                                    *handover // what the next agent asked for
+	sockets                                                                   sockets
+	xdsSocket, tunnelSocket, apiSocket, healthSocket, metricsSocket, takeover net.Listener
+	alone                                                                     bool      // no other agent ran at the start
+	predecessor                                                               net.Conn  // open while this agent runs
+	handover                                                                  *handover // what the next agent asked for
 }
 
 // New prepares a node's agent. It leaves alone what a running agent has: sockets, pins, hooks.
@@ -136,9 +141,10 @@ func New(cfg Config) (*Agent, error) {
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 	})
+	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelled, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
-		LeaveTimeout: leaveTimeout, Log: cfg.Log,
+		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, Log: cfg.Log,
 	}, a.st); err != nil {
 		return nil, err
 	}
@@ -206,6 +212,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
+	g.Go(func() error { return a.tunnel.Serve(ctx, a.tunnelSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
 	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st})
 	if a.healthSocket != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/tunnel"
 	"github.com/weft-mesh/weft/xds"
 )
 
@@ -43,6 +44,34 @@ func (a *Agent) connection(e datapath.Event) {
 	case !e.Inbound && e.Sent == 0:
 		// The answer to the SYN counts as a byte that the peer acknowledged.
 		f.Verdict, f.Reason = observe.Failed, "never established"
+	}
+	a.flows.Add(f)
+}
+
+// tunnelled turns what weft tunnel reports into a flow.
+func (a *Agent) tunnelled(x *tunnel.Flow) {
+	r := observe.NewResolver(a.st)
+	f := observe.Flow{
+		Time: x.Time, Open: x.Open, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: observe.MTLS, Duration: x.Duration,
+		Source: r.Peer(x.Source), Destination: r.Peer(x.Destination), Sent: x.Sent, Received: x.Received,
+	}
+	if !x.Open {
+		f.Time = x.Time.Add(x.Duration)
+	}
+	f.SeenAt = observe.AtDestination
+	own, other := &f.Destination, &f.Source
+	if x.Outbound {
+		f.SeenAt = observe.AtSource
+		own, other = &f.Source, &f.Destination
+	}
+	own.Identity, other.Identity, own.Workload = x.Local, x.Peer, x.Workload
+	switch {
+	case x.Denied && x.Outbound:
+		f.Verdict, f.Reason = observe.Refused, "no policy of the destination allows it"
+	case x.Denied:
+		f.Verdict, f.Reason = observe.Refused, "no policy allows it"
+	case x.Failure != "":
+		f.Verdict, f.Reason = observe.Failed, x.Failure
 	}
 	a.flows.Add(f)
 }

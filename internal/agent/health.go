@@ -31,7 +31,7 @@ func (a *Agent) health() http.Handler {
 
 // lostSockets says at which sockets Envoy, the CNI plugin and users do not find the agent any more.
 func (a *Agent) lostSockets() error {
-	errs := []error{lost(a.xdsSocket), lost(a.apiSocket)}
+	errs := []error{lost(a.xdsSocket), lost(a.tunnelSocket), lost(a.apiSocket)}
 	if a.node != nil {
 		errs = append(errs, lost(a.node.socket))
 	}

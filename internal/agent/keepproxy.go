@@ -53,6 +53,9 @@ func (a *Agent) runProxy(ctx context.Context) error {
 	}
 	defer logFile.Close()
 	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup}
+	if a.cfg.Tunnel {
+		args = append(args, "--tunnel")
+	}
 	args = append(args, a.cfg.ProxyArgs...)
 	cmd := exec.Command(self, args...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/tunnel"
 )
 
 // sockets are listeners by name: a file of the run directory, or the flag that has an address of TCP.
@@ -102,7 +103,7 @@ func (a *Agent) openUnix(inherited sockets) error {
 	for _, s := range []struct {
 		to   *net.Listener
 		name string
-	}{{&a.takeover, takeoverSocket}, {&a.xdsSocket, xdsSocket}, {&a.apiSocket, api.SocketName}, {a.node.listener(), cniSocket}} {
+	}{{&a.takeover, takeoverSocket}, {&a.xdsSocket, xdsSocket}, {&a.tunnelSocket, tunnel.SocketName}, {&a.apiSocket, api.SocketName}, {a.node.listener(), cniSocket}} {
 		if s.to == nil || a.sockets[s.name] != nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -56,6 +57,21 @@ func (a *Agent) CNI() *api.CNI {
 	return &api.CNI{File: file, Problems: problems}
 }
 
+// tunnelFault says what keeps weft tunnel from carrying bytes, if this node sends them by it.
+func (a *Agent) tunnelFault() string {
+	if !a.cfg.Tunnel {
+		return ""
+	}
+	if !a.tunnel.Connected() {
+		return "weft tunnel does not run, so other nodes cannot reach this node's pods by it; start weft proxy with --tunnel"
+	}
+	faults := a.tunnel.Faults()
+	for _, key := range slices.Sorted(maps.Keys(faults)) {
+		return fmt.Sprintf("Pod %s cannot be reached by it: %s", key, faults[key])
+	}
+	return ""
+}
+
 // Proxy asks weft proxy; one that does not answer within a second is not there.
 func (a *Agent) Proxy() api.Proxy {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -68,6 +84,7 @@ func (a *Agent) Proxy() api.Proxy {
 		return api.Proxy{Error: err.Error()}
 	}
 	return api.Proxy{
+		Tunnel:  a.tunnelFault(),
 		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Started: st.Since,
 		Connected: st.XDSConnected, Overload: proxy.Active(st.Overload),
 		OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,

@@ -93,6 +93,9 @@ func (s *Status) faults(now time.Time) []string {
 	if p := s.Proxy; len(p.Overload) > 0 {
 		fault("proxy: Envoy is in overload (%s); see which workloads have many connections or large requests, or raise weft proxy --memory-limit", strings.Join(p.Overload, ", "))
 	}
+	if e := s.Proxy.Tunnel; e != "" {
+		fault("tunnel: %s", e)
+	}
 	for _, i := range s.Identities {
 		switch {
 		case !i.Local:
