@@ -51,7 +51,7 @@ privileged: setup envoy build ## tests on the real kernel and the real Envoy, as
 
 .PHONY: node
 node: setup envoy build ## what the demo does not measure, on a whole real node; as root
-	@go test -race -p 1 -count 1 -timeout 10m $(NODE)
+	@go test -race -p 1 -count 1 -timeout 20m $(NODE)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each

@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/sandbox"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
@@ -22,31 +24,45 @@ type mesh struct {
 	*sandbox.Node
 	backends map[string]*backend // by namespace/pod
 	outside  *lab.Pod            // no pod of the cluster
+	// bytesPort is where authenticated bytes go: that of HBONE or of weft tunnel.
+	bytesPort uint16
 }
 
-// TestNode starts a node once. Parts leave it as they found it.
-func TestNode(t *testing.T) {
+// TestNode starts a node once, whose authenticated bytes go by HBONE. Parts leave it as they found it.
+func TestNode(t *testing.T) { node(t, model.PortHBONE, "Tunnel") }
+
+// TestNodeTunnel does the same with weft tunnel, but for what has nothing to do with it.
+func TestNodeTunnel(t *testing.T) { node(t, model.PortTunnel, "Services", "Routes", "Gateway") }
+
+func node(t *testing.T, bytesPort uint16, without ...string) {
 	testenv.Root(t)
-	m := start(t)
+	m := start(t, bytesPort)
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *mesh)
 	}{
 		{"Services", services}, {"Routes", routes}, {"MTLS", mtls}, {"Policies", policies}, {"Gateway", gateways},
-		{"Changes", changes}, {"Observe", observed},
+		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled},
 	} {
+		if slices.Contains(without, part.name) {
+			continue
+		}
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, m) }) {
 			m.logs(t)
 		}
 	}
 }
 
-func start(t *testing.T) *mesh {
+func start(t *testing.T, bytesPort uint16) *mesh {
 	t.Helper()
+	// Certificates are replaced every 10 s under everything that the tests do.
+	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log"}
+	if bytesPort == model.PortTunnel {
+		args = append(args, "--bytes=tunnel")
+	}
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wnode", Subnet: netip.MustParsePrefix("10.84.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t),
-		// Certificates are replaced every 10 s under everything that the tests do.
-		AgentArgs: []string{"--svid-ttl=20s", "--log-level=debug", "--request-log"},
+		AgentArgs: args,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +72,7 @@ func start(t *testing.T) *mesh {
 			t.Error(err)
 		}
 	})
-	m := &mesh{Node: n, backends: map[string]*backend{}}
+	m := &mesh{Node: n, backends: map[string]*backend{}, bytesPort: bytesPort}
 	t.Cleanup(func() { // before the node's end
 		for _, b := range m.backends {
 			b.close()

@@ -12,9 +12,8 @@ import (
 	"github.com/weft-mesh/weft/internal/capture"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
+	"github.com/weft-mesh/weft/internal/model"
 )
-
-const hbonePort = 15008
 
 // both gives a pod's addresses, IPv4 first.
 func both(p *lab.Pod) [2]netip.Addr { return [2]netip.Addr{p.Address, p.Address6} }
@@ -94,8 +93,16 @@ func onTheWire(t *testing.T, m *mesh) {
 			t.Fatal(err)
 		}
 		ports := wire.Between(both(alice)[i], both(srv)[i])
-		if ports[hbonePort] == 0 || len(ports) != 1 || wire.Contains(secret) || !wire.TLSOnly(both(alice)[i], both(srv)[i]) {
+		if ports[m.bytesPort] == 0 || wire.Contains(secret) {
 			t.Errorf("%s: bytes by port %v, secret seen %t", ip, ports, wire.Contains(secret))
+		}
+		for j := range both(srv) { // Envoy takes either family, and goes by HBONE in any case
+			delete(ports, m.bytesPort)
+			delete(ports, model.PortHBONE)
+			if len(ports) > 0 || !wire.TLSOnly(both(alice)[j], both(srv)[j]) {
+				t.Errorf("%s: other bytes by port %v", ip, ports)
+			}
+			ports = wire.Between(both(alice)[1-i], both(srv)[1-i])
 		}
 	}
 }
@@ -105,8 +112,8 @@ func permissive(t *testing.T, m *mesh) {
 	srv := m.Pod("perm", "srv")
 	for i, ip := range serviceIPs("perm", "srv") {
 		for _, try := range []struct {
-			from  *lab.Pod
-			hbone bool
+			from          *lab.Pod
+			authenticated bool
 		}{{m.Pod("perm", "c"), true}, {m.Pod("strict", "alice"), true}, {m.Pod("plain", "c"), false}} {
 			c, err := capture.Start(srv.HostLink)
 			if err != nil {
@@ -122,7 +129,7 @@ func permissive(t *testing.T, m *mesh) {
 				t.Fatalf("%s: %v", try.from.Name, err)
 			}
 			ports := wire.Between(both(try.from)[i], both(srv)[i])
-			if ports[hbonePort] > 0 != try.hbone || ports[7070] > 0 == try.hbone {
+			if ports[m.bytesPort] > 0 != try.authenticated || ports[7070] > 0 == try.authenticated {
 				t.Errorf("%s to %s: bytes by port %v", try.from.Name, ip, ports)
 			}
 		}

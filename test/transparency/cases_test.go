@@ -16,7 +16,11 @@ type talk struct {
 	inline bool   // the server reads urgent bytes in line
 }
 
-const needsIPv4 = "IPv4"
+const (
+	needsIPv4 = "IPv4"
+	// needsUrgent cases read an urgent byte apart from the others. On an authenticated connection it comes among them.
+	needsUrgent = "urgent bytes"
+)
 
 // cases are all conversations, in a fixed order: each has a port of its own by its number.
 var cases = func() []talk {
@@ -393,6 +397,7 @@ func many() []talk {
 		client: func(e *end) {
 			kept := e.connect()
 			e.write(kept, 1)
+			e.read(kept, 1) // so that it is the first one that is accepted
 			for range 50 {
 				c := e.connect()
 				e.write(c, 100)
@@ -406,6 +411,7 @@ func many() []talk {
 		server: func(e *end) {
 			kept := e.accept()
 			e.read(kept, 1)
+			e.write(kept, 1)
 			// Of connections that were reset at once some may never be seen here.
 			go (&end{order: e.order, listen: e.listen}).part(func(p *end) {
 				for {

@@ -210,6 +210,7 @@ func options() []talk {
 			client: func(e *end) {
 				c := e.connect()
 				e.write(c, 100)
+				e.meet() // so that it is the first one that is accepted
 				if err := dissolve(c); err != nil {
 					e.fails("dissolve", err)
 				}
@@ -221,6 +222,7 @@ func options() []talk {
 			},
 			server: func(e *end) {
 				first := e.accept()
+				e.meet()
 				e.readEnd(first)
 				second := e.accept()
 				e.readAll(second)
@@ -257,7 +259,7 @@ func options() []talk {
 			},
 		},
 		{
-			name: "urgent byte apart",
+			name: "urgent byte apart", needs: needsUrgent,
 			client: func(e *end) {
 				c := e.connect()
 				e.write(c, 10)

@@ -12,7 +12,11 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/sandbox"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
@@ -28,6 +32,7 @@ type path struct {
 	name           string
 	client, server *process
 	to             netip.Addr
+	authenticated  bool
 }
 
 // TestTransparency compares every path of the mesh with the direct one.
@@ -40,6 +45,9 @@ func TestTransparency(t *testing.T) {
 		var base map[string]observed
 		if !t.Run(p.name, func(t *testing.T) {
 			base = p.run(t, direct[v4])
+			if tunnel, hbone := sessions(t, p.client.pod); p.authenticated && (tunnel == 0 || hbone > 0) {
+				t.Errorf("%d connections to weft tunnel and %d to HBONE: another way was taken", tunnel, hbone)
+			}
 		}) {
 			logs(t, n)
 		}
@@ -56,7 +64,7 @@ func (p path) run(t *testing.T, want map[string]observed) map[string]observed {
 	room := make(chan struct{}, atOnce)
 	t.Run("cases", func(t *testing.T) {
 		for i, c := range cases {
-			if c.needs == needsIPv4 && !p.to.Is4() {
+			if c.needs == needsIPv4 && !p.to.Is4() || c.needs == needsUrgent && p.authenticated {
 				continue
 			}
 			t.Run(c.name, func(t *testing.T) {
@@ -73,6 +81,9 @@ func (p path) run(t *testing.T, want map[string]observed) map[string]observed {
 				expected := got
 				if want != nil {
 					expected = want[c.name]
+				}
+				if p.authenticated {
+					expected.Client = refusedLate(expected.Client, got.Client)
 				}
 				compare(t, "client", expected.Client, got.Client)
 				compare(t, "server", expected.Server, got.Server)
@@ -94,6 +105,43 @@ func (p path) play(i int) (observed, error) {
 	})
 }
 
+// refusedLate lets a client see a reset where nobody listens: when the destination is asked, connect() has succeeded.
+func refusedLate(want, got []string) []string {
+	want = slices.Clone(want)
+	for i := range want {
+		if i < len(got) && strings.Contains(want[i], "ECONNREFUSED") && strings.Contains(got[i], "ECONNRESET") {
+			want[i] = got[i]
+		}
+	}
+	return want
+}
+
+// sessions counts a pod's connections to the port of weft tunnel and to that of HBONE in other pods.
+func sessions(t *testing.T, pod *lab.Pod) (tunnel, hbone int) {
+	t.Helper()
+	err := pod.Do(func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			all, err := netlink.SocketDiagTCP(family)
+			if err != nil {
+				return err
+			}
+			for _, s := range all {
+				switch s.ID.DestinationPort {
+				case model.PortTunnel:
+					tunnel++
+				case model.PortHBONE:
+					hbone++
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tunnel, hbone
+}
+
 func compare(t *testing.T, who string, want, got []string) {
 	t.Helper()
 	if slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "timeout") }) || !slices.Equal(want, got) {
@@ -105,7 +153,7 @@ func start(t *testing.T) *sandbox.Node {
 	t.Helper()
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wclear", Subnet: netip.MustParsePrefix("10.86.0.0/24"), ServiceSubnet: netip.MustParsePrefix("10.98.0.0/24"),
-		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
+		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug", "--bytes=tunnel"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,8 +194,8 @@ func logs(t *testing.T, n *sandbox.Node) {
 	}
 }
 
-// plain is a namespace whose pods are not authenticated.
-const plain = "plain"
+// Namespaces of pods that are not authenticated, and of pods that are.
+const plain, strict = "plain", "strict"
 
 // paths gives the direct paths first.
 func paths(t *testing.T, n *sandbox.Node) []path {
@@ -161,15 +209,18 @@ func paths(t *testing.T, n *sandbox.Node) []path {
 	}
 	oc, os := process(outside("oc")), process(outside("os"))
 	pc, ps := process(n.Pod(plain, "c")), process(n.Pod(plain, "s"))
+	sc, ss := process(n.Pod(strict, "c")), process(n.Pod(strict, "s"))
 	return []path{
-		{"direct", oc, os, os.pod.Address},
-		{"direct, IPv6", oc, os, os.pod.Address6},
-		{"kernel", pc, ps, serviceIP(plain)},
-		{"kernel, IPv6", pc, ps, serviceIP6(plain)},
+		{"direct", oc, os, os.pod.Address, false},
+		{"direct, IPv6", oc, os, os.pod.Address6, false},
+		{"kernel", pc, ps, serviceIP(plain), false},
+		{"kernel, IPv6", pc, ps, serviceIP6(plain), false},
+		{"tunnel", sc, ss, serviceIP(strict), true},
+		{"tunnel, IPv6", sc, ss, serviceIP6(strict), true},
 	}
 }
 
-var namespaces = []string{plain}
+var namespaces = []string{plain, strict}
 
 func serviceIP(ns string) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 98, 0, byte(10 + slices.Index(namespaces, ns))})
@@ -182,7 +233,7 @@ func serviceIP6(ns string) netip.Addr {
 func manifest() string {
 	var b strings.Builder
 	for _, ns := range namespaces {
-		mode := map[string]string{plain: "disabled"}[ns]
+		mode := map[string]string{plain: "disabled", strict: "strict"}[ns]
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {weft.io/mtls: %s}}\n", ns, mode)
 		for _, name := range []string{"c", "s"} {
 			fmt.Fprintf(&b, `---
