@@ -32,7 +32,7 @@ func TestTakeOver(t *testing.T) {
 		}
 		address := first.healthSocket.Addr().String()
 		first.sockets = sockets{}
-		for _, l := range []net.Listener{first.takeover, first.xdsSocket, first.apiSocket} {
+		for _, l := range []net.Listener{first.takeover, first.xdsSocket, first.tunnelSocket, first.apiSocket} {
 			first.sockets[filepath.Base(l.Addr().String())] = l
 		}
 		first.cfg.HealthAddress, next.cfg.HealthAddress = address, address
