@@ -413,7 +413,7 @@ func many() []talk {
 			e.read(kept, 1)
 			e.write(kept, 1)
 			// Of connections that were reset at once some may never be seen here.
-			go (&end{order: e.order, listen: e.listen}).part(func(p *end) {
+			e.meanwhile(func(p *end) {
 				for {
 					p.accept()
 				}
@@ -459,7 +459,7 @@ func besideServer(e *end, block func(*end, int)) {
 	e.meet()
 	for range 21 {
 		c := e.accept()
-		go (&end{order: e.order}).part(func(p *end) {
+		e.meanwhile(func(p *end) {
 			for {
 				p.read(c, 10)
 				p.write(c, 10)

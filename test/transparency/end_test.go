@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,9 @@ type end struct {
 	notes  []string
 	listen int
 	open   []int // what is closed at the end
+	// background are the goroutines of meanwhile.
+	background sync.WaitGroup
+	started    bool
 }
 
 type gaveUp struct{}
@@ -35,6 +39,7 @@ type gaveUp struct{}
 func (e *end) play() (notes []string) {
 	e.listen = -1
 	defer func() {
+		e.join()
 		for _, fd := range e.open {
 			_ = unix.Close(fd)
 		}
@@ -59,6 +64,25 @@ func (e *end) play() (notes []string) {
 		c.server(e)
 	}
 	return
+}
+
+// meanwhile holds a conversation of its own with this end's listener, to the end of the play. What it notes is dropped.
+func (e *end) meanwhile(talk func(*end)) {
+	e.started = true
+	p := &end{order: e.order, listen: e.listen}
+	e.background.Go(func() { p.part(talk) })
+}
+
+// join ends what meanwhile started. A call that waited on a descriptor while it is closed would go on with the socket that
+// gets the number next: another conversation's.
+func (e *end) join() {
+	if !e.started {
+		return
+	}
+	for _, fd := range e.open {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	}
+	e.background.Wait()
 }
 
 // note adds a line, unless it repeats the one before it.
