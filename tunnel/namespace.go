@@ -145,10 +145,11 @@ func (n *namespace) dial(to netip.AddrPort) (s *socket, err error) {
 }
 
 // connect begins to connect to the workload's application. The application sees the client's address, and its port
-// unless another connection has both.
+// unless another connection has both. That may be a connection of the tunnel, which the kernel knows of, or one that the
+// client made directly, which proxy_connect4 and proxy_connect6 of the datapath look for.
 func (n *namespace) connect(from, to netip.AddrPort) (*socket, error) {
 	var err error
-	for _, port := range []uint16{from.Port(), 0} {
+	for _, port := range []uint16{from.Port(), 0, 0, 0} {
 		var fd int
 		if fd, err = n.take(familyOf(to.Addr())); err != nil {
 			return nil, err
@@ -161,11 +162,16 @@ func (n *namespace) connect(from, to netip.AddrPort) (*socket, error) {
 			return newSocket(fd)
 		}
 		_ = unix.Close(fd)
-		if !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		if !isTaken(err) {
 			break
 		}
 	}
 	return nil, err
+}
+
+// isTaken reports whether another port may do. Linux before 6.1 says EPERM where a program refuses.
+func isTaken(err error) bool {
+	return errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPERM)
 }
 
 // take gives a socket for a connection to an application.

@@ -158,8 +158,9 @@ func (n *Node) credentials(id model.Identity) (credentials, bool) {
 	return credentials{certificate: c, roots: n.roots, trustDomain: n.trustDomain}, c != nil && n.roots != nil
 }
 
-// peerAt gives the identity that the pod at an address must have. The agent is asked once.
-func (n *Node) peerAt(ctx context.Context, a netip.Addr) (model.Identity, error) {
+// peerAt gives the identity that the pod at an address must have, and whether the pod leaves the mesh. The agent is asked
+// once.
+func (n *Node) peerAt(ctx context.Context, a netip.Addr) (id model.Identity, leaves bool, err error) {
 	n.mu.Lock()
 	k := n.peers[a]
 	if k == nil {
@@ -172,14 +173,14 @@ func (n *Node) peerAt(ctx context.Context, a netip.Addr) (model.Identity, error)
 	select {
 	case <-k.told:
 	case <-ctx.Done():
-		return "", fmt.Errorf("the agent does not say who is at %s", a)
+		return "", false, fmt.Errorf("the agent does not say who is at %s", a)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if k.identity == "" {
-		return "", fmt.Errorf("%s: %w", a, errNobody)
+		return "", false, fmt.Errorf("%s: %w", a, errNobody)
 	}
-	return k.identity, nil
+	return k.identity, k.leaving != nil, nil
 }
 
 // hear takes in what the agent tells.
@@ -237,6 +238,8 @@ func (n *Node) leave(key string) {
 		return
 	}
 	p.leaving = true
+	p.reserves.Store(true)
+	p.reservePorts(netip.Addr{})
 	p.applied++
 	applied := p.applied
 	n.later(func() {
@@ -383,13 +386,29 @@ func (n *Node) takeBundle(pem []byte) {
 }
 
 func (n *Node) takePeer(m *peer) {
+	if !n.setPeer(m) {
+		return
+	}
+	n.mu.Lock()
+	pods := slices.Collect(maps.Values(n.pods))
+	n.mu.Unlock()
+	for _, p := range pods {
+		p.reservePorts(m.Address)
+	}
+}
+
+// setPeer keeps what the agent said of an address, and reports whether who was there leaves.
+func (n *Node) setPeer(m *peer) (leaves bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	k := n.peers[m.Address]
 	if k == nil {
-		return
+		return false
 	}
 	if k.identity != "" && m.Identity == "" {
+		if k.leaving != nil {
+			return false
+		}
 		before := k.identity
 		k.leaving = time.AfterFunc(leaveTime, func() {
 			n.mu.Lock()
@@ -398,7 +417,7 @@ func (n *Node) takePeer(m *peer) {
 				k.identity = ""
 			}
 		})
-		return
+		return true
 	}
 	if k.leaving != nil {
 		k.leaving.Stop()
@@ -410,6 +429,7 @@ func (n *Node) takePeer(m *peer) {
 	default:
 		close(k.told)
 	}
+	return false
 }
 
 // retry applies what failed once more.

@@ -31,6 +31,9 @@ type pod struct {
 	leaving, drained bool
 	applied          int
 
+	// reserves is true while the pod has no identity: its applications connect directly.
+	reserves atomic.Bool
+
 	inbound, outbound atomic.Int64 // streams
 	handshakes        atomic.Int64
 
@@ -86,6 +89,7 @@ func (p *pod) police(policy *model.Policy) {
 // apply makes the pod as w says.
 func (p *pod) apply(w *Workload) error {
 	p.leaving, p.drained = false, false
+	p.reserves.Store(false)
 	p.applied++
 	old := p.spec.Swap(w)
 	p.police(w.Policy)

@@ -269,6 +269,7 @@ func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
 	}
 	s.lastID++
 	st := newStream(s, s.lastID, app)
+	st.clientPort = clientPort
 	s.streams[st.id] = st
 	s.out = appendOpen(s.out, st.id, port, clientPort)
 	return st, nil

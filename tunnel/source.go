@@ -77,7 +77,7 @@ func (p *pod) addressOf(family netip.Addr) netip.Addr {
 func (p *pod) openStream(app *socket, clientPort uint16, to netip.AddrPort, note *noting) (*stream, error) {
 	ctx, cancel := context.WithTimeout(p.node.ctx, peerTimeout)
 	defer cancel()
-	id, err := p.node.peerAt(ctx, to.Addr())
+	id, leaves, err := p.node.peerAt(ctx, to.Addr())
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +89,9 @@ func (p *pod) openStream(app *socket, clientPort uint16, to netip.AddrPort, note
 		}
 		var st *stream
 		if st, err = s.open(app, to.Port(), clientPort); err == nil {
+			if leaves || p.reserves.Load() {
+				p.reserve(st)
+			}
 			return st, nil
 		}
 	}

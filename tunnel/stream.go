@@ -36,6 +36,10 @@ type stream struct {
 	app     *socket
 	port    uint16   // of the application
 	decided decision // of the policy, at the destination
+	// clientPort is the client's, at the source, and reserved the socket that keeps it from being used otherwise, if there is
+	// one.
+	clientPort uint16
+	reserved   *socket
 	// ended is called once, when the stream has ended, by the goroutine that pumps.
 	ended func(*stream)
 
@@ -124,8 +128,12 @@ func (st *stream) pump() {
 	for !st.dead {
 		st.moved.Wait()
 	}
+	reserved := st.reserved
 	s.mu.Unlock()
 	st.app.close()
+	if reserved != nil {
+		reserved.close()
+	}
 	if st.ended != nil {
 		st.ended(st)
 	}

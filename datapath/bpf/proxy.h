@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The sockets of Envoy and of weft tunnel, which share a cgroup. These programs hang on that cgroup, and the kernel runs a cgroup's programs before those of
- * its parents: so the others find the proxies' sockets marked. */
+/* The sockets of Envoy and of weft tunnel, which share a cgroup. These programs hang on that cgroup, and the kernel runs a
+ * cgroup's programs before those of its parents: so the others find the proxies' sockets marked. */
 #pragma once
+#include "outbound.h"
 #include "sockops.h"
 
 #define SOL_IP 0
@@ -23,24 +24,86 @@ struct sockaddr_in6 {
 	__u32 sin6_scope_id;
 };
 
-static __always_inline int mark(struct bpf_sock_addr *ctx)
+/* Whether the workload has a socket for a connection between these ends already: the client, whose address and port the
+ * proxy wants to use, connected to the workload directly. The workload's socket would take the proxy's SYN for a stray packet
+ * of that connection, and answer it to the client. */
+static __always_inline bool connected_directly(struct bpf_sock_addr *ctx, const struct flow *f)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	if (is_mapped(&f->to.addr)) {
+		t.ipv4.saddr = f->from.addr.ip[3];
+		t.ipv4.sport = f->from.port;
+		t.ipv4.daddr = f->to.addr.ip[3];
+		t.ipv4.dport = f->to.port;
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(t.ipv6.saddr, &f->from.addr, sizeof(t.ipv6.saddr));
+		t.ipv6.sport = f->from.port;
+		__builtin_memcpy(t.ipv6.daddr, &f->to.addr, sizeof(t.ipv6.daddr));
+		t.ipv6.dport = f->to.port;
+		sk = bpf_skc_lookup_tcp(ctx, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	/* One in TIME_WAIT gives way to the SYN. */
+	bool live = sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_TIME_WAIT;
+	bpf_sk_release(sk);
+	return live;
+}
+
+/* A proxy's socket that is bound connects to the workload in the client's name. */
+static __always_inline bool usable(struct bpf_sock_addr *ctx, const struct endpoint *to, bool v4)
+{
+	__u32 port = ctx->sk->src_port, one = 1;
+	if (!port)
+		return true;
+	struct flow f = { .netns = bpf_get_netns_cookie(ctx), .to = *to };
+	struct own_key key = { .netns = f.netns, .addr = to->addr };
+	if (!bpf_map_lookup_elem(&own, &key))
+		return true;
+	__be32 ip4 = ctx->sk->src_ip4, a0 = ctx->sk->src_ip6[0], a1 = ctx->sk->src_ip6[1];
+	__be32 a2 = ctx->sk->src_ip6[2], a3 = ctx->sk->src_ip6[3];
+	choose(&f.from.addr, v4, ip4, a0, a1, a2, a3);
+	f.from.port = bpf_htons(port);
+	/* The lookup meets inbound, which lets pass what is in from_proxy. */
+	bool known = bpf_map_lookup_elem(&from_proxy, &f);
+	if (!known)
+		bpf_map_update_elem(&from_proxy, &f, &one, BPF_ANY);
+	if (!connected_directly(ctx, &f))
+		return true;
+	if (!known)
+		bpf_map_delete_elem(&from_proxy, &f);
+	return false;
+}
+
+static __always_inline int mark(struct bpf_sock_addr *ctx, const struct endpoint *to, bool v4)
 {
 	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (c)
-		c->flags = CONN_PROXY;
-	return c ? 1 : 0; /* unmarked it would be led back to itself */
+	if (!c)
+		return 0; /* unmarked it would be led back to itself */
+	c->flags = CONN_PROXY;
+	if (usable(ctx, to, v4))
+		return 1;
+	if (have_set_retval)
+		bpf_set_retval(-EADDRNOTAVAIL);
+	return 0;
 }
 
 SEC("cgroup/connect4")
 int proxy_connect4(struct bpf_sock_addr *ctx)
 {
-	return mark(ctx);
+	struct endpoint to;
+	load4(&to, ctx);
+	return mark(ctx, &to, true);
 }
 
 SEC("cgroup/connect6")
 int proxy_connect6(struct bpf_sock_addr *ctx)
 {
-	return mark(ctx);
+	struct endpoint to;
+	load6(&to, ctx);
+	return mark(ctx, &to, false);
 }
 
 /* Envoy's connection to the workload whose namespace it is in, so that inbound lets it pass. */

@@ -23,6 +23,7 @@ func flipped(t *testing.T, m *mesh) {
 	}
 	t.Cleanup(func() { mode("disabled") })
 	inside, peer, outsider := m.Pod("flip", "c"), m.Pod("perm", "c"), m.Pod("plain", "c")
+	t.Run("the same port", func(t *testing.T) { samePort(t, m, mode) })
 	t.Run("control", func(t *testing.T) {
 		mode("permissive")
 		time.Sleep(drainTime)

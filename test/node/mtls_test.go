@@ -73,9 +73,7 @@ func mtls(t *testing.T, m *mesh) {
 	})
 	t.Run("permissive", func(t *testing.T) { permissive(t, m) })
 	t.Run("a label changes under load", func(t *testing.T) { switched(t, m) })
-	if m.bytesPort == model.PortHBONE { // by weft tunnel: see the known fault in docs/design/tunnel.md
-		t.Run("modes change under load", func(t *testing.T) { flipped(t, m) })
-	}
+	t.Run("modes change under load", func(t *testing.T) { flipped(t, m) })
 	t.Run("certificates are replaced under load", func(t *testing.T) { rotated(t, m) })
 }
 
