@@ -27,17 +27,17 @@ func (p *pod) takeSessions(l *socket, at netip.AddrPort) {
 			p.handshakes.Add(-1)
 			return
 		}
-		p.session(c, at.Addr(), from.Addr())
+		go p.session(c, at.Addr(), from.Addr())
 	})
 }
 
-// acceptAll accepts connections, and serves each in a goroutine of its own.
+// acceptAll accepts connections until the listener is interrupted. serve must not wait.
 func (p *pod) acceptAll(l *socket, serve func(fd int, from netip.AddrPort)) {
 	for {
 		fd, from, err := l.accept()
 		switch {
 		case err == nil:
-			go serve(fd, from)
+			serve(fd, from)
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 			if !p.isClosed() {
 				p.acceptRest(l, serve)
@@ -59,7 +59,7 @@ func (p *pod) acceptRest(l *socket, serve func(fd int, from netip.AddrPort)) {
 			if err != nil {
 				return
 			}
-			go serve(fd, addrPort(sa))
+			serve(fd, addrPort(sa))
 		}
 	})
 }
@@ -91,8 +91,8 @@ func netConn(fd int) (net.Conn, error) {
 // session makes the handshake with another pod and serves its streams.
 func (p *pod) session(c net.Conn, local, remote netip.Addr) {
 	v, s, err := p.greet(c, remote)
-	p.handshakes.Add(-1)
 	if err != nil {
+		p.handshakes.Add(-1)
 		p.node.log.Debug("a session was refused", "pod", p.spec.Load().Key, "from", remote, "error", err)
 		return
 	}
@@ -100,13 +100,18 @@ func (p *pod) session(c net.Conn, local, remote netip.Addr) {
 		p.opened(s, v, id, netip.AddrPortFrom(remote, clientPort), netip.AddrPortFrom(local, port))
 	}
 	p.mu.Lock()
+	p.handshakes.Add(-1)
 	if p.closed || len(p.accepted) >= maxSessions {
 		p.mu.Unlock()
 		s.end(errPodGone)
 		return
 	}
 	p.accepted[s] = v
+	drained := !p.drainedAt.IsZero()
 	p.mu.Unlock()
+	if drained {
+		s.goAway()
+	}
 	err = s.run()
 	p.mu.Lock()
 	delete(p.accepted, s)
@@ -171,6 +176,7 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 		note.end(st.traffic())
 	}
 	s.streams[id] = st
+	s.put(id, kindWindow, 0)
 	// The policy that decided may have been replaced before the stream was there to be judged again.
 	if decide(p.policy.Load(), v.identity, to.Port()) != d {
 		st.abort(reasonDenied, reasonDenied)

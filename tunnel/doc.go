@@ -16,7 +16,9 @@
 //	transport.go, credentials.go      TLS, and who is at the other end
 //	socket.go, namespace.go           sockets in pods' namespaces
 //	node.go, pod.go, route.go         the state of a node: pods, and the sessions that they opened
-//	source.go, destination.go         a connection's way out and in
+//	source.go, order.go               a connection's way out
+//	destination.go                    and in
+//	reserve.go                        ports of connections that outlive a change of modes
 //	policy.go, flows.go, memory.go    what a policy says, what is reported, what streams may hold
 //	messages.go, link.go, server.go   the agent and the Node
 package tunnel

@@ -26,7 +26,7 @@ const (
 	kindData                   // bytes of a stream
 	kindFin                    // no more bytes come in this direction
 	kindReset                  // the stream has ended in both directions; the value is a reason
-	kindWindow                 // the sender may send so many bytes more
+	kindWindow                 // the sender may send so many bytes more; 0 answers an open frame
 	kindPing                   // asks for a pong with the same value
 	kindPong
 	kindGoAway // opens no more streams here; those that are open live on

@@ -159,8 +159,8 @@ func (n *Node) credentials(id model.Identity) (credentials, bool) {
 }
 
 // peerAt gives the identity that the pod at an address must have, and whether the pod leaves the mesh. The agent is asked
-// once.
-func (n *Node) peerAt(ctx context.Context, a netip.Addr) (id model.Identity, leaves bool, err error) {
+// once. If it has not said anything yet, peerAt fails with errWait unless it may wait.
+func (n *Node) peerAt(a netip.Addr, wait bool) (id model.Identity, leaves bool, err error) {
 	n.mu.Lock()
 	k := n.peers[a]
 	if k == nil {
@@ -170,10 +170,8 @@ func (n *Node) peerAt(ctx context.Context, a netip.Addr) (id model.Identity, lea
 	}
 	k.used = time.Now()
 	n.mu.Unlock()
-	select {
-	case <-k.told:
-	case <-ctx.Done():
-		return "", false, fmt.Errorf("the agent does not say who is at %s", a)
+	if err := n.awaitTold(k, a, wait); err != nil {
+		return "", false, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -181,6 +179,27 @@ func (n *Node) peerAt(ctx context.Context, a netip.Addr) (id model.Identity, lea
 		return "", false, fmt.Errorf("%s: %w", a, errNobody)
 	}
 	return k.identity, k.leaving != nil, nil
+}
+
+func (n *Node) awaitTold(k *known, a netip.Addr, wait bool) error {
+	select {
+	case <-k.told:
+		return nil
+	default:
+		if !wait {
+			return errWait
+		}
+	}
+	timeout := time.NewTimer(peerTimeout)
+	defer timeout.Stop()
+	select {
+	case <-k.told:
+		return nil
+	case <-timeout.C:
+		return fmt.Errorf("the agent does not say who is at %s", a)
+	case <-n.ctx.Done():
+		return n.ctx.Err()
+	}
 }
 
 // hear takes in what the agent tells.

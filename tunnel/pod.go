@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -17,6 +18,8 @@ const (
 	maxStreams    = 10_000 // in each direction
 	maxSessions   = 4096   // that other pods opened
 	maxHandshakes = 256    // of other pods, at once
+
+	goAwayTime = 10 * time.Second
 )
 
 // pod is a local workload: its namespace, its listeners and its sessions.
@@ -41,6 +44,7 @@ type pod struct {
 	listeners map[netip.AddrPort]*socket
 	routes    map[netip.Addr]*route // sessions to other pods
 	accepted  map[*session]*visitor // sessions of other pods
+	drainedAt time.Time             // zero if the pod takes new connections
 	closed    bool
 }
 
@@ -102,6 +106,9 @@ func (p *pod) apply(w *Workload) error {
 	}
 	err := errDraining
 	if !p.node.isDraining() {
+		p.mu.Lock()
+		p.drainedAt = time.Time{}
+		p.mu.Unlock()
 		err = p.listen(want)
 	}
 	if old.Identity != w.Identity {
@@ -184,13 +191,22 @@ func (p *pod) drain() {
 		s.interrupt()
 	}
 	p.listeners = map[netip.AddrPort]*socket{}
+	p.drainedAt = time.Now()
 	for s := range p.accepted {
 		s.goAway()
 	}
 }
 
-// idle reports whether the pod carries no stream.
-func (p *pod) idle() bool { return p.inbound.Load() == 0 && p.outbound.Load() == 0 }
+// idle reports whether a pod that is drained carries no stream, and will get none: those who opened sessions to it end them
+// when they know. One that does not is waited for for goAwayTime.
+func (p *pod) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inbound.Load() > 0 || p.outbound.Load() > 0 {
+		return false
+	}
+	return len(p.accepted) == 0 && p.handshakes.Load() == 0 || time.Since(p.drainedAt) > goAwayTime
+}
 
 // close ends everything of the pod.
 func (p *pod) close() {

@@ -23,7 +23,10 @@ type route struct {
 	mu       sync.Mutex
 	identity model.Identity // that the sessions were made with
 	sessions []*used
+	last     *session  // that the last stream was opened on
 	dialling *dialling // nil while none is made
+	queue    []*arrival
+	serving  bool // somebody opens streams for what is queued
 	closed   bool
 }
 
@@ -41,8 +44,9 @@ type dialling struct {
 	err     error
 }
 
-// session gives one that carries a stream to id, and makes one if there is none.
-func (r *route) session(id model.Identity) (*session, error) {
+// session gives one that carries a stream to id, and makes one if there is none. It fails with errWait if that takes time
+// and it may not wait.
+func (r *route) session(id model.Identity, wait bool) (*session, error) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
@@ -60,15 +64,25 @@ func (r *route) session(id model.Identity) (*session, error) {
 		d := r.dial()
 		if best == nil {
 			r.mu.Unlock()
+			if !wait {
+				return nil, errWait
+			}
 			<-d.done
+			if d.err == nil {
+				r.mu.Lock()
+				r.last = d.session
+				r.mu.Unlock()
+			}
 			return d.session, d.err
 		}
 	}
+	r.last = best
 	r.mu.Unlock()
 	return best, nil
 }
 
-// best gives the session with the fewest streams, and whether bytes wait on all of them.
+// best gives the session with the fewest streams, and whether bytes wait on all of them. While the destination has not
+// answered the last stream that was opened, it is the same session: on another one the next stream might come first.
 func (r *route) best() (best *session, busy bool) {
 	least, now := 0, time.Now()
 	busy = true
@@ -76,6 +90,9 @@ func (r *route) best() (best *session, busy bool) {
 		n, open, waits := u.state()
 		if !open || now.After(u.until) {
 			continue
+		}
+		if u.session == r.last && u.isOpening() {
+			return u.session, waits
 		}
 		if best == nil || busy && !waits || busy == waits && n < least {
 			best, least, busy = u.session, n, waits
@@ -166,11 +183,11 @@ func (r *route) tend(now time.Time) (unused bool) {
 		}
 	}
 	all := r.sessions
-	unused = len(all) == 0 && r.dialling == nil
+	unused = len(all) == 0 && r.dialling == nil && !r.serving
 	r.closed = r.closed || unused
 	r.mu.Unlock()
 	for _, u := range end {
-		u.end(errClosed)
+		u.endUnused()
 	}
 	for _, u := range all {
 		u.check(now)

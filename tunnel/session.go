@@ -18,6 +18,9 @@ const (
 	// hold for applications that do not read.
 	sessionWindows = 64 << 20
 
+	// openTimeout bounds the wait for the peer's answer to an open frame. The peer answers before the application does.
+	openTimeout = 10 * time.Second
+
 	pingAfter  = 30 * time.Second // of silence
 	deadAfter  = 45 * time.Second
 	readBuffer = 4*(maxData+headerSize) + headerSize
@@ -26,6 +29,8 @@ const (
 var (
 	errClosed = errors.New("the session is closed")
 	errSilent = errors.New("the peer does not answer")
+	// errUnanswered is the end of a stream that the peer did not answer.
+	errUnanswered = errors.New("the peer did not answer when the connection was opened")
 )
 
 // transport is an encrypted connection. Flush sends what Write has taken.
@@ -57,6 +62,7 @@ type session struct {
 	streams  map[uint32]*stream
 	lastID   uint32
 	windows  int // granted beyond the first windows
+	opening  int // streams that the peer has not answered
 	leaving  bool
 	err      error
 }
@@ -223,6 +229,7 @@ func (s *session) handle(f frame) error {
 	if st == nil {
 		return nil // it has ended here, and the peer does not know yet
 	}
+	st.answer()
 	switch f.kind {
 	case kindFin:
 		st.gotFin = true
@@ -269,7 +276,8 @@ func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
 	}
 	s.lastID++
 	st := newStream(s, s.lastID, app)
-	st.clientPort = clientPort
+	st.clientPort, st.opened = clientPort, time.Now()
+	s.opening++
 	s.streams[st.id] = st
 	s.out = appendOpen(s.out, st.id, port, clientPort)
 	return st, nil
@@ -277,6 +285,7 @@ func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
 
 // remove forgets a stream. The lock is held.
 func (s *session) remove(st *stream) {
+	st.answer()
 	delete(s.streams, st.id)
 	s.windows -= st.window - firstWindow
 	s.memory.windows.Add(int64(firstWindow - st.window))
@@ -303,6 +312,24 @@ func (s *session) retire() {
 	s.leaving = true
 }
 
+// endUnused ends the session unless it carries a stream.
+func (s *session) endUnused() {
+	s.mu.Lock()
+	unused := len(s.streams) == 0
+	s.leaving = s.leaving || unused
+	s.mu.Unlock()
+	if unused {
+		s.end(errClosed)
+	}
+}
+
+// isOpening reports whether there is a stream that the peer has not answered.
+func (s *session) isOpening() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opening > 0
+}
+
 // state gives the number of streams, whether more may be opened, and whether bytes wait to be sent.
 func (s *session) state() (streams int, open, busy bool) {
 	s.mu.Lock()
@@ -310,8 +337,22 @@ func (s *session) state() (streams int, open, busy bool) {
 	return len(s.streams), !s.leaving && s.err == nil, s.flushing && len(s.out) > 0
 }
 
-// check pings a silent peer, and ends the session with one that stays silent.
+// check pings a silent peer, and ends the session with one that stays silent. It resets streams that the peer does not
+// answer, and sends what nobody else has sent.
 func (s *session) check(now time.Time) {
+	s.mu.Lock()
+	if s.opening > 0 {
+		for _, st := range s.streams {
+			if !st.opened.IsZero() && now.Sub(st.opened) > openTimeout {
+				st.abort(reasonReset, errUnanswered)
+				s.leaving = true
+			}
+		}
+	}
+	if len(s.out) > 0 {
+		s.tell()
+	}
+	s.mu.Unlock()
 	switch silent := now.Sub(time.Unix(0, s.lastRead.Load())); {
 	case silent > deadAfter:
 		s.end(errSilent)

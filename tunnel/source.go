@@ -22,6 +22,14 @@ const (
 	refusedPause   = 20 * time.Millisecond
 )
 
+// arrival is an application's connection that the kernel led here, until it has a stream.
+type arrival struct {
+	app        *socket
+	clientPort uint16
+	to         netip.AddrPort
+	note       *noting
+}
+
 // takeApplications accepts the connections of the pod's applications that the kernel leads here.
 func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 	v4 := at.Addr().Is4()
@@ -37,30 +45,44 @@ func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 			_ = unix.Close(fd)
 			return
 		}
-		p.carry(app, from.Port(), to)
+		p.arrived(app, from.Port(), to)
 	})
 }
 
-// carry takes an application's connection to a pod at to.
-func (p *pod) carry(app *socket, clientPort uint16, to netip.AddrPort) {
-	if p.outbound.Add(1) > maxStreams {
-		p.outbound.Add(-1)
-		app.resetOnClose()
-		app.close()
-		return
-	}
-	defer p.outbound.Add(-1)
+// arrived takes an application's connection to a pod at to. It does not wait.
+func (p *pod) arrived(app *socket, clientPort uint16, to netip.AddrPort) {
 	note := p.noting(time.Now(), "", netip.AddrPortFrom(p.addressOf(to.Addr()), clientPort), to, true)
-	st, err := p.openStream(app, clientPort, to, note)
-	if err != nil {
-		app.resetOnClose()
-		app.close()
-		note.end(traffic{failure: err, at: time.Now()})
+	a := &arrival{app: app, clientPort: clientPort, to: to, note: note}
+	if p.outbound.Add(1) > maxStreams {
+		p.fail(a, errTooMany)
 		return
 	}
-	note.open()
+	for {
+		r := p.routeTo(to.Addr())
+		if r == nil {
+			p.fail(a, errPodGone)
+			return
+		}
+		if r.take(a) {
+			return
+		}
+	}
+}
+
+// fail resets an application's connection that gets no stream.
+func (p *pod) fail(a *arrival, err error) {
+	a.app.resetOnClose()
+	a.app.close()
+	p.outbound.Add(-1)
+	a.note.end(traffic{failure: err, at: time.Now()})
+}
+
+// carry moves the bytes of an application's connection.
+func (p *pod) carry(a *arrival, st *stream) {
+	a.note.open()
 	st.pump()
-	note.end(st.traffic())
+	p.outbound.Add(-1)
+	a.note.end(st.traffic())
 }
 
 // addressOf is the pod's own address of a family.
@@ -73,43 +95,19 @@ func (p *pod) addressOf(family netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// openStream finds a session to the pod, or makes one.
-func (p *pod) openStream(app *socket, clientPort uint16, to netip.AddrPort, note *noting) (*stream, error) {
-	ctx, cancel := context.WithTimeout(p.node.ctx, peerTimeout)
-	defer cancel()
-	id, leaves, err := p.node.peerAt(ctx, to.Addr())
-	if err != nil {
-		return nil, err
-	}
-	note.flow.Peer = id
-	for range 3 { // a session may end at the same moment
-		var s *session
-		if s, err = p.sessionTo(to.Addr(), id); err != nil {
-			return nil, err
-		}
-		var st *stream
-		if st, err = s.open(app, to.Port(), clientPort); err == nil {
-			if leaves || p.reserves.Load() {
-				p.reserve(st)
-			}
-			return st, nil
-		}
-	}
-	return nil, err
-}
-
-func (p *pod) sessionTo(to netip.Addr, id model.Identity) (*session, error) {
+// routeTo gives the way to another pod; nil if this pod is gone.
+func (p *pod) routeTo(to netip.Addr) *route {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
 	r := p.routes[to]
-	if r == nil && !p.closed {
+	if r == nil {
 		r = &route{pod: p, to: to}
 		p.routes[to] = r
 	}
-	p.mu.Unlock()
-	if r == nil {
-		return nil, errPodGone
-	}
-	return r.session(id)
+	return r
 }
 
 // dial makes a session to another pod, which must be who it is expected to be.
@@ -166,4 +164,7 @@ func (n *namespace) dialOnce(to netip.AddrPort) (net.Conn, error) {
 	return netConn(fd)
 }
 
-var errNobody = errors.New("nobody that can be authenticated is at the address")
+var (
+	errNobody  = errors.New("nobody that can be authenticated is at the address")
+	errTooMany = errors.New("the pod has too many connections")
+)

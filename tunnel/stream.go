@@ -40,6 +40,8 @@ type stream struct {
 	// one.
 	clientPort uint16
 	reserved   *socket
+	// opened is when the stream was opened, at the source, and zero when the peer has answered: with a window of 0, or more.
+	opened time.Time
 	// ended is called once, when the stream has ended, by the goroutine that pumps.
 	ended func(*stream)
 
@@ -75,6 +77,14 @@ func newStream(s *session, id uint32, app *socket) *stream {
 		return true
 	}
 	return st
+}
+
+// answer notes that the peer has answered. The lock is held.
+func (st *stream) answer() {
+	if !st.opened.IsZero() {
+		st.opened = time.Time{}
+		st.session.opening--
+	}
 }
 
 // kill ends a stream: the application's connection is closed, by an RST if reset is true. The lock is held. The goroutine
@@ -139,8 +149,8 @@ func (st *stream) pump() {
 	}
 }
 
-// send reads the application to its end, nil. What was put before, such as the frame that opens the stream, goes with the
-// first bytes if there are some.
+// send reads the application to its end, nil. The frame that opens the stream, or answers that, goes with the first bytes if
+// there are some. The answer has time until then, or until the session is checked.
 func (st *stream) send() error {
 	s := st.session
 	first := true
@@ -150,7 +160,7 @@ func (st *stream) send() error {
 			return nil
 		}
 		buf, n, err := st.receive(most, func() {
-			if first {
+			if first && s.accept == nil {
 				first = false
 				s.flush()
 			}
@@ -255,6 +265,7 @@ func (s *session) deliver(id uint32, b []byte) error {
 		s.mu.Unlock()
 		return fmt.Errorf("%w: bytes that were not asked for", errProtocol)
 	}
+	st.answer()
 	st.received += uint64(len(b))
 	if st.queued {
 		st.enqueue(b)
