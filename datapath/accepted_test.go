@@ -131,6 +131,29 @@ func TestFirstIdentityWaitsForEnvoy(t *testing.T) {
 	}
 }
 
+// TestFirstIdentityWaitsForTheTunnel: where bytes go by weft tunnel, Envoy alone is not enough.
+func TestFirstIdentityWaitsForTheTunnel(t *testing.T) {
+	f := newFakeNode(t)
+	f.acceptTimeout, f.tunnel = time.Hour, true
+	f.restart()
+	w := &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/a", Addresses: testenv.Addrs("10.0.0.1")}
+	write(f, f.st.Workloads, w)
+	f.apply()
+	with := *w
+	with.Identity = "spiffe://td/ns/ns/sa/a"
+	write(f, f.st.Workloads, &with)
+	f.accept(model.SubjectWorkload, "ns/a")
+	_, revision, _ := f.st.Workloads.Revision(f.st.Snapshot(), "ns/a")
+	f.apply()
+	if len(f.kern.peers.entries) > 0 || f.programmed("workload/ns/a", revision) {
+		t.Fatal("peers know of the identity before the tunnel listens")
+	}
+	stop := f.run()
+	defer stop()
+	write(f, f.st.Carried, &model.Carried{Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/a"}, Revision: revision})
+	eventually(t, "the identity is programmed", func() bool { return f.programmed("workload/ns/a", revision) })
+}
+
 // TestFirstRouteWaitsForEnvoy: the kernel balances a port until Envoy has its routes.
 func TestFirstRouteWaitsForEnvoy(t *testing.T) {
 	f := newFakeNode(t)

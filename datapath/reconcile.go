@@ -176,7 +176,7 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 			}
 		case r.st.HostAddresses.ID():
 			out[hostOwn] = struct{}{}
-		case r.st.Accepted.ID():
+		case r.st.Accepted.ID(), r.st.Carried.ID():
 			kind, name, _ := strings.Cut(k.Value, "/")
 			if o := (object{model.SubjectKind(kind), name}); r.schedule.waiting[o] != nil {
 				out[o] = struct{}{}
@@ -261,12 +261,12 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) result {
 	return r.applyService(snap, o)
 }
 
-// applyWorkload keeps a workload that gets its first identity as it is until Envoy listens there: its peers would come
-// to Envoy as soon as the kernel knows of the identity. One that is gone while its network namespace is still there stays
+// applyWorkload keeps a workload that gets its first identity as it is until the proxies listen there: its peers would come
+// to them as soon as the kernel knows of the identity. One that is gone while its network namespace is still there stays
 // closed for a while: a pod that is renamed in a folder has its namespace under the new name in a moment.
 func (r *reconciler) applyWorkload(snap *state.Snapshot, o object) result {
 	w, revision, _ := r.st.Workloads.Revision(snap, o.name)
-	if w != nil && r.workloads.firstIdentity(o.name, w) && !r.acceptedByEnvoy(snap, o, revision, 0) {
+	if w != nil && r.workloads.firstIdentity(o.name, w) && !r.acceptedByProxies(snap, o, revision) {
 		return result{waits: true}
 	}
 	if (w == nil || !joinable(w)) && r.leaveTimeout > 0 && r.workloads.closedNamespace(o.name) && !r.schedule.over(o, false, r.leaveTimeout, 0, time.Now()) {
@@ -286,7 +286,7 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 	}
 	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
 	waits := false
-	if first := r.services.firstRoutes(want); len(first) > 0 && !r.acceptedByEnvoy(snap, o, revision, routeSettle) {
+	if first := r.services.firstRoutes(want); len(first) > 0 && !r.acceptTime(o, r.acceptedByEnvoy(snap, o, revision), routeSettle) {
 		waits = true
 		for _, i := range first {
 			want[i].L7 = false
@@ -297,13 +297,21 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 	return result{revision: revision, waits: waits, err: r.services.apply(o.name, want)}
 }
 
-// acceptedByEnvoy reports whether Envoy has accepted an object at a revision, or had the time to.
-func (r *reconciler) acceptedByEnvoy(snap *state.Snapshot, o object, revision uint64, settle time.Duration) bool {
-	if r.acceptTimeout == 0 {
-		return true
-	}
-	a, ok := r.st.Accepted.Get(snap, model.Subject{Kind: o.kind, Name: o.name}.Key())
-	return r.schedule.over(o, ok && a.Revision >= revision, r.acceptTimeout, settle, time.Now())
+// acceptedByEnvoy reports whether Envoy has accepted an object at a revision.
+func (r *reconciler) acceptedByEnvoy(snap *state.Snapshot, o object, revision uint64) bool {
+	return r.st.AcceptedAt(snap, model.Subject{Kind: o.kind, Name: o.name}, revision)
+}
+
+// acceptedByProxies reports whether Envoy, and weft tunnel if it is used, serve a workload at a revision, or had the time to.
+func (r *reconciler) acceptedByProxies(snap *state.Snapshot, o object, revision uint64) bool {
+	accepted := r.acceptedByEnvoy(snap, o, revision) &&
+		(!r.workloads.tunnel || r.st.CarriedAt(snap, model.Subject{Kind: o.kind, Name: o.name}, revision))
+	return r.acceptTime(o, accepted, 0)
+}
+
+// acceptTime reports whether an object is accepted and has settled, or had the time to.
+func (r *reconciler) acceptTime(o object, accepted bool, settle time.Duration) bool {
+	return r.acceptTimeout == 0 || r.schedule.over(o, accepted, r.acceptTimeout, settle, time.Now())
 }
 
 // replacePrograms puts this version's programs in the place of an earlier one's.

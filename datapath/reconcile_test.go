@@ -117,6 +117,7 @@ type fakeNode struct {
 
 	acceptTimeout time.Duration
 	leaveTimeout  time.Duration
+	tunnel        bool
 	programs      programs
 }
 
@@ -130,7 +131,7 @@ func (f *fakeNode) restart() {
 	f.t.Helper()
 	rec, err := newReconciler(reconcilerConfig{
 		log: slog.New(slog.NewTextHandler(testWriter{f.t}, nil)), st: f.st, tables: f.kern.tables(), namespaces: f.space,
-		acceptTimeout: f.acceptTimeout, leaveTimeout: f.leaveTimeout, programs: f.programs,
+		acceptTimeout: f.acceptTimeout, leaveTimeout: f.leaveTimeout, tunnel: f.tunnel, programs: f.programs,
 	})
 	if err != nil {
 		f.t.Fatal(err)

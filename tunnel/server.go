@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +34,8 @@ type Config struct {
 type Server struct {
 	st  *state.State
 	cfg Config
+
+	reporting sync.Mutex
 
 	mu    sync.Mutex
 	links map[*serverLink]struct{}
@@ -75,21 +79,6 @@ func (s *Server) Connected() bool {
 	return len(s.links) > 0
 }
 
-// Faults gives what the tunnel could not do, by workload.
-func (s *Server) Faults() map[string]string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := map[string]string{}
-	for l := range s.links {
-		for key, a := range l.answers {
-			if a.Error != "" {
-				out[key] = a.Error
-			}
-		}
-	}
-	return out
-}
-
 // workload gives what is told of a local workload; nil if nothing is.
 func workload(w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
@@ -116,7 +105,7 @@ type serverLink struct {
 	revision uint64
 
 	// Guarded by the server's lock.
-	told    map[string]*Workload
+	told    map[string]toldWorkload
 	answers map[string]*applied
 }
 
@@ -129,7 +118,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	}
 	l := &serverLink{
 		server: s, conn: c, out: json.NewEncoder(c), peers: map[netip.Addr]model.Identity{},
-		told: map[string]*Workload{}, answers: map[string]*applied{},
+		told: map[string]toldWorkload{}, answers: map[string]*applied{},
 	}
 	s.mu.Lock()
 	s.links[l] = struct{}{}
@@ -137,7 +126,9 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	defer func() {
 		s.mu.Lock()
 		delete(s.links, l)
+		keys := slices.Collect(maps.Keys(l.told))
 		s.mu.Unlock()
+		s.report(keys...)
 	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -163,6 +154,7 @@ func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
 			l.server.mu.Lock()
 			l.answers[m.Applied.Key] = m.Applied
 			l.server.mu.Unlock()
+			l.server.report(m.Applied.Key)
 		case m.Want.IsValid(), m.Forget.IsValid():
 			select {
 			case asked <- m:
@@ -256,34 +248,42 @@ func (l *serverLink) changed(keys map[state.Key]struct{}, snap *state.Snapshot) 
 
 func (l *serverLink) tellWorkload(snap *state.Snapshot, key string) error {
 	var want *Workload
-	if w, ok := l.server.st.Workloads.Get(snap, key); ok {
+	w, row, ok := l.server.st.Workloads.Revision(snap, key)
+	if ok {
 		want = workload(w)
 	}
+	m := l.note(key, want, row)
+	l.server.report(key)
+	if m == nil {
+		return nil
+	}
+	return l.say(m)
+}
+
+// note keeps what the tunnel is told of a workload, and gives the message; nil if it knows.
+func (l *serverLink) note(key string, want *Workload, row uint64) *told {
 	l.server.mu.Lock()
-	had := l.told[key]
+	defer l.server.mu.Unlock()
+	had, known := l.told[key]
 	if want == nil {
 		delete(l.told, key)
 		delete(l.answers, key)
-	} else if had != nil {
-		same := *want
-		if same.Revision = had.Revision; reflect.DeepEqual(&same, had) {
-			l.server.mu.Unlock()
+		if !known {
+			return nil
+		}
+		return &told{Gone: key}
+	}
+	if known {
+		want.Revision = had.Revision
+		if reflect.DeepEqual(want, had.Workload) {
+			l.told[key] = toldWorkload{want, row}
 			return nil
 		}
 	}
-	if want != nil {
-		l.revision++
-		want.Revision = l.revision
-		l.told[key] = want
-	}
-	l.server.mu.Unlock()
-	if want != nil {
-		return l.say(&told{Workload: want})
-	}
-	if had != nil {
-		return l.say(&told{Gone: key})
-	}
-	return nil
+	l.revision++
+	want.Revision = l.revision
+	l.told[key] = toldWorkload{want, row}
+	return &told{Workload: want}
 }
 
 func (l *serverLink) tellSVID(snap *state.Snapshot, id model.Identity) error {

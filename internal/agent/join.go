@@ -29,6 +29,8 @@ type joiner struct {
 	sandboxes *placement.Sandboxes
 	strict    func(namespace string) bool
 	log       *slog.Logger
+	// tunnel is true if authenticated bytes come and go by weft tunnel.
+	tunnel bool
 	// limit and patience are joinLimit and joinPatience. Tests set shorter ones.
 	limit, patience time.Duration
 }
@@ -123,6 +125,9 @@ func (j *joiner) look(r *cni.Request) progress {
 	if !j.st.AcceptedAt(snap, subject, revision) {
 		return progress{"Envoy's listeners: " + j.unaccepted(snap, subject), w.MTLS == model.MTLSStrict}
 	}
+	if j.tunnel && w.Identity != "" && !j.st.CarriedAt(snap, subject, revision) {
+		return progress{"the listeners of weft tunnel: " + j.uncarried(snap, subject), w.MTLS == model.MTLSStrict}
+	}
 	return progress{}
 }
 
@@ -140,6 +145,14 @@ func (j *joiner) unaccepted(snap *state.Snapshot, subject model.Subject) string 
 		return row.Error
 	}
 	return "see whether the weft-proxy of this node runs, and weft status"
+}
+
+// uncarried says why weft tunnel does not serve a workload.
+func (j *joiner) uncarried(snap *state.Snapshot, subject model.Subject) string {
+	if row, ok := j.st.Carried.Get(snap, subject.Key()); ok && row.Error != "" {
+		return row.Error
+	}
+	return "see whether the weft-proxy of this node runs with --tunnel, and weft status"
 }
 
 // certificate says why a pod that needs a certificate has none; "" if it has one or needs none.

@@ -111,6 +111,14 @@ func (j *joinTest) accepted() {
 	tx.Commit()
 }
 
+// carried writes that weft tunnel carries the workload as it is now.
+func (j *joinTest) carried() {
+	_, revision, _ := j.st.Workloads.Revision(j.st.Snapshot(), "shop/web")
+	tx := j.st.Write(j.st.Carried)
+	j.st.Carried.Put(tx, &model.Carried{Subject: joinSubject, Revision: revision})
+	tx.Commit()
+}
+
 var joinSubject = model.Subject{Kind: model.SubjectWorkload, Name: "shop/web"}
 
 // certified writes the row of an identity: with a certificate, or with the reason why there is none.
@@ -135,6 +143,8 @@ func TestAddDecides(t *testing.T) {
 	}
 	known := local(model.MTLSStrict, nil)
 	known.Identity = model.NewIdentity("cluster.local", "shop", "web")
+	permissive := local(model.MTLSPermissive, nil)
+	permissive.Identity = known.Identity
 	for _, test := range []struct {
 		name          string
 		synced, pod   bool
@@ -143,6 +153,8 @@ func TestAddDecides(t *testing.T) {
 		workload      *model.Workload
 		kernel, envoy bool
 		uncertified   bool
+		tunnel        bool // bytes go by weft tunnel
+		carried       bool
 		strict        bool   // namespace
 		lacks         string // in the error, or in the log where it proceeds
 		proceeds      bool
@@ -172,9 +184,14 @@ func TestAddDecides(t *testing.T) {
 		{name: "no Envoy, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), kernel: true, lacks: "Envoy"},
 		{name: "no Envoy, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), kernel: true, lacks: "Envoy", proceeds: true},
 		{name: "no Envoy, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), kernel: true, strict: true, lacks: "Envoy", proceeds: true},
+		{name: "carried", synced: true, pod: true, workload: known, kernel: true, envoy: true, tunnel: true, carried: true, proceeds: true},
+		{name: "no tunnel, strict", synced: true, pod: true, workload: known, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel"},
+		{name: "no tunnel, no identity", synced: true, pod: true, workload: local(model.MTLSDisabled, nil), kernel: true, envoy: true, tunnel: true, proceeds: true},
+		{name: "no tunnel, may go on", synced: true, pod: true, workload: permissive, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel", proceeds: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := newJoinTest(t)
+			j.tunnel = test.tunnel
 			if test.synced {
 				j.st.MarkSynced()
 			}
@@ -195,6 +212,9 @@ func TestAddDecides(t *testing.T) {
 			}
 			if test.envoy {
 				j.accepted()
+			}
+			if test.carried {
+				j.carried()
 			}
 			j.strict.Store(test.strict)
 			if w := test.workload; w != nil && w.Identity != "" {

@@ -65,9 +65,10 @@ func (a *Agent) tunnelFault() string {
 	if !a.tunnel.Connected() {
 		return "weft tunnel does not run, so other nodes cannot reach this node's pods by it; start weft proxy with --tunnel"
 	}
-	faults := a.tunnel.Faults()
-	for _, key := range slices.Sorted(maps.Keys(faults)) {
-		return fmt.Sprintf("Pod %s cannot be reached by it: %s", key, faults[key])
+	for c := range a.st.Carried.All(a.st.Snapshot()) {
+		if c.Error != "" {
+			return fmt.Sprintf("Pod %s cannot be reached by it: %s", c.Name, c.Error)
+		}
 	}
 	return ""
 }

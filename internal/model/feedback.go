@@ -42,6 +42,15 @@ type Accepted struct {
 	Error string `json:"error,omitempty"`
 }
 
+// Carried is what weft tunnel has taken over of a local workload: its listeners, identity and policy.
+type Carried struct {
+	Subject
+	// Revision is that of the workload's row that is in force there. It is 0 while nothing is.
+	Revision uint64 `json:"revision"`
+	// Error says why nothing newer is; "" if nothing failed.
+	Error string `json:"error,omitempty"`
+}
+
 // Programmed is what the kernel holds of one subject. Services and workloads of this node have a row; workloads of other
 // nodes have one only while something is wrong.
 type Programmed struct {

@@ -19,6 +19,12 @@ func (s *State) EnvoyConnected(snap *Snapshot) bool {
 	return ok
 }
 
+// CarriedAt reports whether weft tunnel has in force what the row of a workload says at a revision or a later one.
+func (s *State) CarriedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
+	row, ok := s.Carried.Get(snap, subject.Key())
+	return ok && row.Revision >= revision
+}
+
 // ProgrammedAt reports whether the kernel holds what was written from a row of the model at a revision or a later one.
 func (s *State) ProgrammedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
 	row, ok := s.Programmed.Get(snap, subject.Key())

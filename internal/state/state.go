@@ -23,6 +23,8 @@ type State struct {
 	// Written by xds: what Envoy refused, and what it accepted.
 	Rejections *Table[*model.Rejection]
 	Accepted   *Table[*model.Accepted]
+	// Written by tunnel: what weft tunnel carries.
+	Carried *Table[*model.Carried]
 	// Written by datapath: what the kernel holds, and how full its maps are.
 	Programmed *Table[*model.Programmed]
 	MapUsage   *Table[*model.MapUsage]
@@ -75,6 +77,7 @@ func New(db *DB) *State {
 		Rejections: NewTable(db, "rejections", (*model.Rejection).Key,
 			Index[*model.Rejection]{ByObject, func(r *model.Rejection) []string { return texts(r.Objects) }}),
 		Accepted:   NewTable(db, "accepted", func(a *model.Accepted) string { return a.Key() }),
+		Carried:    NewTable(db, "carried", func(c *model.Carried) string { return c.Key() }),
 		Programmed: NewTable(db, "programmed", func(p *model.Programmed) string { return p.Key() }),
 		MapUsage:   NewTable(db, "map-usage", (*model.MapUsage).Key),
 		Certified:  NewTable(db, "certified", (*model.Certified).Key),

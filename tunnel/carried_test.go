@@ -1,0 +1,159 @@
+package tunnel
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// listener is what a tunnel hears from a Server, and says to it.
+type listener struct {
+	net.Conn
+	t   *testing.T
+	in  *json.Decoder
+	out *json.Encoder
+}
+
+// answer answers the next workload that it is told of.
+func (l *listener) answer(failure string) {
+	l.t.Helper()
+	_ = l.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for {
+		var m told
+		if err := l.in.Decode(&m); err != nil {
+			l.t.Fatal(err)
+		}
+		if m.Workload != nil {
+			if err := l.out.Encode(&said{Applied: &applied{Key: m.Workload.Key, Revision: m.Workload.Revision, Error: failure}}); err != nil {
+				l.t.Fatal(err)
+			}
+			return
+		}
+	}
+}
+
+// serverTest is a Server of one local workload.
+type serverTest struct {
+	t    *testing.T
+	st   *state.State
+	path string
+}
+
+func newServerTest(t *testing.T) *serverTest {
+	s := &serverTest{t: t, st: state.New(state.NewDB()), path: filepath.Join(t.TempDir(), "s")}
+	l, err := net.Listen("unix", s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	server := NewServer(s.st, Config{TrustDomain: "a", Log: slog.New(slog.DiscardHandler), Flow: func(*Flow) {}})
+	go func() { done <- server.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	s.st.MarkSynced()
+	return s
+}
+
+func (s *serverTest) tunnel() *listener {
+	s.t.Helper()
+	c, err := net.Dial("unix", s.path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	return &listener{Conn: c, t: s.t, in: json.NewDecoder(c), out: json.NewEncoder(c)}
+}
+
+// put writes the workload, and gives the revision.
+func (s *serverTest) put(id model.Identity, labels map[string]string) uint64 {
+	w := &model.Workload{
+		Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/none", Identity: id, Labels: labels,
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+	}
+	tx := s.st.Write(s.st.Workloads)
+	s.st.Workloads.Put(tx, w)
+	tx.Commit()
+	_, revision, _ := s.st.Workloads.Revision(s.st.Snapshot(), w.Key())
+	return revision
+}
+
+// row waits until the workload's row is as wanted; nil for none.
+func (s *serverTest) row(want *model.Carried) {
+	s.t.Helper()
+	feed := s.st.Feed()
+	defer feed.Close()
+	timeout := time.After(10 * time.Second)
+	for {
+		feed.Take()
+		row, ok := s.st.Carried.Get(s.st.Snapshot(), subjectOf("ns/a").Key())
+		if !ok && want == nil || ok && want != nil && row.Revision == want.Revision && row.Error == want.Error {
+			return
+		}
+		select {
+		case <-feed.Ready():
+		case <-timeout:
+			s.t.Fatalf("the row is %+v, want %+v", row, want)
+		}
+	}
+}
+
+// TestCarried: the row of a workload says which revision of it the tunnel has in force.
+func TestCarried(t *testing.T) {
+	s := newServerTest(t)
+	first := s.put("spiffe://a/b", nil)
+	one := s.tunnel()
+	s.row(&model.Carried{})
+	one.answer("no certificate")
+	s.row(&model.Carried{Error: "no certificate"})
+	second := s.put("spiffe://a/c", nil)
+	if second <= first {
+		t.Fatal("the revision does not grow")
+	}
+	one.answer("")
+	s.row(&model.Carried{Revision: second})
+
+	t.Run("what the tunnel does not look at is in force at once", func(t *testing.T) {
+		s.row(&model.Carried{Revision: s.put("spiffe://a/c", map[string]string{"a": "b"})})
+	})
+	t.Run("a failure leaves the revision before in force", func(t *testing.T) {
+		before := s.put("spiffe://a/c", nil)
+		s.row(&model.Carried{Revision: before})
+		s.put("spiffe://a/d", nil)
+		one.answer("no more sockets")
+		s.row(&model.Carried{Revision: before, Error: "no more sockets"})
+	})
+	t.Run("one of two tunnels is enough", func(t *testing.T) {
+		now := s.put("spiffe://a/e", nil)
+		one.answer("it ends")
+		next := s.tunnel()
+		next.answer("")
+		s.row(&model.Carried{Revision: now})
+		one.Close()
+		s.row(&model.Carried{Revision: now})
+		next.Close()
+		s.row(nil)
+	})
+	t.Run("a workload that is gone has none", func(t *testing.T) {
+		now := s.put("spiffe://a/e", nil)
+		last := s.tunnel()
+		last.answer("")
+		s.row(&model.Carried{Revision: now})
+		tx := s.st.Write(s.st.Workloads)
+		s.st.Workloads.Delete(tx, "ns/a")
+		tx.Commit()
+		s.row(nil)
+	})
+}
