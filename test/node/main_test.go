@@ -31,8 +31,17 @@ type mesh struct {
 // TestNode starts a node once, whose authenticated bytes go by HBONE. Parts leave it as they found it.
 func TestNode(t *testing.T) { node(t, model.PortHBONE, "Tunnel") }
 
-// TestNodeTunnel does the same with weft tunnel, but for what has nothing to do with it.
-func TestNodeTunnel(t *testing.T) { node(t, model.PortTunnel, "Services", "Routes", "Gateway") }
+// TestNodeTunnel does the same with weft tunnel, without what has nothing to do with it. What takes minutes is run by make
+// node-tunnel.
+func TestNodeTunnel(t *testing.T) {
+	without := []string{"Services", "Routes", "Gateway"}
+	if !long {
+		without = append(without, "Changes", "Observe")
+	}
+	node(t, model.PortTunnel, without...)
+}
+
+var long = os.Getenv("WEFT_TEST_LONG") != ""
 
 func node(t *testing.T, bytesPort uint16, without ...string) {
 	testenv.Root(t)
