@@ -125,17 +125,17 @@ func TestCarried(t *testing.T) {
 	one.answer("")
 	s.row(&model.Carried{Revision: second})
 
-	t.Run("what the tunnel does not look at is in force at once", func(t *testing.T) {
+	t.Run("what the tunnel does not look at is in force at once", func(*testing.T) {
 		s.row(&model.Carried{Revision: s.put("spiffe://a/c", map[string]string{"a": "b"})})
 	})
-	t.Run("a failure leaves the revision before in force", func(t *testing.T) {
+	t.Run("a failure leaves the revision before in force", func(*testing.T) {
 		before := s.put("spiffe://a/c", nil)
 		s.row(&model.Carried{Revision: before})
 		s.put("spiffe://a/d", nil)
 		one.answer("no more sockets")
 		s.row(&model.Carried{Revision: before, Error: "no more sockets"})
 	})
-	t.Run("one of two tunnels is enough", func(t *testing.T) {
+	t.Run("one of two tunnels is enough", func(*testing.T) {
 		now := s.put("spiffe://a/e", nil)
 		one.answer("it ends")
 		next := s.tunnel()

@@ -42,7 +42,7 @@ func (r *route) serve(wait bool) bool {
 		a := r.queue[0]
 		r.mu.Unlock()
 		st, err := r.open(a, wait)
-		if err == errWait {
+		if errors.Is(err, errWait) {
 			return false
 		}
 		r.mu.Lock()
