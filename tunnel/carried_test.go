@@ -146,7 +146,7 @@ func TestCarried(t *testing.T) {
 		next.Close()
 		s.row(nil)
 	})
-	t.Run("a workload that is gone has none", func(t *testing.T) {
+	t.Run("a workload that is gone has none", func(*testing.T) {
 		now := s.put("spiffe://a/e", nil)
 		last := s.tunnel()
 		last.answer("")
