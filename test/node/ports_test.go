@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // samePort changes a server's mode while a client is connected, and connects again from the same port. The kernel allows
@@ -42,6 +43,9 @@ func samePort(t *testing.T, m *mesh, mode func(string)) {
 		led = openUntil(t, client, to, true)
 		mode("disabled")
 		openUntil(t, client, to, false)
+		if m.bytesPort == model.PortTunnel {
+			until(t, "the reservation", func() error { return reserved(client, netip.AddrPortFrom(own(client, ip), led.port())) })
+		}
 		again, err := openFrom(client, led.port(), to)
 		if err == nil {
 			defer again.Close()
@@ -52,6 +56,40 @@ func samePort(t *testing.T, m *mesh, mode func(string)) {
 			t.Errorf("%s, the connection that a proxy carries: %v", to, err)
 		}
 	}
+}
+
+// own is a pod's address of the family of another.
+func own(p *lab.Pod, like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return p.Address
+	}
+	return p.Address6
+}
+
+// reserved returns nil if something is bound to a port of a pod's address. It sets SO_REUSEADDR, so as not to reserve the port
+// itself.
+func reserved(pod *lab.Pod, at netip.AddrPort) error {
+	return pod.Do(func() error {
+		family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: at.Addr().As16(), Port: int(at.Port())})
+		if at.Addr().Is4() {
+			family, address = unix.AF_INET, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+		switch err := unix.Bind(fd, address); {
+		case errors.Is(err, unix.EADDRINUSE):
+			return nil
+		case err != nil:
+			return err
+		}
+		return errors.New("the port is free")
+	})
 }
 
 func (s *stream) port() uint16 { return s.LocalAddr().(*net.TCPAddr).AddrPort().Port() }
