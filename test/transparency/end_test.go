@@ -364,6 +364,10 @@ func (e *end) reset(fd int) {
 	e.close(fd)
 }
 
+// resetTime is how long the kernel may take for a reset. It sets the error first, then the state, then the shutdown, and a
+// poll on another processor sees what is there so far.
+const resetTime = 50 * time.Millisecond
+
 // await waits for events on a socket and notes the interesting ones.
 func (e *end) await(fd int, events int16) int16 {
 	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
@@ -371,6 +375,11 @@ func (e *end) await(fd int, events int16) int16 {
 	e.must("poll", err)
 	if n == 0 {
 		e.note("poll: timeout")
+	}
+	if p[0].Revents&unix.POLLERR != 0 {
+		time.Sleep(resetTime)
+		_, err = again(func() (int, error) { return unix.Poll(p, 0) })
+		e.must("poll", err)
 	}
 	return p[0].Revents
 }
