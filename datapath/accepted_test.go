@@ -131,10 +131,10 @@ func TestFirstIdentityWaitsForEnvoy(t *testing.T) {
 	}
 }
 
-// TestFirstIdentityWaitsForTheTunnel: where bytes go by weft tunnel, Envoy alone is not enough.
+// TestFirstIdentityWaitsForTheTunnel: peers may send by weft tunnel where one is connected, so Envoy alone is not enough.
 func TestFirstIdentityWaitsForTheTunnel(t *testing.T) {
 	f := newFakeNode(t)
-	f.acceptTimeout, f.tunnel = time.Hour, true
+	f.acceptTimeout = time.Hour
 	f.restart()
 	w := &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/a", Addresses: testenv.Addrs("10.0.0.1")}
 	write(f, f.st.Workloads, w)
@@ -143,6 +143,7 @@ func TestFirstIdentityWaitsForTheTunnel(t *testing.T) {
 	with.Identity = "spiffe://td/ns/ns/sa/a"
 	write(f, f.st.Workloads, &with)
 	f.accept(model.SubjectWorkload, "ns/a")
+	write(f, f.st.Carried, &model.Carried{Subject: model.Tunnel})
 	_, revision, _ := f.st.Workloads.Revision(f.st.Snapshot(), "ns/a")
 	f.apply()
 	if len(f.kern.peers.entries) > 0 || f.programmed("workload/ns/a", revision) {

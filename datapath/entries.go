@@ -16,7 +16,7 @@ const (
 	workloadPoliced  = 4
 	addressContested = 8
 	workloadTunnel   = 16
-	peerRequests     = 32
+	peerByEnvoy      = 32
 )
 
 // portEntries is what the kernel is to know about one service port in one address family.
@@ -126,13 +126,14 @@ func workloadFlags(w *model.Workload) uint32 {
 }
 
 // peerEntries are a workload's addresses as others see them: those with an identity, and those where nobody can have one.
-func peerEntries(w *model.Workload) map[weftAddress]uint32 {
+// peerEntries translates a workload for those that connect to it. unreached says that weft tunnel cannot reach it.
+func peerEntries(w *model.Workload, unreached bool) map[weftAddress]uint32 {
 	out := map[weftAddress]uint32{}
 	for _, a := range w.Addresses {
 		if w.Identity != "" {
 			f := workloadFlags(w) &^ workloadPoliced
-			if w.Policy.HTTP() {
-				f |= peerRequests
+			if w.Policy.HTTP() || unreached {
+				f |= peerByEnvoy
 			}
 			out[encodeAddr(a)] = f
 		}

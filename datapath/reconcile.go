@@ -87,6 +87,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 		return nil, err
 	}
 	wl.retainPrograms, wl.tunnel, wl.serves = cfg.retain, cfg.tunnel, svc.serves
+	wl.accepts = func(node string) bool { return cfg.st.NodeAccepts(cfg.st.Snapshot(), node, model.TransportTunnel) }
 	return &reconciler{
 		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
@@ -114,7 +115,7 @@ func (r *reconciler) run(ctx context.Context) error {
 			return nil
 		case <-feed.Ready():
 			keys, snap := feed.Take()
-			r.reconcile(snap, r.dirty(keys))
+			r.reconcile(snap, r.dirty(keys, snap))
 		case <-synced:
 			synced, r.synced = nil, true
 			_, snap := feed.Take()
@@ -155,7 +156,7 @@ func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
 }
 
 // dirty finds the objects that changed keys belong to, and those that waited for what changed.
-func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
+func (r *reconciler) dirty(keys map[state.Key]struct{}, snap *state.Snapshot) map[object]struct{} {
 	out := map[object]struct{}{}
 	for k := range keys {
 		if k.Index != "" {
@@ -176,6 +177,8 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 			}
 		case r.st.HostAddresses.ID():
 			out[hostOwn] = struct{}{}
+		case r.st.Nodes.ID(): // it may accept more, or less
+			r.addWorkloadsOf(out, k.Value, snap)
 		case r.st.Accepted.ID(), r.st.Carried.ID():
 			kind, name, _ := strings.Cut(k.Value, "/")
 			if o := (object{model.SubjectKind(kind), name}); r.schedule.waiting[o] != nil {
@@ -184,6 +187,18 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}) map[object]struct{} {
 		}
 	}
 	return out
+}
+
+// addWorkloadsOf adds the workloads of another node, where it matters what that node accepts.
+func (r *reconciler) addWorkloadsOf(out map[object]struct{}, node string, snap *state.Snapshot) {
+	if !r.tunnel {
+		return
+	}
+	for w := range r.st.Workloads.All(snap) {
+		if w.Node == node && !w.Local {
+			out[object{model.SubjectWorkload, w.Key()}] = struct{}{}
+		}
+	}
 }
 
 // reconcile brings objects in line. Workloads that went come first, for others may get their namespace and addresses in
@@ -305,7 +320,7 @@ func (r *reconciler) acceptedByEnvoy(snap *state.Snapshot, o object, revision ui
 // acceptedByProxies reports whether Envoy, and weft tunnel if it is used, serve a workload at a revision, or had the time to.
 func (r *reconciler) acceptedByProxies(snap *state.Snapshot, o object, revision uint64) bool {
 	accepted := r.acceptedByEnvoy(snap, o, revision) &&
-		(!r.workloads.tunnel || r.st.CarriedAt(snap, model.Subject{Kind: o.kind, Name: o.name}, revision))
+		(!r.st.TunnelConnected(snap) || r.st.CarriedAt(snap, model.Subject{Kind: o.kind, Name: o.name}, revision))
 	return r.acceptTime(o, accepted, 0)
 }
 

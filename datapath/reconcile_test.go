@@ -558,6 +558,46 @@ func TestPeersAndPods(t *testing.T) {
 	}
 }
 
+// TestPeersOfNodesWithoutTunnel follows what nodes say that they accept.
+func TestPeersOfNodesWithoutTunnel(t *testing.T) {
+	local := netip.MustParseAddr("10.0.0.1")
+	remote := netip.MustParseAddr("10.0.0.9")
+	for _, uses := range []bool{false, true} {
+		f := newFakeNode(t)
+		f.tunnel = uses
+		f.restart()
+		feed := f.st.Feed()
+		defer feed.Close()
+		write(f, f.st.Workloads,
+			&model.Workload{Namespace: "ns", Name: "local", Local: true, NetNS: "/w", Node: "a", Addresses: []netip.Addr{local}, MTLS: model.MTLSStrict, Identity: "spiffe://td/x"},
+			&model.Workload{Namespace: "ns", Name: "remote", Node: "b", Addresses: []netip.Addr{remote}, MTLS: model.MTLSStrict, Identity: "spiffe://td/y"})
+		for _, tt := range []struct {
+			accepts []model.Transport
+			byEnvoy bool
+		}{
+			{nil, true},
+			{[]model.Transport{model.TransportHBONE}, true},
+			{[]model.Transport{model.TransportHBONE, model.TransportTunnel}, false},
+			{[]model.Transport{model.TransportHBONE}, true}, // it went back
+		} {
+			if tt.accepts != nil {
+				write(f, f.st.Nodes, &model.Node{Name: "b", Accepts: tt.accepts})
+			}
+			keys, snap := feed.Take()
+			f.rec.reconcile(snap, f.rec.dirty(keys, snap))
+			if errs := f.faults(); len(errs) > 0 {
+				t.Fatal(errs)
+			}
+			if got, want := f.kern.peers.entries[encodeAddr(remote)]&peerByEnvoy != 0, uses && tt.byEnvoy; got != want {
+				t.Errorf("weft tunnel %v, node accepts %v: Envoy takes connections to its pod: %v, want %v", uses, tt.accepts, got, want)
+			}
+			if f.kern.peers.entries[encodeAddr(local)]&peerByEnvoy != 0 {
+				t.Error("Envoy takes connections to a pod of this node")
+			}
+		}
+	}
+}
+
 // What one change takes from one pod and gives to another is not a conflict, in whatever order the change is read.
 func TestNamespaceAndAddressChangeHands(t *testing.T) {
 	f := newFakeNode(t)

@@ -63,8 +63,10 @@ type workloads struct {
 	serves func(service, backend netip.AddrPort) bool
 	// retainPrograms leaves programs of an earlier version in the pods' namespaces.
 	retainPrograms bool
-	// tunnel hands the bytes of local workloads to weft tunnel.
+	// tunnel hands the bytes of local workloads to weft tunnel, for peers on nodes that accept it.
 	tunnel bool
+	// accepts reports whether a node accepts connections by weft tunnel.
+	accepts func(node string) bool
 }
 
 type localWorkload struct {
@@ -97,13 +99,18 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces, nodes *nodes) (*
 func (ws *workloads) apply(key string, w *model.Workload) error {
 	var want map[weftAddress]uint32
 	if w != nil {
-		want = peerEntries(w)
+		want = peerEntries(w, ws.unreached(w))
 	}
 	err := errors.Join(ws.peers.set(key, want))
 	if w == nil || !joinable(w) {
 		return errors.Join(err, ws.leave(key))
 	}
 	return errors.Join(err, ws.join(key, w))
+}
+
+// unreached reports whether weft tunnel is used and cannot reach a workload.
+func (ws *workloads) unreached(w *model.Workload) bool {
+	return ws.tunnel && !w.Local && !ws.accepts(w.Node)
 }
 
 // closedNamespace reports whether a local workload restricts who may connect to it, and its network namespace is still
@@ -118,7 +125,7 @@ func (ws *workloads) retain(key string, w *model.Workload) error {
 	ws.local[key].retained = true
 	var want map[weftAddress]uint32
 	if w != nil {
-		want = peerEntries(w)
+		want = peerEntries(w, ws.unreached(w))
 	}
 	return errors.Join(ws.peers.set(key, want))
 }

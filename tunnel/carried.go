@@ -36,6 +36,22 @@ func (s *Server) report(keys ...string) {
 	w.Commit()
 }
 
+// reportConnection writes the row that says whether a tunnel is connected.
+func (s *Server) reportConnection() {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	s.mu.Lock()
+	connected := len(s.links) > 0
+	s.mu.Unlock()
+	w := s.st.Write(s.st.Carried)
+	if connected {
+		s.st.Carried.Put(w, &model.Carried{Subject: model.Tunnel})
+	} else {
+		s.st.Carried.Delete(w, model.Tunnel.Key())
+	}
+	w.Commit()
+}
+
 // carried computes the row of a workload; nil if no tunnel was told of it. One tunnel is enough: while one takes over from
 // another, the one that goes takes nothing new.
 func (s *Server) carried(key string, before *model.Carried) *model.Carried {

@@ -72,13 +72,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Connected reports whether a tunnel is there.
-func (s *Server) Connected() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.links) > 0
-}
-
 // workload gives what is told of a local workload; nil if nothing is.
 func workload(w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
@@ -123,11 +116,13 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	s.mu.Lock()
 	s.links[l] = struct{}{}
 	s.mu.Unlock()
+	s.reportConnection()
 	defer func() {
 		s.mu.Lock()
 		delete(s.links, l)
 		keys := slices.Collect(maps.Keys(l.told))
 		s.mu.Unlock()
+		s.reportConnection()
 		s.report(keys...)
 	}()
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -107,10 +107,10 @@ struct {
 	__type(value, struct endpoint);
 } reverse SEC(".maps");
 
-/* WORKLOAD_TUNNEL, of a local workload: its authenticated bytes go to weft tunnel if that listens. PEER_REQUESTS, of an
- * address: its policy looks at HTTP requests, so Envoy takes the connections to it. */
+/* WORKLOAD_TUNNEL, of a local workload: its authenticated bytes go to weft tunnel if that listens. PEER_BY_ENVOY, of an
+ * address: Envoy takes the connections to it, for its policy looks at HTTP requests or its node has no weft tunnel. */
 enum { WORKLOAD_IDENTITY = 1, WORKLOAD_STRICT = 2, WORKLOAD_POLICED = 4, ADDRESS_CONTESTED = 8, WORKLOAD_TUNNEL = 16,
-       PEER_REQUESTS = 32 };
+       PEER_BY_ENVOY = 32 };
 
 /* Addresses of workloads with an identity, on any node; and those that several claim, where nobody has an identity. */
 struct {

@@ -90,7 +90,7 @@ static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *
 	if (*peer & ADDRESS_CONTESTED)
 		return refuse(ctx, netns, pod, original, dest, REASON_CONTESTED);
 	__u16 port = PORT_TUNNEL_OUT;
-	if (!(*pod & WORKLOAD_TUNNEL) || *peer & PEER_REQUESTS || !listening(ctx, dest, PORT_TUNNEL_OUT))
+	if (!(*pod & WORKLOAD_TUNNEL) || *peer & PEER_BY_ENVOY || !listening(ctx, dest, PORT_TUNNEL_OUT))
 		port = PORT_TCP;
 	if (port == PORT_TCP && !listening(ctx, dest, PORT_TCP)) {
 		if ((*pod | *peer) & WORKLOAD_STRICT)

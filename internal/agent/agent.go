@@ -214,7 +214,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return a.tunnel.Serve(ctx, a.tunnelSocket) })
 	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
-	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st, tunnel: a.cfg.Tunnel})
+	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
 	}

@@ -29,8 +29,6 @@ type joiner struct {
 	sandboxes *placement.Sandboxes
 	strict    func(namespace string) bool
 	log       *slog.Logger
-	// tunnel is true if authenticated bytes come and go by weft tunnel.
-	tunnel bool
 	// limit and patience are joinLimit and joinPatience. Tests set shorter ones.
 	limit, patience time.Duration
 }
@@ -125,7 +123,7 @@ func (j *joiner) look(r *cni.Request) progress {
 	if !j.st.AcceptedAt(snap, subject, revision) {
 		return progress{"Envoy's listeners: " + j.unaccepted(snap, subject), w.MTLS == model.MTLSStrict}
 	}
-	if j.tunnel && w.Identity != "" && !j.st.CarriedAt(snap, subject, revision) {
+	if w.Identity != "" && j.st.TunnelConnected(snap) && !j.st.CarriedAt(snap, subject, revision) {
 		return progress{"the listeners of weft tunnel: " + j.uncarried(snap, subject), w.MTLS == model.MTLSStrict}
 	}
 	return progress{}
@@ -152,7 +150,7 @@ func (j *joiner) uncarried(snap *state.Snapshot, subject model.Subject) string {
 	if row, ok := j.st.Carried.Get(snap, subject.Key()); ok && row.Error != "" {
 		return row.Error
 	}
-	return "see whether the weft-proxy of this node runs with --tunnel, and weft status"
+	return "it has not answered yet; see the log of weft-proxy"
 }
 
 // certificate says why a pod that needs a certificate has none; "" if it has one or needs none.

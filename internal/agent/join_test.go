@@ -153,7 +153,7 @@ func TestAddDecides(t *testing.T) {
 		workload      *model.Workload
 		kernel, envoy bool
 		uncertified   bool
-		tunnel        bool // bytes go by weft tunnel
+		tunnel        bool // weft tunnel is connected
 		carried       bool
 		strict        bool   // namespace
 		lacks         string // in the error, or in the log where it proceeds
@@ -184,14 +184,19 @@ func TestAddDecides(t *testing.T) {
 		{name: "no Envoy, strict", synced: true, pod: true, workload: local(model.MTLSStrict, nil), kernel: true, lacks: "Envoy"},
 		{name: "no Envoy, with a policy", synced: true, pod: true, workload: local(model.MTLSDisabled, &model.Policy{}), kernel: true, lacks: "Envoy", proceeds: true},
 		{name: "no Envoy, may go on", synced: true, pod: true, workload: local(model.MTLSPermissive, nil), kernel: true, strict: true, lacks: "Envoy", proceeds: true},
+		{name: "no tunnel", synced: true, pod: true, workload: known, kernel: true, envoy: true, proceeds: true},
 		{name: "carried", synced: true, pod: true, workload: known, kernel: true, envoy: true, tunnel: true, carried: true, proceeds: true},
-		{name: "no tunnel, strict", synced: true, pod: true, workload: known, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel"},
-		{name: "no tunnel, no identity", synced: true, pod: true, workload: local(model.MTLSDisabled, nil), kernel: true, envoy: true, tunnel: true, proceeds: true},
-		{name: "no tunnel, may go on", synced: true, pod: true, workload: permissive, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel", proceeds: true},
+		{name: "not carried, strict", synced: true, pod: true, workload: known, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel"},
+		{name: "not carried, no identity", synced: true, pod: true, workload: local(model.MTLSDisabled, nil), kernel: true, envoy: true, tunnel: true, proceeds: true},
+		{name: "not carried, may go on", synced: true, pod: true, workload: permissive, kernel: true, envoy: true, tunnel: true, lacks: "weft tunnel", proceeds: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := newJoinTest(t)
-			j.tunnel = test.tunnel
+			if test.tunnel {
+				tx := j.st.Write(j.st.Carried)
+				j.st.Carried.Put(tx, &model.Carried{Subject: model.Tunnel})
+				tx.Commit()
+			}
 			if test.synced {
 				j.st.MarkSynced()
 			}

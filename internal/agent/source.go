@@ -62,10 +62,11 @@ func (a *Agent) tunnelFault() string {
 	if !a.cfg.Tunnel {
 		return ""
 	}
-	if !a.tunnel.Connected() {
+	snap := a.st.Snapshot()
+	if !a.st.TunnelConnected(snap) {
 		return "weft tunnel does not run, so other nodes cannot reach this node's pods by it; start weft proxy with --tunnel"
 	}
-	for c := range a.st.Carried.All(a.st.Snapshot()) {
+	for c := range a.st.Carried.All(snap) {
 		if c.Error != "" {
 			return fmt.Sprintf("Pod %s cannot be reached by it: %s", c.Name, c.Error)
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// transports are those that the listeners of this version take, sorted.
+// transports are those that Envoy takes with the listeners of this version, sorted.
 var transports = []model.Transport{model.TransportHBONE}
 
 const (
@@ -40,7 +40,23 @@ func (a *accepting) accepted() []model.Transport {
 	if a.known = a.known || a.allAccepted(); !a.known {
 		return nil
 	}
+	if a.carried() {
+		return append(slices.Clone(transports), model.TransportTunnel)
+	}
 	return transports
+}
+
+// carried reports whether weft tunnel serves the local workloads. It holds for the moment: another weft proxy may run
+// without it.
+func (a *accepting) carried() bool {
+	snap, some := a.st.Snapshot(), false
+	for c := range a.st.Carried.All(snap) {
+		if c.Error != "" {
+			return false
+		}
+		some = some || c.Revision > 0
+	}
+	return some && a.st.TunnelConnected(snap)
 }
 
 func (a *accepting) allAccepted() bool {

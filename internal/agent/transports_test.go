@@ -48,6 +48,27 @@ func TestAcceptedTransports(t *testing.T) {
 	if a.accepted() == nil {
 		t.Error("what was said holds while Envoy is replaced")
 	}
+	carry := func(c model.Carried) {
+		c.Subject = model.Subject{Kind: model.SubjectWorkload, Name: pod.Key()}
+		w := st.Write(st.Carried)
+		defer w.Commit()
+		st.Carried.Put(w, &c)
+		st.Carried.Put(w, &model.Carried{Subject: model.Tunnel})
+	}
+	for _, tt := range []struct {
+		carried model.Carried
+		tunnel  bool
+	}{
+		{model.Carried{}, false},
+		{model.Carried{Revision: 1}, true},
+		{model.Carried{Revision: 1, Error: "no listener"}, false},
+		{model.Carried{Revision: 2}, true},
+	} {
+		carry(tt.carried)
+		if got := a.accepted(); slices.Contains(got, model.TransportTunnel) != tt.tunnel || !slices.Contains(got, model.TransportHBONE) || !slices.IsSorted(got) {
+			t.Errorf("weft tunnel says %+v, and the node takes %v", tt.carried, got)
+		}
+	}
 }
 
 // An agent that takes less than this one gets the sockets after nobody sends by what it does not take.

@@ -42,6 +42,9 @@ type Accepted struct {
 	Error string `json:"error,omitempty"`
 }
 
+// Tunnel is the subject of the row in Carried that is there while a weft tunnel is connected.
+var Tunnel = Subject{Kind: SubjectNode, Name: "tunnel"}
+
 // Carried is what weft tunnel has taken over of a local workload: its listeners, identity and policy.
 type Carried struct {
 	Subject

@@ -13,10 +13,12 @@ const (
 	TransportHBONE Transport = "hbone"
 	// TransportHTTP is HTTP over mTLS, without a CONNECT around it.
 	TransportHTTP Transport = "http/1"
+	// TransportTunnel is a stream in a session of weft tunnel.
+	TransportTunnel Transport = "tunnel/1"
 )
 
 // transports are the ways that this version of Weft knows.
-var transports = []Transport{TransportHBONE, TransportHTTP}
+var transports = []Transport{TransportHBONE, TransportHTTP, TransportTunnel}
 
 // Transports returns those of the names that this version knows, sorted and each once. The others are left out: a newer
 // version may have written them.

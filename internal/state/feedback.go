@@ -19,6 +19,12 @@ func (s *State) EnvoyConnected(snap *Snapshot) bool {
 	return ok
 }
 
+// TunnelConnected reports whether a weft tunnel is connected.
+func (s *State) TunnelConnected(snap *Snapshot) bool {
+	_, ok := s.Carried.Get(snap, model.Tunnel.Key())
+	return ok
+}
+
 // CarriedAt reports whether weft tunnel has in force what the row of a workload says at a revision or a later one.
 func (s *State) CarriedAt(snap *Snapshot, subject model.Subject, revision uint64) bool {
 	row, ok := s.Carried.Get(snap, subject.Key())
