@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -506,5 +507,45 @@ func TestPlaintextEndsWhenAPodJoinsStrict(t *testing.T) {
 				t.Errorf("the connection in the clear lives on: %v", err)
 			}
 		})
+	}
+}
+
+// TestClosingSparesConnectionsInsideThePod closes connections in the clear again and again while others are made inside of
+// the pod, as Envoy makes them to the workload.
+func TestClosingSparesConnectionsInsideThePod(t *testing.T) {
+	n := newNode(t)
+	b := testenv.Pod(t, n.lab, "b")
+	to := netip.AddrPortFrom(b.Address, 8080)
+	echo(t, b, "app", to.String())
+	put(n, n.st.Workloads, workload(b, model.MTLSStrict))
+	n.sync()
+	const clients, connections = 8, 500
+	var asking sync.WaitGroup
+	for range clients {
+		asking.Go(func() {
+			for range connections {
+				if _, err := ask(b, to); err != nil {
+					t.Errorf("a connection inside of the pod: %v", err)
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { asking.Wait(); close(done) }()
+	for closed := 0; ; {
+		count, err := n.d.CloseConnections(t.Context(), "ns/b", Plaintext, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		closed += count
+		select {
+		case <-done:
+			if closed > 0 {
+				t.Errorf("%d connections were closed", closed)
+			}
+			return
+		default:
+		}
 	}
 }

@@ -208,22 +208,45 @@ func (n *kernelNamespace) Detach(dead bool) error {
 func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort) bool) (int, error) {
 	count := 0
 	err := enter(n.fd(), func() error {
-		all, err := listSockets()
+		picked, err := pickInbound(end)
+		if err != nil || len(picked) == 0 {
+			return err
+		}
+		// A list is no snapshot. Of a connection inside of the pod that was made meanwhile it may hold one end. The next
+		// list holds both.
+		again, err := pickInbound(end)
 		if err != nil {
 			return err
 		}
-		ephemeral, err := ephemeralPorts()
-		if err != nil {
-			return err
-		}
-		picked := slices.DeleteFunc(inbound(all, ephemeral), func(s socket) bool { return !end(s.local, s.remote) })
-		if len(picked) == 0 {
+		if picked = inBoth(picked, again); len(picked) == 0 {
 			return nil
 		}
 		count, err = destroy(picked)
 		return errors.Join(err, destroyed(picked))
 	})
 	return count, err
+}
+
+// pickInbound lists the inbound connections of the calling thread's network namespace whose ends are picked.
+func pickInbound(end func(local, remote netip.AddrPort) bool) ([]socket, error) {
+	all, err := listSockets()
+	if err != nil {
+		return nil, err
+	}
+	ephemeral, err := ephemeralPorts()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(inbound(all, ephemeral), func(s socket) bool { return !end(s.local, s.remote) }), nil
+}
+
+// inBoth returns the sockets of a list that are in another one too.
+func inBoth(list, other []socket) []socket {
+	there := map[[2]uint32]bool{}
+	for _, s := range other {
+		there[s.diag.ID.Cookie] = true
+	}
+	return slices.DeleteFunc(list, func(s socket) bool { return !there[s.diag.ID.Cookie] })
 }
 
 // destroyed looks whether sockets have ended. A kernel that cannot destroy sockets may say that they are not there.
