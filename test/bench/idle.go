@@ -37,7 +37,7 @@ func idle(ctx context.Context, c config, r *report) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
 	for _, w := range all {
-		if !slices.Contains([]string{sidecarsTLSH1, sidecarsTLSH2, weftMTLS}, w.name) || !selected(c, w) {
+		if !slices.Contains([]string{sidecarsTLSH1, sidecarsTLSH2, c.bytesWay()}, w.name) || !selected(c, w) {
 			continue
 		}
 		progress("idle: %s", w.name)

@@ -35,6 +35,7 @@ import (
 type config struct {
 	parts   string
 	ways    string
+	bytes   string
 	rounds  int
 	span    time.Duration
 	routes  string
@@ -57,6 +58,7 @@ func main() {
 	var c config
 	flag.StringVar(&c.parts, "parts", "paths,idle,memory,restart,change", "what to measure, of these")
 	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
+	flag.StringVar(&c.bytes, "bytes", "hbone", "how authenticated bytes go: hbone or tunnel, as with weft agent --bytes")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
 	flag.DurationVar(&c.span, "span", time.Second, "length of one measurement")
 	flag.StringVar(&c.routes, "routes", "10,1000,10000", "numbers of routes at which a change is measured")
@@ -97,6 +99,9 @@ func run(ctx context.Context, c config) error {
 	}
 	if c.envoy, err = findEnvoy(c); err != nil {
 		return err
+	}
+	if c.bytes != "hbone" && c.bytes != "tunnel" {
+		return fmt.Errorf("-bytes %q: hbone and tunnel are possible", c.bytes)
 	}
 	r := newReport(c)
 	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "idle": idle, "memory": memory, "restart": restart, "change": change}

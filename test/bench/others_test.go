@@ -104,6 +104,7 @@ func TestMarksOfAuthenticatedPaths(t *testing.T) {
 		return figures{Way: way, Connections: n, Rounds: []float64{rate}, P99: p99, ProxyCPU: proxies}
 	}
 	r := &report{
+		Bytes:     weftMTLS,
 		Requests:  []figures{one(weftMTLS, openers, 290, time.Millisecond, 0), one(sidecarsTLSH2, openers, 100, 0, 0)},
 		Opened:    []figures{one(weftMTLS, openers, 90, 0, 600*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
 		OpenedFIN: []figures{one(weftMTLS, openers, 110, 0, 400*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},

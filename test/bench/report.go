@@ -20,6 +20,7 @@ type report struct {
 	Machine    machine         `json:"machine"`
 	Rounds     int             `json:"rounds"`
 	Span       string          `json:"span"`
+	Bytes      string          `json:"bytes"` // the way of authenticated bytes
 	Requests   []figures       `json:"requests,omitempty"`
 	Opened     []figures       `json:"opened,omitempty"` // rates are connections a second; closed with a reset
 	OpenedFIN  []figures       `json:"openedFIN,omitempty"`
@@ -47,7 +48,7 @@ type mark struct {
 }
 
 func newReport(c config) *report {
-	return &report{Began: time.Now(), Rounds: c.rounds, Span: c.span.String(), Machine: thisMachine()}
+	return &report{Bytes: c.bytesWay(), Began: time.Now(), Rounds: c.rounds, Span: c.span.String(), Machine: thisMachine()}
 }
 
 func thisMachine() machine {
@@ -106,25 +107,25 @@ func (r *report) mark() {
 // markAuthenticated compares the authenticated paths with pairs of sidecars that authenticate.
 func (r *report) markAuthenticated(atLeast func(string, []figures, string, string, int, float64), below func(string, string, float64, float64)) {
 	for _, n := range connections {
-		atLeast(fmt.Sprintf("bytes with mTLS / mTLS sidecar pair at %d", n), r.Requests, weftMTLS, sidecarsTLSH2, n, 3)
+		atLeast(fmt.Sprintf("bytes with mTLS / mTLS sidecar pair at %d", n), r.Requests, r.Bytes, sidecarsTLSH2, n, 3)
 	}
 	for _, n := range connections {
 		atLeast(fmt.Sprintf("L7 with mTLS / mTLS sidecar pair at %d", n), r.Requests, weftL7MTLS, sidecarsTLSH2, n, 1.3)
 	}
 	for end, all := range map[string][]figures{"reset": r.Opened, "FIN": r.OpenedFIN} {
 		name := "bytes with mTLS, connections opened, closed with " + end
-		atLeast(name+", / mTLS sidecar pair", all, weftMTLS, sidecarsTLSH2, openers, 1)
-		if f, ok := find(all, weftMTLS, openers); ok {
+		atLeast(name+", / mTLS sidecar pair", all, r.Bytes, sidecarsTLSH2, openers, 1)
+		if f, ok := find(all, r.Bytes, openers); ok {
 			below(name+", CPU of proxies each", "µs", float64(f.ProxyCPU)/1e3, 500)
 		}
 	}
-	atLeast("bytes with mTLS / mTLS sidecar pair, one stream", r.Throughput, weftMTLS, sidecarsTLSH2, 1, 1.5)
-	beside, ok := find(r.Unread, weftMTLS, openers)
-	if idle, was := find(r.Requests, weftMTLS, openers); ok && was && idle.P99 > 0 {
+	atLeast("bytes with mTLS / mTLS sidecar pair, one stream", r.Throughput, r.Bytes, sidecarsTLSH2, 1, 1.5)
+	beside, ok := find(r.Unread, r.Bytes, openers)
+	if idle, was := find(r.Requests, r.Bytes, openers); ok && was && idle.P99 > 0 {
 		below(fmt.Sprintf("bytes with mTLS, p99 beside %d unread downloads / without", unread), "times", float64(beside.P99)/float64(idle.P99), 2)
 	}
 	for _, f := range r.Idle {
-		if f.Way == weftMTLS {
+		if f.Way == r.Bytes {
 			below(fmt.Sprintf("bytes with mTLS, proxies' memory for %d idle connections", f.Connections), "MB", float64(f.Growth())/1e6, 150)
 		}
 	}

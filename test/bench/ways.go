@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ const (
 	sidecarsTLSH2 = "sidecar pair, mTLS, HTTP/2"
 	weftL7MTLS    = "weft, L7 over HBONE"
 	weftMTLS      = "weft, bytes over HBONE"
+	weftTunnel    = "weft, bytes by weft tunnel"
 )
 
 // pairs are the sidecar pairs: what the first Envoy speaks to the second.
@@ -128,8 +130,16 @@ const serverPort = 8080
 func newNode(c config) (*sandbox.Node, error) {
 	return sandbox.New(sandbox.Options{
 		Name: "weftbnch", Subnet: netip.MustParsePrefix("10.76.0.0/16"), Binary: c.binary, Envoy: c.envoy,
-		AgentArgs: []string{"--log-level", "warn"},
+		AgentArgs: []string{"--log-level", "warn", "--bytes", c.bytes},
 	})
+}
+
+// bytesWay is the way of authenticated bytes, which a node has one of.
+func (c config) bytesWay() string {
+	if c.bytes == "tunnel" {
+		return weftTunnel
+	}
+	return weftMTLS
 }
 
 // builder sets the ways up.
@@ -212,6 +222,14 @@ func (b *builder) build() ([]way, error) {
 		return nil, err
 	}
 	weft := []int{b.n.AgentPID(), st.PID}
+	bytes := weft
+	if b.c.bytesWay() == weftTunnel {
+		pid, err := b.tunnel()
+		if err != nil {
+			return nil, err
+		}
+		bytes = []int{b.n.AgentPID(), pid}
+	}
 	service := func(ns, name string) netip.AddrPort { return netip.AddrPortFrom(b.n.ServiceIP(ns, name), 80) }
 	out := []way{
 		{direct, plain, to, server, nil},
@@ -222,7 +240,7 @@ func (b *builder) build() ([]way, error) {
 	out = append(out, opponents...)
 	out = append(out, []way{
 		{weftL7MTLS, secure, service("secure", "routed"), secureServer, weft},
-		{weftMTLS, secure, service("secure", "bytes"), secureServer, weft},
+		{b.c.bytesWay(), secure, service("secure", "bytes"), secureServer, bytes},
 	}...)
 	for _, w := range out {
 		if err := fewTimeWaits(w.from); err != nil {
@@ -230,6 +248,23 @@ func (b *builder) build() ([]way, error) {
 		}
 	}
 	return out, nil
+}
+
+// tunnel returns the pid of weft tunnel, of which weft proxy keeps a record.
+func (b *builder) tunnel() (int, error) {
+	file := filepath.Join(b.n.RunDir, "tunnel.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	var record struct{ Envoys []struct{ PID int } }
+	if err := json.Unmarshal(text, &record); err != nil {
+		return 0, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(record.Envoys) != 1 {
+		return 0, fmt.Errorf("%s: %d processes, want 1", file, len(record.Envoys))
+	}
+	return record.Envoys[0].PID, nil
 }
 
 func (b *builder) server(p *lab.Pod) (int, error) {
