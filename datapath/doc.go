@@ -29,7 +29,8 @@
 // Linux 5.15 by the helpers that are called: bpf_get_netns_cookie in sock_ops programs came then; before it came
 // SO_NETNS_COOKIE (5.14), sk_lookup (5.9), the getpeername hooks and the ring buffer (5.8). From 6.1 on connect() tells
 // ECONNREFUSED where this package refuses; before, bpf_set_retval is missing in these hooks, and it tells EPERM. All
-// tests run on 6.18; those of datagrams and of Check passed on 6.1 too. Nothing older was at hand. The programs see stable contexts only, without CO-RE relocations; the
+// tests run on 6.18; those of datagrams and of Check passed on 6.1 too. Nothing older was at hand. The programs
+// see stable contexts only, without CO-RE relocations; the
 // kernel must take BTF for maps (CONFIG_BPF_SYSCALL, sk_storage). Only the iterators need /sys/kernel/btf/vmlinux.
 // CONFIG_INET_DIAG_DESTROY is needed to close live connections, and CONFIG_INET_UDP_DIAG to end UDP sockets. Check tells
 // what is missing.

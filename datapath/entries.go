@@ -126,7 +126,7 @@ func workloadFlags(w *model.Workload) uint32 {
 }
 
 // peerEntries are a workload's addresses as others see them: those with an identity, and those where nobody can have one.
-// peerEntries translates a workload for those that connect to it. unreached says that weft tunnel cannot reach it.
+// unreached says that weft tunnel cannot reach the workload.
 func peerEntries(w *model.Workload, unreached bool) map[weftAddress]uint32 {
 	out := map[weftAddress]uint32{}
 	for _, a := range w.Addresses {

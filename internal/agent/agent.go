@@ -56,8 +56,8 @@ type Config struct {
 	// MetricsAddress is host:port of what Prometheus reads; "" for none.
 	MetricsAddress string
 	RequestLog     bool // a flow for each HTTP request
-	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, and not by HBONE. The weft proxy of each node
-	// must run one.
+	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
+	// it, and not by HBONE.
 	Tunnel bool
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool

@@ -64,7 +64,7 @@ func (a *Agent) tunnelFault() string {
 	}
 	snap := a.st.Snapshot()
 	if !a.st.TunnelConnected(snap) {
-		return "weft tunnel does not run, so other nodes cannot reach this node's pods by it; start weft proxy with --tunnel"
+		return "weft tunnel does not run, so bytes go by HBONE; start weft proxy with --tunnel"
 	}
 	for c := range a.st.Carried.All(snap) {
 		if c.Error != "" {

@@ -81,7 +81,7 @@ func sendRequest(c *net.UnixConn) error {
 		return err
 	}
 	defer r.Close()
-	_, err = io.WriteString(w, model.TransportNames(transports)) // less than a pipe holds
+	_, err = io.WriteString(w, model.TransportNames(withTunnel)) // less than a pipe holds
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}

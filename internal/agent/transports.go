@@ -13,6 +13,10 @@ import (
 // transports are those that Envoy takes with the listeners of this version, sorted.
 var transports = []model.Transport{model.TransportHBONE}
 
+// withTunnel are those that a node takes where weft tunnel runs, sorted. It is a process of its own, so an agent of this
+// version that takes over takes it too.
+var withTunnel = append(slices.Clone(transports), model.TransportTunnel)
+
 const (
 	// acceptedPoll is how often it is looked whether Envoy has accepted everything.
 	acceptedPoll = 500 * time.Millisecond
@@ -41,7 +45,7 @@ func (a *accepting) accepted() []model.Transport {
 		return nil
 	}
 	if a.carried() {
-		return append(slices.Clone(transports), model.TransportTunnel)
+		return withTunnel
 	}
 	return transports
 }

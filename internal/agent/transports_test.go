@@ -81,6 +81,7 @@ func TestWithdrawnBeforeHandover(t *testing.T) {
 		"an older agent":                       {says: []model.Transport{model.TransportHBONE, model.TransportHTTP}, older: true, withdraw: true},
 		"an older agent, nothing to take back": {says: []model.Transport{model.TransportHBONE}, older: true},
 		"the same version":                     {says: transports},
+		"the same version, with weft tunnel":   {says: withTunnel},
 	} {
 		dir := t.TempDir()
 		first := socketAgent(t, dir, false)
