@@ -80,10 +80,10 @@ func TestRestartWithoutCA(t *testing.T) {
 		time.Sleep(25 * time.Minute) // half of its life has gone
 		b.valid(one)
 		b.fails.Store(false)
-		time.Sleep(5*time.Second + 200*time.Millisecond)
+		time.Sleep(6*time.Second + time.Millisecond) // 5 s and a fifth
 		synctest.Wait()
 		if b.svids()[three] == nil {
-			t.Error("who waits for a first SVID waits longer than 6 s after the CA is back")
+			t.Error("an identity without an SVID waits longer than 6 s after the CA is back")
 		}
 		time.Sleep(2 * time.Minute)
 		b.valid(one, three)
