@@ -15,18 +15,17 @@ func subjectOf(key string) model.Subject {
 	return model.Subject{Kind: model.SubjectWorkload, Name: key}
 }
 
-// report writes the rows of workloads.
-func (s *Server) report(keys ...string) {
-	if len(keys) == 0 {
+// report writes the rows of workloads, and the one that says whether a tunnel is connected (model.Tunnel).
+func (s *Server) report(subjects ...model.Subject) {
+	if len(subjects) == 0 {
 		return
 	}
 	s.reporting.Lock() // the last one to compute a row is the last one to write it
 	defer s.reporting.Unlock()
 	w := s.st.Write(s.st.Carried)
-	for _, key := range keys {
-		subject := subjectOf(key)
+	for _, subject := range subjects {
 		before, _ := s.st.Carried.Get(w.Snapshot(), subject.Key())
-		switch row := s.carried(key, before); {
+		switch row := s.row(subject, before); {
 		case row == nil:
 			s.st.Carried.Delete(w, subject.Key())
 		case before == nil || *row != *before:
@@ -36,41 +35,36 @@ func (s *Server) report(keys ...string) {
 	w.Commit()
 }
 
-// reportConnection writes the row that says whether a tunnel is connected.
-func (s *Server) reportConnection() {
-	s.reporting.Lock()
-	defer s.reporting.Unlock()
+// row computes the row of a subject; nil if there is none.
+func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carried {
 	s.mu.Lock()
-	connected := len(s.links) > 0
-	s.mu.Unlock()
-	w := s.st.Write(s.st.Carried)
-	if connected {
-		s.st.Carried.Put(w, &model.Carried{Subject: model.Tunnel})
-	} else {
-		s.st.Carried.Delete(w, model.Tunnel.Key())
+	defer s.mu.Unlock()
+	if subject != model.Tunnel {
+		return s.carried(subject, before)
 	}
-	w.Commit()
+	if len(s.links) == 0 {
+		return nil
+	}
+	return &model.Carried{Subject: subject}
 }
 
 // carried computes the row of a workload; nil if no tunnel was told of it. One tunnel is enough: while one takes over from
-// another, the one that goes takes nothing new.
-func (s *Server) carried(key string, before *model.Carried) *model.Carried {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// another, the old one takes no new connections. The lock is held.
+func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Carried {
 	var row *model.Carried
 	failure := ""
 	for l := range s.links {
-		t, ok := l.told[key]
+		t, ok := l.told[subject.Name]
 		if !ok {
 			continue
 		}
 		if row == nil {
-			row = &model.Carried{Subject: subjectOf(key)}
+			row = &model.Carried{Subject: subject}
 			if before != nil {
 				row.Revision = before.Revision
 			}
 		}
-		switch a := l.answers[key]; {
+		switch a := l.answers[subject.Name]; {
 		case a == nil || a.Revision < t.Revision:
 		case a.Error != "":
 			failure = a.Error

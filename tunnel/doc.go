@@ -13,12 +13,18 @@
 // Node keeps the last state while no agent runs. What it does not know is refused and never sent in the clear.
 //
 //	frame.go, session.go, stream.go   the protocol; it knows nothing of pods
+//	outgoing.go, incoming.go          a stream's bytes from the application, and to it
+//	window.go                         how many bytes a stream may send
 //	transport.go, credentials.go      TLS, and who is at the other end
 //	socket.go, namespace.go           sockets in pods' namespaces
-//	node.go, pod.go, route.go         the state of a node: pods, and the sessions that they opened
+//	node.go                           the state of a node, and its loops
+//	workloads.go, pod.go              pods come, change and leave
+//	certificates.go, peers.go         certificates and the bundle; who is at an address
+//	route.go                          the sessions that a pod opened to another
 //	source.go, order.go               a connection's way out
 //	destination.go                    and in
 //	reserve.go                        ports of connections that outlive a change of modes
 //	policy.go, flows.go, memory.go    what a policy says, what is reported, what streams may hold
 //	messages.go, link.go, server.go   the agent and the Node
+//	carried.go                        rows of what weft tunnels have in force
 package tunnel

@@ -238,3 +238,22 @@ func (p *pod) credentials() (credentials, error) {
 	}
 	return c, nil
 }
+
+// tend looks after the pod's sessions.
+func (p *pod) tend(now time.Time) {
+	p.mu.Lock()
+	routes, accepted := maps.Clone(p.routes), maps.Clone(p.accepted)
+	p.mu.Unlock()
+	for to, r := range routes {
+		if r.tend(now) {
+			p.mu.Lock()
+			if p.routes[to] == r {
+				delete(p.routes, to)
+			}
+			p.mu.Unlock()
+		}
+	}
+	for s := range accepted {
+		s.check(now)
+	}
+}

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"reflect"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -116,14 +114,16 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	s.mu.Lock()
 	s.links[l] = struct{}{}
 	s.mu.Unlock()
-	s.reportConnection()
+	s.report(model.Tunnel)
 	defer func() {
 		s.mu.Lock()
 		delete(s.links, l)
-		keys := slices.Collect(maps.Keys(l.told))
+		lost := []model.Subject{model.Tunnel}
+		for key := range l.told {
+			lost = append(lost, subjectOf(key))
+		}
 		s.mu.Unlock()
-		s.reportConnection()
-		s.report(keys...)
+		s.report(lost...)
 	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -149,7 +149,7 @@ func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
 			l.server.mu.Lock()
 			l.answers[m.Applied.Key] = m.Applied
 			l.server.mu.Unlock()
-			l.server.report(m.Applied.Key)
+			l.server.report(subjectOf(m.Applied.Key))
 		case m.Want.IsValid(), m.Forget.IsValid():
 			select {
 			case asked <- m:
@@ -248,7 +248,7 @@ func (l *serverLink) tellWorkload(snap *state.Snapshot, key string) error {
 		want = workload(w)
 	}
 	m := l.note(key, want, row)
-	l.server.report(key)
+	l.server.report(subjectOf(key))
 	if m == nil {
 		return nil
 	}
