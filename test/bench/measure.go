@@ -79,7 +79,7 @@ func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server
 	if err != nil {
 		return sample{}, err
 	}
-	load0, err := loadNow()
+	load0, err := loadNow(proxies...)
 	if err != nil {
 		return sample{}, err
 	}
@@ -112,7 +112,7 @@ func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server
 	if err != nil {
 		return sample{}, err
 	}
-	load1, err := loadNow()
+	load1, err := loadNow(proxies...)
 	s.Proxies, s.Server, s.Others = p1-p0, s1-s0, othersShare(load0, load1, runtime.NumCPU())
 	return s, err
 }

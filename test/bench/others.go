@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,10 +23,11 @@ type machineLoad struct {
 	own  time.Duration // of the benchmark's processes, and of kernel threads, which work for all
 }
 
-// loadNow reads /proc. Every process that is a descendant of this one is the benchmark's own.
-func loadNow() (l machineLoad, err error) {
+// loadNow reads /proc. The benchmark's own processes are the descendants of this one, and measured with theirs: what weft
+// proxy starts (Envoy, weft tunnel) outlives its parent and is nobody's descendant.
+func loadNow(measured ...int) (l machineLoad, err error) {
 	l.at = time.Now()
-	if l.own, err = ownTime(os.Getpid()); err != nil {
+	if l.own, err = ownTime(append([]int{os.Getpid(), kernelThreads}, measured...)...); err != nil {
 		return l, err
 	}
 	text, err := os.ReadFile("/proc/stat")
@@ -92,8 +94,8 @@ func parseProcess(stat string) (process, error) {
 // kernelThreads is the process that all kernel threads descend from.
 const kernelThreads = 2
 
-// ownTime is the CPU time of a process, of its descendants and of kernel threads.
-func ownTime(self int) (time.Duration, error) {
+// ownTime is the CPU time of processes and of their descendants.
+func ownTime(roots ...int) (time.Duration, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return 0, err
@@ -109,14 +111,14 @@ func ownTime(self int) (time.Duration, error) {
 			return 0, fmt.Errorf("%s: %w", file, err)
 		}
 	}
-	return descendants(all, self, kernelThreads), nil
+	return descendants(all, roots...), nil
 }
 
-// descendants sums what processes and their descendants spent.
+// descendants sums what processes and their descendants spent, each once.
 func descendants(all map[int]process, roots ...int) (sum time.Duration) {
 	for pid, p := range all {
 		for at, steps := pid, 0; at > 0 && steps <= len(all); at, steps = all[at].parent, steps+1 {
-			if at == roots[0] || len(roots) > 1 && at == roots[1] {
+			if slices.Contains(roots, at) {
 				sum += p.cpu + p.waited
 				break
 			}

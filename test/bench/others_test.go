@@ -3,7 +3,10 @@ package main
 import (
 	"math"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -39,8 +42,10 @@ func TestDescendants(t *testing.T) {
 		20: {1, time.Hour, 0}, 21: {20, time.Hour, 0}, // others
 		30: {31, time.Hour, 0}, 31: {30, time.Hour, 0}, // never: a circle, read while processes changed
 	}
-	if got := descendants(all, 10, 2); got != 63 {
-		t.Errorf("%d, want 63", got)
+	for want, roots := range map[time.Duration][]int{60: {10}, 63: {10, 2}, 63 + time.Hour: {10, 2, 21, 12}} {
+		if got := descendants(all, roots...); got != want {
+			t.Errorf("%v: %d, want %d", roots, got, want)
+		}
 	}
 }
 
@@ -82,6 +87,41 @@ func TestLoadNow(t *testing.T) {
 	}
 	if after.own <= before.own || after.own <= self0 || after.busy <= before.busy {
 		t.Errorf("%+v, then %+v: time went by without CPU time", before, after)
+	}
+}
+
+// What weft proxy starts is a child of the first process of the machine. Where it is measured, its CPU time is the
+// benchmark's own.
+func TestMeasuredProcessIsOwn(t *testing.T) {
+	out, err := exec.Command("sh", "-c", "ulimit -t 10; (while :; do :; done) >/dev/null 2>&1 & echo $!").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	before, err := loadNow(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var orphan time.Duration
+	for began := time.Now(); orphan < 200*time.Millisecond && time.Since(began) < 20*time.Second; time.Sleep(20 * time.Millisecond) {
+		if orphan, err = ownTime(pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := loadNow(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := loadNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.own-before.own < 100*time.Millisecond || after.own-without.own < 100*time.Millisecond {
+		t.Errorf("own time before %v, after %v, without the process %v; it spent %v", before.own, after.own, without.own, orphan)
 	}
 }
 
