@@ -25,6 +25,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -116,7 +117,7 @@ func TestReads(t *testing.T) {
 		if statuses {
 			rules = append(slices.Clone(agent.Rules), controller.Rules...)
 		}
-		reads := kube.NewCluster(&rest.Config{}, kube.NewObjects(state.NewDB()), kube.ClusterOptions{Statuses: statuses}).Reads()
+		reads := cluster.New(&rest.Config{}, kube.NewObjects(state.NewDB()), cluster.Options{Statuses: statuses}).Reads()
 		if len(reads) < 10 {
 			t.Fatalf("it reads %v", reads)
 		}

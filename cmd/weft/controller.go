@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/internal/controller"
-	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 )
 
 func newControllerCmd() *cobra.Command {
@@ -28,7 +28,7 @@ roots are in the Secret weft-ca.`,
 			if cfg.ExternalIPs, err = parseRanges(external); err != nil {
 				return err
 			}
-			if cfg.Kube, err = kube.Config(kubeconfig); err != nil {
+			if cfg.Kube, err = cluster.Config(kubeconfig); err != nil {
 				return err
 			}
 			cfg.Kube.UserAgent = "weft-controller"

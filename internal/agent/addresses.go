@@ -7,7 +7,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/announce"
 	"github.com/weft-mesh/weft/internal/hostaddr"
-	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -28,7 +28,7 @@ func (a *Agent) newAddresses() (*addresses, error) {
 	if !a.cfg.ofCluster() {
 		return &addresses{host: host, local: hostaddr.NewLocalRoutes(a.cfg.Log)}, nil
 	}
-	rc, err := kube.Config(a.cfg.Kubeconfig)
+	rc, err := cluster.Config(a.cfg.Kubeconfig)
 	if err != nil {
 		host.Close()
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/mtls"
@@ -87,12 +88,12 @@ func (c *clusterCA) run(ctx context.Context, g *errgroup.Group) {
 }
 
 func (c *clusterCA) followBundle(ctx context.Context) error {
-	rc, err := kube.Config(c.cfg.Kubeconfig)
+	rc, err := cluster.Config(c.cfg.Kubeconfig)
 	if err != nil {
 		return err
 	}
 	rc.UserAgent = "weft-agent"
-	return kube.FollowConfigMap(ctx, rc, kube.Namespace, trustBundle, func(data map[string]string) {
+	return cluster.FollowConfigMap(ctx, rc, kube.Namespace, trustBundle, func(data map[string]string) {
 		if err := c.remote.SetBundle([]byte(data[caKey])); err != nil {
 			c.log.Error("the trust bundle is refused, the last one stays in force",
 				"object", fmt.Sprintf("ConfigMap %s/%s", kube.Namespace, trustBundle), "error", err)

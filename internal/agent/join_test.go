@@ -18,6 +18,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
@@ -67,7 +68,7 @@ func (j *joinTest) file(name, text string) {
 
 // load reads the manifests as they are now.
 func (j *joinTest) load() {
-	if err := kube.NewFolder(filepath.Join(j.dir, "manifests"), j.objs, kube.FolderOptions{}).Load(); err != nil {
+	if err := manifests.NewFolder(filepath.Join(j.dir, "manifests"), j.objs, manifests.FolderOptions{}).Load(); err != nil {
 		j.t.Fatal(err)
 	}
 }

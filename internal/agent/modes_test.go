@@ -11,6 +11,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -43,7 +44,7 @@ func TestModesFollowObjects(t *testing.T) {
 	pod("quiet", "weft.io/mtls: disabled", "")
 
 	objs := kube.NewObjects(state.NewDB())
-	folder := kube.NewFolder(dir, objs, kube.FolderOptions{Log: slog.New(slog.DiscardHandler)})
+	folder := manifests.NewFolder(dir, objs, manifests.FolderOptions{Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- folder.Run(ctx) }()

@@ -13,6 +13,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -45,7 +46,7 @@ type node struct {
 
 // newNode returns nil for a folder of manifests.
 func newNode(cfg Config, objs *kube.Objects, st *state.State, s Source) (*node, error) {
-	c, ok := s.(*kube.Cluster)
+	c, ok := s.(*cluster.Cluster)
 	if !ok {
 		if cfg.CNI.Install {
 			return nil, errors.New("--cni needs an API server: in a folder, manifests say where pods run")

@@ -9,9 +9,11 @@ import (
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 )
 
-// Source keeps the object tables equal to what users wrote: *kube.Folder or *kube.Cluster.
+// Source keeps the object tables equal to what users wrote: *manifests.Folder or *cluster.Cluster.
 type Source interface {
 	// Run follows changes until ctx ends.
 	Run(ctx context.Context) error
@@ -29,19 +31,19 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 		if cfg.Manifests != "" || cfg.InCluster && cfg.Kubeconfig != "" {
 			return nil, "", errors.New("objects come from one place: --manifests, --kubeconfig or --in-cluster")
 		}
-		rc, err := kube.Config(cfg.Kubeconfig)
+		rc, err := cluster.Config(cfg.Kubeconfig)
 		if err != nil {
 			return nil, "", err
 		}
 		rc.UserAgent = "weft-agent"
-		return kube.NewCluster(rc, objs, kube.ClusterOptions{Log: cfg.Log}), rc.Host, nil
+		return cluster.New(rc, objs, cluster.Options{Log: cfg.Log}), rc.Host, nil
 	}
 	if info, err := os.Stat(cfg.Manifests); err != nil {
 		return nil, "", fmt.Errorf("--manifests: %w", err)
 	} else if !info.IsDir() {
 		return nil, "", fmt.Errorf("--manifests: %s is not a folder", cfg.Manifests)
 	}
-	return kube.NewFolder(cfg.Manifests, objs, kube.FolderOptions{Log: cfg.Log}), cfg.Manifests, nil
+	return manifests.NewFolder(cfg.Manifests, objs, manifests.FolderOptions{Log: cfg.Log}), cfg.Manifests, nil
 }
 
 // ofCluster tells whether the objects are an API server's.
@@ -57,7 +59,7 @@ func (c Config) addressSource() gateway.AddressSource {
 
 // apiServer gives the address that objects are read from, if they are an API server's and it has an address for a name.
 func apiServer(s Source) netip.AddrPort {
-	if c, ok := s.(*kube.Cluster); ok {
+	if c, ok := s.(*cluster.Cluster); ok {
 		return c.Address()
 	}
 	return netip.AddrPort{}

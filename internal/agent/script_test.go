@@ -20,6 +20,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/internal/testenv"
@@ -117,16 +118,16 @@ var types = map[string]string{
 type scriptNode struct {
 	st      *state.State
 	stop    func()
-	folder  *kube.Folder
+	folder  *manifests.Folder
 	placed  *placement.Manifests
 	gateway *gateway.Translator
 	xds     *xds.Server
 	path    *datapath.Offline
 }
 
-func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
+func newScriptNode(dir string, kernel bool) (*scriptNode, error) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	if err := os.MkdirAll(manifests, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	db := state.NewDB()
@@ -138,7 +139,7 @@ func newScriptNode(manifests string, kernel bool) (*scriptNode, error) {
 	}
 	return &scriptNode{
 		st: st, path: path,
-		folder:  kube.NewFolder(manifests, objs, kube.FolderOptions{Log: log}),
+		folder:  manifests.NewFolder(dir, objs, manifests.FolderOptions{Log: log}),
 		placed:  placement.NewManifests(placement.ManifestsConfig{Objects: objs, State: st, Log: log}),
 		gateway: gateway.New(objs, st, gateway.Config{TrustDomain: "cluster.local", Node: "node", NodeAddresses: testenv.Addrs("192.168.0.10")}, log),
 		xds:     xds.New(st, xds.Config{Node: "node", TrustDomain: "cluster.local"}),

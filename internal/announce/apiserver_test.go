@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/weft-mesh/weft/internal/kube"
+	kubecluster "github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/test/cluster"
@@ -38,7 +38,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { api.Close() })
-	cfg, err := kube.Config(api.Kubeconfig)
+	cfg, err := kubecluster.Config(api.Kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}

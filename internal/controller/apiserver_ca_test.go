@@ -22,7 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/mtls"
 )
@@ -83,7 +83,7 @@ func (w *caWorld) agent(token string, at ...netip.AddrPort) *mtls.Remote {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := kube.FollowConfigMap(ctx, w.as("agent"), namespace, "weft-trust-bundle", func(data map[string]string) {
+		err := cluster.FollowConfigMap(ctx, w.as("agent"), namespace, "weft-trust-bundle", func(data map[string]string) {
 			if err := r.SetBundle([]byte(data["ca.crt"])); err != nil {
 				w.Error(err)
 			}

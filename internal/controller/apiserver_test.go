@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	kubecluster "github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/test/cluster"
 )
@@ -44,7 +45,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { api.Close() })
-	cfg, err := kube.Config(api.Kubeconfig)
+	cfg, err := kubecluster.Config(api.Kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +419,7 @@ func TestWhatIsHeld(t *testing.T) {
 	w.create(`{apiVersion: v1, kind: Namespace, metadata: {name: typo, labels: {weft.io/mtls: strickt}}}`)
 
 	objs := kube.NewObjects(state.NewDB())
-	c := kube.NewCluster(w.as("agent"), objs, kube.ClusterOptions{Log: slog.New(slog.NewTextHandler(w.Output(), nil))})
+	c := kubecluster.New(w.as("agent"), objs, kubecluster.Options{Log: slog.New(slog.NewTextHandler(w.Output(), nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

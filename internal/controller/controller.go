@@ -19,6 +19,7 @@ import (
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/ca"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -62,7 +63,7 @@ type Controller struct {
 	objs       *kube.Objects
 	st         *state.State
 	notes      *state.Table[*note]
-	cluster    *kube.Cluster
+	cluster    *cluster.Cluster
 	translator *gateway.Translator
 	ca         *ca.CA        // nil for none
 	leads      chan struct{} // closed when this replica has held the Lease for the first time
@@ -91,7 +92,7 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
 	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
-	c.cluster = kube.NewCluster(cfg.Kube, c.objs, kube.ClusterOptions{Log: cfg.Log, Statuses: true})
+	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
 		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs,

@@ -20,7 +20,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// eventCreator makes events; *kube.Cluster does.
+// eventCreator makes events; *cluster.Cluster does.
 type eventCreator interface {
 	CreateEvent(ctx context.Context, event *eventsv1.Event) error
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// serviceAPI is what is asked of the API server; *kube.Cluster does it.
+// serviceAPI is what is asked of the API server; *cluster.Cluster does it.
 type serviceAPI interface {
 	patcher
 	Service(ctx context.Context, key string) (*corev1.Service, error)

@@ -11,11 +11,12 @@ import (
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// patcher writes a status; *kube.Cluster does.
+// patcher writes a status; *cluster.Cluster does.
 type patcher interface {
 	PatchStatus(ctx context.Context, gk schema.GroupKind, key string, patch []byte) error
 }
@@ -43,7 +44,7 @@ type writer struct {
 func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], api patcher, event eventCreator, log *slog.Logger) *writer {
 	w := &writer{objs: objs, st: st, notes: notes, api: api, event: event, log: log, kinds: map[string]schema.GroupKind{}}
 	w.queue = newQueue(log, "status", w.sync)
-	for _, gk := range kube.WritesStatus() {
+	for _, gk := range cluster.WritesStatus() {
 		w.kinds[gk.Kind] = gk
 	}
 	return w

@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"iter"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,35 +19,37 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// kind ties a group and kind to its table.
-type kind struct {
-	gvk        schema.GroupVersionKind
-	namespaced bool
-	table      state.AnyTable
-	holds      func(runtime.Object) bool
-	put        func(*state.Write, runtime.Object)
-	remove     func(*state.Write, string)
-	get        func(*state.Snapshot, string) (metav1.Object, bool)
-	all        func(*state.Snapshot) iter.Seq[metav1.Object]
+// Kind ties a group, version and kind to its table.
+type Kind struct {
+	GVK        schema.GroupVersionKind
+	Namespaced bool
+	Table      state.AnyTable
+	// Remove, Get and All work on the table. Keys are those of Key.
+	Remove func(*state.Write, string)
+	Get    func(*state.Snapshot, string) (metav1.Object, bool)
+	All    func(*state.Snapshot) iter.Seq[metav1.Object]
+
+	holds func(runtime.Object) bool
+	put   func(*state.Write, runtime.Object)
 }
 
-func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) kind {
-	return kind{
-		gvk: gvk, namespaced: namespaced, table: t,
+func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *state.Table[T]) Kind {
+	return Kind{
+		GVK: gvk, Namespaced: namespaced, Table: t,
 		holds: func(o runtime.Object) bool {
 			_, ok := o.(T)
 			return ok
 		},
 		put:    func(w *state.Write, o runtime.Object) { t.Put(w, o.(T)) },
-		remove: t.Delete,
-		get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
+		Remove: t.Delete,
+		Get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
 			v, ok := t.Get(s, key)
 			if !ok {
 				return nil, false // and not a nil of T, which is not nil as an interface
 			}
 			return v, true
 		},
-		all: func(s *state.Snapshot) iter.Seq[metav1.Object] {
+		All: func(s *state.Snapshot) iter.Seq[metav1.Object] {
 			return func(yield func(metav1.Object) bool) {
 				for v := range t.All(s) {
 					if !yield(v) {
@@ -58,11 +61,11 @@ func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *st
 	}
 }
 
-func (o *Objects) allKinds() []kind {
+func (o *Objects) allKinds() []Kind {
 	core := corev1.SchemeGroupVersion.WithKind
 	gw := schema.GroupVersion{Group: gwv1.GroupName, Version: "v1"}.WithKind
 	weft := weftv1.GroupVersion.WithKind
-	return []kind{
+	return []Kind{
 		kindOf(core("Namespace"), false, o.Namespaces),
 		kindOf(core("Node"), false, o.Nodes),
 		kindOf(core("ServiceAccount"), true, o.ServiceAccounts),
@@ -96,26 +99,20 @@ func Scheme() *runtime.Scheme {
 	return s
 }
 
-// Kinds lists the group, version and kind of every table.
-func (o *Objects) Kinds() []schema.GroupVersionKind {
-	out := make([]schema.GroupVersionKind, len(o.kinds))
-	for i, k := range o.kinds {
-		out[i] = k.gvk
-	}
-	return out
-}
+// Kinds returns every kind that has a table.
+func (o *Objects) Kinds() []Kind { return slices.Clone(o.kinds) }
 
 // Namespaced reports whether objects of a kind live in a namespace, and whether there is a table for the kind at all.
 func (o *Objects) Namespaced(gk schema.GroupKind) (namespaced, known bool) {
 	k, ok := o.kind(gk)
-	return k.namespaced, ok
+	return k.Namespaced, ok
 }
 
 // Write opens a transaction on all object tables.
 func (o *Objects) Write() *state.Write {
 	tables := make([]state.AnyTable, len(o.kinds))
 	for i, k := range o.kinds {
-		tables[i] = k.table
+		tables[i] = k.Table
 	}
 	return o.DB.Write(tables...)
 }
@@ -125,7 +122,7 @@ func (o *Objects) Write() *state.Write {
 // Kubernetes would not take, or that lacks a namespace where it needs one, is refused: names become keys, identities
 // and names of Envoy's resources.
 func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
-	obj = upgrade(obj)
+	obj = Upgrade(obj)
 	for _, k := range o.kinds {
 		if !k.holds(obj) {
 			continue
@@ -134,7 +131,7 @@ func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
 			return err
 		}
 		if err := validSpec(obj); err != nil {
-			return fmt.Errorf("%s %s: %w", k.gvk.Kind, Key(obj.(metav1.Object)), err)
+			return fmt.Errorf("%s %s: %w", k.GVK.Kind, Key(obj.(metav1.Object)), err)
 		}
 		k.put(w, obj)
 		return nil
@@ -142,25 +139,25 @@ func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
 	return fmt.Errorf("%T: there is no table for this type", obj)
 }
 
-func validName(obj metav1.Object, k kind) error {
+func validName(obj metav1.Object, k Kind) error {
 	valid := validation.NameIsDNSSubdomain
-	switch k.gvk.Kind {
+	switch k.GVK.Kind {
 	case "Namespace":
 		valid = validation.ValidateNamespaceName
 	case "Service":
 		valid = validation.NameIsDNSLabel
 	}
 	if errs := valid(obj.GetName(), false); len(errs) > 0 {
-		return fmt.Errorf("%s: metadata.name %q: %s", k.gvk.Kind, obj.GetName(), errs[0])
+		return fmt.Errorf("%s: metadata.name %q: %s", k.GVK.Kind, obj.GetName(), errs[0])
 	}
-	if !k.namespaced {
+	if !k.Namespaced {
 		if obj.GetNamespace() != "" {
-			return fmt.Errorf("%s %s: metadata.namespace %q: objects of this kind have none", k.gvk.Kind, obj.GetName(), obj.GetNamespace())
+			return fmt.Errorf("%s %s: metadata.namespace %q: objects of this kind have none", k.GVK.Kind, obj.GetName(), obj.GetNamespace())
 		}
 		return nil
 	}
 	if errs := validation.ValidateNamespaceName(obj.GetNamespace(), false); len(errs) > 0 {
-		return fmt.Errorf("%s %s: metadata.namespace %q: %s", k.gvk.Kind, obj.GetName(), obj.GetNamespace(), errs[0])
+		return fmt.Errorf("%s %s: metadata.namespace %q: %s", k.GVK.Kind, obj.GetName(), obj.GetNamespace(), errs[0])
 	}
 	return nil
 }
@@ -171,7 +168,7 @@ func (o *Objects) Delete(w *state.Write, gk schema.GroupKind, key string) error 
 	if !ok {
 		return fmt.Errorf("%s: there is no table for this kind", gk)
 	}
-	k.remove(w, key)
+	k.Remove(w, key)
 	return nil
 }
 
@@ -181,7 +178,7 @@ func (o *Objects) Get(s *state.Snapshot, gk schema.GroupKind, key string) (metav
 	if !ok {
 		return nil, false
 	}
-	return k.get(s, key)
+	return k.Get(s, key)
 }
 
 // All lists the objects of a kind in the order of their keys; nothing if there is no table for the kind.
@@ -190,26 +187,26 @@ func (o *Objects) All(s *state.Snapshot, gk schema.GroupKind) iter.Seq[metav1.Ob
 	if !ok {
 		return func(func(metav1.Object) bool) {}
 	}
-	return k.all(s)
+	return k.All(s)
 }
 
 // TableKind returns the kind of the objects that a table holds.
 func (o *Objects) TableKind(table state.TableID) (schema.GroupKind, bool) {
 	for _, k := range o.kinds {
-		if k.table.ID() == table {
-			return k.gvk.GroupKind(), true
+		if k.Table.ID() == table {
+			return k.GVK.GroupKind(), true
 		}
 	}
 	return schema.GroupKind{}, false
 }
 
-func (o *Objects) kind(gk schema.GroupKind) (kind, bool) {
+func (o *Objects) kind(gk schema.GroupKind) (Kind, bool) {
 	for _, k := range o.kinds {
-		if k.gvk.GroupKind() == gk {
+		if k.GVK.GroupKind() == gk {
 			return k, true
 		}
 	}
-	return kind{}, false
+	return Kind{}, false
 }
 
 // validSpec refuses what would leave something unprotected if it were taken in part.
@@ -229,7 +226,8 @@ func validSpec(obj runtime.Object) error {
 	return nil
 }
 
-func upgrade(obj runtime.Object) runtime.Object {
+// Upgrade returns an object of a version of the Gateway API before v1 as one of v1, and any other object as it is.
+func Upgrade(obj runtime.Object) runtime.Object {
 	switch v := obj.(type) {
 	case *gwv1beta1.HTTPRoute:
 		return (*gwv1.HTTPRoute)(v)

@@ -13,7 +13,7 @@ import (
 // MTLS is the mTLS mode of a pod or a namespace, as labels say it.
 type MTLS struct {
 	Mode model.MTLSMode
-	// Known is false while the mode depends on a Namespace that has not been read; Mode is then disabled.
+	// Known is false while the mode depends on a Namespace that has not been read; Mode is then Disabled.
 	Known bool
 	// Problem says which label is not followed as it is written; "" if all are. For one that is not understood, Mode is
 	// strict: whoever wrote the label wanted something, and strict opens nothing.
@@ -40,19 +40,19 @@ func (o *Objects) Mode(s *state.Snapshot, p *corev1.Pod) MTLS {
 	switch {
 	case !labelled:
 		return least
-	case enforcesMode(ns) && own.Mode < least.Mode:
+	case EnforcesMode(ns) && own.Mode < least.Mode:
 		least.Problem = fmt.Sprintf("label %s: %s of the pod is weaker than %s, which namespace %s enforces by label %s; taken as %s",
-			labelMTLS, own.Mode, least.Mode, ns.Name, labelMTLSEnforce, least.Mode)
+			LabelMTLS, own.Mode, least.Mode, ns.Name, LabelMTLSEnforce, least.Mode)
 		return least
 	}
 	return own
 }
 
-// enforcesMode reports whether a namespace forbids its pods a weaker mode than its own. A value of the label that is not
+// EnforcesMode reports whether a namespace forbids its pods a weaker mode than its own. A value of the label that is not
 // understood forbids it too.
-func enforcesMode(ns *corev1.Namespace) bool {
-	v, ok := ns.Labels[labelMTLSEnforce]
-	return ok && v != disabled
+func EnforcesMode(ns *corev1.Namespace) bool {
+	v, ok := ns.Labels[LabelMTLSEnforce]
+	return ok && v != Disabled
 }
 
 // NamespaceMode returns the mTLS mode of a namespace's pods that have no label of their own.
@@ -74,7 +74,7 @@ func PodLabelledStrict(p *corev1.Pod) bool {
 
 // labelledMode reads the label of an object; ok is false if it has none.
 func labelledMode(o metav1.Object, name string) (m MTLS, ok bool) {
-	value, ok := o.GetLabels()[labelMTLS]
+	value, ok := o.GetLabels()[LabelMTLS]
 	if !ok {
 		return MTLS{}, false
 	}
@@ -83,5 +83,5 @@ func labelledMode(o metav1.Object, name string) (m MTLS, ok bool) {
 		return MTLS{Mode: mode, Known: true}, true
 	}
 	return MTLS{Mode: model.MTLSStrict, Known: true, Problem: fmt.Sprintf(
-		"label %s: %.64q of %s is none of strict, permissive, disabled; taken as strict", labelMTLS, value, name)}, true
+		"label %s: %.64q of %s is none of strict, permissive, disabled; taken as strict", LabelMTLS, value, name)}, true
 }

@@ -16,7 +16,7 @@ func TestMode(t *testing.T) {
 		if v == none {
 			return nil
 		}
-		return map[string]string{labelMTLS: v}
+		return map[string]string{LabelMTLS: v}
 	}
 	for _, c := range []struct {
 		name, pod, namespace string // values of the label
@@ -54,10 +54,12 @@ func TestMode(t *testing.T) {
 					if set == nil {
 						set = map[string]string{}
 					}
-					set[labelMTLSEnforce] = c.enforce
+					set[LabelMTLSEnforce] = c.enforce
 				}
 				w := objs.Write()
-				noError(t, objs.Put(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.in, Labels: set}}))
+				if err := objs.Put(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.in, Labels: set}}); err != nil {
+					t.Fatal(err)
+				}
 				w.Commit()
 			}
 			got := objs.Mode(objs.DB.Snapshot(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.in, Name: "p", Labels: labels(c.pod)}})
@@ -65,26 +67,5 @@ func TestMode(t *testing.T) {
 				t.Errorf("%+v, want %s, known %t, a problem %t", got, c.want, c.known, c.problem)
 			}
 		})
-	}
-}
-
-// TestAStandInEnforces: a Namespace that cannot be read enforces its mode if it did.
-func TestAStandInEnforces(t *testing.T) {
-	d := newDecoder(NewObjects(state.NewDB()))
-	for labels, want := range map[string]bool{
-		"weft.io/mtls: strict":                                          false,
-		"{weft.io/mtls: strict, weft.io/mtls-enforce: enabled}":         true,
-		"{weft.io/mtls: strict, weft.io/mtls-enforce: disabled, a: []}": false,
-		"{weft.io/mtls: strict, weft.io/mtls-enforce: yes}":             true,
-		"{weft.io/mtls: strict, weft.io/mtls-enforce: enabled":          true,
-	} {
-		docs := d.chunk(chunk{text: []byte("apiVersion: v1\nkind: Namespace\nnope: 1\nmetadata:\n  name: ns\n  labels: " + labels + "\n")})
-		if len(docs) != 1 || docs[0].standIn == nil {
-			t.Errorf("%s: nothing stands in", labels)
-			continue
-		}
-		if got := enforcesMode(docs[0].standIn.obj.(*corev1.Namespace)); got != want {
-			t.Errorf("%s: enforces %t, want %t", labels, got, want)
-		}
 	}
 }

@@ -34,7 +34,7 @@ type Objects struct {
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
 	AddressPools          *state.Table[*weftv1.AddressPool]
 
-	kinds []kind
+	kinds []Kind
 }
 
 // Names of indexes.

@@ -18,7 +18,8 @@ import (
 func TestEveryKindHasATypeAndATable(t *testing.T) {
 	scheme := Scheme()
 	objs := NewObjects(state.NewDB())
-	for _, gvk := range objs.Kinds() {
+	for _, k := range objs.Kinds() {
+		gvk := k.GVK
 		o, err := scheme.New(gvk)
 		if err != nil {
 			t.Errorf("%s: %v", gvk, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/check"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
@@ -48,7 +49,7 @@ func translated(t *testing.T, manifest string) source {
 	db := state.NewDB()
 	objs, quiet := kube.NewObjects(db), slog.New(slog.DiscardHandler)
 	s := source{st: state.New(db), flows: observe.NewStore(1)}
-	if err := kube.NewFolder(dir, objs, kube.FolderOptions{Log: quiet}).Load(); err != nil {
+	if err := manifests.NewFolder(dir, objs, manifests.FolderOptions{Log: quiet}).Load(); err != nil {
 		t.Fatal(err)
 	}
 	gateway.New(objs, s.st, gateway.Config{TrustDomain: "td", Addresses: gateway.AddressesOfPools}, quiet).Sync()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -33,7 +34,7 @@ func (n *folderNode) pod(name, annotations string) {
 	n.remove("manifests")
 	n.write("manifests/"+name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop, annotations: "+
 		"{kubernetes.io/config.mirror: u, %s}}\nspec: {containers: [{name: c, image: i}]}\n", name, annotations))
-	f := kube.NewFolder(n.path("manifests"), n.objs, kube.FolderOptions{})
+	f := manifests.NewFolder(n.path("manifests"), n.objs, manifests.FolderOptions{})
 	if err := f.Load(); err != nil {
 		n.t.Fatal(err)
 	}

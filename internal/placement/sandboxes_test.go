@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -21,7 +22,7 @@ import (
 type testNode struct {
 	*machine
 	objs   *kube.Objects
-	folder *kube.Folder
+	folder *manifests.Folder
 	st     *state.State // of the agent that runs
 	loaded chan struct{}
 	log    strings.Builder
@@ -32,7 +33,7 @@ func newTestNode(t *testing.T) *testNode {
 	n.mkdir("manifests")
 	n.mkdir("run")
 	n.objs = kube.NewObjects(state.NewDB())
-	n.folder = kube.NewFolder(n.path("manifests"), n.objs, kube.FolderOptions{})
+	n.folder = manifests.NewFolder(n.path("manifests"), n.objs, manifests.FolderOptions{})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.folder.Run(ctx) }()

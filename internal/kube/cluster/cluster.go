@@ -1,0 +1,205 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Options are the choices of New; the zero value is that of an agent.
+type Options struct {
+	// Log defaults to slog.Default.
+	Log *slog.Logger
+	// Statuses keeps status and resourceVersion of the kinds that WritesStatus names, for a controller that writes them.
+	Statuses bool
+}
+
+// Cluster keeps the object tables equal to what an API server holds.
+//
+//   - Each kind is listed and watched for itself. Objects are written straight into their table; there is no other cache.
+//   - What nobody reads is dropped before it is stored (trim). Kinds that nobody reads are not asked for.
+//   - An API server that does not answer changes nothing: objects are kept. Once it answers, what went meanwhile goes.
+//   - A kind whose CRD is not installed has no objects; it is taken up when the CRD comes. Whether it is there is read
+//     from the CRD itself: an API server that starts answers 404 for kinds that it is about to serve.
+//   - An object that is not understood is a Problem, and the last good version is kept. Where there is none, what would
+//     close something stands in for it, closed.
+//   - Annotations that say where a pod runs (AnnotationNetNS and others) are dropped: whoever may create pods could claim
+//     another pod's network namespace by them.
+type Cluster struct {
+	log     *slog.Logger
+	opts    Options
+	objs    *kube.Objects
+	host    string
+	clients *clients
+	sources []*source
+
+	loaded  chan struct{}
+	mu      sync.Mutex
+	waiting map[schema.GroupKind]struct{} // kinds that were not read yet
+	// problems of objects, and of whole kinds with an empty key.
+	problems map[problemKey]kube.Problem
+}
+
+type problemKey struct {
+	gk  schema.GroupKind
+	key string
+}
+
+// unread are the kinds that have a table but no reader; xmesh is read by who writes its status.
+var (
+	unread = []schema.GroupKind{{Kind: "ServiceAccount"}, {Kind: "ConfigMap"}}
+	xmesh  = schema.GroupKind{Group: gwxv1.GroupName, Kind: "XMesh"}
+)
+
+// New makes a reader of an API server. Nothing is asked yet.
+func New(cfg *rest.Config, objs *kube.Objects, opts Options) *Cluster {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	c := &Cluster{
+		log: opts.Log, opts: opts, objs: objs, host: cfg.Host, clients: newClients(cfg),
+		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
+		problems: map[problemKey]kube.Problem{},
+	}
+	for _, k := range objs.Kinds() {
+		if gk := k.GVK.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {
+			c.waiting[gk] = struct{}{}
+			c.sources = append(c.sources, newSource(c, k))
+		}
+	}
+	return c
+}
+
+// Run follows the API server until the context ends, and then gives nil.
+func (c *Cluster) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range c.sources {
+		g.Go(func() error { return s.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// Loaded is closed when every kind was read once, or is known not to be installed.
+func (c *Cluster) Loaded() <-chan struct{} { return c.loaded }
+
+// Installed reports whether the API server served a kind when it was last asked.
+func (c *Cluster) Installed(gk schema.GroupKind) bool {
+	s, err := c.source(gk)
+	return err == nil && s.there.Load()
+}
+
+// Reads lists what is asked of the API server, which a role must allow.
+func (c *Cluster) Reads() []schema.GroupResource {
+	out := make([]schema.GroupResource, len(c.sources))
+	for i, s := range c.sources {
+		out[i] = schema.GroupResource{Group: s.gk().Group, Resource: resourceOf(s.kind.GVK)}
+	}
+	return out
+}
+
+// Host is the API server's address.
+func (c *Cluster) Host() string { return c.host }
+
+// Address is the API server's, if its host is not a name; else it is not valid.
+func (c *Cluster) Address() netip.AddrPort {
+	host, _, err := rest.DefaultServerURL(c.host, "", schema.GroupVersion{}, true)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddr(host.Hostname())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	port := uint64(443)
+	if host.Scheme == "http" {
+		port = 80
+	}
+	if text := host.Port(); text != "" {
+		if port, err = strconv.ParseUint(text, 10, 16); err != nil {
+			return netip.AddrPort{}
+		}
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(port))
+}
+
+// Count returns the number of objects in force.
+func (c *Cluster) Count() int {
+	s, n := c.objs.DB.Snapshot(), 0
+	for _, src := range c.sources {
+		for range src.kind.All(s) {
+			n++
+		}
+	}
+	return n
+}
+
+// Problems lists the objects that were not taken and the kinds that cannot be read, sorted. File is "kubernetes".
+func (c *Cluster) Problems() []kube.Problem {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.SortedFunc(maps.Values(c.problems), func(a, b kube.Problem) int {
+		return cmp.Or(cmp.Compare(a.Object.Kind, b.Object.Kind), cmp.Compare(a.Object.Namespace, b.Object.Namespace),
+			cmp.Compare(a.Object.Name, b.Object.Name))
+	})
+}
+
+// setProblem notes what is wrong with an object, or with a whole kind (key ""); reason "" means nothing is.
+func (c *Cluster) setProblem(gk schema.GroupKind, key, reason string) {
+	pk := problemKey{gk, key}
+	c.mu.Lock()
+	before := c.problems[pk].Reason
+	if reason == "" {
+		delete(c.problems, pk)
+	} else {
+		p := kube.Problem{File: "kubernetes", Object: model.ObjectRef{Group: gk.Group, Kind: gk.Kind}, Reason: reason}
+		p.Object.Namespace, p.Object.Name = model.SplitKey(key)
+		c.problems[pk] = p
+	}
+	c.mu.Unlock()
+	switch reason {
+	case before:
+	case "":
+		c.log.Info("a problem with objects of the API server is solved", "kind", gk.String(), "object", key)
+	default:
+		c.log.Warn("failed to read objects from the API server", "kind", gk.String(), "object", key, "reason", reason)
+	}
+}
+
+// markLoaded notes that a kind's objects are in their table.
+func (c *Cluster) markLoaded(gk schema.GroupKind) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.waiting[gk]; !ok {
+		return
+	}
+	delete(c.waiting, gk)
+	if len(c.waiting) == 0 {
+		close(c.loaded)
+	}
+}
+
+// sleep waits, and reports whether the context is still good.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,272 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+)
+
+// retryBackoff spaces attempts to reach an API server. Many agents lose it at once, hence the jitter.
+var retryBackoff = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second}
+
+// source follows one kind.
+type source struct {
+	c    *Cluster
+	kind kube.Kind
+	// served is the version that is asked for, if it is not the kind's own.
+	served atomic.Pointer[string]
+	// there tells that the kind was listed and has not gone since.
+	there atomic.Bool
+	// schema belongs to run.
+	schema schemaState
+}
+
+func newSource(c *Cluster, k kube.Kind) *source { return &source{c: c, kind: k} }
+
+func (s *source) version() schema.GroupVersionKind {
+	if v := s.served.Load(); v != nil {
+		return s.kind.GVK.GroupKind().WithVersion(*v)
+	}
+	return s.kind.GVK
+}
+
+func (s *source) gk() schema.GroupKind { return s.kind.GVK.GroupKind() }
+
+// custom reports whether the kind comes with a CRD.
+func (s *source) custom() bool { return s.gk().Group != "" && s.gk().Group != "discovery.k8s.io" }
+
+// run lists and watches until the context ends.
+func (s *source) run(ctx context.Context) error {
+	delay := retryBackoff
+	for ctx.Err() == nil {
+		began := time.Now()
+		follow := s.follow
+		if s.strict() {
+			follow = s.followSchema
+		}
+		err := follow(ctx)
+		if apierrors.IsNotFound(err) && s.custom() {
+			err = s.untilInstalled(ctx)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			s.c.setProblem(s.gk(), "", err.Error())
+		}
+		if time.Since(began) > time.Minute {
+			delay = retryBackoff
+		}
+		if !sleep(ctx, delay.Step()) {
+			break
+		}
+	}
+	return nil
+}
+
+// follow lists and watches until that fails.
+func (s *source) follow(ctx context.Context) error {
+	gvk := s.version()
+	requests, example, err := s.requests(gvk)
+	if err != nil {
+		return err
+	}
+	backoff := retryBackoff
+	r := cache.NewReflectorWithOptions(s.listWatch(requests), example, &store{s}, cache.ReflectorOptions{
+		Name: gvk.Kind, Backoff: &backoff,
+	})
+	for ctx.Err() == nil {
+		// It ends without an error when the API server no longer knows where we were, and lists anew.
+		if err := r.ListAndWatchWithContext(ctx); err != nil {
+			return err
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			break
+		}
+	}
+	return nil
+}
+
+// requests asks for the objects of one kind.
+type requests interface {
+	list(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+}
+
+// requests returns how a kind is asked for, and an example of the objects that come.
+func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
+	if s.strict() {
+		r, err := s.c.clients.strict(gvk)
+		example := &unstructured.Unstructured{}
+		example.SetGroupVersionKind(gvk)
+		return r, example, err
+	}
+	client, err := s.c.clients.of(gvk.GroupVersion())
+	if err != nil {
+		return nil, nil, err
+	}
+	example, err := s.c.clients.scheme.New(gvk)
+	return typedClient{client, s.c.clients, gvk}, example, err
+}
+
+// typedClient lists and watches Go objects. Fields that these do not have are dropped.
+type typedClient struct {
+	rest.Interface
+	clients *clients
+	gvk     schema.GroupVersionKind
+}
+
+func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
+	return c.Get().Resource(resourceOf(c.gvk)).VersionedParams(o, c.clients.params)
+}
+
+func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	list, err := c.clients.scheme.New(c.gvk.GroupVersion().WithKind(c.gvk.Kind + "List"))
+	if err != nil {
+		return nil, err
+	}
+	return list, c.request(&o).Do(ctx).Into(list)
+}
+
+func (c typedClient) watch(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	return c.request(&o).Watch(ctx)
+}
+
+func (s *source) listWatch(r requests) *cache.ListWatch {
+	selector := fieldSelector(s.gk())
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return r.list(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			o.FieldSelector, o.Watch = selector, true
+			w, err := r.watch(ctx, o)
+			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+				s.c.setProblem(s.gk(), "", fmt.Sprintf("cannot be watched; what was read before is kept: %v", err))
+			}
+			if err == nil && o.SendInitialEvents == nil {
+				s.c.setProblem(s.gk(), "", "")
+			}
+			return w, err
+		},
+	}
+}
+
+// resourceOf returns the plural that a kind has in paths.
+func resourceOf(gvk schema.GroupVersionKind) string {
+	switch gvk.Kind { // the rules of English that the guess follows would have gatewaies and xmeshs
+	case "Gateway":
+		return "gateways"
+	case xmesh.Kind:
+		return "xmeshes"
+	}
+	r, _ := meta.UnsafeGuessKindToResource(gvk)
+	return r.Resource
+}
+
+// fieldSelector leaves out at the API server what nobody reads: pods that have ended, Secrets that are no certificates.
+func fieldSelector(gk schema.GroupKind) string {
+	switch gk {
+	case schema.GroupKind{Kind: "Pod"}:
+		return "status.phase!=Succeeded,status.phase!=Failed"
+	case schema.GroupKind{Kind: "Secret"}:
+		return "type=kubernetes.io/tls"
+	}
+	return ""
+}
+
+// untilInstalled returns when the kind's CRD is there and serves a version that can be read.
+func (s *source) untilInstalled(ctx context.Context) error {
+	client, err := s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		version := "" // of a CRD that is not there
+		crd, err := s.crd(ctx)
+		switch {
+		case apierrors.IsNotFound(err):
+			s.absent()
+		case err != nil:
+			return err
+		case s.choose(crd):
+			return nil
+		default:
+			version = crd.ResourceVersion
+		}
+		if err := s.awaitChange(ctx, client, s.crdName(), version); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitChange returns when the CRD is not as it was at a resourceVersion; "" is when it was not there.
+func (s *source) awaitChange(ctx context.Context, client rest.Interface, name, resourceVersion string) error {
+	seconds := int64(300)
+	o := metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Watch: true,
+		ResourceVersion: resourceVersion, TimeoutSeconds: &seconds,
+	}
+	w, err := client.Get().Resource("customresourcedefinitions").VersionedParams(&o, s.c.clients.params).Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for %s to be installed: %w", name, err)
+	}
+	defer w.Stop()
+	select {
+	case <-ctx.Done():
+	case <-w.ResultChan():
+		sleep(ctx, 100*time.Millisecond) // a CRD that comes changes a few times
+	}
+	return nil
+}
+
+// absent notes that the kind is not installed.
+func (s *source) absent() {
+	_ = (&store{s}).Replace(nil, "")
+	s.there.Store(false)
+	s.c.setProblem(s.gk(), "", "")
+}
+
+// choose takes the version that the CRD serves: the kind's own, else an older one of the same shape.
+func (s *source) choose(crd *apiextensionsv1.CustomResourceDefinition) bool {
+	established := false
+	for _, c := range crd.Status.Conditions {
+		established = established || c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue
+	}
+	if !established {
+		return false
+	}
+	for _, want := range []string{s.kind.GVK.Version, "v1beta1"} {
+		for _, v := range crd.Spec.Versions {
+			if v.Name == want && v.Served && s.c.clients.scheme.Recognizes(s.gk().WithVersion(want)) {
+				s.served.Store(&want)
+				return true
+			}
+		}
+	}
+	s.c.setProblem(s.gk(), "", fmt.Sprintf("CRD %s serves no version that is known here; install one with %s", crd.Name, s.kind.GVK.Version))
+	if s.gk().Group != weftv1.Group {
+		// Routes that cannot be read are missing; policies that cannot be read would be open, so they are waited for.
+		s.c.markLoaded(s.gk())
+	}
+	return false
+}

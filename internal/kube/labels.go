@@ -1,0 +1,17 @@
+package kube
+
+// Labels of the mesh.
+const (
+	LabelMTLS        = "weft.io/mtls"
+	LabelMTLSEnforce = "weft.io/mtls-enforce" // on namespaces
+	LabelL7          = "weft.io/l7"
+)
+
+// Values of labels that turn something on or off.
+const (
+	Enabled  = "enabled"
+	Disabled = "disabled"
+)
+
+// AnnotationStandIn is on objects that stand in for one that cannot be read. Its value says what that means.
+const AnnotationStandIn = "weft.io/stands-in"
