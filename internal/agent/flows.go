@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/model"
@@ -10,8 +12,8 @@ import (
 	"github.com/weft-mesh/weft/xds"
 )
 
-// connection turns an event of the kernel into a flow. Opened connections are told about when they close, and
-// authenticated ones by Envoy, which knows who was at the other end.
+// connection turns an event of the kernel into a flow. A connection becomes a flow when it closes. Authenticated
+// connections are left to Envoy and weft tunnel, which know the peer's identity.
 func (a *Agent) connection(e datapath.Event) {
 	if e.Kind == datapath.EventOpened || e.Verdict == datapath.VerdictMTLS {
 		return
@@ -48,23 +50,47 @@ func (a *Agent) connection(e datapath.Event) {
 	a.flows.Add(f)
 }
 
-// tunnelled turns what weft tunnel reports into a flow.
-func (a *Agent) tunnelled(x *tunnel.Flow) {
+// report holds the fields that the reports of Envoy and of weft tunnel on an authenticated connection or a request share.
+type report struct {
+	time                time.Time // the start
+	open                bool
+	duration            time.Duration
+	source, destination netip.AddrPort
+	sent, received      uint64
+	outbound            bool
+	local, peer         model.Identity
+	workload            string // the local one, if it is known
+}
+
+// flow returns the flow of a report, as forwarded. The time of a flow that has ended is its end.
+func (a *Agent) flow(x report) observe.Flow {
 	r := observe.NewResolver(a.st)
 	f := observe.Flow{
-		Time: x.Time, Open: x.Open, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: observe.MTLS, Duration: x.Duration,
-		Source: r.Peer(x.Source), Destination: r.Peer(x.Destination), Sent: x.Sent, Received: x.Received,
+		Time: x.time, Open: x.open, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: observe.MTLS, Duration: x.duration,
+		Source: r.Peer(x.source), Destination: r.Peer(x.destination), Sent: x.sent, Received: x.received,
 	}
-	if !x.Open {
-		f.Time = x.Time.Add(x.Duration)
+	if !x.open {
+		f.Time = x.time.Add(x.duration)
 	}
 	f.SeenAt = observe.AtDestination
 	own, other := &f.Destination, &f.Source
-	if x.Outbound {
+	if x.outbound {
 		f.SeenAt = observe.AtSource
 		own, other = &f.Source, &f.Destination
 	}
-	own.Identity, other.Identity, own.Workload = x.Local, x.Peer, x.Workload
+	own.Identity, other.Identity = x.local, x.peer
+	if x.workload != "" {
+		own.Workload = x.workload
+	}
+	return f
+}
+
+// tunnelFlow turns a report of weft tunnel into a flow.
+func (a *Agent) tunnelFlow(x *tunnel.Flow) {
+	f := a.flow(report{
+		time: x.Time, open: x.Open, duration: x.Duration, source: x.Source, destination: x.Destination,
+		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Workload,
+	})
 	switch {
 	case x.Denied && x.Outbound:
 		f.Verdict, f.Reason = observe.Refused, "no policy of the destination allows it"
@@ -81,26 +107,16 @@ var layers = map[datapath.Verdict]observe.Layer{
 	datapath.VerdictRefused: observe.L4,
 }
 
-// accessLog turns what Envoy reports into a flow.
+// accessLog turns a report of Envoy into a flow.
 func (a *Agent) accessLog(x *xds.Flow) {
-	r := observe.NewResolver(a.st)
-	f := observe.Flow{
-		Time: x.Time, Open: x.Open, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: observe.MTLS, Duration: x.Duration,
-		Source: r.Peer(x.Source), Destination: r.Peer(x.Destination), Sent: x.Sent, Received: x.Received,
+	workload := x.Owner
+	if strings.HasPrefix(workload, "gateway/") {
+		workload = ""
 	}
-	if !x.Open {
-		f.Time = x.Time.Add(x.Duration)
-	}
-	f.SeenAt = observe.AtDestination
-	own, other := &f.Destination, &f.Source
-	if x.Outbound {
-		f.SeenAt = observe.AtSource
-		own, other = &f.Source, &f.Destination
-	}
-	own.Identity, other.Identity = x.Local, x.Peer
-	if !strings.HasPrefix(x.Owner, "gateway/") {
-		own.Workload = x.Owner
-	}
+	f := a.flow(report{
+		time: x.Time, open: x.Open, duration: x.Duration, source: x.Source, destination: x.Destination,
+		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: workload,
+	})
 	if q := x.Request; q != nil {
 		f.Layer = observe.L7
 		path, _, _ := strings.Cut(q.Path, "?")
@@ -112,8 +128,8 @@ func (a *Agent) accessLog(x *xds.Flow) {
 	a.flows.Add(f)
 }
 
-// outcome puts what Envoy says of a refusal in the mesh's own words: its RBAC filters are how policies are enforced, and
-// a tunnel is answered with 403 by them alone.
+// outcome returns the verdict and the reason of a failure that Envoy reports. Only Envoy's RBAC filters, which enforce
+// policies, deny access or answer a tunnel with 403.
 func outcome(failure string) (observe.Verdict, string) {
 	switch {
 	case strings.Contains(failure, "rbac_access_denied"):
