@@ -13,8 +13,8 @@
 //	iter/bpf_sk_storage_map  finds connected UDP sockets                     bpf/datagrams.h
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
-// entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go); maps have a fake
-// (fake.go). Local workloads' namespaces are in netns.go, pods.go and sockets.go, connected UDP sockets whose backend is
+// entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go). Local workloads'
+// namespaces are in netns.go, pods.go and sockets.go, connected UDP sockets whose backend is
 // gone in stray.go and datagrams.go, events in events.go.
 //
 // # What outlives the agent

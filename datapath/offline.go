@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,8 +17,8 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Offline is the datapath without its hooks: it fills maps that no program reads, so that what a node would tell the
-// kernel can be looked at without touching any traffic.
+// Offline is the datapath without its hooks: it fills maps that no program reads. The scripts of package agent compare
+// what a node would write to the kernel without touching any traffic, and without privileges.
 type Offline struct {
 	rec    *reconciler
 	tables tables
@@ -26,7 +27,7 @@ type Offline struct {
 
 // NewOffline fills maps in memory, or, with kernel, real ones (needs CAP_BPF). Close it when done.
 func NewOffline(st *state.State, kernel bool, log *slog.Logger) (*Offline, error) {
-	o := &Offline{tables: newFakeTables().tables(), maps: map[string]*ebpf.Map{}}
+	o := &Offline{tables: memoryTables(), maps: map[string]*ebpf.Map{}}
 	if kernel {
 		if err := o.kernelMaps(); err != nil {
 			return nil, errors.Join(err, o.Close())
@@ -59,6 +60,33 @@ func (o *Offline) kernelMaps() error {
 	o.tables = kernelTables(o.maps)
 	return nil
 }
+
+// memoryTables returns all tables in memory.
+func memoryTables() tables {
+	return tables{
+		frontends: memoryTable[weftFrontendKey, weftFrontend]{}, slots: memoryTable[weftSlotKey, weftEndpoint]{},
+		members: memoryTable[weftMemberKey, uint32]{}, peers: memoryTable[weftAddress, uint32]{}, pods: memoryTable[uint64, uint32]{},
+		namespaces: memoryTable[uint64, weftPath]{}, own: memoryTable[weftOwnKey, uint32]{},
+		selves: memoryTable[weftSelfKey, weftAddress]{}, probes: memoryTable[weftProbeKey, uint32]{}, nodes: memoryTable[weftAddress, uint32]{},
+	}
+}
+
+// memoryTable is a table without a limit. It is not safe for concurrent use.
+type memoryTable[K, V comparable] map[K]V
+
+func (t memoryTable[K, V]) Put(k K, v V) error {
+	t[k] = v
+	return nil
+}
+
+func (t memoryTable[K, V]) Delete(k K) error {
+	delete(t, k)
+	return nil
+}
+
+func (t memoryTable[K, V]) All() (map[K]V, error) { return maps.Clone(t), nil }
+
+func (t memoryTable[K, V]) Limit() int { return 0 }
 
 // Sync makes the maps equal to the tables. The error names each object that could not be written.
 func (o *Offline) Sync() error {
@@ -125,7 +153,7 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 	for i := range v.Count {
 		backends = append(backends, decode(slots[weftSlotKey{Service: v.Service, Slot: i}]).String())
 	}
-	slices.Sort(backends) // which slot one has is of no meaning
+	slices.Sort(backends) // the slot of a backend has no meaning
 	return line + " -> " + strings.Join(backends, " ")
 }
 
