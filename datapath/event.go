@@ -35,13 +35,13 @@ const (
 	ReasonPlaintext            // the workload is strict, and the peer came in the clear
 	ReasonNoPolicyPort         // a policy selects the workload, and Envoy does not listen on 15006
 	ReasonNotProgrammed        // the workload's own entry is missing: the kernel's map is full
-	ReasonContested            // several pods claim the address, so nobody has an identity there
+	ReasonContested            // nobody has an identity at the address: several pods claim it, or it is of a Service that is not balanced
 )
 
 func (r Reason) String() string {
 	return name([]string{"", "no ready endpoint", "no proxy for a strict peer", "plaintext to a strict workload",
 		"no proxy to check the policy", "the node could not program the workload",
-		"several pods claim the address"}, int(r))
+		"several pods claim the address, or its Service is over its budget"}, int(r))
 }
 
 // MarshalText gives the text.

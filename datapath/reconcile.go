@@ -143,14 +143,18 @@ func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
 	for w := range r.st.Workloads.All(snap) {
 		out[object{model.SubjectWorkload, w.Key()}] = struct{}{}
 	}
-	for key := range r.services.ports { // those that went while nobody looked
+	for key := range r.services.known { // those that went while nobody looked
 		out[object{model.SubjectService, key}] = struct{}{}
 	}
 	for key := range r.workloads.local {
 		out[object{model.SubjectWorkload, key}] = struct{}{}
 	}
-	for key := range r.workloads.peers.owned {
-		out[object{model.SubjectWorkload, key}] = struct{}{}
+	for owner := range r.workloads.peers.owned {
+		if service, ok := strings.CutPrefix(owner, ownerService); ok {
+			out[object{model.SubjectService, service}] = struct{}{}
+			continue
+		}
+		out[object{model.SubjectWorkload, owner}] = struct{}{}
 	}
 	return out
 }
@@ -297,7 +301,7 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 	s, revision, ok := r.st.Services.Revision(snap, o.name)
 	if !ok {
 		delete(r.schedule.waiting, o)
-		return result{err: r.services.apply(o.name, nil)}
+		return result{err: errors.Join(r.services.apply(o.name, nil), r.workloads.closeService(o.name, nil))}
 	}
 	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
 	waits := false
@@ -309,7 +313,29 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 	} else {
 		delete(r.schedule.waiting, o)
 	}
-	return result{revision: revision, waits: waits, err: r.services.apply(o.name, want)}
+	return result{revision: revision, waits: waits, err: r.programService(snap, s, want)}
+}
+
+// programService writes a Service's entries. Connections to what is not balanced would go where they go without the mesh, and
+// nobody would be authenticated there: its addresses are closed for those that must be.
+func (r *reconciler) programService(snap *state.Snapshot, s *model.Service, want []portEntries) error {
+	closed := s.Refused
+	err := r.services.apply(s.Key(), want)
+	if err != nil {
+		closed = slices.Concat(closed, s.Addresses)
+	}
+	if len(closed) > 0 && !r.authenticates(snap, s) {
+		closed = nil
+	}
+	return errors.Join(err, r.workloads.closeService(s.Key(), closed))
+}
+
+// authenticates reports whether a backend of a Service has an identity.
+func (r *reconciler) authenticates(snap *state.Snapshot, s *model.Service) bool {
+	return slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool {
+		e, ok := r.st.Endpoints.Get(snap, model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol))
+		return ok && slices.ContainsFunc(e.Backends, func(b model.Endpoint) bool { return b.Identity != "" })
+	})
 }
 
 // acceptedByEnvoy reports whether Envoy has accepted an object at a revision.

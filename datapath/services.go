@@ -18,20 +18,20 @@ type services struct {
 	frontends *claims[weftFrontendKey, weftFrontend]
 	slots     *mirror[weftSlotKey, weftEndpoint]
 	members   *mirror[weftMemberKey, uint32]
-	ports     map[string]map[string]*portState // Service -> portEntries.Name
-	byID      map[uint32]*portState
+	known     map[string]*serviceState
+	byID      map[uint32]*backendSet
 	last      uint32
+	// earlier counts the frontends that an earlier agent wrote, by the number of their set.
+	earlier map[uint32]int
 	// left says that a UDP port lost a backend or an address, so sockets may have a backend that serves them no more.
 	// Who ends these resets it.
 	left bool
 }
 
-type portState struct {
-	id      uint32
-	slots   []weftEndpoint
-	filled  int                   // slots from here on are empty for certain
-	members map[weftEndpoint]bool // that may be in the map
-	live    map[weftEndpoint]bool // portEntries.Live
+// serviceState is what was written for a Service.
+type serviceState struct {
+	ports map[string]*backendSet // by portEntries.Name
+	sets  map[*backendSet]bool   // those of ports, and those that frontends may still count
 }
 
 func newServices(t tables) (*services, error) {
@@ -51,10 +51,11 @@ func newServices(t tables) (*services, error) {
 	}
 	s := &services{
 		frontends: f, slots: slots, members: members,
-		ports: map[string]map[string]*portState{}, byID: map[uint32]*portState{},
+		known: map[string]*serviceState{}, byID: map[uint32]*backendSet{}, earlier: map[uint32]int{},
 	}
 	for _, v := range f.have {
 		s.last = max(s.last, v.Service)
+		s.earlier[v.Service]++
 	}
 	for k := range slots.have {
 		s.last = max(s.last, k.Service)
@@ -85,53 +86,87 @@ func (s *services) balances(pe *portEntries) bool {
 
 // apply makes a Service's entries; none removes it.
 func (s *services) apply(service string, want []portEntries) error {
-	var errs []error
-	ports := s.ports[service]
-	if ports == nil {
-		ports = map[string]*portState{}
-		s.ports[service] = ports
+	state := s.known[service]
+	if state == nil {
+		state = &serviceState{ports: map[string]*backendSet{}, sets: map[*backendSet]bool{}}
+		s.known[service] = state
 	}
 	names := map[string]bool{}
-	for _, pe := range want {
-		if names[pe.Name] {
-			continue
-		}
-		names[pe.Name] = true
-		if err := s.applyPort(ports, pe); err != nil {
-			errs = append(errs, fmt.Errorf("port %s: %w", pe.Name, err))
-		}
+	for i := range want {
+		names[want[i].Name] = true
 	}
-	for _, name := range slices.Sorted(maps.Keys(ports)) {
-		if names[name] {
-			continue
-		}
-		if err := s.removePort(name, ports[name]); err != nil {
-			errs = append(errs, fmt.Errorf("port %s: %w", name, err))
-			continue
-		}
-		delete(ports, name)
+	errs := []error{s.removeOthers(state, names)}
+	removed := errs[0] == nil
+	shared := s.assign(state, want)
+	for _, sh := range shared {
+		errs = append(errs, s.fill(sh))
 	}
-	if len(ports) == 0 {
-		delete(s.ports, service)
+	written := removed
+	for _, sh := range shared {
+		conflicts, err := s.point(sh)
+		errs = append(errs, conflicts, err)
+		written = written && err == nil
+	}
+	if written { // else a frontend may count what is no longer wanted
+		errs = append(errs, s.trimAll(state, shared))
+	}
+	if len(state.ports)+len(state.sets) == 0 {
+		delete(s.known, service)
 	}
 	return errors.Join(errs...)
 }
 
-func (s *services) applyPort(ports map[string]*portState, pe portEntries) error {
-	p := ports[pe.Name]
-	if p == nil {
-		p = s.adopt(pe)
-		ports[pe.Name] = p
-	}
+// removeOthers removes the frontends of the ports that are not in names.
+func (s *services) removeOthers(state *serviceState, names map[string]bool) error {
 	var errs []error
-	s.left = s.left || lost(p.live, pe.Live)
-	p.live = pe.Live
-	members := map[weftEndpoint]bool{}
+	for _, name := range slices.Sorted(maps.Keys(state.ports)) {
+		if names[name] {
+			continue
+		}
+		if _, err := s.frontends.set(name, nil); err != nil {
+			errs = append(errs, fmt.Errorf("port %s: %w", name, err))
+			continue
+		}
+		s.left = s.left || state.ports[name].live != nil
+		delete(state.ports, name)
+	}
+	return errors.Join(errs...)
+}
+
+// assign puts the ports of a Service into as few sets as they have different backends.
+func (s *services) assign(state *serviceState, want []portEntries) []*sharedPorts {
+	shared := groupPorts(want)
+	users := map[*backendSet]int{}
+	for _, set := range state.ports {
+		users[set]++
+	}
+	taken := map[*backendSet]bool{}
+	for _, sh := range shared {
+		sh.set = retained(state, sh, users, taken)
+		if sh.set == nil {
+			sh.set = s.adopt(sh)
+		}
+		taken[sh.set], state.sets[sh.set] = true, true
+		for _, pe := range sh.ports {
+			if old := state.ports[pe.Name]; old != nil {
+				s.left = s.left || lost(old.live, pe.Live)
+			}
+			state.ports[pe.Name] = sh.set
+		}
+	}
+	return shared
+}
+
+// fill writes the backends of a set. What does not fit is left out, and what is written serves.
+func (s *services) fill(sh *sharedPorts) error {
+	p, pe := sh.set, sh.ports[0]
+	var errs []error
+	p.live, p.wanted = pe.Live, pe.Backends
 	if pe.Sticky {
 		for _, b := range pe.Backends {
-			members[b] = true
+			p.members[b] = true
 			if err := s.members.put(weftMemberKey{Service: p.id, Backend: b}, 1); err != nil {
-				errs = append(errs, fmt.Errorf("backend %s: %w", decode(b), err))
+				errs = append(errs, fmt.Errorf("port %s: backend %s: %w", pe.Name, decode(b), err))
 			}
 		}
 	}
@@ -139,63 +174,37 @@ func (s *services) applyPort(ports map[string]*portState, pe portEntries) error 
 	count := len(arranged)
 	for i, b := range arranged {
 		if err := s.slots.put(weftSlotKey{Service: p.id, Slot: uint32(i)}, b); err != nil {
-			errs = append(errs, fmt.Errorf("backend %s: %w", decode(b), err))
-			count = i // what is written serves
+			errs = append(errs, fmt.Errorf("port %s: backend %s: %w", pe.Name, decode(b), err))
+			count = i
 			break
 		}
 	}
-	f := weftFrontend{Service: p.id, Count: uint32(count), Affinity: pe.Affinity}
-	if pe.L7 {
-		f.Flags = frontendL7
-	}
-	keys := map[weftFrontendKey]weftFrontend{}
-	for _, k := range pe.Frontends {
-		keys[k] = f
-	}
-	s.left = s.left || pe.Live != nil && lost(s.frontends.owned[pe.Name], keys)
 	p.slots, p.filled = arranged[:count], max(p.filled, count)
-	for b := range members {
-		p.members[b] = true
-	}
-	conflicts, err := s.frontends.set(pe.Name, keys)
-	if err != nil {
-		// Old frontends may still count the old slots: these stay.
-		return errors.Join(append(errs, conflicts, err)...)
-	}
-	return errors.Join(append(errs, conflicts, s.trim(p, count, members))...)
+	return errors.Join(errs...)
 }
 
-// adopt finds the number that an earlier agent gave the port, or gives a new one.
-func (s *services) adopt(pe portEntries) *portState {
-	for _, k := range pe.Frontends {
-		f, ok := s.frontends.have[k]
-		if !ok || s.byID[f.Service] != nil {
-			continue
+// point makes the frontends of ports lead to their set.
+func (s *services) point(sh *sharedPorts) (conflicts, err error) {
+	var taken, errs []error
+	for _, pe := range sh.ports {
+		f := weftFrontend{Service: sh.set.id, Count: uint32(len(sh.set.slots)), Affinity: pe.Affinity}
+		if pe.L7 {
+			f.Flags = frontendL7
 		}
-		p := &portState{id: f.Service, members: map[weftEndpoint]bool{}}
-		for i := range f.Count {
-			b, ok := s.slots.have[weftSlotKey{Service: f.Service, Slot: i}]
-			if !ok {
-				break
-			}
-			p.slots = append(p.slots, b)
+		keys := map[weftFrontendKey]weftFrontend{}
+		for _, k := range pe.Frontends {
+			keys[k] = f
 		}
-		p.filled = len(p.slots)
-		for m := range s.members.have {
-			if m.Service == f.Service {
-				p.members[m.Backend] = true
-			}
+		s.left = s.left || pe.Live != nil && lost(s.frontends.owned[pe.Name], keys)
+		c, err := s.frontends.set(pe.Name, keys)
+		if c != nil {
+			taken = append(taken, fmt.Errorf("port %s: %w", pe.Name, c))
 		}
-		s.byID[p.id] = p
-		return p
+		if err != nil {
+			errs = append(errs, fmt.Errorf("port %s: %w", pe.Name, err))
+		}
 	}
-	s.last++
-	for s.byID[s.last] != nil || s.last == 0 {
-		s.last++
-	}
-	p := &portState{id: s.last, members: map[weftEndpoint]bool{}}
-	s.byID[p.id] = p
-	return p
+	return errors.Join(taken...), errors.Join(errs...)
 }
 
 // lost reports whether a key of before is not in now.
@@ -218,8 +227,36 @@ func (s *services) serves(service, backend netip.AddrPort) bool {
 	return p != nil && p.live[encode(backend)]
 }
 
+// trimAll deletes what no frontend of a Service counts any more.
+func (s *services) trimAll(state *serviceState, shared []*sharedPorts) error {
+	var errs []error
+	used := map[*backendSet]bool{}
+	for _, sh := range shared {
+		used[sh.set] = true
+		members := map[weftEndpoint]bool{}
+		if sh.ports[0].Sticky {
+			for _, b := range sh.ports[0].Backends {
+				members[b] = true
+			}
+		}
+		errs = append(errs, s.trim(sh.set, len(sh.set.slots), members))
+	}
+	for set := range state.sets {
+		if used[set] {
+			continue
+		}
+		if err := s.trim(set, 0, nil); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		delete(state.sets, set)
+		delete(s.byID, set.id)
+	}
+	return errors.Join(errs...)
+}
+
 // trim deletes the slots from count on and the members that are not wanted.
-func (s *services) trim(p *portState, count int, members map[weftEndpoint]bool) error {
+func (s *services) trim(p *backendSet, count int, members map[weftEndpoint]bool) error {
 	var errs []error
 	for p.filled > count {
 		if err := s.slots.delete(weftSlotKey{Service: p.id, Slot: uint32(p.filled - 1)}); err != nil {
@@ -241,24 +278,12 @@ func (s *services) trim(p *portState, count int, members map[weftEndpoint]bool) 
 	return errors.Join(errs...)
 }
 
-func (s *services) removePort(name string, p *portState) error {
-	if _, err := s.frontends.set(name, nil); err != nil {
-		return err
-	}
-	if err := s.trim(p, 0, nil); err != nil {
-		return err
-	}
-	delete(s.byID, p.id)
-	s.left = s.left || p.live != nil
-	return nil
-}
-
 // prune removes what no Service of the model has.
 func (s *services) prune() error {
 	counts := map[uint32]uint32{}
 	members := map[weftMemberKey]bool{}
-	for _, ports := range s.ports {
-		for _, p := range ports {
+	for _, state := range s.known {
+		for p := range state.sets {
 			counts[p.id] = uint32(p.filled)
 			for b := range p.members {
 				members[weftMemberKey{Service: p.id, Backend: b}] = true

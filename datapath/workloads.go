@@ -108,6 +108,20 @@ func (ws *workloads) apply(key string, w *model.Workload) error {
 	return errors.Join(err, ws.join(key, w))
 }
 
+// ownerService begins the names of Services as owners of peers.
+const ownerService = "Service "
+
+// closeService closes addresses of a Service that the kernel does not balance, and opens others that it had closed.
+func (ws *workloads) closeService(key string, addresses []netip.Addr) error {
+	want := map[weftAddress]uint32{}
+	for _, a := range addresses {
+		if model.IsRoutable(a) {
+			want[encodeAddr(a)] = addressContested
+		}
+	}
+	return errors.Join(ws.peers.set(ownerService+key, want))
+}
+
 // unreached reports whether weft tunnel is used and cannot reach a workload.
 func (ws *workloads) unreached(w *model.Workload) bool {
 	return ws.tunnel && !w.Local && !ws.accepts(w.Node)

@@ -11,6 +11,9 @@ type Service struct {
 	Namespace string       `json:"namespace"`
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"` // ClusterIPs, external and load balancer addresses
+	// Refused are addresses that are not balanced, because the Service is over its namespace's budget. Connections to them
+	// that would have to be authenticated are refused.
+	Refused []netip.Addr `json:"refused,omitempty"`
 	// Affinity is the ClientIP session affinity's timeout; 0 is none.
 	Affinity time.Duration `json:"affinity,omitempty"`
 	Ports    []ServicePort `json:"ports"`
@@ -76,3 +79,10 @@ type Endpoint struct {
 	// ready do not appear at all.
 	Terminating bool `json:"terminating,omitempty"`
 }
+
+// MaxFrontends and MaxSlots are the sizes of the kernel's tables of Services: their addresses with each port, and their
+// backends. All Services of the cluster share them on each node.
+const (
+	MaxFrontends = 1 << 16
+	MaxSlots     = 1 << 19
+)
