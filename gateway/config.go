@@ -16,6 +16,9 @@ type Config struct {
 	// ExternalIPs are the ranges in which a Service may have addresses by spec.externalIPs; with none it may have no such
 	// address.
 	ExternalIPs []netip.Prefix
+	// NamespaceShare is the percentage of the kernel's tables of Services that one namespace may have; 0 is 25. All nodes
+	// and the controller must have the same.
+	NamespaceShare int
 	// Addresses is where Gateways' addresses come from.
 	Addresses AddressSource
 	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.

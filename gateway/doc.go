@@ -5,6 +5,8 @@
 // follows what it touches and not the size of the cluster. Units run in stages; later stages read what earlier ones wrote:
 //
 //	addresses   addresses    which Gateway has which addresses
+//	demands     demand       Service -> what it would take of the kernel's tables
+//	budgets     budget       which Services do not get that
 //	conflicts   conflict     Gateway -> the routes that conflict with an older one
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
 //	            certificate  Secret -> certificate
@@ -22,6 +24,7 @@
 //	attach.go, listener.go, table.go      routes and their parents
 //	httproute.go, grpcroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
+//	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	serviceaddress.go, addresses.go       which addresses Services and Gateways may have
 //	validate.go                           what stands between a manifest and Envoy
 //

@@ -52,6 +52,9 @@ func endpoints(v *view, key string) ([]output, bool) {
 		})
 		slices.SortFunc(e.Backends, func(a, b model.Endpoint) int { return a.Address.Compare(b.Address) })
 		e.Backends = slices.CompactFunc(e.Backends, func(a, b model.Endpoint) bool { return a.Address == b.Address })
+		if cut, ok := v.allotments.Get(v.Snapshot, key); ok && !cut.refused {
+			e.Backends = e.Backends[:min(len(e.Backends), cut.backends)]
+		}
 		outs = append(outs, out(v.st.Endpoints, e.Key(), e))
 	}
 	return outs, true

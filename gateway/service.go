@@ -36,6 +36,7 @@ func service(v *view, key string) ([]output, bool) {
 	s := &model.Service{Namespace: svc.Namespace, Name: svc.Name, Affinity: affinity(svc)}
 	s.Ports = servicePorts(svc, &t)
 	s.Addresses = v.serviceAddresses(svc, &t)
+	v.allotted(s, &t)
 	var outs []output
 	all := v.l7Everywhere(svc, &t)
 	for i := range s.Ports {
@@ -82,6 +83,11 @@ const maxServicePorts, maxFrontends = 2048, 4096
 // servicePorts leaves out what cannot be served: numbers out of range, SCTP, and the second of two ports that are alike.
 func servicePorts(svc *corev1.Service, t *problems) []model.ServicePort {
 	var ports []model.ServicePort
+	type number struct {
+		port  uint16
+		proto model.Protocol
+	}
+	seen := map[number]bool{}
 	for _, p := range svc.Spec.Ports {
 		port := model.ServicePort{Name: p.Name, Port: uint16(p.Port)}
 		if p.AppProtocol != nil {
@@ -96,7 +102,7 @@ func servicePorts(svc *corev1.Service, t *problems) []model.ServicePort {
 		case !validPort(p.Port):
 			t.add("Invalid", fmt.Sprintf("port %d is not between 1 and 65535", p.Port))
 			continue
-		case slices.ContainsFunc(ports, func(o model.ServicePort) bool { return o.Port == port.Port && o.Protocol == port.Protocol }):
+		case seen[number{port.Port, proto}]:
 			t.add("Invalid", fmt.Sprintf("port %d/%s is there twice; the first counts", p.Port, port.Protocol))
 			continue
 		}
@@ -104,6 +110,7 @@ func servicePorts(svc *corev1.Service, t *problems) []model.ServicePort {
 			t.add("TooMany", fmt.Sprintf("of %d ports the first %d are served", len(svc.Spec.Ports), maxServicePorts))
 			break
 		}
+		seen[number{port.Port, proto}] = true
 		ports = append(ports, port)
 	}
 	return ports

@@ -61,12 +61,15 @@ func (v *view) serviceAddresses(svc *corev1.Service, t *problems) []netip.Addr {
 	if n := len(svc.Spec.ExternalIPs) + len(svc.Status.LoadBalancer.Ingress); n > kube.MaxServiceAddresses-len(svc.Spec.ClusterIPs)-1 {
 		t.add("TooMany", fmt.Sprintf("of %d addresses the first %d are served", n, kube.MaxServiceAddresses))
 	}
-	if most := max(maxFrontends/max(len(svc.Spec.Ports), 1), 2); len(own) > most {
+	if most := maxAddresses(svc); len(own) > most {
 		t.add("TooMany", fmt.Sprintf("with %d ports %d of %d addresses are served", len(svc.Spec.Ports), most, len(own)))
 		own = own[:most]
 	}
 	return own
 }
+
+// maxAddresses is how many addresses a Service may have with the ports that it has.
+func maxAddresses(svc *corev1.Service) int { return max(maxFrontends/max(len(svc.Spec.Ports), 1), 2) }
 
 // refusedAddress says why a Service cannot have an address, whatever other Services name it; "" is good. Connections to
 // a Service's address are taken from every process of every node, so an address that somebody may write into an object

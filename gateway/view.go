@@ -27,19 +27,21 @@ type tables struct {
 	assignments *state.Table[*assignment]
 	conflicts   *state.Table[*conflict]
 	selections  *state.Table[*selection]
+	demands     *state.Table[*demand]
+	allotments  *state.Table[*allotment]
 }
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), conflicts: newConflicts(st.DB),
-		selections: newSelections(st.DB),
+		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB),
 	}
 }
 
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.conflicts, t.selections,
+		t.attachments, t.assignments, t.conflicts, t.selections, t.demands, t.allotments,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }

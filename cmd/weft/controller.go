@@ -54,6 +54,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	externalIPsFlag(f, &external)
+	namespaceShareFlag(f, &cfg.NamespaceShare)
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")

@@ -49,7 +49,8 @@ func TestValues(t *testing.T) {
 		"metrics.enabled=true,metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", ""},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
 		"externalIPs={203.0.113.0/24,2001:db8::/48}": {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
-		"cleanup=true": {"- cleanup\n", "weft-agent"},
+		"namespaceShare=40":                          {"- --namespace-share=40", "--namespace-share=25"},
+		"cleanup=true":                               {"- cleanup\n", "weft-agent"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
@@ -69,7 +70,7 @@ func TestBadValues(t *testing.T) {
 	for _, set := range []string{
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
-		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "namespaceShare=0", "namespaceShare=101",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

@@ -44,12 +44,14 @@ type Config struct {
 	TrustDomain   string
 	NodeAddresses []netip.Addr
 	ExternalIPs   []netip.Prefix // in which Services may have addresses by spec.externalIPs
-	Announce      bool           // this node may answer for Gateways' addresses; in a cluster only
-	CA            CA
-	SVIDTTL       time.Duration // of what this node's own CA signs
-	NetNSDir      string        // where container runtimes name pods' network namespaces; "" is /run/netns
-	CNI           CNI
-	HealthAddress string // host:port of the probes; "" for none
+	// NamespaceShare is gateway.Config's.
+	NamespaceShare int
+	Announce       bool // this node may answer for Gateways' addresses; in a cluster only
+	CA             CA
+	SVIDTTL        time.Duration // of what this node's own CA signs
+	NetNSDir       string        // where container runtimes name pods' network namespaces; "" is /run/netns
+	CNI            CNI
+	HealthAddress  string // host:port of the probes; "" for none
 	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
 	// that serves, while HealthAddress is that of whichever serves. "" for none.
 	HealthSocket string
@@ -133,7 +135,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
-		ExternalIPs: cfg.ExternalIPs, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
+		ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
 	}, cfg.Log)
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err

@@ -40,6 +40,8 @@ type Config struct {
 	SVIDTTL   time.Duration
 	// ExternalIPs are the ranges in which Services may have addresses by spec.externalIPs, as given to weft agent.
 	ExternalIPs []netip.Prefix
+	// NamespaceShare is gateway.Config's, as given to weft agent.
+	NamespaceShare int
 	// Writes bounds the status writes in a second; 0 is 100.
 	Writes int
 	Log    *slog.Logger
@@ -95,7 +97,7 @@ func New(cfg Config) (*Controller, error) {
 	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true})
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
-		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs,
+		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare,
 	}, cfg.Log)
 	if cfg.CAAddress == "" {
 		return c, nil
@@ -212,5 +214,7 @@ func (c *Controller) lead(ctx context.Context) {
 	}
 	services := newServices(c.objs, c.st, c.notes, c.cluster, c.cfg.Log)
 	wg.Go(func() { services.run(ctx) })
+	notices := newNotices(c.objs, c.st, c.cluster, c.cfg.Log)
+	wg.Go(func() { notices.run(ctx) })
 	newWriter(c.objs, c.st, c.notes, c.cluster, c.cluster, c.cfg.Log).run(ctx)
 }

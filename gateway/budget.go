@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// defaultShare is Config.NamespaceShare if it is not set.
+const defaultShare = 25
+
+// systemNamespace gets what it asks for before all others, within its share, and others leave a reserve of an eighth to it.
+const (
+	systemNamespace = "kube-system"
+	systemReserve   = 8
+)
+
+// maxClosed bounds the addresses of refused Services that are closed in one namespace. Each takes an entry in the kernel's
+// table of pods.
+const maxClosed = 16_384
+
+// allotment is what a Service gets that does not get all that it asks for.
+type allotment struct {
+	service string // key
+	// refused says that the kernel does not balance the Service. Else each port has that number of backends.
+	refused  bool
+	backends int
+	// open says that the addresses of a refused Service are not closed, because too many are.
+	open bool
+	why  string
+}
+
+func newAllotments(db *state.DB) *state.Table[*allotment] {
+	return state.NewTable(db, "gateway-allotments", func(a *allotment) string { return a.service })
+}
+
+// budgetUnit divides the kernel's tables of Services among namespaces. It is one for all, because what one namespace gets
+// depends on the others.
+var budgetUnit = unitKind{name: "budget", stage: stageBudgets, compute: divide}
+
+// divide gives each namespace its share, and within a namespace the older Service what it asks for before the younger. A
+// namespace that asks for less than its share gets all, whatever others ask for.
+func divide(v *view, _ string) ([]output, bool) {
+	frontends, slots := map[string]int{}, map[string]int{}
+	for d := range v.demands.All(v.Snapshot) {
+		frontends[d.namespace] += d.frontends
+		slots[d.namespace] += d.slots
+	}
+	ofFrontends := v.cfg.shares(model.MaxFrontends, frontends)
+	ofSlots := v.cfg.shares(model.MaxSlots, slots)
+	over := map[string][]*demand{}
+	for d := range v.demands.All(v.Snapshot) {
+		if ns := d.namespace; frontends[ns] > ofFrontends(ns) || slots[ns] > ofSlots(ns) {
+			over[ns] = append(over[ns], d)
+		}
+	}
+	var outs []output
+	for ns, demands := range over {
+		for _, a := range allot(demands, ofFrontends(ns), ofSlots(ns)) {
+			outs = append(outs, out(v.allotments, a.service, a))
+		}
+	}
+	return outs, true
+}
+
+// shares returns what each namespace may have of a table of so many entries. No namespace has more than NamespaceShare. If
+// all of them together ask for more than there is, all get the same at most, and those that ask for less keep what they
+// have.
+func (c *Config) shares(entries int, asked map[string]int) func(namespace string) int {
+	share := c.NamespaceShare
+	if share == 0 {
+		share = defaultShare
+	}
+	most := entries * share / 100
+	system := min(asked[systemNamespace], most)
+	var others []int
+	for ns, n := range asked {
+		if ns != systemNamespace {
+			others = append(others, min(n, most))
+		}
+	}
+	level := min(most, fairLevel(entries-max(system, entries/systemReserve), others))
+	return func(ns string) int {
+		if ns == systemNamespace {
+			return most
+		}
+		return level
+	}
+}
+
+// fairLevel returns the largest number n for which no more than capacity is given away if each gets what it asks for but no
+// more than n.
+func fairLevel(capacity int, asked []int) int {
+	slices.Sort(asked)
+	for i, n := range asked {
+		left := len(asked) - i
+		if n*left > capacity {
+			return capacity / left
+		}
+		capacity -= n
+	}
+	return model.MaxSlots
+}
+
+// allot returns the Services of a namespace that do not get all that they ask for.
+func allot(demands []*demand, frontends, slots int) []*allotment {
+	slices.SortFunc(demands, func(a, b *demand) int {
+		if c := a.created.Compare(b.created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.service, b.service)
+	})
+	const remedy = "delete older ones, or raise --namespace-share (chart value namespaceShare)"
+	shareOfFrontends, shareOfSlots, closed := frontends, slots, 0
+	var out []*allotment
+	for _, d := range demands {
+		a := &allotment{service: d.service}
+		backends := slots
+		if d.sets > 0 {
+			backends = slots / d.sets
+		}
+		switch {
+		case d.frontends > frontends:
+			a.refused = true
+			a.why = fmt.Sprintf("older Services of the namespace leave %d of its %d addresses with a port, and this one has %d; %s",
+				frontends, shareOfFrontends, d.frontends, remedy)
+		case d.slots <= slots:
+			frontends, slots = frontends-d.frontends, slots-d.slots
+			continue
+		case backends == 0:
+			a.refused = true
+			a.why = fmt.Sprintf("older Services of the namespace leave %d of its %d backends, and this one has %d; %s", slots, shareOfSlots, d.slots, remedy)
+		default:
+			a.backends = backends
+			a.why = fmt.Sprintf("%d backends of each port are served: older Services of the namespace leave %d of its %d, and this one has %d; %s",
+				backends, slots, shareOfSlots, d.slots, remedy)
+			frontends, slots = frontends-d.frontends, slots-backends*d.sets
+		}
+		if a.refused {
+			closed += d.addresses
+			a.open = closed > maxClosed
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// allotted applies what is left for a Service to its addresses. Connections to those that are not balanced are refused where
+// they would have to be authenticated.
+func (v *view) allotted(s *model.Service, t *problems) {
+	a, ok := v.allotments.Get(v.Snapshot, s.Key())
+	if !ok {
+		return
+	}
+	t.add("OverBudget", a.why)
+	if !a.refused {
+		return
+	}
+	if !a.open {
+		s.Refused = s.Addresses
+	}
+	s.Addresses = nil
+}
