@@ -163,19 +163,8 @@ func proxyState(p Proxy) string {
 func troubles(st *state.State, snap *state.Snapshot) (objects int, out []Trouble) {
 	for s := range st.Statuses.All(snap) {
 		objects++
-		add := func(of string, all []model.Condition) {
-			for _, c := range all {
-				if c.Fails() {
-					out = append(out, Trouble{Object: s.Object, For: of, Type: c.Type, Reason: c.Reason, Message: c.Message})
-				}
-			}
-		}
-		add("", s.Conditions)
-		for _, l := range s.Listeners {
-			add("listener "+l.Name, l.Conditions)
-		}
-		for i := range s.Parents {
-			add(s.Parents[i].String(), s.Parents[i].Conditions)
+		for _, f := range s.Failures() {
+			out = append(out, Trouble{Object: s.Object, For: f.For, Type: f.Type, Reason: f.Reason, Message: f.Message})
 		}
 	}
 	return objects, out

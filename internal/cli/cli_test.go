@@ -68,6 +68,11 @@ func TestGolden(t *testing.T) {
 		{"nothing", healthy, "config services -n nowhere", nil},
 		{"observe", healthy, "observe", nil},
 		{"observe-filter", healthy, "observe --to shop/web --verdict refused -o json", nil},
+		{"analyze", healthy, "analyze -f testdata/manifests/faulty.yaml", ErrUnhealthy},
+		{"analyze-warning", healthy, "analyze -f testdata/manifests/hidden.yaml", nil},
+		{"analyze-strict", healthy, "analyze -f testdata/manifests/hidden.yaml --strict -o json", ErrUnhealthy},
+		{"translate", healthy, "translate -f testdata/manifests/hidden.yaml", nil},
+		{"translate-model", healthy, "translate -f testdata/manifests/hidden.yaml -o model", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := run(t, append(strings.Fields(c.args), "--run", c.run)...)

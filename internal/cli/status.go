@@ -256,12 +256,7 @@ var mapColumns = []column[api.Map]{
 }
 
 var problemColumns = []column[api.Problem]{
-	{head: "WHERE", of: func(p api.Problem) string {
-		if p.Line == 0 {
-			return p.File
-		}
-		return fmt.Sprintf("%s:%d", p.File, p.Line)
-	}},
+	{head: "WHERE", of: func(p api.Problem) string { return place(p.File, p.Line) }},
 	{head: "OBJECT", of: func(p api.Problem) string {
 		if p.Object.Kind == "" {
 			return ""

@@ -53,6 +53,32 @@ func (c Condition) Fails() bool {
 	return !c.Status
 }
 
+// Failure is a condition that fails.
+type Failure struct {
+	For string // the listener or the parent; "" for the object itself
+	Condition
+}
+
+// Failures returns the conditions of the object, its listeners and its parents that fail.
+func (s *Status) Failures() []Failure {
+	var out []Failure
+	add := func(of string, all []Condition) {
+		for _, c := range all {
+			if c.Fails() {
+				out = append(out, Failure{of, c})
+			}
+		}
+	}
+	add("", s.Conditions)
+	for _, l := range s.Listeners {
+		add("listener "+l.Name, l.Conditions)
+	}
+	for i := range s.Parents {
+		add(s.Parents[i].String(), s.Parents[i].Conditions)
+	}
+	return out
+}
+
 // ParentStatus is a route's status for one parentRef.
 type ParentStatus struct {
 	Parent      ObjectRef   `json:"parent"`

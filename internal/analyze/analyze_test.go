@@ -1,0 +1,168 @@
+package analyze
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/xds"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.findings")
+
+// TestFindings: testdata/<case>.yaml has the findings of testdata/<case>.findings.
+func TestFindings(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			var out strings.Builder
+			for _, f := range read(t, file).Findings() {
+				fmt.Fprintf(&out, "%s:%d %s %s %s [%s] %s\n", f.File, f.Line, f.Severity, f.Code, f.Object, f.For, f.Message)
+			}
+			golden := strings.TrimSuffix(file, ".yaml") + ".findings"
+			if *update {
+				if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", &out, want)
+			}
+		})
+	}
+}
+
+// TestExamples: what users are told to write has no fault but the certificate, which they make.
+func TestExamples(t *testing.T) {
+	for _, dir := range []string{"canary", "gateway", "mtls", "l4"} {
+		for _, f := range read(t, filepath.Join("../../examples", dir)).Findings() {
+			if f.For != "listener https" {
+				t.Errorf("%s: %+v", dir, f)
+			}
+		}
+	}
+}
+
+// TestEnvoy: the resources are those that the route tables and Gateways need, and each route's clusters are among them.
+func TestEnvoy(t *testing.T) {
+	list, err := read(t, "testdata/gateway.yaml", "testdata/canary.yaml").Envoy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range list {
+		got = append(got, r.Type[strings.LastIndexByte(r.Type, '.')+1:]+" "+r.Name)
+	}
+	for _, want := range []string{
+		"Listener gateway/shop/edge/80", "RouteConfiguration gateway/shop/edge/80", "RouteConfiguration service/shop/web/80",
+		"Cluster service/shop/web/80", "ClusterLoadAssignment service/shop/web/80", "Cluster service/shop/web-v2/80",
+		"Cluster service/shop/web/80|http1",
+	} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing in %q", want, got)
+		}
+	}
+	for _, r := range list {
+		if r.Type == xds.TypeRoute {
+			for _, c := range clustersOf(r.Resource) {
+				if !slices.Contains(got, "Cluster "+c) {
+					t.Errorf("%s names cluster %s, which is missing", r.Name, c)
+				}
+			}
+		}
+	}
+}
+
+// TestRead: a file may have any name, standard input is read as one, and what cannot be opened is an error.
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	text, err := os.ReadFile("testdata/canary.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := filepath.Join(dir, "manifest.txt")
+	if err := os.WriteFile(odd, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, in := range map[string]io.Reader{odd: nil, "-": strings.NewReader(string(text))} {
+		m, err := Read([]string{path}, in)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if n := len(m.RouteTables()); n != 1 {
+			t.Errorf("%s: %d route tables", path, n)
+		}
+		ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "web"}
+		if at := m.files.Where[ref]; at.Line != 16 {
+			t.Errorf("%s: the route is in line %d", path, at.Line)
+		}
+	}
+	other := filepath.Join(dir, "other.yaml") // replaces the route by one that has a fault
+	if err := os.WriteFile(other, []byte(strings.ReplaceAll(string(text), "name: web-v2, port", "name: web-v3, port")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if list := read(t, odd, other).Findings(); len(list) != 1 || list[0].File != other || list[0].Line != 16 {
+		t.Errorf("the second file counts, and has one fault: %+v", list)
+	}
+	if _, err := Read([]string{filepath.Join(dir, "none.yaml")}, nil); err == nil {
+		t.Error("a file that is not there is no error")
+	}
+}
+
+// TestTakesAll: which rule hides a later one.
+func TestTakesAll(t *testing.T) {
+	path := func(kind model.MatchType, v string) model.Match {
+		return model.Match{Path: model.PathMatch{Type: kind, Value: v}}
+	}
+	get := path(model.MatchPrefix, "/a")
+	get.Method = "GET"
+	header := path(model.MatchPrefix, "/a")
+	header.Headers = []model.ValueMatch{{Name: "x", Type: model.MatchExact, Value: "1"}}
+	for _, c := range []struct {
+		earlier, later model.Match
+		want           bool
+	}{
+		{path(model.MatchPrefix, "/a"), path(model.MatchPrefix, "/a/b"), true},
+		{path(model.MatchPrefix, "/a"), path(model.MatchPrefix, "/ab"), false},
+		{path(model.MatchPrefix, "/"), path(model.MatchRegex, "/x.*"), true},
+		{path(model.MatchPrefix, "/a"), path(model.MatchRegex, "/a.*"), false},
+		{path(model.MatchExact, "/a"), path(model.MatchPrefix, "/a"), false},
+		{path(model.MatchPrefix, "/a"), path(model.MatchExact, "/a"), true},
+		{path(model.MatchPrefix, "/a"), model.Match{}, false},
+		{model.Match{}, get, true},
+		{get, path(model.MatchPrefix, "/a"), false},
+		{path(model.MatchPrefix, "/a"), header, true},
+		{header, path(model.MatchPrefix, "/a"), false},
+		{header, get, false},
+	} {
+		if got := takesAll(model.Rule{Match: c.earlier}, model.Rule{Match: c.later}); got != c.want {
+			t.Errorf("%+v, then %+v: %v", c.earlier, c.later, got)
+		}
+	}
+	if takesAll(model.Rule{CallerNamespace: "a"}, model.Rule{}) || !takesAll(model.Rule{}, model.Rule{CallerNamespace: "a"}) {
+		t.Error("callers' namespaces are not told apart")
+	}
+}
+
+func read(t *testing.T, paths ...string) *Mesh {
+	t.Helper()
+	m, err := Read(paths, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

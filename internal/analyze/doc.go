@@ -1,0 +1,7 @@
+// Package analyze tells what the mesh makes of manifests, without a node and without a cluster.
+//
+//	manifests.go   manifests into the model, by the same code that an agent runs
+//	findings.go    what is wrong with them: bad documents, and conditions that fail
+//	lint.go        what the API allows and nobody means
+//	envoy.go       the model as resources of Envoy
+package analyze

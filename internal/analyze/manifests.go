@@ -1,0 +1,74 @@
+package analyze
+
+import (
+	"io"
+	"log/slog"
+	"net/netip"
+
+	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+const trustDomain = "cluster.local"
+
+// nodeAddress stands for the node on which Gateways would listen (RFC 5737).
+var nodeAddress = netip.MustParseAddr("192.0.2.1")
+
+// Mesh is what manifests come to.
+type Mesh struct {
+	objs  *kube.Objects
+	st    *state.State
+	files *manifests.Files
+}
+
+// Read reads files and folders, and in as "-", once. It fails if one of them cannot be read at all; what is wrong inside
+// of them is a Finding.
+func Read(paths []string, in io.Reader) (*Mesh, error) {
+	db := state.NewDB()
+	m := &Mesh{objs: kube.NewObjects(db), st: state.New(db)}
+	files, err := manifests.Read(m.objs, paths, in)
+	if err != nil {
+		return nil, err
+	}
+	m.files = files
+	log := slog.New(slog.DiscardHandler)
+	gateway.New(m.objs, m.st, gateway.Config{TrustDomain: trustDomain, NodeAddresses: []netip.Addr{nodeAddress}}, log).Sync()
+	return m, nil
+}
+
+// Model is what is handed to the node's planes.
+type Model struct {
+	RouteTables []*model.RouteTable `json:"routeTables"`
+	Services    []*model.Service    `json:"services"`
+	Gateways    []*model.Gateway    `json:"gateways"`
+	Workloads   []*model.Workload   `json:"workloads"`
+}
+
+// Model returns the rows that the manifests come to, sorted by key.
+func (m *Mesh) Model() *Model {
+	snap := m.st.Snapshot()
+	return &Model{
+		RouteTables: all(m.st.RouteTables, snap), Services: all(m.st.Services, snap),
+		Gateways: all(m.st.Gateways, snap), Workloads: all(m.st.Workloads, snap),
+	}
+}
+
+// RouteTables returns what happens to requests, sorted by table.
+func (m *Mesh) RouteTables() []model.RouteTable {
+	out := []model.RouteTable{}
+	for t := range m.st.RouteTables.All(m.st.Snapshot()) {
+		out = append(out, *t)
+	}
+	return out
+}
+
+func all[T any](t *state.Table[T], snap *state.Snapshot) []T {
+	out := []T{}
+	for v := range t.All(snap) {
+		out = append(out, v)
+	}
+	return out
+}

@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+)
+
+func newTranslateCmd() *cobra.Command {
+	out := output{}
+	var paths []string
+	cmd := &cobra.Command{
+		Use:   "translate -f FILE",
+		Short: "Show what manifests become: the mesh's model, or resources of Envoy",
+		Long: `Show what manifests become, without a cluster or a node: -o routes lists the rules for requests in order of
+precedence, -o model the rows that an agent makes, -o envoy the listeners of Gateways, route tables, clusters and
+endpoints that it gives to Envoy. weft analyze says what is wrong with the manifests.`,
+		Example: `  weft translate -f examples/canary -o envoy`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			mesh, err := readManifests(cmd, paths)
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			var v any = mesh.Model()
+			switch out.format {
+			case "routes":
+				return printRoutes(w, mesh.RouteTables(), true)
+			case "envoy":
+				if v, err = mesh.Envoy(); err != nil {
+					return err
+				}
+			}
+			text, err := yaml.Marshal(v)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(text)
+			return err
+		},
+	}
+	manifestFlag(cmd, &paths)
+	out.flag(cmd, "routes", "model", "envoy")
+	return cmd
+}

@@ -1,0 +1,151 @@
+package manifests
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Stdin is the path that stands for standard input.
+const Stdin = "-"
+
+// Files is what Read found.
+type Files struct {
+	Problems []kube.Problem
+	// Where has the place of each object.
+	Where map[model.ObjectRef]Place
+}
+
+// Place is where a document begins.
+type Place struct {
+	File string
+	Line int // from 1
+}
+
+// Read reads files, folders and in (as Stdin) into objs, once. Of an object that several paths have, the last counts.
+// Documents of kinds that the mesh does not read are left out:
+// they are usual beside those of the mesh. Services get the address that an API server would give them.
+func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
+	out := &Files{Where: map[model.ObjectRef]Place{}}
+	for _, path := range paths {
+		if err := out.read(objs, path, in); err != nil {
+			return nil, err
+		}
+	}
+	return out, assignAddresses(objs)
+}
+
+func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
+	info, err := os.Stat(path)
+	switch {
+	case path == Stdin:
+		return o.readStream(objs, "stdin.yaml", in)
+	case err != nil:
+		return fmt.Errorf("read manifests: %w", err)
+	case info.IsDir():
+		return o.readFolder(objs, path, path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read manifests: %w", err)
+	}
+	defer file.Close()
+	return o.readStream(objs, path, file)
+}
+
+// readStream reads one file, whatever its name ends with.
+func (o *Files) readStream(objs *kube.Objects, name string, in io.Reader) error {
+	dir, err := os.MkdirTemp("", "weft-manifests")
+	if err != nil {
+		return fmt.Errorf("read manifests: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	base := filepath.Base(name)
+	if !manifestName(base) {
+		base = "manifest.yaml"
+	}
+	file, err := os.Create(filepath.Join(dir, base))
+	if err != nil {
+		return fmt.Errorf("read manifests: %w", err)
+	}
+	_, err = io.Copy(file, io.LimitReader(in, defaultMaxFile+1)) // one byte more: the folder says that it is too large
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return fmt.Errorf("read manifests: %s: %w", name, err)
+	}
+	return o.readFolder(objs, dir, filepath.Dir(name))
+}
+
+// readFolder reads the folder dir, which users know as shown.
+func (o *Files) readFolder(objs *kube.Objects, dir, shown string) error {
+	f := NewFolder(dir, objs, FolderOptions{Log: slog.New(slog.DiscardHandler)})
+	if err := f.Load(); err != nil {
+		return err
+	}
+	for _, p := range f.Problems() {
+		if !foreign(objs, p.Object) {
+			p.File = filepath.Join(shown, p.File)
+			o.Problems = append(o.Problems, p)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, paths := range f.claims {
+		x := f.files[paths[0]]
+		if d := x.good[key]; d != nil {
+			o.Where[d.ref] = Place{filepath.Join(shown, paths[0]), x.lineOf(key)}
+		}
+	}
+	return nil
+}
+
+// foreign reports whether an object is of a kind that has nothing to do with the mesh.
+func foreign(objs *kube.Objects, o model.ObjectRef) bool {
+	if o.Kind == "" || strings.HasSuffix(o.Group, "weft.io") || o.Group == gwv1.GroupName {
+		return false
+	}
+	_, known := objs.Namespaced(schema.GroupKind{Group: o.Group, Kind: o.Kind})
+	return !known
+}
+
+// serviceRange is for tests of networks (RFC 2544): no manifest has an address of it.
+var serviceRange = netip.MustParsePrefix("198.18.0.0/15")
+
+func assignAddresses(objs *kube.Objects) error {
+	w := objs.Write()
+	defer w.Abort()
+	next := binary.BigEndian.Uint32(serviceRange.Addr().AsSlice())
+	for s := range objs.Services.All(w.Snapshot()) {
+		if s.Spec.ClusterIP != "" || s.Spec.Type == corev1.ServiceTypeExternalName {
+			continue
+		}
+		next++
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], next)
+		if !serviceRange.Contains(netip.AddrFrom4(a)) {
+			return fmt.Errorf("read manifests: more Services than %s has addresses", serviceRange)
+		}
+		s = s.DeepCopy()
+		s.Spec.ClusterIP = netip.AddrFrom4(a).String()
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		if err := objs.Put(w, s); err != nil {
+			return err
+		}
+	}
+	w.Commit()
+	return nil
+}
