@@ -194,6 +194,9 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	if f := c.invalid(); f != nil {
 		return f
 	}
+	if f := a.overBudget(); f != nil {
+		return f
+	}
 	caller := ""
 	if a.route.ref.Namespace != ref.Namespace {
 		caller = a.route.ref.Namespace
@@ -227,6 +230,9 @@ func (a *attacher) add(s binding) {
 // gatewayParent attaches to the listeners of a Gateway that the parentRef selects and that allow the route.
 func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *compiled) *fault {
 	if f := c.invalid(); f != nil {
+		return f
+	}
+	if f := a.overBudget(); f != nil {
 		return f
 	}
 	hosts, f := routeHosts(a.route.hostnames)

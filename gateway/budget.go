@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -102,7 +103,7 @@ func fairLevel(capacity int, asked []int) int {
 		}
 		capacity -= n
 	}
-	return model.MaxSlots
+	return math.MaxInt
 }
 
 // allot returns the Services of a namespace that do not get all that they ask for.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -67,13 +68,15 @@ func (w *world) taken(namespace string) (frontends, slots int) {
 // TestOneNamespaceDoesNotFillTheKernelsTables: the older Services of the greedy one stay, its younger ones are closed and say
 // so, and a Service of another namespace that is younger than all gets what it asks for.
 func TestOneNamespaceDoesNotFillTheKernelsTables(t *testing.T) {
-	w := newWorld(testConfig)
+	cfg := testConfig
+	cfg.NamespaceShare = 1
+	w := newWorld(cfg)
 	for i := range 12 {
-		portsService(t, w, "greedy", fmt.Sprint("s", i), i+1, 2048, 0)
+		portsService(t, w, "greedy", fmt.Sprint("s", i), i+1, 100, 0)
 	}
 	portsService(t, w, "modest", "web", 99, 3, 3)
 	w.Sync()
-	if f, _ := w.taken("greedy"); f > model.MaxFrontends/4 || f == 0 {
+	if f, _ := w.taken("greedy"); f > model.MaxFrontends/100 || f == 0 {
 		t.Errorf("one namespace has %d frontends", f)
 	}
 	if f, s := w.taken("modest"); f != 3 || s != 9 {
@@ -93,17 +96,19 @@ func TestOneNamespaceDoesNotFillTheKernelsTables(t *testing.T) {
 
 // TestOneServiceDoesNotFillSlots: one with more endpoints than fit keeps so many of them.
 func TestOneServiceDoesNotFillSlots(t *testing.T) {
-	w := newWorld(testConfig)
-	portsService(t, w, "greedy", "wide", 1, 2048, 70)
+	cfg := testConfig
+	cfg.NamespaceShare = 1
+	w := newWorld(cfg)
+	portsService(t, w, "greedy", "wide", 1, 100, 70)
 	portsService(t, w, "modest", "web", 99, 3, 70)
 	w.Sync()
-	if _, s := w.taken("greedy"); s > model.MaxSlots/4 || s < model.MaxSlots/5 {
+	if _, s := w.taken("greedy"); s > model.MaxSlots/100 || s < model.MaxSlots/110 {
 		t.Errorf("one namespace has %d slots of %d", s, model.MaxSlots)
 	}
 	if _, s := w.taken("modest"); s != 210 {
 		t.Errorf("the other has %d slots, want 210", s)
 	}
-	if p := w.problemOf("Service", "greedy", "wide"); !strings.Contains(p, "64 backends of each port") {
+	if p := w.problemOf("Service", "greedy", "wide"); !strings.Contains(p, "52 backends of each port") {
 		t.Errorf("problem: %q", p)
 	}
 }
@@ -186,7 +191,7 @@ func TestFairLevel(t *testing.T) {
 		asked    []int
 		level    int
 	}{
-		{10, nil, model.MaxSlots}, {10, []int{4, 5}, model.MaxSlots}, {10, []int{20}, 10}, {10, []int{1, 20}, 9},
+		{10, nil, math.MaxInt}, {10, []int{4, 5}, math.MaxInt}, {10, []int{20}, 10}, {10, []int{1, 20}, 9},
 		{10, []int{20, 20, 1}, 4}, {0, []int{1}, 0}, {7, []int{3, 3, 3}, 2},
 	} {
 		if got := fairLevel(tt.capacity, slices.Clone(tt.asked)); got != tt.level {

@@ -5,8 +5,8 @@
 // follows what it touches and not the size of the cluster. Units run in stages; later stages read what earlier ones wrote:
 //
 //	addresses   addresses    which Gateway has which addresses
-//	demands     demand       Service -> what it would take of the kernel's tables
-//	budgets     budget       which Services do not get that
+//	demands     demand       Service, HTTPRoute, GRPCRoute -> what it would take of the kernel's tables, or of Envoy
+//	budgets     budget       which of them do not get that
 //	conflicts   conflict     Gateway -> the routes that conflict with an older one
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
 //	            certificate  Secret -> certificate
@@ -25,6 +25,7 @@
 //	httproute.go, grpcroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
+//	routebudget.go, expression.go         what it may have of Envoy
 //	serviceaddress.go, addresses.go       which addresses Services and Gateways may have
 //	validate.go                           what stands between a manifest and Envoy
 //

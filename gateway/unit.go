@@ -26,8 +26,8 @@ type stage int
 
 const (
 	stageAddresses  stage = iota // which Gateway has which address
-	stageDemands                 // what Services ask of the kernel's tables
-	stageBudgets                 // which Services do not get it
+	stageDemands                 // what Services ask of the kernel's tables, and routes of Envoy
+	stageBudgets                 // which of them do not get it
 	stageSelections              // which pods a policy selects by its Services
 	stageConflicts               // which routes conflict on a Gateway
 	stageRoutes                  // where routes attach; certificates
@@ -37,7 +37,7 @@ const (
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &demandUnits, &budgetUnit, &selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &certificateUnits,
+	&addressUnit, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &routeBudgetUnit, &selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &certificateUnits,
 	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &poolUnits,
 }
 

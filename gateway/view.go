@@ -29,19 +29,23 @@ type tables struct {
 	selections  *state.Table[*selection]
 	demands     *state.Table[*demand]
 	allotments  *state.Table[*allotment]
+
+	routeDemands  *state.Table[*routeDemand]
+	routeRefusals *state.Table[*routeRefusal]
 }
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), conflicts: newConflicts(st.DB),
 		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB),
+		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB),
 	}
 }
 
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.conflicts, t.selections, t.demands, t.allotments,
+		t.attachments, t.assignments, t.conflicts, t.selections, t.demands, t.allotments, t.routeDemands, t.routeRefusals,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }

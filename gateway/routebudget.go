@@ -1,0 +1,236 @@
+package gateway
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// What all routes of the cluster may take of an Envoy that loads all of their tables.
+const (
+	maxTableMatches = 1 << 17 // some 5 KiB each
+	maxExpressionKB = 256 << 10
+)
+
+// routeDemand is what a route would take of an Envoy, in all of its places.
+type routeDemand struct {
+	route       string // model.ObjectRef.String
+	namespace   string
+	created     time.Time
+	matches     int
+	expressions int // KiB
+}
+
+// routeRefusal is a route that is over its namespace's budget.
+type routeRefusal struct{ route, why string }
+
+func newRouteDemands(db *state.DB) *state.Table[*routeDemand] {
+	return state.NewTable(db, "gateway-route-demands", func(d *routeDemand) string { return d.route })
+}
+
+func newRouteRefusals(db *state.DB) *state.Table[*routeRefusal] {
+	return state.NewTable(db, "gateway-route-refusals", func(r *routeRefusal) string { return r.route })
+}
+
+var httpDemandUnits = unitKind{
+	name: "demand of an HTTPRoute", stage: stageDemands,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.HTTPRoute] { return o.HTTPRoutes }),
+	compute: func(v *view, key string) ([]output, bool) {
+		r, ok := v.objs.HTTPRoutes.Get(v.Snapshot, key)
+		if !ok {
+			return nil, false
+		}
+		matches, kb := httpDemand(r.Spec.Rules)
+		return v.routeDemand(httpRouteInput(r), matches, kb), true
+	},
+}
+
+var grpcDemandUnits = unitKind{
+	name: "demand of a GRPCRoute", stage: stageDemands,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.GRPCRoute] { return o.GRPCRoutes }),
+	compute: func(v *view, key string) ([]output, bool) {
+		r, ok := v.objs.GRPCRoutes.Get(v.Snapshot, key)
+		if !ok {
+			return nil, false
+		}
+		matches, kb := grpcDemand(r.Spec.Rules)
+		return v.routeDemand(grpcRouteInput(r), matches, kb), true
+	},
+}
+
+// routeDemand multiplies what a route takes in one place by the number of its places.
+func (v *view) routeDemand(r route, matches, kb int) []output {
+	places := v.places(&r)
+	if places == 0 {
+		return nil
+	}
+	d := &routeDemand{
+		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, matches: matches * places, expressions: kb * places,
+	}
+	return []output{out(v.routeDemands, d.route, d)}
+}
+
+// places counts the route tables, and in those of Gateways the hosts, that a route may be in.
+func (v *view) places(r *route) int {
+	n := 0
+	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
+		key := model.Key(orDefault(p.Namespace, r.ref.Namespace), string(p.Name))
+		switch kind := orDefault(p.Kind, "Gateway"); kind {
+		case "Service":
+			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok && p.Port == nil && orDefault(p.SectionName, "") == "" {
+				n += min(len(svc.Spec.Ports), maxServicePorts)
+			} else if ok {
+				n++
+			}
+		case "Gateway":
+			gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
+			if !ok || !v.ours(gw) {
+				continue
+			}
+			listeners := len(gw.Spec.Listeners)
+			if orDefault(p.SectionName, "") != "" {
+				listeners = 1
+			}
+			n += listeners * max(min(len(r.hostnames), maxHostnames), 1)
+		}
+	}
+	return n
+}
+
+// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. Rules that are refused for their
+// number take nothing.
+func httpDemand(rules []gwv1.HTTPRouteRule) (matches, kb int) {
+	if len(rules) > maxRules {
+		return 0, 0
+	}
+	for _, r := range rules {
+		matches += max(len(r.Matches), 1)
+	}
+	if matches > maxMatches {
+		return 0, 0
+	}
+	for _, r := range rules {
+		for _, m := range r.Matches {
+			if kb > maxExpressionKB {
+				return matches, kb // more than all may have
+			}
+			if m.Path != nil && deref(m.Path.Type) == gwv1.PathMatchRegularExpression {
+				kb += expressionKB(deref(m.Path.Value))
+			}
+			for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
+				if deref(h.Type) == gwv1.HeaderMatchRegularExpression {
+					kb += expressionKB(h.Value)
+				}
+			}
+			for _, q := range m.QueryParams[:min(len(m.QueryParams), maxHeaders)] {
+				kb += queryKB(q)
+			}
+		}
+	}
+	return max(matches, 1), kb
+}
+
+// queryKB counts an exact value too if it needs an expression, because clients may encode it.
+func queryKB(q gwv1.HTTPQueryParamMatch) int {
+	switch {
+	case deref(q.Type) == gwv1.QueryParamMatchRegularExpression:
+		return expressionKB(q.Value)
+	case url.QueryEscape(q.Value) != q.Value:
+		return kbOfExpression + len(q.Value)
+	}
+	return 0
+}
+
+func grpcDemand(rules []gwv1.GRPCRouteRule) (matches, kb int) {
+	if len(rules) > maxRules {
+		return 0, 0
+	}
+	for _, r := range rules {
+		matches += max(len(r.Matches), 1)
+	}
+	if matches > maxMatches {
+		return 0, 0
+	}
+	for _, r := range rules {
+		for _, m := range r.Matches {
+			if kb > maxExpressionKB {
+				return matches, kb // more than all may have
+			}
+			if m.Method != nil {
+				if path, f := grpcPath(*m.Method); f == nil && path.Type == model.MatchRegex {
+					kb += max(expressionKB(path.Value), kbOfExpression)
+				}
+			}
+			for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
+				if deref(h.Type) == gwv1.GRPCHeaderMatchRegularExpression {
+					kb += expressionKB(h.Value)
+				}
+			}
+		}
+	}
+	return max(matches, 1), kb
+}
+
+// routeBudgetUnit divides what Envoy can hold among the namespaces of routes, as budgetUnit does the kernel's tables.
+var routeBudgetUnit = unitKind{name: "route budget", stage: stageBudgets, compute: divideRoutes}
+
+func divideRoutes(v *view, _ string) ([]output, bool) {
+	matches, kb := map[string]int{}, map[string]int{}
+	for d := range v.routeDemands.All(v.Snapshot) {
+		matches[d.namespace] += d.matches
+		kb[d.namespace] += d.expressions
+	}
+	ofMatches, ofKB := v.cfg.shares(maxTableMatches, matches), v.cfg.shares(maxExpressionKB, kb)
+	over := map[string][]*routeDemand{}
+	for d := range v.routeDemands.All(v.Snapshot) {
+		if ns := d.namespace; matches[ns] > ofMatches(ns) || kb[ns] > ofKB(ns) {
+			over[ns] = append(over[ns], d)
+		}
+	}
+	var outs []output
+	for ns, demands := range over {
+		for _, r := range refuseRoutes(demands, ofMatches(ns), ofKB(ns)) {
+			outs = append(outs, out(v.routeRefusals, r.route, r))
+		}
+	}
+	return outs, true
+}
+
+// refuseRoutes returns the routes of a namespace that the older ones leave no room for.
+func refuseRoutes(demands []*routeDemand, matches, kb int) []*routeRefusal {
+	slices.SortFunc(demands, func(a, b *routeDemand) int {
+		if c := a.created.Compare(b.created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.route, b.route)
+	})
+	ofMatches, ofKB := matches, kb
+	var out []*routeRefusal
+	for _, d := range demands {
+		if d.matches <= matches && d.expressions <= kb {
+			matches, kb = matches-d.matches, kb-d.expressions
+			continue
+		}
+		out = append(out, &routeRefusal{d.route, fmt.Sprintf(
+			"older routes of the namespace leave %d of its %d matches and %d KiB of its %d for regular expressions, and this one has %d and %d KiB, "+
+				"in all of its places; use fewer or simpler expressions, or raise --namespace-share (chart value namespaceShare)",
+			matches, ofMatches, kb, ofKB, d.matches, d.expressions)})
+	}
+	return out
+}
+
+// overBudget is the fault of a route that is over its namespace's budget.
+func (a *attacher) overBudget() *fault {
+	if r, ok := a.v.routeRefusals.Get(a.v.Snapshot, a.route.ref.String()); ok {
+		return unsupported("%s", r.why)
+	}
+	return nil
+}
