@@ -43,7 +43,7 @@ type kindSchema struct {
 	once  sync.Once
 	err   error
 	shape *structural.Structural
-	valid validation.SchemaValidator
+	valid *validators
 
 	rulesOnce sync.Once
 	rules     *cel.Validator
@@ -98,9 +98,11 @@ func (k *kindSchema) compile() error {
 	if k.shape, err = structural.NewStructural(&in); err != nil {
 		return fmt.Errorf("schema of %s: %w", k.file.Kind, err)
 	}
-	if k.valid, _, err = validation.NewSchemaValidator(&in); err != nil {
+	_, openAPI, err := validation.NewSchemaValidator(&in)
+	if err != nil {
 		return fmt.Errorf("schema of %s: %w", k.file.Kind, err)
 	}
+	k.valid = &validators{schema: openAPI}
 	k.file.Schema = nil
 	return nil
 }
