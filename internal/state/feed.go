@@ -1,6 +1,7 @@
 package state
 
 import (
+	"hash/maphash"
 	"maps"
 	"slices"
 	"sync"
@@ -66,88 +67,117 @@ func (f *Feed) add(keys map[Key]struct{}) {
 }
 
 // Deps remembers what each reader R read. It is not safe for concurrent use.
+//
+// A node has a hundred thousand reads, so readers are numbers here and keys are hashes. Two keys with the same hash make a
+// reader run once more than it must, which changes nothing.
 type Deps[R comparable] struct {
-	reads   map[R][]Key
-	readers map[Key]readerSet[R]
+	seed    maphash.Seed
+	numbers map[R]uint32
+	all     []reader[R] // by number; 0 is nobody
+	free    []uint32
+	readers map[uint64]readerSet
+}
+
+type reader[R comparable] struct {
+	r     R
+	reads []uint64 // hashes of keys
 }
 
 // NewDeps makes an empty record.
 func NewDeps[R comparable]() *Deps[R] {
-	return &Deps[R]{reads: map[R][]Key{}, readers: map[Key]readerSet[R]{}}
+	return &Deps[R]{seed: maphash.MakeSeed(), numbers: map[R]uint32{}, all: make([]reader[R], 1), readers: map[uint64]readerSet{}}
 }
-
-// readerSet is a small list, and a map when it grows: most keys have one or two readers, and there are many keys.
-type readerSet[R comparable] struct {
-	few  []R
-	many map[R]struct{}
-}
-
-const fewReaders = 8
-
-func (s readerSet[R]) add(r R) readerSet[R] {
-	switch {
-	case s.many != nil:
-		s.many[r] = struct{}{}
-	case len(s.few) < fewReaders:
-		s.few = append(s.few, r)
-	default:
-		s.many = make(map[R]struct{}, 2*fewReaders)
-		for _, o := range s.few {
-			s.many[o] = struct{}{}
-		}
-		s.many[r] = struct{}{}
-		s.few = nil
-	}
-	return s
-}
-
-func (s readerSet[R]) remove(r R) readerSet[R] {
-	if s.many != nil {
-		delete(s.many, r)
-		return s
-	}
-	if i := slices.Index(s.few, r); i >= 0 {
-		s.few = slices.Delete(s.few, i, i+1)
-	}
-	return s
-}
-
-func (s readerSet[R]) empty() bool { return len(s.few) == 0 && len(s.many) == 0 }
 
 // Set replaces what reader r read.
 func (d *Deps[R]) Set(r R, reads map[Key]struct{}) {
 	d.Remove(r)
-	keys := make([]Key, 0, len(reads))
+	hashes := make([]uint64, 0, len(reads))
 	for k := range reads {
-		keys = append(keys, k)
-		d.readers[k] = d.readers[k].add(r)
+		hashes = append(hashes, maphash.Comparable(d.seed, k))
 	}
-	d.reads[r] = keys
+	n := d.number(r)
+	d.all[n] = reader[R]{r, hashes}
+	for _, h := range hashes {
+		d.readers[h] = d.readers[h].add(n)
+	}
+}
+
+// number returns a number for a new reader.
+func (d *Deps[R]) number(r R) uint32 {
+	n := uint32(len(d.all))
+	if last := len(d.free) - 1; last >= 0 {
+		n, d.free = d.free[last], d.free[:last]
+	} else {
+		d.all = append(d.all, reader[R]{})
+	}
+	d.numbers[r] = n
+	return n
 }
 
 // Remove forgets a reader.
 func (d *Deps[R]) Remove(r R) {
-	for _, k := range d.reads[r] {
-		if s := d.readers[k].remove(r); s.empty() {
-			delete(d.readers, k)
+	n, ok := d.numbers[r]
+	if !ok {
+		return
+	}
+	for _, h := range d.all[n].reads {
+		if s := d.readers[h].remove(n); s.empty() {
+			delete(d.readers, h)
 		} else {
-			d.readers[k] = s
+			d.readers[h] = s
 		}
 	}
-	delete(d.reads, r)
+	d.all[n] = reader[R]{}
+	d.free = append(d.free, n)
+	delete(d.numbers, r)
 }
 
-// Dirty gives the readers that read any of the keys.
+// Dirty returns the readers that read any of the keys.
 func (d *Deps[R]) Dirty(keys map[Key]struct{}) map[R]struct{} {
 	out := map[R]struct{}{}
 	for k := range keys {
-		s := d.readers[k]
-		for _, r := range s.few {
-			out[r] = struct{}{}
+		s := d.readers[maphash.Comparable(d.seed, k)]
+		for _, n := range s.few {
+			if n != 0 {
+				out[d.all[n].r] = struct{}{}
+			}
 		}
-		for r := range s.many {
-			out[r] = struct{}{}
+		for n := range s.many {
+			out[d.all[n].r] = struct{}{}
 		}
 	}
 	return out
 }
+
+// readerSet holds the numbers of a key's readers. Most keys have one, two or three, and then it needs no memory of its own.
+type readerSet struct {
+	few  [fewReaders]uint32 // 0 is free
+	many map[uint32]struct{}
+}
+
+const fewReaders = 4
+
+func (s readerSet) add(n uint32) readerSet {
+	if slices.Contains(s.few[:], n) {
+		return s
+	}
+	if i := slices.Index(s.few[:], 0); i >= 0 && len(s.many) == 0 {
+		s.few[i] = n
+		return s
+	}
+	if s.many == nil {
+		s.many = map[uint32]struct{}{}
+	}
+	s.many[n] = struct{}{}
+	return s
+}
+
+func (s readerSet) remove(n uint32) readerSet {
+	if i := slices.Index(s.few[:], n); i >= 0 {
+		s.few[i] = 0
+	}
+	delete(s.many, n)
+	return s
+}
+
+func (s readerSet) empty() bool { return s.few == [fewReaders]uint32{} && len(s.many) == 0 }

@@ -87,7 +87,7 @@ func TestDepsForget(t *testing.T) {
 	d := NewDeps[int]()
 	table := TableID{&tableName{"t"}}
 	shared, own := Key{table, "", "shared"}, Key{table, "", "own"}
-	const readers = 3 * fewReaders // a list at first, then a map
+	const readers = 3 * fewReaders // an array at first, then a map too
 	for r := range readers {
 		d.Set(r, map[Key]struct{}{shared: {}, own: {}})
 	}
@@ -103,8 +103,9 @@ func TestDepsForget(t *testing.T) {
 	for r := range readers {
 		d.Remove(r)
 	}
-	if len(d.reads) != 0 || len(d.readers) != 0 {
-		t.Errorf("%d readers and %d keys left after all were removed", len(d.reads), len(d.readers))
+	if len(d.numbers) != 0 || len(d.readers) != 0 || len(d.free) != len(d.all)-1 {
+		t.Errorf("%d readers and %d keys left after all were removed; %d of %d numbers are free",
+			len(d.numbers), len(d.readers), len(d.free), len(d.all)-1)
 	}
 }
 
