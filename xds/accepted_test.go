@@ -101,7 +101,7 @@ func (c *client) takes(w *world, s model.Subject) {
 }
 
 var podNames = map[string][]string{
-	TypeFilter: {"shop/p/hbone", "shop/p/in", "shop/p/in-http"},
+	TypeFilter: {"shop/p/out-http", "shop/p/hbone", "shop/p/in", "shop/p/in-http"},
 	TypeSecret: {serverPrefix + string(identity("shop", "p")), SecretRootCA},
 }
 

@@ -10,7 +10,7 @@
 //	ondemand.go                   the cache: build, remember, build again, forget; wildcards
 //	limit.go                      how many connections a listener may have
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
-//	authorization.go              a workload's policy as a filter of its own
+//	filter.go authorization.go    filters that are served apart from listeners: a workload's policy, its scopes
 //	scope.go route.go match.go action.go redirect.go mirror.go   original destination -> route table -> cluster
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow

@@ -50,12 +50,13 @@ var cases = map[string]struct {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSStrict, nil))
 	}, map[string][]string{
 		TypeListener: {"shop/web/out-http", "shop/web/out-tcp", "shop/web/hbone"},
+		TypeFilter:   {"shop/web/out-http"},
 		TypeCluster:  {"tcp|10.1.0.1", "tcp|fd01::1"},
 	}},
 	"pod-without-identity": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))
 	}, map[string][]string{
-		TypeListener: {"shop/web/out-http"},
+		TypeListener: {"shop/web/out-http"}, TypeFilter: {"shop/web/out-http"},
 	}},
 	"policy": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{

@@ -8,6 +8,8 @@ import (
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const filterCORS = "envoy.filters.http.cors"
@@ -38,12 +40,8 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 
 // scopedHTTP finds the route table by original destination. The header that carries it is written by us over whatever
 // the client sent, and every route table strips it.
-func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
+func scopedHTTP(cfg *Config, w *model.Workload) *listener.Filter {
 	m := newHTTP(cfg, outHTTP)
-	key := "%DOWNSTREAM_LOCAL_ADDRESS%"
-	if plain {
-		key += plainSuffix
-	}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_ScopedRoutes{ScopedRoutes: &hcm.ScopedRoutes{
 		Name:            scopesName,
 		RdsConfigSource: fromADS(),
@@ -62,7 +60,7 @@ func scopedHTTP(cfg *Config, plain bool) *listener.Filter {
 	m.SkipXffAppend = true
 	m.AccessLog = cfg.requestLog(logRequestOut)
 	m.HttpFilters = routingFilters(cfg)
-	boundWait(m, cfg, key)
+	boundWait(m, cfg, workloadName(w, outHTTP))
 	return managed(m)
 }
 

@@ -135,7 +135,7 @@ func buildListener(b *builder, name string) *built {
 		}
 		switch suffix {
 		case outHTTP:
-			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, w), 1), objects: objects}
+			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, former), 1), objects: objects}
 		case outTCP:
 			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former), 1), objects: objects}
 		case inHBONE:
@@ -189,14 +189,15 @@ func originalDst() *listener.ListenerFilter {
 }
 
 // outHTTPListener takes L7 connections of a workload: the original destination is the scope key, which leads to the
-// route table, on demand.
+// route table, on demand. It is the same in all modes of the workload, because Envoy would end the connections of a listener
+// that changes. The scope decides whether the identity is used.
 func outHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, outHTTP, loopbacks(w, PortHTTP), core.TrafficDirection_OUTBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
 	values := append(identityState(w.Key(), w.Identity, w.NetNS),
 		setState(stateNamespace, factoryString, literal(w.Namespace), notShared))
 	l.FilterChains = []*listener.FilterChain{{
-		Filters: []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w.Identity == "")},
+		Filters: []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w)},
 	}}
 	return l
 }

@@ -41,6 +41,9 @@ func TestMirrorBackendHangs(t *testing.T) {
 			mirror := hangs(t, m.mirror, 8080)
 			m.mirrored(false, false)
 			e := m.w.envoy()
+			until(t, "Envoy has the route", func() error { // until then requests fail on a busy machine
+				return upload(t.Context(), m.httpClient(test.http2), "http://"+m.at+"/", 1)
+			})
 			// Large bodies are not copied, small ones are.
 			control, peak := m.load(e, test.http2, 63, 16*mib)
 			m.wants(control, 63)
@@ -311,7 +314,7 @@ func counts(t *testing.T, p *lab.Pod, port uint16) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprintln(w, n)
 	})}

@@ -387,8 +387,8 @@ func (c *cache) flush() {
 	}
 }
 
-// pushOrder makes before it breaks: what is named goes out before what names it.
-var pushOrder = []string{TypeSecret, TypeFilter, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeListener}
+// pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, see deferred.
+var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeFilter, TypeListener}
 
 // marshal refuses what breaks the rules of Envoy's protos, and text that is not UTF-8.
 func marshal(typeURL string, m proto.Message) (*anypb.Any, error) {

@@ -458,7 +458,7 @@ func readsRequests() *model.Workload {
 	}
 }
 
-// What leads to a workload with an identity outlives the identity while the workload is disabled, and not the workload.
+// The listeners of a workload with an identity stay as they are while the workload is disabled, but not without the workload.
 func TestListenersOutliveAnIdentity(t *testing.T) {
 	w := newWorld(t, Config{})
 	p := readsRequests()
@@ -467,13 +467,18 @@ func TestListenersOutliveAnIdentity(t *testing.T) {
 	c.subscribe(TypeListener)
 	c.next()
 	before := maps.Clone(c.have[TypeListener])
+	c.subscribe(TypeFilter, workloadName(p, outHTTP))
+	c.next()
 	disabled := *p
 	disabled.MTLS, disabled.Identity = model.MTLSDisabled, ""
 	put(w, w.st.Workloads, &disabled)
-	c.next()
-	for _, suffix := range []string{outTCP, inHBONE, inHTTP} {
-		if name := workloadName(p, suffix); c.have[TypeListener][name] == "" || c.have[TypeListener][name] != before[name] {
-			t.Errorf("%s: version %q, was %q", name, c.have[TypeListener][name], before[name])
+	if r := c.next(); r.TypeUrl != TypeFilter {
+		t.Errorf("%s changed", r.TypeUrl)
+	}
+	c.quiet()
+	for _, suffix := range []string{outHTTP, outTCP, inHBONE, inHTTP} {
+		if name := workloadName(p, suffix); before[name] == "" {
+			t.Errorf("there was no listener %s", name)
 		}
 	}
 	if _, ok := w.server.Build(TypeCluster, workloadName(p, inHTTP)); !ok {

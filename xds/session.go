@@ -175,6 +175,9 @@ func (sub *subscription) send(always bool) {
 	}
 	if r.empty() {
 		for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
+			if sub.deferred(n) {
+				continue
+			}
 			sub.add(r, n)
 			delete(sub.pending, n)
 			if sub.store.kind.single && len(r.message.Resources) > 0 {
@@ -193,6 +196,16 @@ func (sub *subscription) send(always bool) {
 	}
 	out <- r // has room: there is at most one response a type that the stream has not taken yet
 	sub.endpointsAgain(r)
+}
+
+// deferred reports whether a name must wait for Envoy to have all scopes. A filter that chooses the scopes of callers with an
+// identity, or of those without, may be the first to do so on the node. Requests would find no scope and be answered 404.
+func (sub *subscription) deferred(name string) bool {
+	if sub.store.typeURL != TypeFilter || !choosesScope(name) || sub.known[name] == "" {
+		return false
+	}
+	scopes := sub.session.subs[TypeScope]
+	return scopes != nil && len(scopes.pending)+len(scopes.apart)+len(scopes.inflight) > 0
 }
 
 // add puts what Envoy does not have of a name into a response.

@@ -11,6 +11,7 @@ import (
 	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	early "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
+	"google.golang.org/protobuf/proto"
 )
 
 // Envoy waits without a limit for a route table that it has asked for, and while no agent runs none comes. The only bound
@@ -19,7 +20,8 @@ import (
 // two scopes, one after the other:
 //
 //   - scopeWaiting, which Envoy always has. Its only route sets the timeout.
-//   - The original destination. The filters of findScope write it into the header and have the route looked up again.
+//   - The original destination. The filters of findScope write it into the header and have the route looked up again. The
+//     first of them is served apart from the listener, because callers with and without an identity have different scopes.
 //     If there is one, its own idle timeout replaces the first (see table.action). If there is none yet, the first remains
 //     in force while Envoy waits.
 //
@@ -28,12 +30,13 @@ import (
 // scopeWaiting is the key of the first scope. It cannot be an original destination.
 const scopeWaiting = "waiting"
 
-// boundWait sets up m, which finds its route table by key, so that a request waits for it for a bounded time.
-func boundWait(m *hcm.HttpConnectionManager, cfg *Config, key string) {
+// boundWait sets up m so that a request waits for its route table for a bounded time. The filter of the given name writes the
+// key of the scope.
+func boundWait(m *hcm.HttpConnectionManager, cfg *Config, filter string) {
 	t := cfg.timeouts()
 	m.EarlyHeaderMutationExtensions = []*core.TypedExtensionConfig{extension("envoy.http.early_header_mutation.header_mutation",
 		&early.HeaderMutation{Mutations: setScope(scopeWaiting)})}
-	m.HttpFilters = append(findScope(key), m.HttpFilters...)
+	m.HttpFilters = append(findScope(filter), m.HttpFilters...)
 	// For what finds no scope at all. The headers have ended by then, or their own bound ends the request.
 	m.StreamIdleTimeout = duration(t.headers + t.agent)
 	m.StreamFlushTimeout = duration(0) // would be the same otherwise, for clients that read slowly
@@ -48,12 +51,21 @@ func boundWait(m *hcm.HttpConnectionManager, cfg *Config, key string) {
 	}}}
 }
 
-// findScope replaces the first scope of a request by the one with the given key.
-func findScope(key string) []*hcm.HttpFilter {
+// findScope replaces the first scope of a request by the one that a filter of the given name writes (see scopeFilter).
+func findScope(filter string) []*hcm.HttpFilter {
 	return []*hcm.HttpFilter{
-		httpFilter("envoy.filters.http.header_mutation", &headers.HeaderMutation{Mutations: &headers.Mutations{RequestMutations: setScope(key)}}),
+		discovered(filter, &headers.HeaderMutation{}),
 		httpFilter("envoy.filters.http.set_filter_state", &httpsfs.Config{ClearRouteCache: true}),
 	}
+}
+
+// scopeFilter writes the scope's key of a caller with or without an identity.
+func scopeFilter(plain bool) proto.Message {
+	key := "%DOWNSTREAM_LOCAL_ADDRESS%"
+	if plain {
+		key += plainSuffix
+	}
+	return &headers.HeaderMutation{Mutations: &headers.Mutations{RequestMutations: setScope(key)}}
 }
 
 // setScope overwrites the header that holds the scope's key.
