@@ -106,7 +106,8 @@ func (b *backend) http(l net.Listener) {
 	_ = s.Serve(l)
 }
 
-// answer obeys the query: sleep=DURATION, status=CODE, fail=N (503 for the first N requests with this path).
+// answer obeys the query: sleep=DURATION, status=CODE, fail=N (503 for the first N requests with this path), endless (a line
+// each 50 ms until the client goes).
 func (b *backend) answer(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	b.seen[r.URL.Path]++
@@ -117,6 +118,11 @@ func (b *backend) answer(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(d)
 	}
 	w.Header().Set(load.BackendHeader, b.name)
+	for q.Has("endless") && r.Context().Err() == nil {
+		_, _ = fmt.Fprintln(w, "more")
+		_ = http.NewResponseController(w).Flush()
+		time.Sleep(50 * time.Millisecond)
+	}
 	if code, err := strconv.Atoi(q.Get("status")); err == nil {
 		w.WriteHeader(code)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,4 +190,58 @@ func under(t *testing.T, c load.Config, f func()) *load.Report {
 		t.Errorf("%d of %d requests failed, within %s: %v", report.Failed, report.Requests, report.Outage(), report.Failures())
 	}
 	return report
+}
+
+// endless is an answer that does not end by itself.
+type endless struct {
+	name  string
+	lines atomic.Int64
+	ended chan error
+}
+
+// openEndless asks for one. It ends with the test.
+func openEndless(t *testing.T, from *lab.Pod, addr string, http2 bool) *endless {
+	t.Helper()
+	tr := &http.Transport{DialContext: from.Dial, Protocols: new(http.Protocols)}
+	tr.Protocols.SetHTTP1(!http2)
+	tr.Protocols.SetUnencryptedHTTP2(http2)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/?endless", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("an endless answer: status %d", resp.StatusCode)
+	}
+	e := &endless{name: fmt.Sprintf("an endless answer to %s, HTTP/2 %t", from.Name, http2), ended: make(chan error, 1)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		in := bufio.NewScanner(resp.Body)
+		for in.Scan() {
+			e.lines.Add(1)
+		}
+		e.ended <- in.Err()
+	}()
+	t.Cleanup(func() { _ = resp.Body.Close(); tr.CloseIdleConnections(); <-done })
+	return e
+}
+
+// next waits for lines that come from now on.
+func (e *endless) next() error {
+	before := e.lines.Load()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		select {
+		case err := <-e.ended:
+			return fmt.Errorf("ended after %d lines: %w", e.lines.Load(), err)
+		default:
+		}
+		if e.lines.Load() > before+2 {
+			return nil
+		}
+	}
+	return fmt.Errorf("nothing comes after %d lines", before)
 }

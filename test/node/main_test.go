@@ -62,10 +62,13 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 	}
 }
 
+// proxyDrainTime is how long Envoy serves a listener that was replaced. It is short, because tests wait for longer than that.
+const proxyDrainTime = "2s"
+
 func start(t *testing.T, bytesPort uint16) *mesh {
 	t.Helper()
 	// Certificates are replaced every 10 s under everything that the tests do.
-	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log"}
+	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log", "--proxy-args=--drain-time=" + proxyDrainTime}
 	if bytesPort == model.PortTunnel {
 		args = append(args, "--bytes=tunnel")
 	}

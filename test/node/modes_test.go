@@ -10,8 +10,8 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// drainTime is longer than Envoy serves what a change has replaced (weft proxy --drain-time).
-const drainTime = 7 * time.Second
+// drainTime is longer than Envoy serves a listener that was replaced (proxyDrainTime).
+const drainTime = 3 * time.Second
 
 // flipped changes the mode of a namespace of callers and servers under load of all kinds. Nothing fails where both modes
 // permit it.
@@ -51,7 +51,8 @@ func flipped(t *testing.T, m *mesh) {
 	}
 }
 
-// flips calls f while pods send requests to the namespace flip, over kept and new connections, by routes and as bytes.
+// flips calls f while pods send requests to the namespace flip, over kept and new connections, by routes and as bytes, and
+// while they read answers that do not end.
 func flips(t *testing.T, from []*lab.Pod, f func()) {
 	type run struct {
 		name string
@@ -59,7 +60,11 @@ func flips(t *testing.T, from []*lab.Pod, f func()) {
 	}
 	var runs []run
 	var streams []*stream
+	var answers []*endless
 	for _, p := range from {
+		for i, http2 := range []bool{false, true} {
+			answers = append(answers, openEndless(t, p, at(serviceIPs("flip", "l7")[i], 80), http2))
+		}
 		for _, service := range []string{"l7", "srv"} {
 			for i, fresh := range []bool{false, true} {
 				r, err := load.Start(t.Context(), load.Config{
@@ -79,6 +84,11 @@ func flips(t *testing.T, from []*lab.Pod, f func()) {
 	}
 	time.Sleep(200 * time.Millisecond)
 	f()
+	for _, a := range answers {
+		if err := a.next(); err != nil {
+			t.Errorf("%s: %v", a.name, err)
+		}
+	}
 	for _, r := range runs {
 		if rep := r.load.Stop(); rep.Failed > 0 || rep.Requests == 0 {
 			t.Errorf("%s: %d of %d failed, within %s: %v", r.name, rep.Failed, rep.Requests, rep.Outage(), rep.Failures())

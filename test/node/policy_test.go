@@ -11,10 +11,10 @@ import (
 	"github.com/weft-mesh/weft/internal/load"
 )
 
-// drained is longer than Envoy keeps connections whose listener changed (weft proxy --drain-time), so that those that
+// drained is longer than Envoy keeps connections whose listener changed (proxyDrainTime), so that those that
 // are to live are seen to. It is longer, too, than the second after which the agent looks once more for connections that a
 // narrower policy forbids: it ends the tunnel that all connections between two pods share.
-const drained = 6 * time.Second
+const drained = 3 * time.Second
 
 // policy is an AuthorizationPolicy for guard/srv.
 func policy(rules string) string {
