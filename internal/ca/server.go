@@ -22,6 +22,7 @@ type server struct {
 	authority *authority
 	reviews   reviewer
 	slots     slots
+	refusals  refusals
 	log       *slog.Logger
 }
 
@@ -74,11 +75,21 @@ func (s *server) sign(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no bearer token", http.StatusUnauthorized)
 		return
 	}
+	if s.refusals.tooMany(source, token, time.Now()) {
+		strangers.Inc()
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "too many tokens of this address were refused", http.StatusTooManyRequests)
+		return
+	}
 	node, err := agentNode(r.Context(), s.reviews, s.cfg.Cluster, s.cfg.Namespace, token)
 	if err != nil {
+		if errors.Is(err, errToken) || errors.Is(err, errAgent) {
+			s.refusals.refused(source, time.Now())
+		}
 		s.refuse(w, r, err)
 		return
 	}
+	s.refusals.believe(token, time.Now())
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, mtls.MaxRequest))
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)

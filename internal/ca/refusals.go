@@ -1,0 +1,67 @@
+package ca
+
+import (
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+const (
+	// maxRefusals are the tokens of one address that are refused in a minute. Until the minute is over, its other tokens are
+	// refused without a review, so that who sends made-up ones does not load the API server.
+	maxRefusals = 30
+	// maxSources and maxBelieved bound what is remembered of a minute. Sources beyond count as one.
+	maxSources  = 4096
+	maxBelieved = 4096
+)
+
+// refusals counts the tokens that were refused in the present minute. A token that was believed in this minute or the one
+// before is reviewed whatever came from its address, so that nobody keeps out an agent with the same address.
+type refusals struct {
+	mu               sync.Mutex
+	minute           time.Time
+	from             map[string]int // by address
+	believed, before map[[sha256.Size]byte]bool
+}
+
+// turn begins a minute if the last one is over.
+func (r *refusals) turn(now time.Time) {
+	if age := now.Sub(r.minute); age >= 0 && age < time.Minute && r.from != nil {
+		return
+	}
+	r.minute, r.from = now, map[string]int{}
+	r.before, r.believed = r.believed, map[[sha256.Size]byte]bool{}
+}
+
+func (r *refusals) source(address string) string {
+	if _, known := r.from[address]; !known && len(r.from) >= maxSources {
+		return ""
+	}
+	return address
+}
+
+// tooMany reports whether a token is refused without a review.
+func (r *refusals) tooMany(address, token string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turn(now)
+	sum := sha256.Sum256([]byte(token))
+	return r.from[r.source(address)] >= maxRefusals && !r.believed[sum] && !r.before[sum]
+}
+
+// refused counts a token that a review refused.
+func (r *refusals) refused(address string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turn(now)
+	r.from[r.source(address)]++
+}
+
+// believe remembers a token that a review took.
+func (r *refusals) believe(token string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.turn(now); len(r.believed) < maxBelieved {
+		r.believed[sha256.Sum256([]byte(token))] = true
+	}
+}
