@@ -186,8 +186,8 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	if log == logRequest || log == logRequestOut {
 		f.Outbound = log == logRequestOut
 		f.Request = &Request{
-			Method: e.GetRequest().GetRequestMethod().String(), Authority: e.GetRequest().GetAuthority(),
-			Path: e.GetRequest().GetPath(), Status: status, Cluster: c.GetUpstreamCluster(),
+			Method: e.GetRequest().GetRequestMethod().String(), Authority: cutText(e.GetRequest().GetAuthority(), maxAuthority),
+			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(),
 		}
 		return f
 	}
@@ -247,6 +247,18 @@ func flagWords(f *data.ResponseFlags) string {
 	})
 	slices.Sort(words)
 	return strings.Join(words, ", ")
+}
+
+// What is kept of a request's path and authority, in bytes. Flows are kept by number, and a client chooses these.
+const maxLoggedPath, maxAuthority = 1024, 256
+
+// cutText shortens a text to so many bytes and says so by an ellipsis.
+func cutText(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	// A copy, so that the rest is not kept with it.
+	return strings.ToValidUTF8(strings.Clone(s[:most-len("…")]), "") + "…"
 }
 
 func joinWords(words ...string) string {
