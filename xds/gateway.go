@@ -36,7 +36,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 	for _, p := range g.Ports {
 		if p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
-				message: b.cfg.limited(gatewayListener(b.cfg, g, p, name), gatewayFactor),
+				message: b.cfg.gatewayLimited(gatewayListener(b.cfg, g, p, name), gatewayChains(b, g.Namespace)),
 				objects: []model.ObjectRef{gatewayRef(g.Namespace, g.Name)},
 			}
 		}
@@ -87,6 +87,24 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		l.FilterChains = append(l.FilterChains, chain)
 	}
 	return l
+}
+
+// gatewayChains counts the filter chains of a namespace's Gateways, at most.
+func gatewayChains(b *builder, namespace string) int {
+	n := 0
+	for g := range b.st.Gateways.All(b.snap) {
+		if g.Namespace != namespace {
+			continue
+		}
+		for _, p := range g.Ports {
+			if p.HTTPS {
+				n += len(p.Listeners)
+			} else {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func gatewayTLS(certificates []string) *core.TransportSocket {

@@ -135,13 +135,13 @@ func buildListener(b *builder, name string) *built {
 		}
 		switch suffix {
 		case outHTTP:
-			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, former), 1), objects: objects}
+			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, former)), objects: objects}
 		case outTCP:
-			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former), 1), objects: objects}
+			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former)), objects: objects}
 		case inHBONE:
-			return &built{message: b.cfg.limited(hboneListener(b.cfg, former), 1), objects: objects}
+			return &built{message: b.cfg.limited(hboneListener(b.cfg, former)), objects: objects}
 		case inPlain:
-			return &built{message: b.cfg.limited(plainListener(b.cfg, w), 1), objects: objects}
+			return &built{message: b.cfg.limited(plainListener(b.cfg, w)), objects: objects}
 		case inHTTP:
 			return &built{message: inHTTPListener(b.cfg, former), objects: objects}
 		}
