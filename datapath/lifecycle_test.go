@@ -508,9 +508,9 @@ func TestOneAgentAtATime(t *testing.T) {
 }
 
 // Another's program at a hook is named, ours are not.
-func TestForeignPrograms(t *testing.T) {
+func TestOtherPrograms(t *testing.T) {
 	n, _, _ := meshed(t)
-	if got, err := ForeignPrograms(n.cfg); err != nil || len(got) > 0 {
+	if got, err := OtherPrograms(n.cfg); err != nil || len(got) > 0 {
 		t.Fatalf("%v, %v", got, err)
 	}
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -526,8 +526,8 @@ func TestForeignPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	want := []Foreign{{Hook: "cgroup/connect4", Program: "theirs"}}
-	if got, err := ForeignPrograms(n.cfg); err != nil || !slices.Equal(got, want) {
+	want := []OtherProgram{{Hook: "cgroup/connect4", Program: "theirs"}}
+	if got, err := OtherPrograms(n.cfg); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

@@ -128,39 +128,39 @@ func agentOf(extra map[string]string) authenticationv1.TokenReviewStatus {
 	return st
 }
 
-// places is a Cluster: what runs, as node/namespace/account, Gateways as gateway/namespace/name, nodes of pods as
+// fakeCluster is a Cluster: what runs, as node/namespace/account, Gateways as gateway/namespace/name, nodes of pods as
 // pod/namespace/name/uid.
-type places struct {
+type fakeCluster struct {
 	mu  sync.Mutex
 	all map[string]string
 }
 
-func (p *places) set(m map[string]string) {
+func (p *fakeCluster) set(m map[string]string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all = maps.Clone(m)
 }
 
-func (p *places) get(key string) (string, bool) {
+func (p *fakeCluster) get(key string) (string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v, ok := p.all[key]
 	return v, ok
 }
 
-func (p *places) Runs(node, ns, sa string) bool {
+func (p *fakeCluster) Runs(node, ns, sa string) bool {
 	_, ok := p.get(node + "/" + ns + "/" + sa)
 	return ok
 }
 
-func (p *places) Gateway(ns, name string) bool {
+func (p *fakeCluster) Gateway(ns, name string) bool {
 	_, ok := p.get("gateway/" + ns + "/" + name)
 	return ok
 }
 
-func (p *places) NodeOf(ns, name, uid string) string {
+func (p *fakeCluster) NodeOf(ns, name, uid string) string {
 	v, _ := p.get("pod/" + ns + "/" + name + "/" + uid)
 	return v
 }
 
-func (p *places) NamespaceUID(string) string { return "" }
+func (p *fakeCluster) NamespaceUID(string) string { return "" }

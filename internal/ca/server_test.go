@@ -36,12 +36,12 @@ type service struct {
 	t         *testing.T
 	address   netip.AddrPort
 	authority *authority
-	cluster   *places
+	cluster   *fakeCluster
 	dir       string
 }
 
 func newService(t *testing.T) *service {
-	s := &service{t: t, cluster: &places{}, dir: t.TempDir()}
+	s := &service{t: t, cluster: &fakeCluster{}, dir: t.TempDir()}
 	s.cluster.set(map[string]string{
 		"n1/shop/web": "", "n2/shop/db": "", "gateway/edge/public": "", "gateway/weft-system/weft-controller": "",
 		"pod/weft-system/agent-2/uid-2": "n2",

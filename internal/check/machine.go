@@ -21,15 +21,15 @@ type Machine struct {
 	CNI string
 	// Datapath asks the kernel, which takes root; nil does not.
 	Datapath func() []datapath.Finding
-	// Foreign lists the programs of others at the hooks that the datapath needs; nil does not look.
-	Foreign func() ([]datapath.Foreign, error)
+	// OtherPrograms lists the programs of others at the hooks that the datapath needs; nil does not look.
+	OtherPrograms func() ([]datapath.OtherProgram, error)
 }
 
 // ThisMachine looks at the machine that the program runs on, with all that the user may see.
 func ThisMachine(cfg datapath.Config) Machine {
 	m := Machine{Datapath: func() []datapath.Finding { return datapath.Check(cfg) }}
 	if os.Geteuid() == 0 {
-		m.Foreign = func() ([]datapath.Foreign, error) { return datapath.ForeignPrograms(cfg) }
+		m.OtherPrograms = func() ([]datapath.OtherProgram, error) { return datapath.OtherPrograms(cfg) }
 	}
 	return m
 }
@@ -53,7 +53,7 @@ func (m Machine) Check() []Result {
 			}
 		}
 	}
-	m.foreign(r)
+	m.otherPrograms(r)
 	m.cni(r)
 	m.processes(r)
 	return r.out
@@ -71,13 +71,13 @@ func (m Machine) btf(r *report) {
 	r.ok("BTF", "%s", file)
 }
 
-// foreign tells of programs of others that rewrite connections at the same hooks: who comes last wins.
-func (m Machine) foreign(r *report) {
-	if m.Foreign == nil {
+// otherPrograms reports programs of others that rewrite connections at the same hooks: the last one attached wins.
+func (m Machine) otherPrograms(r *report) {
+	if m.OtherPrograms == nil {
 		return
 	}
 	const name = "other programs"
-	found, err := m.Foreign()
+	found, err := m.OtherPrograms()
 	if err != nil {
 		r.warn(name, "see bpftool cgroup tree", "%v", err)
 		return

@@ -101,17 +101,17 @@ func TestMachineAsksTheKernel(t *testing.T) {
 	expect(t, all, "cgroup2", Fail, "-> mount it")
 	expect(t, all, "bpffs", OK, "mounted")
 	for _, c := range []struct {
-		found []datapath.Foreign
+		found []datapath.OtherProgram
 		err   error
 		level Level
 		text  string
 	}{
 		{nil, nil, OK, "nobody"},
-		{[]datapath.Foreign{{Hook: "cgroup/connect4", Program: "cil_sock4_connect"}}, nil, Fail, "socketLB.hostNamespaceOnly"},
-		{[]datapath.Foreign{{Hook: "cgroup/connect4", Program: "trace"}}, nil, Warn, "trace at cgroup/connect4"},
+		{[]datapath.OtherProgram{{Hook: "cgroup/connect4", Program: "cil_sock4_connect"}}, nil, Fail, "socketLB.hostNamespaceOnly"},
+		{[]datapath.OtherProgram{{Hook: "cgroup/connect4", Program: "trace"}}, nil, Warn, "trace at cgroup/connect4"},
 		{nil, errors.New("permission denied"), Warn, "permission denied"},
 	} {
-		m.Foreign = func() ([]datapath.Foreign, error) { return c.found, c.err }
+		m.OtherPrograms = func() ([]datapath.OtherProgram, error) { return c.found, c.err }
 		expect(t, m.Check(), "other programs", c.level, c.text)
 	}
 }

@@ -82,7 +82,7 @@ func printTable[T any](w io.Writer, rows []T, columns []column[T], wide bool) er
 
 func newTabWriter(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 6, 4, 3, ' ', 0) }
 
-// cell writes one cell. Foreign text cannot break the table or reach the terminal's controls.
+// cell writes one cell. Text from elsewhere cannot break the table or reach the terminal's controls.
 func cell(w io.Writer, text string, last bool) {
 	end := "\t"
 	if last {

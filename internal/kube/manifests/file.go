@@ -297,7 +297,7 @@ func (x *file) keptNote(d *document) string {
 		return "; " + kept.note
 	case kept == nil && d.obj == nil && x.open(d.ref):
 		return noStandIn
-	case kept != nil, d.unclear() && len(x.kept) > 0, key == "" && x.keepsNamesake(d.ref):
+	case kept != nil, d.unclear() && len(x.kept) > 0, key == "" && x.keepsOtherKind(d.ref):
 		return lastGood
 	}
 	return ""
@@ -312,7 +312,7 @@ func (x *file) open(r model.ObjectRef) bool {
 	return x.kept[key] == nil && x.good[key] == nil
 }
 
-func (x *file) keepsNamesake(r model.ObjectRef) bool {
+func (x *file) keepsOtherKind(r model.ObjectRef) bool {
 	for _, kept := range x.kept {
 		if sameNameOtherKind([]model.ObjectRef{r}, kept.ref) {
 			return true

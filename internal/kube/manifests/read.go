@@ -97,7 +97,7 @@ func (o *Files) readFolder(objs *kube.Objects, dir, shown string) error {
 		return err
 	}
 	for _, p := range f.Problems() {
-		if !foreign(objs, p.Object) {
+		if !unrelated(objs, p.Object) {
 			p.File = filepath.Join(shown, p.File)
 			o.Problems = append(o.Problems, p)
 		}
@@ -113,8 +113,8 @@ func (o *Files) readFolder(objs *kube.Objects, dir, shown string) error {
 	return nil
 }
 
-// foreign reports whether an object is of a kind that has nothing to do with the mesh.
-func foreign(objs *kube.Objects, o model.ObjectRef) bool {
+// unrelated reports whether an object is of a kind that has nothing to do with the mesh.
+func unrelated(objs *kube.Objects, o model.ObjectRef) bool {
 	if o.Kind == "" || strings.HasSuffix(o.Group, "weft.io") || o.Group == gwv1.GroupName {
 		return false
 	}

@@ -161,7 +161,7 @@ func (r *runner) judge(e event) verdict {
 		v = r.judgeOwn(e)
 	}
 	if v == nothing {
-		v = r.judgeForeign(e)
+		v = r.judgeOutside(e)
 	}
 	return v
 }
@@ -192,8 +192,8 @@ func (r *runner) judgeOwn(e event) verdict {
 	return readFile
 }
 
-// judgeForeign looks at folders that are watched for the sake of one name or of links' targets.
-func (r *runner) judgeForeign(e event) verdict {
+// judgeOutside judges events of the parent folder and of folders that links lead to.
+func (r *runner) judgeOutside(e event) verdict {
 	if e.where&parentFolder != 0 && e.name == filepath.Base(r.folder.dir) {
 		return readFolder
 	}

@@ -10,14 +10,14 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// Foreign is a program of somebody else at a hook of the cgroup root that this package uses.
-type Foreign struct {
+// OtherProgram is a program of somebody else at a hook of the cgroup root that this package uses.
+type OtherProgram struct {
 	Hook    string // cgroup/connect4
 	Program string // its name, as the kernel knows it
 }
 
-// ForeignPrograms looks for programs of others that rewrite destinations as ours do. It needs CAP_SYS_ADMIN.
-func ForeignPrograms(cfg Config) ([]Foreign, error) {
+// OtherPrograms looks for programs of others that rewrite destinations as ours do. It needs CAP_SYS_ADMIN.
+func OtherPrograms(cfg Config) ([]OtherProgram, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -27,7 +27,7 @@ func ForeignPrograms(cfg Config) ([]Foreign, error) {
 		return nil, fmt.Errorf("cgroup root: %w", err)
 	}
 	defer root.Close()
-	var out []Foreign
+	var out []OtherProgram
 	for _, h := range []struct {
 		name   string
 		attach ebpf.AttachType
@@ -45,7 +45,7 @@ func ForeignPrograms(cfg Config) ([]Foreign, error) {
 				return out, fmt.Errorf("program at %s of %s: %w", h.name, cfg.CgroupRoot, err)
 			}
 			if name != "" && !ours(name, h.attach) {
-				out = append(out, Foreign{h.name, name})
+				out = append(out, OtherProgram{h.name, name})
 			}
 		}
 	}
