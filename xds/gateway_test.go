@@ -27,7 +27,7 @@ func backend(t *testing.T, w *world, name string) *backendServer {
 		t.Fatal(err)
 	}
 	b := &backendServer{}
-	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		b.hits.Add(1)
 		if d, err := time.ParseDuration(r.Header.Get("x-sleep")); err == nil {
 			select {

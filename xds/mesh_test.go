@@ -201,7 +201,7 @@ func TestClientsDoNotSteerEnvoy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	app := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		hits.Add(1)
 		if r.URL.Path == "/slow" {
 			select {

@@ -57,7 +57,7 @@ func TestMirrorBackendHangs(t *testing.T) {
 				t.Errorf("%d connections to the mirror backend for requests that are too large to be copied", n)
 			}
 			got, small := m.load(e, test.http2, 2*mirrorRequests, mirrorBytes/2)
-			m.wantsMost(got, 2*mirrorRequests)
+			m.wants(got, 2*mirrorRequests)
 			until(t, "a copy reaches the mirror backend", func() error {
 				if mirror.count() > 0 {
 					return nil
@@ -87,7 +87,7 @@ func TestRequestDoesNotWaitForItsCopy(t *testing.T) {
 			got, _ := m.load(e, h2, 4, 64*mib)
 			m.wants(got, 4)
 			got, _ = m.load(e, h2, 2*mirrorRequests, mirrorBytes/2)
-			m.wantsMost(got, 2*mirrorRequests)
+			m.wants(got, 2*mirrorRequests)
 			m.w.noRejections()
 		})
 	}
@@ -212,16 +212,6 @@ func (m *mirrorWorld) gatewayIdentity() model.Identity {
 func (m *mirrorWorld) wants(succeeded, n int) {
 	m.t.Helper()
 	if succeeded != n {
-		m.t.Errorf("%d of %d uploads succeeded", succeeded, n)
-	}
-}
-
-// wantsMost is for many uploads at once whose copies are cut. On a busy machine some that came over HTTP/1 are answered
-// 400: a known fault, see docs/design/envoy.md.
-func (m *mirrorWorld) wantsMost(succeeded, n int) {
-	m.t.Helper()
-	m.t.Logf("%d of %d uploads succeeded", succeeded, n)
-	if succeeded < n/2 {
 		m.t.Errorf("%d of %d uploads succeeded", succeeded, n)
 	}
 }
@@ -372,7 +362,7 @@ func floods(t *testing.T, p *lab.Pod, port uint16, chunk int, pause time.Duratio
 		t.Fatal(err)
 	}
 	var total, now atomic.Int64
-	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		total.Add(1)
 		now.Add(1)
 		defer now.Add(-1)

@@ -90,7 +90,7 @@ func record(t *testing.T, p *lab.Pod, port uint16) func() []*http.Request {
 	}
 	var mu sync.Mutex
 	var seen []*http.Request
-	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen = append(seen, r)

@@ -108,7 +108,7 @@ func ticks(t *testing.T, p *lab.Pod, port uint16) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		for r.URL.Path == "/ticks" && r.Context().Err() == nil {
 			_, _ = fmt.Fprintln(rw, "tick")
 			_ = http.NewResponseController(rw).Flush()

@@ -55,7 +55,7 @@ func echo(t *testing.T, p *lab.Pod, port int, name string) {
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %s %s from %s\n", name, r.Method, r.URL, r.RemoteAddr)
 			_ = r.Header.Write(w)
-		}), ReadHeaderTimeout: 5 * time.Second, Protocols: bothProtocols()}
+		}), ReadHeaderTimeout: time.Minute, Protocols: bothProtocols()}
 		go func() { _ = s.Serve(l) }()
 		t.Cleanup(func() { _ = s.Close() })
 	}

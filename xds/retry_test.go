@@ -25,7 +25,7 @@ func refusingPeer(t *testing.T, p *lab.Pod, cfg *tls.Config, at ...string) *atom
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &http.Server{TLSConfig: cfg, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		s := &http.Server{TLSConfig: cfg, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
 			Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 				connects.Add(1)
 				rw.WriteHeader(http.StatusForbidden)

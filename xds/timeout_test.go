@@ -354,7 +354,7 @@ func slowApp(t *testing.T, p *lab.Pod, port uint16, pause time.Duration) {
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		_, _ = io.Copy(c, in)
 	})
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, Protocols: bothProtocols()}
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, Protocols: bothProtocols()}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
 }
@@ -366,7 +366,7 @@ func TestManyHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
 			if strings.HasPrefix(name, "X-Many-") {
 				rw.Header().Set(name, "a")
