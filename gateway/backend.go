@@ -40,7 +40,7 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		return string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("kind %q of group %q is not supported as a backend", short(kind), short(group))
 	}
 	if r.grants && m.Namespace != r.route.Namespace &&
-		!r.v.granted(r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
+		!r.v.granted(gwv1.GroupName, r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
 		return string(gwv1.RouteReasonRefNotPermitted), fmt.Sprintf(
 			"Service %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
 			short(m.Namespace+"/"+m.Name), r.route.Kind, r.route.Namespace)
@@ -85,13 +85,13 @@ func (v *view) tlsPolicy(svc *corev1.Service, port corev1.ServicePort) string {
 	return ""
 }
 
-// granted reports whether a ReferenceGrant in the target's namespace lets objects of a kind of the Gateway API and a
-// namespace refer to a target of the core group.
-func (v *view) granted(fromKind, fromNamespace, toKind, toNamespace, toName string) bool {
+// granted reports whether a ReferenceGrant in the target's namespace lets objects of a kind and a namespace refer to a target
+// of the core group.
+func (v *view) granted(fromGroup, fromKind, fromNamespace, toKind, toNamespace, toName string) bool {
 	for g := range v.objs.ReferenceGrants.By(v.Snapshot, kube.ByNamespace, toNamespace) {
 		from, to := false, false
 		for _, f := range g.Spec.From {
-			from = from || f.Group == gwv1.GroupName && string(f.Kind) == fromKind && string(f.Namespace) == fromNamespace
+			from = from || string(f.Group) == fromGroup && string(f.Kind) == fromKind && string(f.Namespace) == fromNamespace
 		}
 		for _, t := range g.Spec.To {
 			to = to || t.Group == "" && string(t.Kind) == toKind && (t.Name == nil || *t.Name == "" || string(*t.Name) == toName)

@@ -49,7 +49,7 @@ func (v *view) certificateUsed(key string) bool {
 }
 
 func (v *view) mayUse(gw *gwv1.Gateway, namespace, secret string) bool {
-	return gw.Namespace == namespace || v.granted("Gateway", gw.Namespace, "Secret", namespace, secret)
+	return gw.Namespace == namespace || v.granted(gwv1.GroupName, "Gateway", gw.Namespace, "Secret", namespace, secret)
 }
 
 // checkedSecret is what checkSecret said of a Secret.

@@ -43,7 +43,7 @@ func endpoints(v *view, key string) ([]output, bool) {
 	for _, port := range servicePorts(svc, &ignored) {
 		e := &model.Endpoints{Service: key, Port: port.Port, Protocol: port.Protocol}
 		if len(slicesOf) > 0 {
-			e.Backends = v.fromSlices(slicesOf, port)
+			e.Backends = v.fromSlices(svc, slicesOf, port)
 		} else {
 			e.Backends = v.fromPods(svc, pods, port)
 		}
@@ -94,7 +94,7 @@ func addressFamilies(svc *corev1.Service) func(netip.Addr) bool {
 	return func(a netip.Addr) bool { return v4 == v6 || a.Is4() == v4 }
 }
 
-func (v *view) fromSlices(in []*discoveryv1.EndpointSlice, port model.ServicePort) []model.Endpoint {
+func (v *view) fromSlices(svc *corev1.Service, in []*discoveryv1.EndpointSlice, port model.ServicePort) []model.Endpoint {
 	var out []model.Endpoint
 	for _, s := range in {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
@@ -118,7 +118,7 @@ func (v *view) fromSlices(in []*discoveryv1.EndpointSlice, port model.ServicePor
 				if ep.NodeName != nil {
 					node = *ep.NodeName
 				}
-				out = append(out, v.endpoint(netip.AddrPortFrom(a.Unmap(), number), terminating, node))
+				out = append(out, v.endpoint(svc, netip.AddrPortFrom(a.Unmap(), number), terminating, node))
 			}
 		}
 	}
@@ -195,7 +195,7 @@ func (v *view) fromPods(svc *corev1.Service, pods []*corev1.Pod, port model.Serv
 			if owner != nil && kube.Key(owner) != kube.Key(pod) {
 				continue
 			}
-			out = append(out, v.endpoint(netip.AddrPortFrom(a, uint16(number)), terminating, pod.Spec.NodeName))
+			out = append(out, v.endpoint(svc, netip.AddrPortFrom(a, uint16(number)), terminating, pod.Spec.NodeName))
 		}
 	}
 	return out
@@ -203,12 +203,13 @@ func (v *view) fromPods(svc *corev1.Service, pods []*corev1.Pod, port model.Serv
 
 // endpoint describes a backend. Whom to expect there follows from the address alone, never from what an EndpointSlice
 // says, which anybody who may write one could make up.
-func (v *view) endpoint(a netip.AddrPort, terminating bool, node string) model.Endpoint {
+func (v *view) endpoint(svc *corev1.Service, a netip.AddrPort, terminating bool, node string) model.Endpoint {
 	e := model.Endpoint{Address: a, Terminating: terminating, Node: node}
 	pod := v.podAt(a.Addr())
 	if pod == nil {
 		return e
 	}
+	e.Foreign = pod.Namespace != svc.Namespace && !v.granted("", "Service", svc.Namespace, "Pod", pod.Namespace, pod.Name)
 	// The slice tells it later than the pod, which may end before that.
 	e.Terminating = terminating || pod.DeletionTimestamp != nil
 	var ignored problems

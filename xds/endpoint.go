@@ -2,6 +2,7 @@ package xds
 
 import (
 	"net/netip"
+	"slices"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -42,8 +43,9 @@ func buildEndpoints(b *builder, name string) *built {
 	return &built{message: out, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
 }
 
-// serving leaves endpoints that are terminating out, unless there is no other.
+// serving leaves foreign endpoints out, and those that are terminating unless there is no other.
 func serving(all []model.Endpoint) []model.Endpoint {
+	all = slices.DeleteFunc(slices.Clone(all), func(e model.Endpoint) bool { return e.Foreign })
 	var live []model.Endpoint
 	for _, e := range all {
 		if !e.Terminating {
