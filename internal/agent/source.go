@@ -57,14 +57,24 @@ func (a *Agent) CNI() *api.CNI {
 	return &api.CNI{File: file, Problems: problems}
 }
 
-// tunnelFault says what keeps weft tunnel from carrying bytes, if this node sends them by it.
-func (a *Agent) tunnelFault() string {
+// tunnelFault says what keeps weft tunnel from carrying bytes, if this node sends them by it. st is what weft proxy says of
+// weft tunnel, nil if it has none to run.
+func (a *Agent) tunnelFault(st *proxy.TunnelStatus) string {
 	if !a.cfg.Tunnel {
 		return ""
 	}
 	snap := a.st.Snapshot()
 	if !a.st.TunnelConnected(snap) {
-		return "weft tunnel does not run, so bytes go by HBONE; start weft proxy with --tunnel"
+		const instead = "; until then authenticated bytes go by Envoy (HBONE)"
+		switch {
+		case st == nil:
+			return "weft proxy has --tunnel=false or is of an older version: start it with weft tunnel, or the agent with --bytes hbone" + instead
+		case st.LastError != "":
+			return "weft tunnel does not run, and weft proxy starts it again: " + st.LastError + instead
+		case st.PID == 0:
+			return "weft tunnel is not started yet" + instead
+		}
+		return fmt.Sprintf("weft tunnel (pid %d) has not connected to the agent yet%s", st.PID, instead)
 	}
 	for c := range a.st.Carried.All(snap) {
 		if c.Error != "" {
@@ -86,7 +96,7 @@ func (a *Agent) Proxy() api.Proxy {
 		return api.Proxy{Error: err.Error()}
 	}
 	return api.Proxy{
-		Tunnel:  a.tunnelFault(),
+		Tunnel:  a.tunnelFault(st.Tunnel),
 		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Started: st.Since,
 		Connected: st.XDSConnected, Overload: proxy.Active(st.Overload),
 		OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,

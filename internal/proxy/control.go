@@ -119,6 +119,10 @@ func (s *supervisor) commit(lock io.Closer, committed chan<- struct{}) error {
 func (s *supervisor) status(ctx context.Context) *Status {
 	s.mu.Lock()
 	st := &Status{State: "STOPPED", Restarts: s.restarts, Crashes: s.crashes, LastError: s.lastError, Supervisor: os.Getpid(), InPod: s.cfg.InPod}
+	if len(s.cfg.Tunnel) > 0 {
+		tunnel := s.tunnel
+		st.Tunnel = &tunnel
+	}
 	p := s.current
 	for _, d := range s.draining {
 		st.Draining = append(st.Draining, d.PID)

@@ -108,10 +108,13 @@ func moveToRoot(controllers string) error {
 }
 
 // limitMemory bounds what all processes of a cgroup use together: two Envoys, while one hands over to the other, each
-// with what is not heap. The kernel then ends an Envoy that the bound of its heap did not hold, and not something else
-// of the node. Where the cgroup has no memory controller there is no bound.
-func limitMemory(cgroup string, heap uint64) error {
-	const beside = 512 << 20
+// with what is not heap, and weft tunnel. The kernel then ends one of them that its own bounds did not hold, and not
+// something else of the node. Where the cgroup has no memory controller there is no bound.
+func limitMemory(cgroup string, heap uint64, tunnel bool) error {
+	beside := uint64(512 << 20)
+	if tunnel {
+		beside += tunnelMemory
+	}
 	file := filepath.Join(cgroup, "memory.max")
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

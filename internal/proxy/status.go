@@ -22,6 +22,8 @@ type Status struct {
 	LastError string `json:"lastError,omitempty"`
 	// Draining are the Envoys before this one that have not ended yet.
 	Draining []int `json:"draining,omitempty"`
+	// Tunnel is weft tunnel; nil where the supervisor has none to run.
+	Tunnel *TunnelStatus `json:"tunnel,omitempty"`
 	// Supervisor is the pid of `weft proxy`.
 	Supervisor int `json:"supervisor"`
 	// InPod: it runs in a pod, where the kubelet starts it again.
@@ -34,4 +36,14 @@ type Status struct {
 	XDSConnected   bool   `json:"xdsConnected"`
 	Listeners      int    `json:"listeners"` // active
 	Connections    int    `json:"connections"`
+}
+
+// TunnelStatus is the weft tunnel that takes new connections.
+type TunnelStatus struct {
+	PID   int       `json:"pid,omitempty"` // 0 while none runs
+	Since time.Time `json:"since,omitzero"`
+	// Crashes are counted by this supervisor alone.
+	Crashes int `json:"crashes"`
+	// LastError is why the last one did not start, or how it ended; "" after it ran for a minute.
+	LastError string `json:"lastError,omitempty"`
 }

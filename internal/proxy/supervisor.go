@@ -32,6 +32,7 @@ type supervisor struct {
 	handing   bool            // another supervisor is starting the next Envoy
 	handed    bool            // it has
 	tunnels   []*process      // by age; the last one takes new connections if it has no end in sight
+	tunnel    TunnelStatus    // of the last one of tunnels
 	overload  map[string]bool // actions of the current Envoy's overload manager, and whether each is active
 }
 
@@ -41,9 +42,9 @@ type request struct {
 	done chan error
 }
 
-// Run supervises an Envoy, and weft tunnel if Config has it, until ctx is done (Envoy is then drained and ended, unless this is InPod) or another supervisor
-// took over (nil, when the Envoy of this one has ended; InPod it waits for ctx, or for the other's end). An Envoy that an
-// earlier supervisor left behind is adopted by a hot restart.
+// Run supervises an Envoy, and weft tunnel if Config has it, until ctx is done (Envoy is then drained and ended, unless
+// this is InPod) or another supervisor took over (nil, when the Envoy of this one has ended; InPod it waits for ctx, or for
+// the other's end). An Envoy that an earlier supervisor left behind is adopted by a hot restart.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -78,7 +79,7 @@ func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err e
 	if s.cgroup, err = prepareCgroup(cfg.CgroupRoot, cfg.Cgroup); err != nil {
 		return err
 	}
-	if err := limitMemory(s.cgroup, cfg.MemoryLimitBytes); err != nil {
+	if err := limitMemory(s.cgroup, cfg.MemoryLimitBytes, len(cfg.Tunnel) > 0); err != nil {
 		cfg.Log.Warn("Envoy's cgroup has no limit of memory", "error", err)
 	}
 	defer s.wg.Wait()

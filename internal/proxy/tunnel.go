@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,10 @@ const (
 	drainSignal = unix.SIGUSR1
 	// tunnelOverlap is how long two of them listen: until the new one has been told by the agent where to.
 	tunnelOverlap = 3 * time.Second
+	// tunnelMemory is twice the heap that weft tunnel aims at, for two of them while one replaces the other.
+	tunnelMemory = 1 << 30
+	// tunnelSteady is how long one must run until the end of the one before it is forgotten.
+	tunnelSteady = time.Minute
 )
 
 // startKeepingTunnel sees to weft tunnel until leaveTunnel is called or ctx ends.
@@ -51,22 +56,41 @@ func (s *supervisor) keepTunnel(ctx context.Context) {
 			var err error
 			if current, err = s.startTunnel(); err != nil {
 				s.cfg.Log.Error("weft tunnel could not be started; it will be tried again", "error", err)
+				s.set(func() { s.tunnel = TunnelStatus{Crashes: s.tunnel.Crashes, LastError: err.Error()} })
 				continue
 			}
 			s.drainTunnels(ctx)
 		}
-		select {
-		case <-ctx.Done():
+		if !s.watchTunnel(ctx, current) {
 			return
-		case <-current.exited:
 		}
-		if time.Since(current.Since) > time.Minute {
+		if time.Since(current.Since) > tunnelSteady {
 			failures = 0
 		}
 		s.forgetTunnel(current)
-		s.cfg.Log.Error("weft tunnel ended by itself", "pid", current.PID, "ran", time.Since(current.Since).Round(time.Millisecond),
-			"lastWords", current.log.lastWords())
+		ran, words := time.Since(current.Since).Round(time.Millisecond), current.log.lastWords()
+		s.cfg.Log.Error("weft tunnel ended by itself", "pid", current.PID, "ran", ran, "lastWords", words)
+		s.set(func() {
+			s.tunnel = TunnelStatus{Crashes: s.tunnel.Crashes + 1, LastError: strings.TrimSuffix(fmt.Sprintf("it ended after %s: %s", ran, words), ": ")}
+		})
 		current = nil
+	}
+}
+
+// watchTunnel returns true when a process has ended, false when ctx has.
+func (s *supervisor) watchTunnel(ctx context.Context, p *process) bool {
+	s.set(func() { s.tunnel.PID, s.tunnel.Since = p.PID, p.Since })
+	steady := time.NewTimer(tunnelSteady - time.Since(p.Since))
+	defer steady.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.exited:
+			return true
+		case <-steady.C:
+			s.set(func() { s.tunnel.LastError = "" })
+		}
 	}
 }
 
