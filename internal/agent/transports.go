@@ -77,16 +77,17 @@ func (a *accepting) allAccepted() bool {
 	return true
 }
 
-// write writes the row of a node that has no others, once.
+// write keeps the row of a node that has no others, until ctx ends.
 func (a *accepting) write(ctx context.Context, node string) error {
 	tick := time.NewTicker(acceptedPoll)
 	defer tick.Stop()
+	var written []model.Transport
 	for {
-		if accepts := a.accepted(); accepts != nil {
+		if accepts := a.accepted(); accepts != nil && !slices.Equal(accepts, written) {
 			w := a.st.Write(a.st.Nodes)
 			a.st.Nodes.Put(w, &model.Node{Name: node, Accepts: accepts})
 			w.Commit()
-			return nil
+			written = accepts
 		}
 		select {
 		case <-ctx.Done():

@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -67,6 +70,68 @@ func TestAcceptedTransports(t *testing.T) {
 		carry(tt.carried)
 		if got := a.accepted(); slices.Contains(got, model.TransportTunnel) != tt.tunnel || !slices.Contains(got, model.TransportHBONE) || !slices.IsSorted(got) {
 			t.Errorf("weft tunnel says %+v, and the node takes %v", tt.carried, got)
+		}
+	}
+}
+
+// The row of a node without others follows what the node takes.
+func TestRowOfTheOnlyNode(t *testing.T) {
+	st := state.New(state.NewDB())
+	a := &accepting{st: st, known: true}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.write(ctx, "n") }()
+	pod := model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}
+	for _, tunnel := range []bool{false, true, false, true} {
+		w := st.Write(st.Carried)
+		if tunnel {
+			st.Carried.Put(w, &model.Carried{Subject: model.Tunnel})
+			st.Carried.Put(w, &model.Carried{Subject: pod, Revision: 1})
+		} else {
+			st.Carried.Delete(w, model.Tunnel.Key())
+			st.Carried.Delete(w, pod.Key())
+		}
+		w.Commit()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if _, there := st.Nodes.Get(st.Snapshot(), "n"); there && st.NodeAccepts(st.Snapshot(), "n", model.TransportTunnel) == tunnel {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("weft tunnel carries: %t, and the node's row does not say so", tunnel)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// What weft status says of weft tunnel names what to look at.
+func TestTunnelFault(t *testing.T) {
+	running := &proxy.TunnelStatus{PID: 7, LastError: "it ended after 1s"}
+	for name, tc := range map[string]struct {
+		off     bool
+		carried []*model.Carried
+		proxy   *proxy.TunnelStatus
+		want    string
+	}{
+		"not used":         {off: true},
+		"none configured":  {want: "--tunnel=false"},
+		"it ended":         {proxy: &proxy.TunnelStatus{Crashes: 1, LastError: "it ended after 1s: panic"}, want: "it ended after 1s: panic"},
+		"not started":      {proxy: &proxy.TunnelStatus{}, want: "not started"},
+		"not connected":    {proxy: &proxy.TunnelStatus{PID: 7}, want: "pid 7"},
+		"it works again":   {carried: []*model.Carried{{Subject: model.Tunnel}}, proxy: running},
+		"a pod without it": {carried: []*model.Carried{{Subject: model.Tunnel}, {Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "port taken"}}, proxy: running, want: "ns/pod cannot be reached by it: port taken"},
+	} {
+		a := &Agent{cfg: Config{Tunnel: !tc.off}, st: state.New(state.NewDB())}
+		w := a.st.Write(a.st.Carried)
+		for _, c := range tc.carried {
+			a.st.Carried.Put(w, c)
+		}
+		w.Commit()
+		if got := a.tunnelFault(tc.proxy); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}
 }
