@@ -53,9 +53,13 @@ privileged: setup envoy build ## tests on the real kernel and the real Envoy, as
 node: setup envoy build ## what the demo does not measure, on a whole real node; as root
 	@go test -race -p 1 -count 1 -timeout 20m $(NODE)
 
-.PHONY: node-tunnel
-node-tunnel: setup envoy build ## all parts of the whole node whose authenticated bytes go by weft tunnel; as root
-	@WEFT_TEST_LONG=1 go test -race -p 1 -count 1 -timeout 20m -run TestNodeTunnel ./test/node
+.PHONY: node-hbone
+node-hbone: setup envoy build ## parts of the whole node whose authenticated bytes go by HBONE, more than make test; as root
+	@WEFT_TEST_LONG=1 go test -race -p 1 -count 1 -timeout 20m -run TestNodeHBONE ./test/node
+
+.PHONY: soak
+soak: setup envoy build ## 20 minutes of load on authenticated connections, with restarts; as root; ARGS="-span 1h"
+	@go run ./test/soak $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each

@@ -88,7 +88,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "", "address and port of /metrics and, for Envoy's, /metrics/proxy (default: none)")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
-	f.StringVar(&bytes, "bytes", "hbone", "how authenticated bytes go to other pods: hbone, by Envoy; or tunnel, by weft tunnel (weft proxy --tunnel) to nodes that run it, and by Envoy to others")
+	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
 	f.StringVar(&cfg.CNI.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
 	f.StringVar(&cfg.CNI.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")

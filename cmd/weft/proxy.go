@@ -16,8 +16,9 @@ func newProxyCmd(run *string) *cobra.Command {
 	var tunnel bool
 	cmd := &cobra.Command{
 		Use:   "proxy",
-		Short: "Run this node's Envoy",
+		Short: "Run this node's Envoy and weft tunnel",
 		Long: `Supervise this node's Envoy, apart from the agent: start it, restart it after a crash, hot-restart it on request.
+Beside it weft tunnel carries the authenticated bytes of this node's pods, unless --tunnel=false is given.
 A second weft proxy takes over from the first without dropping a connection; that is how either is upgraded.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,7 +50,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.StringVar(&cfg.LogLevel, "envoy-log-level", "", "trace, debug, info, warning, error or critical (default warning)")
 	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")
-	f.BoolVar(&tunnel, "tunnel", false, "also run weft tunnel, which nodes with weft agent --bytes tunnel need at both ends")
+	f.BoolVar(&tunnel, "tunnel", true, "also run weft tunnel; without it authenticated bytes go by Envoy to and from this node")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	cmd.AddCommand(newProxyRestartCmd(run), newReadyCmd("proxy", "its Envoy is live"))
 	return cmd

@@ -24,7 +24,7 @@ func newTunnelCmd(run *string) *cobra.Command {
 	var level slog.Level
 	cmd := &cobra.Command{
 		Use:    "tunnel",
-		Short:  "Carry the authenticated bytes of this node's pods; weft proxy --tunnel starts it",
+		Short:  "Carry the authenticated bytes of this node's pods; weft proxy starts it",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -53,8 +53,8 @@ func (a *Agent) runProxy(ctx context.Context) error {
 	}
 	defer logFile.Close()
 	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup}
-	if a.cfg.Tunnel {
-		args = append(args, "--tunnel")
+	if !a.cfg.Tunnel {
+		args = append(args, "--tunnel=false")
 	}
 	args = append(args, a.cfg.ProxyArgs...)
 	cmd := exec.Command(self, args...)

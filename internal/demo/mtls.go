@@ -46,11 +46,11 @@ func (d *demo) onTheWire(ctx context.Context) {
 		return
 	}
 	ports := wire.Between(teller.Address, vault.Address)
-	encrypted := ports[model.PortHBONE]
-	delete(ports, model.PortHBONE)
+	encrypted := ports[model.PortTunnel]
+	delete(ports, model.PortTunnel)
 	ok := !wire.Contains(secret) && len(ports) == 0 && encrypted > 0 && wire.TLSOnly(teller.Address, vault.Address) && plain.Contains(secret)
 	d.line(ok, name, "found: %t; %s bytes of TLS on port %d, %d on others (without mTLS, found: %t)",
-		wire.Contains(secret), number(encrypted), model.PortHBONE, sum(ports), plain.Contains(secret))
+		wire.Contains(secret), number(encrypted), model.PortTunnel, sum(ports), plain.Contains(secret))
 }
 
 func sum(m map[uint16]int) (n int) {
@@ -103,7 +103,7 @@ func get(ctx context.Context, from *lab.Pod, url, host string) (string, error) {
 
 // identities shows what both ends' Envoys saw, from the agent's flows.
 func (d *demo) identities(ctx context.Context, since time.Time) {
-	const name = "identities, as each side's Envoy saw them"
+	const name = "identities, as each side saw them"
 	const teller, vault = "spiffe://cluster.local/ns/bank/sa/teller", "spiffe://cluster.local/ns/bank/sa/vault"
 	seen := map[observe.Side]observe.Flow{}
 	for range 50 { // access logs are sent in batches

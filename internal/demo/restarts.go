@@ -40,7 +40,7 @@ func (d *demo) startCrew(ctx context.Context, secret string) (*crew, error) {
 	configs := map[string]load.Config{
 		routedLoad:    {URL: d.serviceURL("canary", "web"), Host: "web", Dial: d.node.Pod("canary", "client").Dial, Workers: 4, Rate: 400},
 		newConnLoad:   {URL: d.serviceURL("canary", "web"), Host: "web", Dial: d.node.Pod("canary", "client").Dial, Workers: 4, Rate: 100, NewConnections: true},
-		strictLoad:    {URL: vault, Host: "vault", Dial: teller, Workers: 4, Rate: 200, MaxAge: time.Second},
+		strictLoad:    {URL: vault, Host: "vault", Dial: teller, Workers: 4, Rate: 200},
 		strictNewLoad: {URL: vault, Host: "vault", Dial: teller, Workers: 4, Rate: 100, NewConnections: true},
 		kernelLoad:    {URL: d.serviceURL("l4", "db"), Host: "db", Dial: d.node.Pod("l4", "client").Dial, Workers: 4, Rate: 200, NewConnections: true},
 		gatewayLoad:   {URL: "http://" + d.gatewayAddress().String(), Host: "shop.example", Dial: d.outside.Dial, Workers: 4, Rate: 100},
@@ -87,8 +87,6 @@ func (d *demo) restarts(ctx context.Context) {
 		}
 		return d.drained(ctx)
 	})
-	d.text("      (mTLS carries bytes, so Envoy cannot ask its clients to reconnect: those here do once a second. What stays open\n" +
-		"      ends with the old Envoy, --parent-shutdown-time after the restart: here 4 s, 5 min unless set.)")
 	d.lossless(ctx, "agent restarted", func() error { return d.restartAgent(ctx, syscall.SIGTERM) })
 	d.lossless(ctx, "agent killed and started again", func() error { return d.restartAgent(ctx, syscall.SIGKILL) })
 	d.kill(ctx)
@@ -143,8 +141,8 @@ func (d *demo) lossless(ctx context.Context, name string, event func() error) {
 		millis(took), failed, number(requests), answered, in.Requests, why)
 }
 
-// kill ends Envoy without warning. Routed traffic may fail until the next one serves; the kernel's may not; strict
-// traffic may be refused but never be in the clear.
+// kill ends Envoy without warning. Routed traffic may fail until the next one serves. What the kernel and weft tunnel carry
+// may not, and is never in the clear.
 func (d *demo) kill(ctx context.Context) {
 	const fails, kernel, clear = "Envoy killed: requests failed", "... kernel traffic meanwhile", "... strict traffic in the clear"
 	vault, teller := d.node.Pod("bank", "vault"), d.node.Pod("bank", "teller")
@@ -187,8 +185,8 @@ func (d *demo) kill(ctx context.Context) {
 	k := c.reports[kernelLoad]
 	d.line(k.Failed == 0 && k.Requests > 0, kernel, "%d of %s requests failed%s", k.Failed, number(k.Requests), why(k))
 	ports := traffic.Between(teller.Address, vault.Address)
-	encrypted := ports[model.PortHBONE]
-	delete(ports, model.PortHBONE)
+	encrypted := ports[model.PortTunnel]
+	delete(ports, model.PortTunnel)
 	in := c.reports[intruderLoad]
 	d.line(!traffic.Contains(secret) && encrypted > 0 && in.Failed == in.Requests && sum(ports) == 0, clear,
 		"secret found on the wire: %t, in %s bytes of TLS; outside the mesh %d of %d answered",

@@ -93,7 +93,7 @@ func TestShortRun(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
 		t.Fatalf("build weft: %v\n%s", err, out)
 	}
-	c := config{binary: bin, envoy: testenv.Envoy(t), bytes: "hbone", rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3, idle: 50, hold: 3 * time.Second}
+	c := config{binary: bin, envoy: testenv.Envoy(t), bytes: "tunnel", rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3, idle: 50, hold: 3 * time.Second}
 	r := newReport(c)
 	if err := paths(t.Context(), c, r); err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func main() {
 	var c config
 	flag.StringVar(&c.parts, "parts", "paths,idle,memory,restart,change", "what to measure, of these")
 	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
-	flag.StringVar(&c.bytes, "bytes", "hbone", "how authenticated bytes go: hbone or tunnel, as with weft agent --bytes")
+	flag.StringVar(&c.bytes, "bytes", "tunnel", "how authenticated bytes go: hbone or tunnel, as with weft agent --bytes")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
 	flag.DurationVar(&c.span, "span", time.Second, "length of one measurement")
 	flag.StringVar(&c.routes, "routes", "10,1000,10000", "numbers of routes at which a change is measured")

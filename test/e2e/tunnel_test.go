@@ -17,45 +17,55 @@ for n in $(ls /run/netns); do
   nsenter --net=/run/netns/$n ss -Htn state established '( dport = :15009 )'
 done`
 
-// TestTunnelComesAndGoes changes how authenticated bytes go, to weft tunnel and back, under load. In between one node
-// sends by one way and the other by another.
+// TestTunnelComesAndGoes changes how authenticated bytes go, from weft tunnel to HBONE and back, under load: as a cluster
+// goes back to a version without weft tunnel, and comes from one. In between one node sends by one way and the other by
+// another.
 func TestTunnelComesAndGoes(t *testing.T) {
 	const agent, proxy = "daemonset/weft-agent", "daemonset/weft-proxy"
-	const sends, accepts = "--bytes=tunnel", "--tunnel"
+	const byHBONE, none = "--bytes=hbone", "--tunnel=false"
 	all := standing(t)
 	t.Cleanup(func() {
-		withArg(t, agent, sends, false)
-		withArg(t, proxy, accepts, false)
+		withArg(t, agent, byHBONE, false)
+		withArg(t, proxy, none, false)
 		rolledOut(t, system, agent, proxy)
 	})
+	f := begin(t, all...)
+	usesTunnel(t)
+	f.end()
 	for _, step := range []struct {
-		name       string
-		part, arg  string
-		on, tunnel bool
+		name          string
+		part, arg     string
+		there, tunnel bool
 	}{
-		{"agents send by weft tunnel, and no node has one", agent, sends, true, false},
-		{"nodes have weft tunnel", proxy, accepts, true, true},
-		{"agents send by HBONE again", agent, sends, false, false},
-		{"nodes have no weft tunnel", proxy, accepts, false, false},
+		{"agents send by HBONE", agent, byHBONE, true, false},
+		{"nodes have no weft tunnel", proxy, none, true, false},
+		{"agents send by weft tunnel, and no node has one", agent, byHBONE, false, false},
+		{"nodes have weft tunnel", proxy, none, false, true},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
 			f := begin(t, all...)
-			withArg(t, step.part, step.arg, step.on)
+			withArg(t, step.part, step.arg, step.there)
 			rolledOut(t, system, step.part)
 			hold(10 * time.Second) // kept connections stay as they are, new ones take the new way
-			f.end()
 			if step.tunnel {
-				eventually(t, settle, func() error {
-					if printedOn(t, "n1", sessions) == "" {
-						return fmt.Errorf("no pod of node n1 has a connection to weft tunnel")
-					}
-					return nil
-				})
+				usesTunnel(t)
 			}
+			f.end()
 		}) {
 			break
 		}
 	}
+}
+
+// usesTunnel waits until a pod of node n1 has a connection to weft tunnel in another pod.
+func usesTunnel(t *testing.T) {
+	t.Helper()
+	eventually(t, settle, func() error {
+		if printedOn(t, "n1", sessions) == "" {
+			return fmt.Errorf("no pod of node n1 has a connection to weft tunnel")
+		}
+		return nil
+	})
 }
 
 // withArg gives a part of the mesh an argument, or takes it away.

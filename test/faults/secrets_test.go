@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -60,7 +61,7 @@ func secrets(t *testing.T, n *node) {
 	}
 }
 
-// ownPorts: Envoy's ports in a pod are of no use to others, and to the pod itself only as the kernel leads there.
+// ownPorts: the mesh's ports in a pod are of no use to others, and to the pod itself only as the kernel leads there.
 func ownPorts(t *testing.T, n *node) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -68,7 +69,7 @@ func ownPorts(t *testing.T, n *node) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, from := range []*lab.Pod{n.passerby, n.client, n.teller} {
-		for _, port := range []uint16{15001, 15002, 15006} {
+		for _, port := range []uint16{15001, 15002, 15003, 15006} {
 			for _, a := range []netip.Addr{n.vault.Address, n.vault.Address6} {
 				if status, body, err := get(from, netip.AddrPortFrom(a, port), "/"); err == nil {
 					t.Errorf("%s reaches %s:%d: %d %s", from.Name, a, port, status, body)
@@ -76,7 +77,7 @@ func ownPorts(t *testing.T, n *node) {
 			}
 		}
 		for _, line := range []string{"GET / HTTP/1.1", "GET http://" + n.vaultPod.String() + "/ HTTP/1.1", "CONNECT " + n.vaultPod.String() + " HTTP/1.1"} {
-			for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:15002", "[::1]:15001", "[::1]:15002"} {
+			for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:15002", "127.0.0.1:15003", "[::1]:15001", "[::1]:15002", "[::1]:15003"} {
 				all.Go(func() {
 					c, err := from.Dial(ctx, "tcp", at)
 					if err != nil {
@@ -90,15 +91,17 @@ func ownPorts(t *testing.T, n *node) {
 				})
 			}
 		}
-		if err := n.hbone(ctx, from, nil); err == nil {
-			t.Errorf("%s is let in at 15008 without a certificate", from.Name)
-		}
 		self, err := selfSigned()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.hbone(ctx, from, []tls.Certificate{self}); err == nil {
-			t.Errorf("%s is let in at 15008 with a certificate of its own making", from.Name)
+		for _, s := range servers {
+			if err := n.knock(ctx, from, s, nil); err == nil {
+				t.Errorf("%s is let in at %d without a certificate", from.Name, s.port)
+			}
+			if err := n.knock(ctx, from, s, []tls.Certificate{self}); err == nil {
+				t.Errorf("%s is let in at %d with a certificate of its own making", from.Name, s.port)
+			}
 		}
 	}
 	// A request through a route says what it wants, not where it goes.
@@ -114,23 +117,36 @@ func ownPorts(t *testing.T, n *node) {
 	}
 }
 
-// hbone connects to the vault's port 15008 and waits for the server's word: in TLS 1.3 it judges the client's certificate
-// after the client is done.
-func (n *node) hbone(ctx context.Context, from *lab.Pod, certs []tls.Certificate) error {
-	c, err := from.Dial(ctx, "tcp", netip.AddrPortFrom(n.vault.Address, 15008).String())
+// server is a port of a pod at which peers authenticate themselves, and what they send first.
+type server struct {
+	port        uint16
+	alpn, hello string
+}
+
+var servers = []server{
+	{15008, "h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"},
+	{15009, "weft-tunnel/1", ""},
+}
+
+// knock connects to a port of the vault and waits for the server's word: in TLS 1.3 it judges the client's certificate after
+// the client is done. A server that waits has let the client in.
+func (n *node) knock(ctx context.Context, from *lab.Pod, at server, certs []tls.Certificate) error {
+	c, err := from.Dial(ctx, "tcp", netip.AddrPortFrom(n.vault.Address, at.port).String())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: certs, NextProtos: []string{"h2"}}) //nolint:gosec // an attacker does not care
+	s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, Certificates: certs, NextProtos: []string{at.alpn}}) //nolint:gosec // an attacker does not care
 	_ = s.SetDeadline(time.Now().Add(10 * time.Second))
 	if err := s.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
+	if _, err := s.Write([]byte(at.hello)); err != nil {
 		return err
 	}
-	_, err = s.Read(make([]byte, 1))
+	if _, err = s.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
 	return err
 }
 

@@ -28,17 +28,18 @@ type mesh struct {
 	bytesPort uint16
 }
 
-// TestNode starts a node once, whose authenticated bytes go by HBONE. Parts leave it as they found it.
-func TestNode(t *testing.T) { node(t, model.PortHBONE, "Tunnel") }
+// TestNode starts a node once, as it is by default: its authenticated bytes go by weft tunnel. Parts leave it as they found
+// it.
+func TestNode(t *testing.T) { node(t, model.PortTunnel) }
 
-// TestNodeTunnel does the same with weft tunnel, without what has nothing to do with it. What takes minutes is run by make
-// node-tunnel.
-func TestNodeTunnel(t *testing.T) {
-	without := []string{"Services", "Routes", "Gateway"}
+// TestNodeHBONE does the same with HBONE, by which bytes go to nodes without weft tunnel, and runs the parts that depend on
+// it. make node-hbone runs those too that take minutes.
+func TestNodeHBONE(t *testing.T) {
+	without := []string{"Services", "Routes", "Gateway", "Tunnel"}
 	if !long {
 		without = append(without, "Changes", "Observe")
 	}
-	node(t, model.PortTunnel, without...)
+	node(t, model.PortHBONE, without...)
 }
 
 var long = os.Getenv("WEFT_TEST_LONG") != ""
@@ -69,8 +70,8 @@ func start(t *testing.T, bytesPort uint16) *mesh {
 	t.Helper()
 	// Certificates are replaced every 10 s under everything that the tests do.
 	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log", "--proxy-args=--drain-time=" + proxyDrainTime}
-	if bytesPort == model.PortTunnel {
-		args = append(args, "--bytes=tunnel")
+	if bytesPort == model.PortHBONE {
+		args = append(args, "--bytes=hbone")
 	}
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wnode", Subnet: netip.MustParsePrefix("10.84.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t),

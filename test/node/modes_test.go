@@ -35,8 +35,8 @@ func flipped(t *testing.T, m *mesh) {
 		// Who has no identity is refused by what is strict.
 		{"permissive and strict", []*lab.Pod{inside, peer}, []string{"strict", "permissive", "strict", "permissive"}},
 	} {
-		if m.bytesPort == model.PortTunnel && !long && part.name != "permissive and disabled" {
-			continue // make node-tunnel
+		if m.bytesPort == model.PortHBONE && !long && part.name != "permissive and disabled" {
+			continue // make node-hbone
 		}
 		t.Run(part.name, func(t *testing.T) {
 			mode("permissive")

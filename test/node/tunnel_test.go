@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -125,6 +126,9 @@ func tunnelKilled(t *testing.T, m *mesh) {
 				err = errors.New("the same")
 			}
 			if err == nil {
+				err = m.reports(t, next)
+			}
+			if err == nil {
 				var s *stream
 				if s, err = open(alice, at(srv.Address, 7070)); err == nil {
 					err = s.echo("again")
@@ -135,6 +139,18 @@ func tunnelKilled(t *testing.T, m *mesh) {
 		})
 		return nil
 	})
+}
+
+// reports wants weft proxy to know of weft tunnel, and of the end of the one before it.
+func (m *mesh) reports(t *testing.T, pid int) error {
+	st, err := m.Proxy.Status(t.Context())
+	if err != nil {
+		return err
+	}
+	if s := st.Tunnel; s == nil || s.PID != pid || s.Crashes == 0 || !strings.Contains(s.LastError, "it ended after") {
+		return fmt.Errorf("weft proxy says of weft tunnel: %+v, and it is %d", s, pid)
+	}
+	return nil
 }
 
 // supervisorKilled: connections live, and the next weft proxy goes on with the same process.
@@ -187,7 +203,7 @@ func upgraded(t *testing.T, m *mesh) {
 	if err := os.WriteFile(program, text, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "proxy", "--tunnel", "--run", m.RunDir, "--node", m.Name, "--cgroup", filepath.Join(m.Name, "envoy"), "--envoy", m.Envoy,
+	cmd := exec.Command(program, "proxy", "--run", m.RunDir, "--node", m.Name, "--cgroup", filepath.Join(m.Name, "envoy"), "--envoy", m.Envoy,
 		"--parent-shutdown-time", "20s")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -238,23 +238,31 @@ func (p *pod) cni(command string) (time.Duration, error) {
 	return took, errors.New(string(out))
 }
 
-// joined tells whether Envoy listens in the pod and, if it is strict, the kernel refuses what is in the clear.
+// joined tells whether Envoy listens in the pod and, if it is strict, weft tunnel does too and the kernel refuses what is in
+// the clear.
 func (p *pod) joined(strict bool) error {
-	for _, port := range []string{"15001", "15002"} {
+	ports := []string{"15001", "15002"}
+	if strict {
+		ports = append(ports, "15003")
+	}
+	for _, port := range ports {
 		c, err := p.Dial(context.Background(), "tcp", "127.0.0.1:"+port)
-		if err != nil {
-			return fmt.Errorf("Envoy in pod %s: %w", p.name, err)
+		if err == nil {
+			c.Close()
+		} else if !errors.Is(err, syscall.ECONNRESET) { // weft tunnel resets at once what the kernel did not lead there
+			return fmt.Errorf("port %s in pod %s: %w", port, p.name, err)
 		}
-		c.Close()
 	}
 	if !strict {
 		return nil
 	}
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(p.Address.String(), "15008"), time.Second)
-	if err != nil {
-		return fmt.Errorf("HBONE of pod %s: %w", p.name, err)
+	for _, port := range []string{"15008", "15009"} {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(p.Address.String(), port), time.Second)
+		if err != nil {
+			return fmt.Errorf("port %s of pod %s: %w", port, p.name, err)
+		}
+		c.Close()
 	}
-	c.Close()
 	return p.refuses()
 }
 

@@ -153,7 +153,7 @@ func start(t *testing.T) *sandbox.Node {
 	t.Helper()
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wclear", Subnet: netip.MustParsePrefix("10.86.0.0/24"), ServiceSubnet: netip.MustParsePrefix("10.98.0.0/24"),
-		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug", "--bytes=tunnel"},
+		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
 	})
 	if err != nil {
 		t.Fatal(err)
