@@ -12,8 +12,8 @@ import (
 const (
 	headerSize = 8
 	maxValue   = 1<<24 - 1
-	// maxData is the payload of a data frame that fills a TLS record together with its header.
-	maxData = 16<<10 - headerSize
+	// maxData is the payload of a data frame that fills four TLS records together with its header.
+	maxData = 64<<10 - headerSize
 	// maxPayload bounds what a peer may send in one frame.
 	maxPayload = 64 << 10
 )
@@ -76,7 +76,8 @@ func appendHeader(b []byte, stream uint32, k kind, value int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(k)<<24|uint32(value))
 }
 
-// parseFrame reads the frame at the start of b. A size of 0 means that b does not hold all of it yet.
+// parseFrame reads the frame at the start of b. A size of 0 means that b does not hold all of it yet. Of a data frame, the
+// part of the payload that b holds is enough: f.value is the length of all of it.
 func parseFrame(b []byte) (f frame, size int, err error) {
 	if len(b) < headerSize {
 		return frame{}, 0, nil
@@ -92,11 +93,15 @@ func parseFrame(b []byte) (f frame, size int, err error) {
 	if f.value > maxPayload {
 		return frame{}, 0, fmt.Errorf("%w: a frame of %d bytes", errProtocol, f.value)
 	}
-	if len(b) < headerSize+f.value {
+	end := headerSize + f.value
+	if f.kind == kindData {
+		end = min(end, len(b))
+	}
+	if len(b) < end {
 		return frame{}, 0, nil
 	}
-	f.payload = b[headerSize : headerSize+f.value]
-	return f, headerSize + f.value, nil
+	f.payload = b[headerSize:end]
+	return f, end, nil
 }
 
 // appendOpen appends the frame that opens a stream.

@@ -43,7 +43,7 @@ func (s *session) deliver(id uint32, b []byte) error {
 		return nil
 	}
 	if rest := b[st.written:]; len(rest) > 0 {
-		st.queued, st.stalled = true, true
+		st.queued = true
 		if !st.enqueue(rest) {
 			return nil
 		}
@@ -75,7 +75,7 @@ func (st *stream) drain() {
 		b := st.queue
 		st.queue = nil
 		s.mu.Unlock()
-		err := st.writeAll(b)
+		err := writeAll(st.app.raw, b)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return // it was killed
 		}
@@ -96,21 +96,6 @@ func (st *stream) drain() {
 	st.queued = false
 	st.passFin()
 	s.mu.Unlock()
-}
-
-// writeAll writes to the application, and grants bytes again as they are taken.
-func (st *stream) writeAll(b []byte) (err error) {
-	werr := st.app.raw.Write(func(fd uintptr) bool {
-		for len(b) > 0 && err == nil {
-			var n int
-			if n, err = write(int(fd), b); n == 0 && err == nil {
-				return false
-			}
-			b = b[n:]
-		}
-		return true
-	})
-	return errors.Join(err, werr)
 }
 
 // passFin closes the application's reading direction when all that came before was written. The lock is held.

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readSize is how much is read from an application at once.
-const readSize = 64 << 10
+// readSize is how much is read from an application at once: a frame.
+const readSize = maxData
 
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,9 @@ const (
 	// outLimit is how much waits to be sent on a session before streams stop reading from their applications. It bounds
 	// how long a small message waits behind large ones.
 	outLimit = 256 << 10
+	// smallFlush is from how many bytes on a flush does not wait for other streams that have something to put. A system call
+	// for each small message costs more than all else that is done with it.
+	smallFlush = 16 << 10
 	// sessionWindows bounds the windows of a session's streams beyond their first ones: what a peer may make this node
 	// hold for applications that do not read.
 	sessionWindows = 64 << 20
@@ -21,9 +25,11 @@ const (
 	// openTimeout bounds the wait for the peer's answer to an open frame. The peer answers before the application does.
 	openTimeout = 10 * time.Second
 
+	measureEvery = time.Second // the round trip
+
 	pingAfter  = 30 * time.Second // of silence
 	deadAfter  = 45 * time.Second
-	readBuffer = 4*(maxData+headerSize) + headerSize
+	readBuffer = 4*16<<10 + headerSize
 )
 
 var (
@@ -33,10 +39,12 @@ var (
 	errUnanswered = errors.New("the peer did not answer when the connection was opened")
 )
 
-// transport is an encrypted connection. Flush sends what Write has taken.
+// transport is an encrypted connection. Flush sends what Write has taken. RoundTrip is the shortest time to the peer and back
+// that was seen, or 0.
 type transport interface {
 	io.ReadWriteCloser
 	Flush() error
+	RoundTrip() time.Duration
 }
 
 // session is a connection between two pods that carries streams. Who dialled opens them.
@@ -49,10 +57,11 @@ type session struct {
 	// changed is called when the session has no stream any more, or ended. It is called without a lock.
 	changed func(*session)
 
-	memory   *memory
-	wake     chan struct{} // the writer has something to do
-	done     chan struct{} // closed when the session has ended
-	lastRead atomic.Int64  // Unix nanoseconds
+	memory    *memory
+	wake      chan struct{} // the writer has something to do
+	done      chan struct{} // closed when the session has ended
+	lastRead  atomic.Int64  // Unix nanoseconds
+	roundTrip atomic.Int64  // to the peer, nanoseconds
 
 	mu       sync.Mutex // guards what follows, and the streams' fields
 	room     sync.Cond  // out has become shorter, or the session ended
@@ -127,6 +136,11 @@ func (s *session) flush() {
 	}
 	s.flushing = true
 	for len(s.out) > 0 && s.err == nil {
+		if len(s.out) < smallFlush && len(s.streams) > 1 {
+			s.mu.Unlock()
+			runtime.Gosched() // others put what they have, and it goes with this
+			s.mu.Lock()
+		}
 		out := s.out
 		s.out, s.spare = s.spare[:0], nil
 		s.mu.Unlock()
@@ -168,35 +182,70 @@ func (s *session) tell() {
 func (s *session) readFrames() error {
 	buf := make([]byte, readBuffer)
 	have := 0
+	var in incoming
+	var measured time.Time
 	for {
 		n, err := s.conn.Read(buf[have:])
-		if err != nil {
-			return fmt.Errorf("receive: %w", err)
-		}
-		s.lastRead.Store(time.Now().UnixNano())
 		have += n
-		at := 0
-		for {
-			f, size, err := parseFrame(buf[at:have])
+		if n > 0 {
+			now := time.Now()
+			s.lastRead.Store(now.UnixNano())
+			if now.Sub(measured) > measureEvery {
+				measured = now
+				s.roundTrip.Store(int64(s.conn.RoundTrip()))
+			}
+			used, err := s.handleFrames(&in, buf[:have])
 			if err != nil {
 				return err
 			}
-			if size == 0 {
-				break
-			}
-			if err := s.handle(f); err != nil {
-				return err
-			}
-			at += size
+			have = copy(buf, buf[used:have])
+		}
+		if err != nil {
+			return fmt.Errorf("receive: %w", err)
 		}
 		if s.flooded() {
 			return fmt.Errorf("%w: it sends and does not read", errProtocol)
 		}
-		have = copy(buf, buf[at:have])
 		if have == len(buf) {
 			buf = append(buf, make([]byte, maxPayload)...) // a large frame of a kind that is skipped
 		}
 	}
+}
+
+// incoming is a data frame of which only a part has come.
+type incoming struct {
+	stream uint32
+	left   int // bytes
+}
+
+// handleFrames handles the frames in b, and returns how much of b it has used.
+func (s *session) handleFrames(in *incoming, b []byte) (used int, err error) {
+	for used < len(b) {
+		if in.left > 0 {
+			n := min(in.left, len(b)-used)
+			if err := s.deliver(in.stream, b[used:used+n]); err != nil {
+				return used, err
+			}
+			in.left -= n
+			used += n
+			continue
+		}
+		f, size, err := parseFrame(b[used:])
+		if err != nil {
+			return used, err
+		}
+		if size == 0 {
+			break
+		}
+		if f.kind == kindData {
+			*in = incoming{f.stream, f.value - len(f.payload)}
+		}
+		if err := s.handle(f); err != nil {
+			return used, err
+		}
+		used += size
+	}
+	return used, nil
 }
 
 // flooded reports whether more waits to be sent than what streams put: answers to a peer that does not read them.

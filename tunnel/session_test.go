@@ -18,7 +18,8 @@ import (
 // plain is a session's transport without TLS.
 type plain struct{ net.Conn }
 
-func (plain) Flush() error { return nil }
+func (plain) Flush() error             { return nil }
+func (plain) RoundTrip() time.Duration { return 0 }
 
 // pair makes the two sessions of a connection. What is opened on one is connected to an echo of its own by accept.
 func pair(t testing.TB, accept func(s *session, id uint32, port, clientPort uint16)) (dialled, accepted *session) {
@@ -327,12 +328,199 @@ func FuzzFrames(f *testing.F) {
 			if err != nil || size == 0 {
 				return
 			}
-			if size > len(b) || size != headerSize+len(fr.payload) {
+			if size > len(b) || size != headerSize+len(fr.payload) || len(fr.payload) > fr.value {
 				t.Fatalf("size %d of %d", size, len(b))
 			}
 			b = b[size:]
 		}
 	})
+}
+
+// Frames mean the same, however the bytes of them come.
+func FuzzPieces(f *testing.F) {
+	data := append(appendHeader(nil, 1, kindData, 5), "hello"...)
+	f.Add(append(data, appendHeader(nil, 1, kindFin, 0)...), uint8(3))
+	f.Add(append(appendHeader(nil, 9, kindOptional, 2), append([]byte("xx"), data...)...), uint8(11))
+	f.Add(append(data, appendHeader(nil, 1, 99, 0)...), uint8(1))
+	f.Add(data[:len(data)-2], uint8(7))
+	f.Fuzz(func(t *testing.T, b []byte, piece uint8) {
+		all, end := handleInPieces(t, b, len(b)+1)
+		pieces, err := handleInPieces(t, b, int(piece)+1)
+		if (err == nil) != (end == nil) || err == nil && pieces != all {
+			t.Errorf("at once: %+v, %v; in pieces of %d: %+v, %v", all, end, int(piece)+1, pieces, err)
+		}
+	})
+}
+
+// outcome is what frames did to a stream whose application is being connected.
+type outcome struct {
+	queue     string
+	left      int
+	dead, fin bool
+	credit    int
+	out       string
+}
+
+func handleInPieces(t *testing.T, b []byte, size int) (outcome, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = syscall.Close(fds[1])
+	app, err := newSocket(fds[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.close()
+	s := newSession(nil, netip.Addr{})
+	st := newStream(s, 1, app)
+	st.queued = true
+	s.streams[1] = st
+	var in incoming
+	var have []byte
+	for len(b) > 0 {
+		n := min(size, len(b))
+		have, b = append(have, b[:n]...), b[n:]
+		used, err := s.handleFrames(&in, have)
+		if err != nil {
+			return outcome{}, err
+		}
+		have = have[used:]
+	}
+	return outcome{string(st.queue), st.left, st.dead, st.gotFin, st.credit, string(s.out)}, nil
+}
+
+// The application gets the bytes of a frame before all of it has come.
+func TestPartOfFrame(t *testing.T) {
+	a, b := tcpPair(t)
+	s := newSession(plain{a}, netip.Addr{})
+	app, far := application(t)
+	st := newStream(s, 1, far)
+	s.streams[1] = st
+	ended := make(chan error, 1)
+	go func() { ended <- s.run() }()
+	_, _ = b.Write(append(appendHeader(nil, 1, kindData, 5), "he"...))
+	_ = app.SetDeadline(time.Now().Add(20 * time.Second))
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(app, got[:2]); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = b.Write(append([]byte("llo"), appendHeader(nil, 1, kindFin, 0)...))
+	if _, err := io.ReadFull(app, got[2:]); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := app.Read(got); !errors.Is(err, io.EOF) {
+		t.Errorf("after FIN: %v", err)
+	}
+	s.end(errClosed)
+	<-ended
+	far.close()
+}
+
+// A window grows while the sender waits for it and the application takes what comes.
+func TestWindowGrows(t *testing.T) {
+	const half = firstWindow / 2
+	for name, tt := range map[string]struct {
+		left, held int
+		roundTrip  time.Duration
+		grows      bool
+	}{
+		"the peer is far":                              {half, 0, time.Hour, true},
+		"the peer is far, the application is slow":     {half, half, time.Hour, false},
+		"the sender waits":                             {0, 0, time.Nanosecond, true},
+		"the sender has enough":                        {half, 0, time.Nanosecond, false},
+		"the application is what the sender waits for": {0, half, time.Nanosecond, false},
+	} {
+		s := newSession(nil, netip.Addr{})
+		st := newStream(s, 1, nil)
+		st.left, st.held, st.granted = tt.left, tt.held, time.Now()
+		s.roundTrip.Store(int64(tt.roundTrip))
+		if st.took(firstWindow/2 - 1) {
+			t.Errorf("%s: granted before half of the window was taken", name)
+		}
+		if !st.took(1) || (st.window > firstWindow) != tt.grows {
+			t.Errorf("%s: a window of %d", name, st.window)
+		}
+		want := firstWindow / 2
+		if tt.grows {
+			want += firstWindow
+		}
+		if f, _, err := parseFrame(s.out); err != nil || f.kind != kindWindow || f.value != want || st.left != tt.left+want {
+			t.Errorf("%s: granted %+v, %v; want %d", name, f, err, want)
+		}
+	}
+}
+
+// distant is a transport to a peer that is far away.
+type distant struct {
+	plain
+	roundTrip time.Duration
+}
+
+func (d distant) RoundTrip() time.Duration { return d.roundTrip }
+
+// A window becomes as large as a far peer needs, though the application takes each byte as soon as it has come.
+func TestWindowOfDistantPeer(t *testing.T) {
+	const roundTrip = 100 * time.Millisecond
+	near, relayNear := tcpPair(t)
+	relayFar, far := tcpPair(t)
+	go delay(relayFar, relayNear, roundTrip/2)
+	go delay(relayNear, relayFar, roundTrip/2)
+	server, app := application(t)
+	dialled, accepted := newSession(distant{plain{near}, roundTrip}, netip.Addr{}), newSession(distant{plain{far}, roundTrip}, netip.Addr{})
+	opened := make(chan *stream, 1)
+	accepted.accept = func(s *session, id uint32, _, _ uint16) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		st := newStream(s, id, app)
+		s.streams[id] = st
+		go st.pump()
+		opened <- st
+	}
+	ended := make(chan error, 2)
+	for _, s := range []*session{dialled, accepted} {
+		go func() { ended <- s.run() }()
+		t.Cleanup(func() {
+			s.end(errClosed)
+			<-ended
+		})
+	}
+	transfer(t, stream1(t, dialled), server, 20*firstWindow)
+	st := <-opened
+	accepted.mu.Lock()
+	defer accepted.mu.Unlock()
+	if st.window < 4*firstWindow {
+		t.Errorf("after %d bytes the window is %d", st.received, st.window)
+	}
+}
+
+// delay passes bytes on some time after they have come, a few at once.
+func delay(to io.WriteCloser, from io.Reader, by time.Duration) {
+	type piece struct {
+		at    time.Time
+		bytes []byte
+	}
+	pieces := make(chan piece, 1024)
+	go func() {
+		defer close(pieces)
+		for {
+			b := make([]byte, 8<<10)
+			n, err := from.Read(b)
+			if err != nil {
+				return
+			}
+			pieces <- piece{time.Now().Add(by), b[:n]}
+		}
+	}()
+	defer to.Close()
+	for p := range pieces {
+		time.Sleep(max(time.Until(p.at), time.Millisecond))
+		if _, err := to.Write(p.bytes); err != nil {
+			break
+		}
+	}
+	for range pieces { // the reader ends with its connection
+	}
 }
 
 // transfer sends n bytes and a FIN, and compares what comes.

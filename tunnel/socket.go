@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,28 +90,47 @@ func (s *socket) awaitConnected() (failed error) {
 	return errors.Join(failed, err)
 }
 
-// read reads once, without waiting.
-func read(fd int, b []byte) (int, error) {
+// rawIO is a read or a write that does not wait: SYS_READ or SYS_WRITE of a non-blocking socket. The scheduler does not
+// hear of it. It would give the processor of a goroutine in a system call to another thread after 20 microseconds, which
+// large transfers take, and waking threads costs more than the transfer does.
+func rawIO(call uintptr, fd int, b []byte) (int, error) {
 	for {
-		n, err := unix.Read(fd, b)
-		if !errors.Is(err, unix.EINTR) {
-			return max(n, 0), err
+		n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
 
+// read reads once, without waiting.
+func read(fd int, b []byte) (int, error) { return rawIO(unix.SYS_READ, fd, b) }
+
 // write writes once, without waiting. Nothing written is no error.
 func write(fd int, b []byte) (int, error) {
-	for {
-		n, err := unix.Write(fd, b)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return 0, nil
-		}
-		return max(n, 0), err
+	n, err := rawIO(unix.SYS_WRITE, fd, b)
+	if errors.Is(err, unix.EAGAIN) {
+		return 0, nil
 	}
+	return n, err
+}
+
+// writeAll writes all of b, and waits until it can.
+func writeAll(raw syscall.RawConn, b []byte) (err error) {
+	werr := raw.Write(func(fd uintptr) bool {
+		for len(b) > 0 && err == nil {
+			var n int
+			if n, err = write(int(fd), b); n == 0 && err == nil {
+				return false
+			}
+			b = b[n:]
+		}
+		return true
+	})
+	return errors.Join(err, werr)
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {

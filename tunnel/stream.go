@@ -32,10 +32,10 @@ type stream struct {
 	credit int       // bytes that the peer lets us send
 	moved  sync.Cond // credit has grown, or the stream ended
 
-	window  int  // bytes that we let the peer send
-	left    int  // of window: what the peer has not used
-	taken   int  // bytes that the application has taken and that were not granted again
-	stalled bool // the application did not take all that came, since the last grant
+	window  int       // bytes that we let the peer send
+	left    int       // of window: what the peer has not used
+	taken   int       // bytes that the application has taken and that were not granted again
+	granted time.Time // when bytes were granted again
 
 	queue  []byte // what the application has not taken
 	held   int    // bytes in queue, and those that are being drained

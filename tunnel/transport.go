@@ -4,9 +4,16 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // protocol is the ALPN of sessions.
@@ -19,15 +26,44 @@ type secured struct {
 	records *records
 }
 
+// Read waits until there is something to read. It returns as much as has come and fits.
+func (c *secured) Read(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var m int
+		m, err = c.Conn.Read(b[n:])
+		n += m
+		c.records.ready = true
+	}
+	c.records.ready = false
+	if errors.Is(err, errNotReady) {
+		err = nil
+	}
+	return n, err
+}
+
 // Flush sends what was written.
 func (c *secured) Flush() error { return c.records.flush() }
+
+// RoundTrip is what TCP measured.
+func (c *secured) RoundTrip() (least time.Duration) {
+	_ = c.records.raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			least = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return least
+}
 
 // Close ends the connection at once. An alert would have to wait for the network.
 func (c *secured) Close() error { return c.records.Close() }
 
 // secure makes the TLS handshake, as the client or the server of the connection.
 func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool) (*secured, error) {
-	r := &records{Conn: c, in: bufio.NewReaderSize(c, 4*(16<<10+256))}
+	r := &records{Conn: c}
+	if err := r.init(); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
 	s := &secured{records: r}
 	if client {
 		s.Conn = tls.Client(r, cfg)
@@ -49,8 +85,10 @@ func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool) (*sec
 // records is what TLS reads from and writes to.
 type records struct {
 	net.Conn
+	raw         syscall.RawConn
 	in          *bufio.Reader
 	established atomic.Bool
+	ready       bool // Read must not wait. Of the goroutine that reads.
 
 	mu  sync.Mutex
 	out []byte
@@ -59,6 +97,33 @@ type records struct {
 // maxRecords bounds the buffer that is kept between two flushes.
 const maxRecords = 512 << 10
 
+func (r *records) init() (err error) {
+	c, ok := r.Conn.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%T has no descriptor", r.Conn)
+	}
+	r.raw, err = c.SyscallConn()
+	r.in = bufio.NewReaderSize(reader{r.raw}, 4*(16<<10+256))
+	return err
+}
+
+// reader reads from a connection.
+type reader struct{ raw syscall.RawConn }
+
+func (r reader) Read(b []byte) (n int, err error) {
+	rerr := r.raw.Read(func(fd uintptr) bool {
+		n, err = read(int(fd), b)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	switch {
+	case rerr != nil:
+		return 0, rerr
+	case err == nil && n == 0:
+		err = io.EOF
+	}
+	return n, err
+}
+
 // Read reads what the peer sent. In a handshake the peer waits for what was written before.
 func (r *records) Read(b []byte) (int, error) {
 	if !r.established.Load() {
@@ -66,8 +131,20 @@ func (r *records) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if r.ready && r.in.Buffered() == 0 {
+		return 0, errNotReady
+	}
 	return r.in.Read(b)
 }
+
+// errNotReady says that a read would have to wait. TLS goes on after it, as after a deadline.
+var errNotReady error = notReady{}
+
+type notReady struct{}
+
+func (notReady) Error() string   { return "nothing has come" }
+func (notReady) Timeout() bool   { return true }
+func (notReady) Temporary() bool { return true }
 
 // Write keeps b for flush.
 func (r *records) Write(b []byte) (int, error) {
@@ -83,7 +160,7 @@ func (r *records) flush() error {
 	if len(r.out) == 0 {
 		return nil
 	}
-	_, err := r.Conn.Write(r.out)
+	err := writeAll(r.raw, r.out)
 	r.out = r.out[:0]
 	if cap(r.out) > maxRecords {
 		r.out = nil

@@ -1,18 +1,23 @@
 package tunnel
 
+import "time"
+
 const (
 	// firstWindow is how many bytes an end may send before the other end's application has read any. A window grows while
 	// the application reads as fast as bytes come.
 	firstWindow = 64 << 10
 	maxWindow   = 2 << 20
+	// leastCredit is less than half of any window, so what is missing to it is granted in any case.
+	leastCredit = 16 << 10
 )
 
-// awaitCredit waits until the stream may send, and gives how much; 0 if it has ended.
+// awaitCredit waits until the stream may send, and gives how much; 0 if it has ended. It does not use up the last bytes of a
+// window: the peer grants more before, and small frames are dear.
 func (st *stream) awaitCredit() int {
 	s := st.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !st.dead && st.credit == 0 {
+	for !st.dead && st.credit < leastCredit {
 		st.moved.Wait()
 	}
 	if st.dead {
@@ -29,13 +34,17 @@ func (st *stream) took(n int) bool {
 		return false
 	}
 	grant := st.taken
-	if !st.stalled && st.window < maxWindow && s.windows+st.window <= sessionWindows &&
+	now := time.Now()
+	// The window grows where the sender waits for it and not for the application. It waits if little of the window is left,
+	// or if half of the window comes within two round trips. A larger one would only keep bytes until they have left the cache.
+	waits := st.left <= st.window/4 || now.Sub(st.granted) < 2*time.Duration(s.roundTrip.Load())
+	if waits && st.held <= st.window/4 && st.window < maxWindow && s.windows+st.window <= sessionWindows &&
 		take(&s.memory.windows, st.window, s.memory.maxWindows) {
 		s.windows += st.window
 		grant += st.window
 		st.window *= 2
 	}
-	st.taken, st.stalled = 0, false
+	st.taken, st.granted = 0, now
 	st.left += grant
 	s.put(st.id, kindWindow, grant)
 	return true
