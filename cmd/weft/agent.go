@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/cli"
@@ -89,10 +90,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "", "address and port of /metrics and, for Envoy's, /metrics/proxy (default: none)")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
-	f.BoolVar(&cfg.CNI.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
-	f.StringVar(&cfg.CNI.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
-	f.StringVar(&cfg.CNI.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")
-	f.StringVar(&cfg.CNI.LogFile, "cni-log", "/var/log/weft-cni.log", "the plugin's log")
+	cniFlags(f, &cfg.CNI)
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -100,6 +98,13 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
+}
+
+func cniFlags(f *pflag.FlagSet, cni *agent.CNI) {
+	f.BoolVar(&cni.Install, "cni", false, "keep the CNI plugin in this node's network configuration")
+	f.StringVar(&cni.ConfDir, "cni-conf-dir", cniConfDir, "the container runtime's folder of network configurations")
+	f.StringVar(&cni.BinDir, "cni-bin-dir", cniBinDir, "the container runtime's folder of CNI plugins")
+	f.StringVar(&cni.LogFile, "cni-log", "/var/log/weft-cni.log", "the plugin's log")
 }
 
 // nodeAddresses parses the addresses given, or else lists those of the interfaces: IPv4 first, no loopback or link-local.
