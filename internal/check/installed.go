@@ -11,6 +11,7 @@ import (
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube/survey"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const (
@@ -51,6 +52,7 @@ func (i *Installed) Check() []Result {
 	i.classless(r)
 	i.lease(r)
 	i.bundle(r)
+	i.networkPolicies(r)
 	i.objects(r)
 	r.area = "nodes"
 	i.nodes(r)
@@ -263,6 +265,20 @@ func (i *Installed) bundle(r *report) {
 			return
 		}
 		r.ok(name, "%d roots, the last ends at %s", len(certs), last.NotAfter.UTC().Format(time.RFC3339))
+	}
+}
+
+// networkPolicies judges those that let HBONE through and not weft tunnel's port.
+func (i *Installed) networkPolicies(r *report) {
+	var without []string
+	for _, p := range i.NetworkPolicies {
+		if p.HBONE && !p.Tunnel {
+			without = append(without, p.Namespace+"/"+p.Name)
+		}
+	}
+	if len(without) > 0 {
+		r.warn("network policies", fmt.Sprintf("let TCP port %d pass wherever %d may, or set tunnel.send=false in the chart", model.PortTunnel, model.PortHBONE),
+			"%s let port %d pass and not %d, by which weft tunnel carries authenticated bytes", some(without), model.PortHBONE, model.PortTunnel)
 	}
 }
 

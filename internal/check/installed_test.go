@@ -135,6 +135,9 @@ func TestInstalledWrong(t *testing.T) {
 		}, "objects", Warn, "HTTPRoute/ns/r"},
 		{"no plugin", func(i *Installed) { i.Agents[1].Status.CNI.File = "" }, "b", Fail, "in no network configuration"},
 		{"plugin not wanted", func(i *Installed) { i.Parts[0].Args, i.Agents[0].Status.CNI = []string{"--ca=controller"}, nil }, "CNI plugin", Warn, "not installed"},
+		{"network policies", func(i *Installed) {
+			i.NetworkPolicies = []survey.NetworkPolicy{{Namespace: "shop", Name: "old", HBONE: true}, {Namespace: "shop", Name: "new", HBONE: true, Tunnel: true}}
+		}, "network policies", Warn, "shop/old let port 15008 pass and not 15009"},
 		{"unread", func(i *Installed) { i.Unread = errors.New("forbidden") }, "what can be read", Warn, "forbidden"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -26,6 +26,8 @@ type Installation struct {
 	Classes   []Class
 	Gateways  []Gateway
 	Leader    Leader
+	// NetworkPolicies are those that name a port of the mesh.
+	NetworkPolicies []NetworkPolicy
 	// TrustBundle is PEM; "" where there is no ConfigMap of it.
 	TrustBundle string
 }
@@ -102,6 +104,8 @@ func (c *Cluster) Installation(ctx context.Context, namespace string) (Installat
 	i.Gateways, err = c.gateways(ctx)
 	note(err)
 	i.Leader, err = c.leader(ctx, namespace)
+	note(err)
+	i.NetworkPolicies, err = c.networkPolicies(ctx)
 	note(err)
 	bundle, err := get[corev1.ConfigMap](ctx, c, fmt.Sprintf("/api/v1/namespaces/%s/configmaps/%s", namespace, bundleName))
 	if !absent(err) {

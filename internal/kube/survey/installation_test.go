@@ -62,6 +62,17 @@ func TestInstallation(t *testing.T) {
 		"/apis/coordination.k8s.io/v1/namespaces/mesh/leases/weft-controller": object{
 			"spec": object{"holderIdentity": "weft-controller-1", "renewTime": "2030-05-01T12:00:00.000000Z"},
 		},
+		"/apis/networking.k8s.io/v1/networkpolicies": []any{
+			object{"metadata": object{"namespace": "shop", "name": "hbone"}, "spec": object{
+				"ingress": []any{object{"ports": []any{object{"protocol": "TCP", "port": 15008}}}},
+			}},
+			object{"metadata": object{"namespace": "shop", "name": "range"}, "spec": object{
+				"egress": []any{object{"ports": []any{object{"port": 15000, "endPort": 15020}}}},
+			}},
+			object{"metadata": object{"namespace": "shop", "name": "others"}, "spec": object{
+				"ingress": []any{object{}, object{"ports": []any{object{"port": "http"}, object{"protocol": "UDP", "port": 15008}, object{"port": 80}}}},
+			}},
+		},
 		"/api/v1/namespaces/mesh/configmaps/weft-trust-bundle": object{"data": object{"ca.crt": "PEM"}},
 	}})
 	got, err := c.Installation(t.Context(), "mesh")
@@ -82,6 +93,10 @@ func TestInstallation(t *testing.T) {
 		Classes:     []Class{{Name: "weft", Controller: "weft.io/x", Why: "Pending: wait"}},
 		Leader:      Leader{Holder: "weft-controller-1", Renewed: time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)},
 		TrustBundle: "PEM",
+		NetworkPolicies: []NetworkPolicy{
+			{Namespace: "shop", Name: "hbone", HBONE: true},
+			{Namespace: "shop", Name: "range", HBONE: true, Tunnel: true},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
