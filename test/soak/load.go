@@ -227,7 +227,7 @@ func (c *caller) both(context.Context) (int64, error) {
 		err = end
 	}
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 	}
 	return 2 * h.size, errors.Join(err, <-sent)
 }
