@@ -10,11 +10,10 @@ import (
 )
 
 // churning are the standing flows that must never fail while the pods that serve them come and go: all but kept
-// connections without a route, which break without a mesh too when their server ends, and bytes over HBONE, of which a few
-// are reset (docs/design/envoy.md, Known faults).
+// connections without a route, which break without a mesh too when their server ends.
 func churning(t testing.TB) []flow {
 	t.Helper()
-	return without(standing(t), "kernel, kept", "mTLS bytes, kept", "mTLS bytes, new")
+	return without(standing(t), "kernel, kept", "mTLS bytes, kept")
 }
 
 func without(all []flow, names ...string) []flow {
@@ -66,8 +65,7 @@ func TestScaled(t *testing.T) {
 
 // TestRoutesAndPoliciesComeAndGo makes and deletes a route of a Service in use, and a policy that allows its clients.
 func TestRoutesAndPoliciesComeAndGo(t *testing.T) {
-	// New connections of bytes over HBONE may be cut when a policy changes: docs/design/envoy.md, Known faults.
-	all := without(standing(t), "mTLS bytes, kept", "mTLS bytes, new")
+	all := standing(t)
 	f := begin(t, all...)
 	for i := range 6 {
 		for _, ns := range []string{plain, strict} {
