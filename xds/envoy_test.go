@@ -103,7 +103,7 @@ func (w *world) envoy() *envoy {
 	if err := os.WriteFile(config, []byte(w.bootstrap(e.admin)), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command(bin, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", "1", "--log-level", envoyLogLevel())
+	cmd := exec.Command(bin, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "1", "--log-level", envoyLogLevel())
 	cmd.Stdout, cmd.Stderr = &e.log, &e.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

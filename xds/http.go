@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"time"
-
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
@@ -14,13 +12,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-const (
-	filterCORS = "envoy.filters.http.cors"
-	// drainNotice is the time from the first GOAWAY of a listener that drains, or the first answer over HTTP/1, until answers
-	// end their connections. It must be well below the time after which Envoy ends what such a listener served (weft proxy
-	// --drain-time). Envoy's own value is 5 s for both.
-	drainNotice = 500 * time.Millisecond
-)
+const filterCORS = "envoy.filters.http.cors"
 
 // newHTTP returns what all HTTP listeners have in common. Nothing about a request changes that nobody asked to change.
 // There is no limit on how long a request, an answer or an idle stream takes. There are limits on what a client can hold
@@ -33,7 +25,6 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 		GenerateRequestId:          no(),
 		Proxy_100Continue:          true,
 		StreamIdleTimeout:          duration(0),
-		DrainTimeout:               duration(drainNotice),
 		RequestHeadersTimeout:      duration(t.headers),
 		MaxRequestHeadersKb:        number(maxHeadersKB),
 		NormalizePath:              yes(), // paths are compared by routes and policies: /a/../b is /b

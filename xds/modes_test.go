@@ -33,10 +33,7 @@ func TestConnectionsOutliveModes(t *testing.T) {
 	const permissive, disabled, strict = model.MTLSPermissive, model.MTLSDisabled, model.MTLSStrict
 	change(permissive, permissive)
 	w.envoy()
-	toOutHTTP := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return pods[0].Dial(ctx, "tcp", "127.0.0.1:15001")
-	}
-	kept := []*keptClient{newKeptClient(t, toOutHTTP, false), newKeptClient(t, toOutHTTP, true)}
+	kept := []*keptClient{newKeptClient(t, pods[0], false), newKeptClient(t, pods[0], true)}
 	streams := openStreams(t, kept)
 	cluster := map[string]string{} // by path
 	for i, mode := range []struct{ caller, server model.MTLSMode }{
@@ -119,7 +116,7 @@ func ticks(t *testing.T, p *lab.Pod, port uint16) {
 	t.Cleanup(func() { _ = s.Close() })
 }
 
-// keptClient sends requests over one connection, and opens streams.
+// keptClient sends requests of a pod over one connection, and opens streams.
 type keptClient struct {
 	http2   bool
 	client  *http.Client // for requests
@@ -127,15 +124,15 @@ type keptClient struct {
 	dialed  atomic.Int64 // connections that client made
 }
 
-func newKeptClient(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error), http2 bool) *keptClient {
+func newKeptClient(t *testing.T, p *lab.Pod, http2 bool) *keptClient {
 	k := &keptClient{http2: http2}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(!http2)
 	protocols.SetUnencryptedHTTP2(http2)
 	client := func(count *atomic.Int64) *http.Client {
-		tr := &http.Transport{Protocols: protocols, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		tr := &http.Transport{Protocols: protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			count.Add(1)
-			return dial(ctx, network, addr)
+			return p.Dial(ctx, "tcp", "127.0.0.1:15001")
 		}}
 		t.Cleanup(tr.CloseIdleConnections)
 		return &http.Client{Transport: tr}

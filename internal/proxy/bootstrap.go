@@ -148,9 +148,7 @@ func (c Config) flags(bootstrap string, epoch int, baseID uint32) []string {
 		"--restart-epoch", strconv.Itoa(epoch),
 		"--base-id", strconv.FormatUint(uint64(baseID), 10),
 		"--socket-path", c.path("envoy"), "--socket-mode", "600",
-		// By the other strategy an answer ends its connection with a probability that grows over the drain time. A connection
-		// with few requests may then be cut.
-		"--drain-time-s", seconds(c.DrainTime), "--drain-strategy", "immediate",
+		"--drain-time-s", seconds(c.DrainTime),
 		"--parent-shutdown-time-s", seconds(c.ParentShutdownTime),
 		"--log-level", c.LogLevel, "--log-format", logFormat,
 	}
