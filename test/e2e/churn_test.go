@@ -95,6 +95,11 @@ func TestModesFlip(t *testing.T) {
 	deploy(t, deployment{namespace: ns, name: "web", replicas: 2}, deployment{namespace: ns, name: "client", node: "n1"})
 	all := without(append(inside(t, ns, "route", "web"), inside(t, ns, "bytes", "bytes")...), "bytes, kept")
 	works(t, all)
+	for i := range all {
+		if all[i].name == "bytes, new" {
+			all[i].mayFail = 2 // docs/design/changes.md, Known faults
+		}
+	}
 	f := begin(t, all...)
 	for _, mode := range []string{"permissive", "strict", "permissive", "disabled", "permissive", "disabled"} {
 		kubectl(t, "label", "--overwrite", "namespace", ns, "weft.io/mtls="+mode)
