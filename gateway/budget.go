@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -109,10 +110,7 @@ func fairLevel(capacity int, asked []int) int {
 // allot returns the Services of a namespace that do not get all that they ask for.
 func allot(demands []*demand, frontends, slots int) []*allotment {
 	slices.SortFunc(demands, func(a, b *demand) int {
-		if c := a.created.Compare(b.created); c != 0 {
-			return c
-		}
-		return strings.Compare(a.service, b.service)
+		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.service, b.service))
 	})
 	const remedy = "delete older ones, or raise --namespace-share (chart value namespaceShare)"
 	shareOfFrontends, shareOfSlots, closed := frontends, slots, 0

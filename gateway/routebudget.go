@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -105,16 +106,23 @@ func (v *view) places(r *route) int {
 	return n
 }
 
-// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. Rules that are refused for their
-// number take nothing.
-func httpDemand(rules []gwv1.HTTPRouteRule) (matches, kb int) {
+// countMatches counts the matches of a route's rules; a rule without one matches all. ok is false where there are more
+// rules or matches than a route may have: it is refused for that, and takes nothing.
+func countMatches[R any](rules []R, of func(R) int) (n int, ok bool) {
 	if len(rules) > maxRules {
-		return 0, 0
+		return 0, false
 	}
 	for _, r := range rules {
-		matches += max(len(r.Matches), 1)
+		n += max(of(r), 1)
 	}
-	if matches > maxMatches {
+	return n, n <= maxMatches
+}
+
+// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. Rules that are refused for their
+// number take nothing.
+func httpDemand(rules []gwv1.HTTPRouteRule) (_, kb int) {
+	matches, ok := countMatches(rules, func(r gwv1.HTTPRouteRule) int { return len(r.Matches) })
+	if !ok {
 		return 0, 0
 	}
 	for _, r := range rules {
@@ -149,14 +157,9 @@ func queryKB(q gwv1.HTTPQueryParamMatch) int {
 	return 0
 }
 
-func grpcDemand(rules []gwv1.GRPCRouteRule) (matches, kb int) {
-	if len(rules) > maxRules {
-		return 0, 0
-	}
-	for _, r := range rules {
-		matches += max(len(r.Matches), 1)
-	}
-	if matches > maxMatches {
+func grpcDemand(rules []gwv1.GRPCRouteRule) (_, kb int) {
+	matches, ok := countMatches(rules, func(r gwv1.GRPCRouteRule) int { return len(r.Matches) })
+	if !ok {
 		return 0, 0
 	}
 	for _, r := range rules {
@@ -207,10 +210,7 @@ func divideRoutes(v *view, _ string) ([]output, bool) {
 // refuseRoutes returns the routes of a namespace that the older ones leave no room for.
 func refuseRoutes(demands []*routeDemand, matches, kb int) []*routeRefusal {
 	slices.SortFunc(demands, func(a, b *routeDemand) int {
-		if c := a.created.Compare(b.created); c != 0 {
-			return c
-		}
-		return strings.Compare(a.route, b.route)
+		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.route, b.route))
 	})
 	ofMatches, ofKB := matches, kb
 	var out []*routeRefusal
