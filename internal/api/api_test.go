@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -115,5 +117,40 @@ func TestKindsRoundTrip(t *testing.T) {
 	}
 	if _, ok := observe.ParseVerdict(""); ok {
 		t.Error("no verdict is a verdict")
+	}
+}
+
+// refusing is a connection that an agent ends before the request is written.
+type refusing struct {
+	net.Conn
+	err    error
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (r *refusing) Read([]byte) (int, error) { return 0, r.err }
+
+func (r *refusing) Write([]byte) (int, error) {
+	<-r.closed
+	return 0, r.err
+}
+
+func (r *refusing) Close() error {
+	r.once.Do(func() { close(r.closed) })
+	return r.Conn.Close()
+}
+
+func TestErrorOfTheConnectionIsAllThatIsSaid(t *testing.T) {
+	ended := errors.New("no agent in this pod")
+	for range 50 {
+		ours, theirs := net.Pipe()
+		c := NewClientBy("node a", func(context.Context) (net.Conn, error) {
+			return &refusing{Conn: ours, err: ended, closed: make(chan struct{})}, nil
+		})
+		_, err := c.Status(t.Context())
+		theirs.Close()
+		if want := "asking the agent of node a: no agent in this pod"; err == nil || err.Error() != want || !errors.Is(err, ended) {
+			t.Fatalf("error %v, want %s", err, want)
+		}
 	}
 }

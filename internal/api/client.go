@@ -39,8 +39,40 @@ func NewClient(run string) *Client {
 func NewClientBy(where string, dial func(context.Context) (net.Conn, error)) *Client {
 	return &Client{where: where, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return marked{conn}, nil
+		},
 	}}}
+}
+
+// marked is a connection whose errors are found again in what net/http makes of them. Its words ("readLoopPeekFailLocked")
+// depend on whether the request was written before the connection broke, and say nothing to an operator.
+type marked struct{ net.Conn }
+
+type connError struct{ error }
+
+func (e connError) Unwrap() error { return e.error }
+
+func (m marked) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	return n, mark(err)
+}
+
+func (m marked) Write(b []byte) (int, error) {
+	n, err := m.Conn.Write(b)
+	return n, mark(err)
+}
+
+// mark leaves io.EOF as it is: its readers compare it with ==.
+func mark(err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // what readers compare
+		return err
+	}
+	return connError{err}
 }
 
 // Errors of the way to the agent.
@@ -122,8 +154,13 @@ func (c *Client) open(ctx context.Context, path string, q url.Values) (io.ReadCl
 
 // explain says what an operator can do about a socket that does not answer.
 func (c *Client) explain(err error) error {
-	var u *url.Error
+	var (
+		u      *url.Error
+		broken connError
+	)
 	switch {
+	case !c.local && errors.As(err, &broken):
+		return fmt.Errorf("asking the agent of %s: %w", c.where, broken.error)
 	case !c.local && errors.As(err, &u): // its URL says nothing that is true
 		return fmt.Errorf("asking the agent of %s: %w", c.where, u.Err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
