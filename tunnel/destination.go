@@ -17,14 +17,12 @@ const handshakeTimeout = 10 * time.Second
 // takeSessions accepts the sessions that other pods open, until the listener is interrupted.
 func (p *pod) takeSessions(l *socket, at netip.AddrPort) {
 	p.acceptAll(l, func(fd int, from netip.AddrPort) {
-		if p.handshakes.Add(1) > maxHandshakes {
-			p.handshakes.Add(-1)
-			_ = unix.Close(fd)
-			return
-		}
 		c, err := netConn(fd)
 		if err != nil {
-			p.handshakes.Add(-1)
+			return
+		}
+		if !p.handshakes.add(from.Addr(), c) {
+			_ = c.Close()
 			return
 		}
 		go p.session(c, at.Addr(), from.Addr())
@@ -92,7 +90,7 @@ func netConn(fd int) (net.Conn, error) {
 func (p *pod) session(c net.Conn, local, remote netip.Addr) {
 	v, s, err := p.greet(c, remote)
 	if err != nil {
-		p.handshakes.Add(-1)
+		p.handshakes.done(remote, c)
 		p.node.log.Debug("a session was refused", "pod", p.spec.Load().Key, "from", remote, "error", err)
 		return
 	}
@@ -100,22 +98,19 @@ func (p *pod) session(c net.Conn, local, remote netip.Addr) {
 		p.opened(s, v, id, netip.AddrPortFrom(remote, clientPort), netip.AddrPortFrom(local, port))
 	}
 	p.mu.Lock()
-	p.handshakes.Add(-1)
-	if p.closed || len(p.accepted) >= maxSessions {
+	p.handshakes.done(remote, c)
+	if p.closed || !p.admit(s, v) {
 		p.mu.Unlock()
 		s.end(errPodGone)
 		return
 	}
-	p.accepted[s] = v
 	drained := !p.drainedAt.IsZero()
 	p.mu.Unlock()
 	if drained {
 		s.goAway()
 	}
 	err = s.run()
-	p.mu.Lock()
-	delete(p.accepted, s)
-	p.mu.Unlock()
+	p.dismiss(s, v)
 	p.node.log.Debug("a session ended", "pod", p.spec.Load().Key, "peer", v.identity, "reason", err)
 }
 
@@ -137,8 +132,9 @@ func (p *pod) greet(c net.Conn, remote netip.Addr) (*visitor, *session, error) {
 	}
 	lowLatency(c)
 	s := newSession(t, remote)
-	s.memory = p.node.memory
-	return &visitor{identity: peerIdentity(t.ConnectionState())}, s, nil
+	s.memory = p.memory
+	state := t.ConnectionState()
+	return &visitor{identity: peerIdentity(state), until: state.PeerCertificates[0].NotAfter}, s, nil
 }
 
 // lowLatency keeps what waits in the kernel to be sent short, so that small messages do not wait behind it.
@@ -152,17 +148,20 @@ func lowLatency(c net.Conn) {
 
 // opened connects a stream to the application. It does not wait.
 func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort) {
-	if p.inbound.Add(1) > maxStreams {
-		p.inbound.Add(-1)
+	began := time.Now()
+	if began.After(v.until.Add(expiredTime)) || s.leftFor(began) > expiredTime {
+		s.refuse(id, reasonDenied)
+		return
+	}
+	if !v.guest.streams.take(1) {
 		s.refuse(id, reasonLimit)
 		return
 	}
-	began := time.Now()
 	note := p.noting(began, v.identity, from, to, false)
 	d := decide(p.policy.Load(), v.identity, to.Port())
 	app, err := p.reach(d, from, to)
 	if err != nil {
-		p.inbound.Add(-1)
+		v.guest.streams.give(1)
 		why := refusal(err)
 		s.refuse(id, why)
 		note.end(traffic{failure: why, at: time.Now()})
@@ -172,7 +171,7 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 	st := newStream(s, id, app)
 	st.port, st.decided, st.queued = to.Port(), d, true
 	st.ended = func(st *stream) {
-		p.inbound.Add(-1)
+		v.guest.streams.give(1)
 		note.end(st.traffic())
 	}
 	s.streams[id] = st

@@ -21,6 +21,7 @@
 //	workloads.go, pod.go              pods come, change and leave
 //	certificates.go, peers.go         certificates and the bundle; who is at an address
 //	route.go                          the sessions that a pod opened to another
+//	guests.go, shares.go              what one peer may have of a pod
 //	source.go, order.go               a connection's way out
 //	destination.go                    and in
 //	reserve.go                        ports of connections that outlive a change of modes

@@ -55,10 +55,10 @@ func (s *session) deliver(id uint32, b []byte) error {
 	return nil
 }
 
-// enqueue keeps bytes for the application, and reports whether the stream still lives: where too much waits on this node, it
+// enqueue keeps bytes for the application, and reports whether the stream still lives: where too much waits for its pod, it
 // is reset. The lock is held.
 func (st *stream) enqueue(b []byte) bool {
-	if !take(&st.session.memory.queues, len(b), st.session.memory.maxQueues) {
+	if !st.session.memory.queues.take(len(b)) {
 		st.abort(reasonLimit, errMemory)
 		return false
 	}
@@ -88,7 +88,7 @@ func (st *stream) drain() {
 			return
 		}
 		st.held -= len(b)
-		s.memory.queues.Add(-int64(len(b)))
+		s.memory.queues.give(len(b))
 		if st.took(len(b)) {
 			s.tell()
 		}

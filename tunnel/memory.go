@@ -1,7 +1,5 @@
 package tunnel
 
-import "sync/atomic"
-
 const (
 	// nodeWindows bounds the windows of all streams of a node beyond their first ones.
 	nodeWindows = 256 << 20
@@ -9,19 +7,16 @@ const (
 	nodeQueues = 256 << 20
 )
 
-// memory is what the streams of a node share.
-type memory struct {
-	windows, queues       atomic.Int64 // bytes
-	maxWindows, maxQueues int64
+// memory is what the streams of a node's pods share, in bytes. A pod has half of what is left.
+type memory struct{ windows, queues pool }
+
+func newMemory() *memory {
+	return &memory{windows: pool{most: nodeWindows, weight: 1}, queues: pool{most: nodeQueues, weight: 1}}
 }
 
-func newMemory() *memory { return &memory{maxWindows: nodeWindows, maxQueues: nodeQueues} }
+// podMemory is what one pod has of it.
+type podMemory struct{ windows, queues *share }
 
-// take reserves n bytes of a sum, unless they would be more than most.
-func take(sum *atomic.Int64, n int, most int64) bool {
-	if sum.Add(int64(n)) <= most {
-		return true
-	}
-	sum.Add(-int64(n))
-	return false
+func (m *memory) newShare() *podMemory {
+	return &podMemory{windows: m.windows.newShare(), queues: m.queues.newShare()}
 }

@@ -16,8 +16,11 @@ import (
 // Limits of a pod. What is beyond them is reset.
 const (
 	maxStreams    = 10_000 // in each direction
-	maxSessions   = 4096   // that other pods opened
+	maxSessions   = 4096   // that other pods opened; one may have half of what the others leave
 	maxHandshakes = 256    // of other pods, at once
+	// peerStreams is how many streams a peer may have for each one that is left to others: four fifths of all, if it is
+	// alone.
+	peerStreams = 4
 
 	goAwayTime = 10 * time.Second
 )
@@ -37,20 +40,19 @@ type pod struct {
 	// reserves is true while the pod has no identity: its applications connect directly.
 	reserves atomic.Bool
 
-	inbound, outbound atomic.Int64 // streams
-	handshakes        atomic.Int64
+	outbound   atomic.Int64 // streams
+	inbound    pool         // streams, which the peers share
+	memory     *podMemory
+	handshakes handshakes
 
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*socket
 	routes    map[netip.Addr]*route // sessions to other pods
 	accepted  map[*session]*visitor // sessions of other pods
-	drainedAt time.Time             // zero if the pod takes new connections
+	sessions  pool                  // their number, which the peers share
+	guests    map[netip.Addr]*guest
+	drainedAt time.Time // zero if the pod takes new connections
 	closed    bool
-}
-
-// visitor is another pod that opened a session.
-type visitor struct {
-	identity model.Identity
 }
 
 func newPod(n *Node, w *Workload) (*pod, error) {
@@ -60,6 +62,8 @@ func newPod(n *Node, w *Workload) (*pod, error) {
 	}
 	p := &pod{
 		node: n, ns: ns, listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
+		guests: map[netip.Addr]*guest{}, memory: n.memory.newShare(),
+		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},
 	}
 	p.spec.Store(w)
 	p.policy.Store(w.Policy)
@@ -202,10 +206,10 @@ func (p *pod) drain() {
 func (p *pod) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inbound.Load() > 0 || p.outbound.Load() > 0 {
+	if p.inbound.used.Load() > 0 || p.outbound.Load() > 0 {
 		return false
 	}
-	return len(p.accepted) == 0 && p.handshakes.Load() == 0 || time.Since(p.drainedAt) > goAwayTime
+	return len(p.accepted) == 0 && p.handshakes.none() || time.Since(p.drainedAt) > goAwayTime
 }
 
 // close ends everything of the pod.
@@ -253,7 +257,10 @@ func (p *pod) tend(now time.Time) {
 			p.mu.Unlock()
 		}
 	}
-	for s := range accepted {
+	for s, v := range accepted {
 		s.check(now)
+		if now.After(v.until) && s.leftFor(now) == 0 {
+			s.goAway()
+		}
 	}
 }

@@ -57,7 +57,7 @@ type session struct {
 	// changed is called when the session has no stream any more, or ended. It is called without a lock.
 	changed func(*session)
 
-	memory    *memory
+	memory    *podMemory
 	wake      chan struct{} // the writer has something to do
 	done      chan struct{} // closed when the session has ended
 	lastRead  atomic.Int64  // Unix nanoseconds
@@ -73,12 +73,13 @@ type session struct {
 	windows  int // granted beyond the first windows
 	opening  int // streams that the peer has not answered
 	leaving  bool
+	left     time.Time // when the peer was told to open no more streams
 	err      error
 }
 
 func newSession(conn transport, remote netip.Addr) *session {
 	s := &session{
-		conn: conn, remote: remote, memory: newMemory(), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		conn: conn, remote: remote, memory: newMemory().newShare(), wake: make(chan struct{}, 1), done: make(chan struct{}),
 		streams: map[uint32]*stream{},
 	}
 	s.room.L = &s.mu
@@ -337,8 +338,8 @@ func (s *session) remove(st *stream) {
 	st.answer()
 	delete(s.streams, st.id)
 	s.windows -= st.window - firstWindow
-	s.memory.windows.Add(int64(firstWindow - st.window))
-	s.memory.queues.Add(-int64(st.held))
+	s.memory.windows.give(st.window - firstWindow)
+	s.memory.queues.give(st.held)
 	st.held = 0
 	if len(s.streams) == 0 && s.changed != nil {
 		go s.changed(s)
@@ -350,8 +351,21 @@ func (s *session) goAway() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leaving = true
+	if s.left.IsZero() {
+		s.left = time.Now()
+	}
 	s.put(0, kindGoAway, 0)
 	s.tell()
+}
+
+// leftFor gives how long ago the peer was told to open no more streams; 0 if it was not.
+func (s *session) leftFor(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left.IsZero() {
+		return 0
+	}
+	return now.Sub(s.left)
 }
 
 // retire opens no more streams from here.

@@ -548,7 +548,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		s.streams[id] = st
 		go st.pump()
 	})
-	accepted.memory.maxQueues = 10_000
+	accepted.memory.queues.pool.most = 20_000
 	c := stream1(t, dialled)
 	_, _ = c.Write(random(10_000))
 	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -564,7 +564,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	if _, err := io.ReadAll(server); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the receiver saw %v", err)
 	}
-	if n := accepted.memory.queues.Load(); n != 0 {
+	if n := accepted.memory.queues.used.Load(); n != 0 {
 		t.Errorf("%d bytes are still reserved", n)
 	}
 }

@@ -132,7 +132,7 @@ func (p *pod) dial(to netip.Addr, id model.Identity) (*session, time.Time, error
 		until = theirs
 	}
 	session := newSession(t, to)
-	session.memory = p.node.memory
+	session.memory = p.memory
 	return session, until, nil
 }
 

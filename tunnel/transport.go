@@ -94,8 +94,12 @@ type records struct {
 	out []byte
 }
 
-// maxRecords bounds the buffer that is kept between two flushes.
-const maxRecords = 512 << 10
+const (
+	// maxRecords bounds the buffer that is kept between two flushes.
+	maxRecords = 512 << 10
+	// maxUnsent is more than a session puts between two flushes.
+	maxUnsent = 8 * outLimit
+)
 
 func (r *records) init() (err error) {
 	c, ok := r.Conn.(syscall.Conn)
@@ -146,10 +150,13 @@ func (notReady) Error() string   { return "nothing has come" }
 func (notReady) Timeout() bool   { return true }
 func (notReady) Temporary() bool { return true }
 
-// Write keeps b for flush.
+// Write keeps b for flush. TLS writes by itself when the peer wants other keys, which nothing flushes.
 func (r *records) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.out) > maxUnsent {
+		return 0, fmt.Errorf("%w: it makes this end write and does not read", errProtocol)
+	}
 	r.out = append(r.out, b...)
 	return len(b), nil
 }

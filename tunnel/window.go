@@ -39,7 +39,7 @@ func (st *stream) took(n int) bool {
 	// or if half of the window comes within two round trips. A larger one would only keep bytes until they have left the cache.
 	waits := st.left <= st.window/4 || now.Sub(st.granted) < 2*time.Duration(s.roundTrip.Load())
 	if waits && st.held <= st.window/4 && st.window < maxWindow && s.windows+st.window <= sessionWindows &&
-		take(&s.memory.windows, st.window, s.memory.maxWindows) {
+		s.memory.windows.take(st.window) {
 		s.windows += st.window
 		grant += st.window
 		st.window *= 2
