@@ -9,7 +9,7 @@ TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.
 PRIVILEGED := ./datapath/... ./internal/agent/... ./internal/capture/... ./internal/demo/... ./internal/hostaddr/... ./internal/lab/... ./internal/placement/... ./internal/proxy/... ./internal/sandbox/... ./test/bench/... ./test/cluster/...
 # Whole-node suites: root too; make node runs them alone.
-NODE := ./test/node/... ./test/faults/... ./test/pods/... ./test/transparency/...
+NODE := ./test/attack/... ./test/node/... ./test/faults/... ./test/pods/... ./test/transparency/...
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD := go build -trimpath -ldflags "-X main.version=$(VERSION)"
 # The first build fetches some hundred modules; a line for each hides the rest.
@@ -56,6 +56,10 @@ node: setup envoy build ## what the demo does not measure, on a whole real node;
 .PHONY: node-hbone
 node-hbone: setup envoy build ## parts of the whole node whose authenticated bytes go by HBONE, more than make test; as root
 	@WEFT_TEST_LONG=1 go test -race -p 1 -count 1 -timeout 20m -run TestNodeHBONE ./test/node
+
+.PHONY: attack
+attack: setup envoy build ## attacks on a node as an outsider, a tenant and another node, with what a neighbour notices; as root; some 10 minutes
+	@WEFT_TEST_LONG=1 go test -p 1 -count 1 -timeout 20m -v $(ARGS) ./test/attack
 
 .PHONY: soak
 soak: setup envoy build ## 20 minutes of load on authenticated connections, with restarts; as root; ARGS="-span 1h"

@@ -1,0 +1,80 @@
+// Package attack attacks a whole real node as an outsider, a tenant or another node would, while a neighbour's requests
+// are measured. Each case prints a line with its figure. It fails if what should be refused is served, if the neighbour
+// is not served, or, by make attack, if the neighbour's p99 grows beyond its bound.
+//
+//	attack_test.go     the cases
+//	arena_test.go      the node and its pods
+//	neighbour_test.go  what a neighbour notices of an attack
+//	process_test.go    attackers are processes in their pod
+//	sweep_test.go, headers_test.go, idle_test.go, ...  the attacks
+//
+// A short form is part of make test: cases without "long", and no bounds of time.
+package attack
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// long is set by make attack: all cases, and bounds of the neighbour's p99.
+var long = os.Getenv("WEFT_TEST_LONG") != ""
+
+// attack is one case. It returns its figure.
+type attack struct {
+	id, name string
+	long     bool // only by make attack
+	run      func(*testing.T, *arena) string
+}
+
+// TestAttack attacks a node as it is by default.
+func TestAttack(t *testing.T) {
+	run(t, newArena(t), []attack{
+		{"A1", "sweep of a peer's ports, by weft tunnel", false, sweepPorts},
+		{"A2", "requests with large headers that never end", true, largeHeaders},
+		{"A3", "idle connections to port 15008", true, idleHBONE},
+		{"A3", "idle connections to port 15009", false, idleTunnel},
+		{"A3", "ports 15008 and 15009 where nobody authenticates", false, ownPortsOfOthers},
+		{"T1", "sessions without a certificate of the mesh", false, strangers},
+		{"T2", "sessions of one peer", true, manySessions},
+		{"T3", "streams of one peer", true, manyStreams},
+		{"T4", "streams to an application that does not read", true, slowReaders},
+	})
+}
+
+// TestAttackHBONE attacks a node whose authenticated bytes go by Envoy.
+func TestAttackHBONE(t *testing.T) {
+	if !long {
+		return // part of make attack
+	}
+	run(t, newArena(t, "--bytes=hbone"), []attack{
+		{"A1", "sweep of a peer's ports, by HBONE", true, sweepPorts},
+	})
+}
+
+func run(t *testing.T, a *arena, cases []attack) {
+	for _, c := range cases {
+		if c.long && !long {
+			continue
+		}
+		t.Run(c.id+" "+c.name, func(t *testing.T) {
+			began, figure, verdict := time.Now(), "no figure", "held"
+			defer func() {
+				if t.Failed() {
+					verdict = "FAILED"
+					a.logs(t)
+				}
+				fmt.Printf("%-3s %-55s %-7s %s (%.0f s)\n", c.id, c.name, verdict, figure, time.Since(began).Seconds())
+			}()
+			figure = c.run(t, a)
+		})
+	}
+}
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		os.Exit(act(role, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}

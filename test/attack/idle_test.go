@@ -1,0 +1,100 @@
+package attack
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// idleSpec keeps connections open on which nothing is sent, and opens those again that are closed.
+type idleSpec struct {
+	To   netip.AddrPort
+	Many int
+	Hold time.Duration
+}
+
+func holdIdle(s idleSpec) (report, error) {
+	var done, refused, now, most atomic.Int64
+	end := time.Now().Add(s.Hold)
+	var wg sync.WaitGroup
+	for range s.Many {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				c, err := net.DialTimeout("tcp", s.To.String(), 2*time.Second)
+				if err != nil {
+					refused.Add(1)
+					time.Sleep(time.Second)
+					continue
+				}
+				done.Add(1)
+				for n := now.Add(1); n > most.Load(); {
+					most.Store(n)
+				}
+				_ = c.SetReadDeadline(end)
+				_, _ = c.Read(make([]byte, 1))
+				now.Add(-1)
+				c.Close()
+				time.Sleep(100 * time.Millisecond)
+			}
+		})
+		if wait := s.Many / 1000; wait > 0 {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	wg.Wait()
+	return report{Done: int(done.Load()), Refused: int(refused.Load()), Most: int(most.Load())}, nil
+}
+
+func idleHBONE(t *testing.T, a *arena) string  { return idle(t, a, model.PortHBONE) }
+func idleTunnel(t *testing.T, a *arena) string { return idle(t, a, model.PortTunnel) }
+
+// idle: 10,000 connections of an outsider to where a strict pod's peers come in keep none of them away. A peer that has no
+// session yet is served too.
+func idle(t *testing.T, a *arena, port uint16) string {
+	spec := idleSpec{To: netip.AddrPortFrom(a.server.Address, port), Many: 2000, Hold: 4 * time.Second}
+	if long {
+		spec.Many, spec.Hold = 12_000, 30*time.Second
+	}
+	var r report
+	var late []error
+	noticed := a.under(t, func() {
+		p := from(t, a.outsider, "idle", spec)
+		time.Sleep(spec.Hold / 2)
+		// By IPv6 and from another pod: nothing is there to be used again.
+		for _, to := range []string{netip.AddrPortFrom(a.server.Address6, 8080).String(), netip.AddrPortFrom(a.server.Address, 8080).String(), a.routed("bank")} {
+			late = append(late, reached(a.mallory, netip.MustParseAddrPort(to)))
+		}
+		r = p.wait()
+	})
+	for _, err := range late {
+		if err != nil {
+			t.Errorf("a peer that was not connected before: %v", err)
+		}
+	}
+	return fmt.Sprintf("%d connections were let in, %d refused, at most %d at once; %s", r.Done, r.Refused, r.Most, noticed)
+}
+
+// ownPortsOfOthers: nobody listens on the mesh's ports of a pod that has no identity, and what an application of it does there
+// is not taken for the mesh.
+func ownPortsOfOthers(t *testing.T, a *arena) string {
+	n := 0
+	for _, port := range []uint16{model.PortHBONE, model.PortTunnel, model.PortInbound, model.PortHTTP, model.PortTCP, model.PortTunnelOut} {
+		for _, to := range []*lab.Pod{a.plain, a.server} {
+			if to == a.server && (port == model.PortHBONE || port == model.PortTunnel) {
+				continue
+			}
+			if err := dials(a.outsider, netip.AddrPortFrom(to.Address, port)); err == nil {
+				t.Errorf("port %d of %s takes connections", port, to.Name)
+			}
+			n++
+		}
+	}
+	return fmt.Sprintf("%d ports refused", n)
+}

@@ -1,0 +1,97 @@
+package attack
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/load"
+)
+
+// quietTime is how long the neighbour is measured before an attack and after it.
+var quietTime = map[bool]time.Duration{false: time.Second, true: 5 * time.Second}[long]
+
+const (
+	// maxRatio bounds the neighbour's p99 under attack, as a multiple of what it is without. slowest is what counts as slow at
+	// all: below it a ratio says more about the machine than about the attack.
+	maxRatio = 2.0
+	slowest  = 25 * time.Millisecond
+	// neighbourRate is in requests a second, each on a connection of its own, by each way.
+	neighbourRate = 50
+)
+
+// ways are those by which the neighbour's requests go.
+var ways = []string{"routed", "bytes"}
+
+// measured is what the neighbour noticed.
+type measured map[string]*load.Report
+
+// neighbour starts requests between two pods of another tenant.
+func (a *arena) neighbour(t *testing.T) (stop func() measured) {
+	t.Helper()
+	running := map[string]*load.Running{}
+	for _, way := range ways {
+		r, err := load.Start(context.Background(), load.Config{
+			URL: "http://" + netip.AddrPortFrom(a.ServiceIP("bank", way), 80).String(), Dial: a.client.Dial,
+			Workers: 8, Rate: neighbourRate, NewConnections: true, Timeout: 10 * time.Second,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running[way] = r
+	}
+	return func() measured {
+		out := measured{}
+		for way, r := range running {
+			out[way] = r.Stop()
+		}
+		return out
+	}
+}
+
+func (a *arena) quiet(t *testing.T) measured {
+	t.Helper()
+	stop := a.neighbour(t)
+	time.Sleep(quietTime)
+	return stop()
+}
+
+// under runs an attack while the neighbour is served. It fails the test if a request of the neighbour fails, or if they are
+// too slow, and returns what the neighbour noticed, in words. attack returns when it is over.
+func (a *arena) under(t *testing.T, attack func()) string {
+	t.Helper()
+	before := a.quiet(t)
+	stop := a.neighbour(t)
+	attack()
+	meanwhile := stop()
+	after := a.quiet(t)
+	var words []string
+	for _, way := range ways {
+		m := meanwhile[way]
+		for _, r := range []*load.Report{m, before[way], after[way]} {
+			if r.Failed > 0 {
+				t.Errorf("%d of the neighbour's %d requests failed, %s: %v", r.Failed, r.Requests, way, r.Failures())
+			}
+		}
+		idle, now := max(before[way].Quantile(0.99), after[way].Quantile(0.99)), m.Quantile(0.99)
+		if idle <= 0 {
+			t.Fatalf("the neighbour had no answer without an attack, %s", way)
+		}
+		ratio := float64(now) / float64(idle)
+		if long && ratio > maxRatio && now > slowest {
+			t.Errorf("the neighbour's p99 grows from %s to %s, %s", idle, now, way)
+		}
+		words = append(words, fmt.Sprintf("%s p99 %.1fx of %s", way, ratio, idle.Round(100*time.Microsecond)))
+	}
+	return strings.Join(words, ", ")
+}
+
+// contextFor is a context that ends after d, for calls that are shorter than the test.
+func contextFor(d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	time.AfterFunc(d, cancel)
+	return ctx
+}

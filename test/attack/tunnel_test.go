@@ -1,0 +1,200 @@
+package attack
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// tunnelMemory bounds weft tunnel's memory under attack, in MB.
+const tunnelMemory = 400
+
+// stolen is a certificate of mallory, as root on its node has it: a file with the chain and the key.
+func (a *arena) stolen(t *testing.T) string {
+	t.Helper()
+	roots, err := filepath.Glob(filepath.Join(a.Dir, "state", "*", "root-1.pem"))
+	if err != nil || len(roots) != 1 {
+		t.Fatalf("roots %v, %v", roots, err)
+	}
+	root, err := tls.LoadX509KeyPair(roots[0], roots[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := x509.ParseCertificate(root.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := sign("spiffe://cluster.local/ns/tenant/sa/mallory", ca, root.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	file := filepath.Join(t.TempDir(), "mallory.pem")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// sign makes a certificate of an identity; with a parent of nil it signs itself.
+func sign(identity string, parent *x509.Certificate, by crypto.PrivateKey) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	id, err := url.Parse(identity)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, URIs: []*url.URL{id}, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent, by = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// sessionsSpec opens sessions of weft tunnel. Certificate is a file; "" is a certificate of the attacker's own.
+type sessionsSpec struct {
+	To          netip.AddrPort
+	Certificate string
+	Identity    string // that a certificate of the attacker's own claims
+	Many        int
+	Hold        time.Duration
+}
+
+func (s *sessionsSpec) certificate() (tls.Certificate, error) {
+	if s.Certificate != "" {
+		return tls.LoadX509KeyPair(s.Certificate, s.Certificate)
+	}
+	return sign(s.Identity, nil, nil)
+}
+
+// session opens a session and waits until the other end has taken it: in TLS 1.3 a client hears of a refusal later.
+func (s *sessionsSpec) session(cert tls.Certificate) (*tls.Conn, error) {
+	c, err := net.DialTimeout("tcp", s.To.String(), 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Client(c, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"weft-tunnel/1"}, Certificates: []tls.Certificate{cert},
+		InsecureSkipVerify: true, // the attacker does not care
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	_ = t.SetDeadline(time.Now().Add(5 * time.Second))
+	pong := make([]byte, 8)
+	if _, err = t.Write(appendFrame(nil, 0, 6, 7)); err == nil {
+		_, err = io.ReadFull(t, pong)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	_ = t.SetDeadline(time.Time{})
+	return t, nil
+}
+
+// appendFrame appends a header of weft tunnel's protocol: 1 opens, 2 is data, 3 FIN, 4 reset, 5 a window, 6 a ping.
+func appendFrame(b []byte, stream uint32, kind byte, value int) []byte {
+	b = binary.BigEndian.AppendUint32(b, stream)
+	return binary.BigEndian.AppendUint32(b, uint32(kind)<<24|uint32(value))
+}
+
+func openSessions(s sessionsSpec) (r report, err error) {
+	cert, err := s.certificate()
+	if err != nil {
+		return r, err
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 32)
+	for range s.Many {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			c, err := s.session(cert)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				r.Refused++
+				if len(r.Errors) < 3 {
+					r.Errors = append(r.Errors, err.Error())
+				}
+				return
+			}
+			r.Done++
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		})
+	}
+	wg.Wait()
+	time.Sleep(s.Hold)
+	return r, nil
+}
+
+// strangers: only a certificate of the mesh's authority opens a session, whatever another one says.
+func strangers(t *testing.T, a *arena) string {
+	n := 0
+	for _, id := range []string{"spiffe://cluster.local/ns/bank/sa/client", "spiffe://elsewhere/ns/bank/sa/client"} {
+		r := from(t, a.mallory, "sessions", sessionsSpec{
+			To: netip.AddrPortFrom(a.server.Address, model.PortTunnel), Identity: id, Many: 20,
+		}).wait()
+		if r.Done > 0 {
+			t.Errorf("%d sessions of a stranger that says that it is %s", r.Done, id)
+		}
+		n += r.Refused
+	}
+	return fmt.Sprintf("%d sessions refused", n)
+}
+
+// manySessions: one peer's sessions leave room for those of others.
+func manySessions(t *testing.T, a *arena) string {
+	spec := sessionsSpec{
+		To: netip.AddrPortFrom(a.server.Address, model.PortTunnel), Certificate: a.stolen(t), Many: 5000, Hold: 4 * time.Second,
+	}
+	var r report
+	var tunnel int
+	noticed := a.under(t, func() {
+		p := from(t, a.outsider, "sessions", spec)
+		r = p.wait()
+		_, tunnel = a.memory(t)
+	})
+	if r.Done > 2048 {
+		t.Errorf("one address has %d sessions to a pod", r.Done)
+	}
+	if tunnel > tunnelMemory {
+		t.Errorf("weft tunnel holds %d MB", tunnel)
+	}
+	return fmt.Sprintf("%d sessions of %d; weft tunnel %d MB; %s", r.Done, spec.Many, tunnel, noticed)
+}
