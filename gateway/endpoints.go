@@ -214,7 +214,7 @@ func (v *view) endpoint(svc *corev1.Service, a netip.AddrPort, terminating bool,
 	e.Terminating = terminating || pod.DeletionTimestamp != nil
 	var ignored problems
 	if w := v.member(pod, &ignored); w != nil {
-		e.Workload, e.MTLS, e.Identity = w.Key(), w.MTLS, w.Identity
+		e.Workload, e.Owner, e.MTLS, e.Identity = w.Key(), w.Owner, w.MTLS, w.Identity
 	}
 	if pod.Spec.NodeName != "" {
 		e.Node = pod.Spec.NodeName

@@ -48,7 +48,7 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 	if pod.Spec.HostNetwork || kube.Ended(pod) {
 		return nil
 	}
-	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: kube.ServiceAccountOf(pod)}
+	w := &model.Workload{Namespace: pod.Namespace, Name: pod.Name, ServiceAccount: kube.ServiceAccountOf(pod), Owner: ownerOf(pod)}
 	w.MTLS = v.mtlsMode(pod, t)
 	switch {
 	case w.MTLS == model.MTLSDisabled:

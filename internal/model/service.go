@@ -70,8 +70,9 @@ func (e *Endpoints) Key() string {
 // Endpoint is an address that serves a service port.
 type Endpoint struct {
 	Address netip.AddrPort `json:"address"`
-	// Workload is namespace/name of the pod behind it, "" if none is known. MTLS and Identity are the pod's.
+	// Workload is namespace/name of the pod behind it, "" if none is known. Owner, MTLS and Identity are the pod's.
 	Workload string   `json:"workload,omitempty"`
+	Owner    Owner    `json:"owner,omitzero"` // of that pod
 	MTLS     MTLSMode `json:"mtls"`
 	Identity Identity `json:"identity,omitempty"`
 	Node     string   `json:"node,omitempty"`
@@ -82,6 +83,16 @@ type Endpoint struct {
 	// Terminating endpoints get new connections only when no other endpoint is left. Endpoints that are not
 	// ready do not appear at all.
 	Terminating bool `json:"terminating,omitempty"`
+}
+
+// CountedAs returns the namespace and the owner that traffic to the endpoint is counted as; both are empty if no pod is
+// known there.
+func (e *Endpoint) CountedAs() (namespace string, owner Owner) {
+	if e.Workload == "" {
+		return "", Owner{}
+	}
+	namespace, name := SplitKey(e.Workload)
+	return namespace, countedAs(e.Owner, name)
 }
 
 // MaxFrontends and MaxSlots are the sizes of the kernel's tables of Services: their addresses with each port, and their

@@ -74,8 +74,10 @@ type Workload struct {
 	// what must be authenticated is refused in both directions.
 	Contested []netip.Addr      `json:"contested,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
-	Node      string            `json:"node,omitempty"`
-	MTLS      MTLSMode          `json:"mtls"`
+	// Owner made the pod; it is zero if nothing did.
+	Owner Owner    `json:"owner,omitzero"`
+	Node  string   `json:"node,omitempty"`
+	MTLS  MTLSMode `json:"mtls"`
 	// Identity is "" when MTLS is disabled.
 	Identity Identity `json:"identity,omitempty"`
 	// Local is true when the pod runs on this node and takes part in the mesh; NetNS is then its network
@@ -91,6 +93,9 @@ type Workload struct {
 
 // Key is the workload's key in its table.
 func (w *Workload) Key() string { return Key(w.Namespace, w.Name) }
+
+// CountedAs returns what the traffic of the pod is counted as: its owner, or the pod itself.
+func (w *Workload) CountedAs() Owner { return countedAs(w.Owner, w.Name) }
 
 // Policy is the union of the AuthorizationPolicies that select a workload. What no rule allows is refused.
 type Policy struct {

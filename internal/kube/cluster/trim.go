@@ -38,7 +38,10 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		keep = false
 	case *corev1.Pod:
 		trimPod(o)
-		keep = false
+		owner := controllerOf(o)
+		trimMeta(o, false)
+		o.OwnerReferences = owner
+		return o
 	case *corev1.Service:
 		o.Status.Conditions = nil
 		if _, gateway := kube.GatewayOfService(o); keep && gateway {
@@ -133,6 +136,15 @@ func trimPod(p *corev1.Pod) {
 		}
 	}
 	p.Status = status
+}
+
+// controllerOf keeps of a pod's owners the one that made it, by kind and name.
+func controllerOf(p *corev1.Pod) []metav1.OwnerReference {
+	c := metav1.GetControllerOfNoCopy(p)
+	if c == nil {
+		return nil
+	}
+	return []metav1.OwnerReference{{Kind: c.Kind, Name: c.Name, Controller: c.Controller}}
 }
 
 func trimContainers(in []corev1.Container) []corev1.Container {
