@@ -23,6 +23,7 @@ import (
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/internal/traffic"
 	"github.com/weft-mesh/weft/mtls"
 	"github.com/weft-mesh/weft/tunnel"
 	"github.com/weft-mesh/weft/xds"
@@ -90,13 +91,14 @@ type Agent struct {
 	path    *datapath.Datapath
 	addrs   *addresses
 	// transports says what this node's Envoy takes. loaded is closed when the first translation lacks nothing.
-	transports *accepting
-	loaded     chan struct{}
-	mtls       *mtls.Manager
-	ca         *clusterCA // nil if this node has its own
-	flows      *observe.Store
-	proxy      *proxy.Client
-	objs       *kube.Objects
+	transports  *accepting
+	loaded      chan struct{}
+	mtls        *mtls.Manager
+	ca          *clusterCA // nil if this node has its own
+	flows       *observe.Store
+	connections *traffic.Connections
+	proxy       *proxy.Client
+	objs        *kube.Objects
 	// One of these writes placements, the other is nil.
 	node      *node
 	manifests *placement.Manifests
@@ -120,6 +122,7 @@ func New(cfg Config) (*Agent, error) {
 	db := state.NewDB()
 	objs := kube.NewObjects(db)
 	a.st = state.New(db)
+	a.connections = traffic.NewConnections(a.st)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err
@@ -228,7 +231,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 		g.Go(func() error { return serveHTTP(ctx, l, a.health()) })
 	}
 	if a.metricsSocket != nil {
-		g.Go(func() error { return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics)) })
+		g.Go(func() error {
+			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics, a.connections))
+		})
 	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })

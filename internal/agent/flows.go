@@ -15,7 +15,9 @@ import (
 // connection turns an event of the kernel into a flow. A connection becomes a flow when it closes. Authenticated
 // connections are left to Envoy and weft tunnel, which know the peer's identity.
 func (a *Agent) connection(e datapath.Event) {
-	if e.Kind == datapath.EventOpened || e.Verdict == datapath.VerdictMTLS {
+	// Of connections that Envoy reads requests of, the requests are counted and not the bytes to Envoy.
+	requests := e.Verdict == datapath.VerdictL7 && !e.Inbound
+	if e.Verdict == datapath.VerdictMTLS || requests && e.Kind == datapath.EventOpened {
 		return
 	}
 	r := observe.NewResolver(a.st)
@@ -41,11 +43,17 @@ func (a *Agent) connection(e datapath.Event) {
 		f.Source, f.Destination, f.Sent, f.Received = local, remote, e.Sent, e.Received
 	}
 	switch {
+	case e.Kind == datapath.EventOpened:
+		a.connections.Opened(&f)
+		return
 	case e.Kind == datapath.EventRefused:
 		f.Verdict, f.Reason = observe.Refused, e.Reason.String()
 	case !e.Inbound && e.Sent == 0:
 		// The answer to the SYN counts as a byte that the peer acknowledged.
 		f.Verdict, f.Reason = observe.Failed, "never established"
+	}
+	if !requests || f.Verdict == observe.Refused {
+		a.connections.Ended(&f)
 	}
 	a.flows.Add(f)
 }
@@ -99,6 +107,7 @@ func (a *Agent) tunnelFlow(x *tunnel.Flow) {
 	case x.Failure != "":
 		f.Verdict, f.Reason = observe.Failed, x.Failure
 	}
+	a.count(&f)
 	a.flows.Add(f)
 }
 
@@ -125,7 +134,22 @@ func (a *Agent) accessLog(x *xds.Flow) {
 	if x.Failure != "" {
 		f.Verdict, f.Reason = outcome(x.Failure)
 	}
+	if x.Request == nil {
+		if !x.Open && x.Local == "" && f.Verdict == observe.Forwarded {
+			a.connections.Opened(&f) // in the clear, Envoy reports the end alone
+		}
+		a.count(&f)
+	}
 	a.flows.Add(f)
+}
+
+// count counts an authenticated connection, which is reported when it is open and when it ends.
+func (a *Agent) count(f *observe.Flow) {
+	if f.Open {
+		a.connections.Opened(f)
+	} else {
+		a.connections.Ended(f)
+	}
 }
 
 // outcome returns the verdict and the reason of a failure that Envoy reports. Only Envoy's RBAC filters, which enforce

@@ -1,18 +1,25 @@
 package agent
 
 import (
+	"maps"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/internal/traffic"
+	"github.com/weft-mesh/weft/tunnel"
 	"github.com/weft-mesh/weft/xds"
 )
 
 func flowsOf(t *testing.T, report func(a *Agent)) []observe.Flow {
 	t.Helper()
 	a := &Agent{st: state.New(state.NewDB()), flows: observe.NewStore(8)}
+	a.connections = traffic.NewConnections(a.st)
 	report(a)
 	var out []observe.Flow
 	for _, e := range a.flows.List(observe.Filter{}, 8) {
@@ -54,6 +61,56 @@ func TestAccessLogVerdicts(t *testing.T) {
 		got := flowsOf(t, func(a *Agent) { a.accessLog(&xds.Flow{Failure: failure}) })
 		if len(got) != 1 || got[0].Verdict != want.verdict || got[0].Reason != want.reason {
 			t.Errorf("%q: %+v, want %+v", failure, got, want)
+		}
+	}
+}
+
+// TestConnectionsCounted: a connection is counted once at each end, whoever reports it.
+func TestConnectionsCounted(t *testing.T) {
+	end := netip.MustParseAddrPort("10.0.0.1:80")
+	event := func(kind datapath.EventKind, verdict datapath.Verdict, inbound bool) func(a *Agent) {
+		return func(a *Agent) {
+			a.connection(datapath.Event{Kind: kind, Verdict: verdict, Inbound: inbound, Local: end, Remote: end, Original: end, Sent: 1})
+		}
+	}
+	const opened, closed, refused = "weft_tcp_connections_opened_total", "weft_tcp_connections_closed_total", "weft_tcp_connections_refused_total"
+	for name, c := range map[string]struct {
+		report func(a *Agent)
+		want   map[string]float64
+	}{
+		"opened in the kernel":            {event(datapath.EventOpened, datapath.VerdictKernel, false), map[string]float64{opened: 1}},
+		"closed in the kernel":            {event(datapath.EventClosed, datapath.VerdictKernel, true), map[string]float64{closed: 1}},
+		"refused in the kernel":           {event(datapath.EventRefused, datapath.VerdictRefused, true), map[string]float64{refused: 1}},
+		"opened to Envoy for requests":    {event(datapath.EventOpened, datapath.VerdictL7, false), map[string]float64{}},
+		"closed to Envoy for requests":    {event(datapath.EventClosed, datapath.VerdictL7, false), map[string]float64{}},
+		"closed by the app, to the proxy": {event(datapath.EventClosed, datapath.VerdictMTLS, false), map[string]float64{}},
+		"opened by weft tunnel":           {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Open: true}) }, map[string]float64{opened: 1}},
+		"closed by weft tunnel":           {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{}) }, map[string]float64{closed: 1}},
+		"refused by weft tunnel":          {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Denied: true}) }, map[string]float64{refused: 1}},
+		"opened by HBONE":                 {func(a *Agent) { a.accessLog(&xds.Flow{Open: true, Local: "spiffe://td/ns/a/sa/b"}) }, map[string]float64{opened: 1}},
+		"closed by HBONE":                 {func(a *Agent) { a.accessLog(&xds.Flow{Local: "spiffe://td/ns/a/sa/b"}) }, map[string]float64{closed: 1}},
+		"in the clear to Envoy":           {func(a *Agent) { a.accessLog(&xds.Flow{}) }, map[string]float64{opened: 1, closed: 1}},
+		"a request":                       {func(a *Agent) { a.accessLog(&xds.Flow{Request: &xds.Request{}}) }, map[string]float64{}},
+	} {
+		got := map[string]float64{}
+		r := prometheus.NewPedanticRegistry()
+		flowsOf(t, func(a *Agent) {
+			r.MustRegister(a.connections)
+			c.report(a)
+		})
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if n := m.GetCounter().GetValue(); n > 0 && strings.HasPrefix(f.GetName(), "weft_tcp_connections_") {
+					got[f.GetName()] += n
+				}
+			}
+		}
+		if !maps.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }

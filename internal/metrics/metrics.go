@@ -19,10 +19,11 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Handler answers both paths. proxy gives Envoy's metrics in the text format.
-func Handler(src api.Source, proxy func(context.Context) ([]byte, error)) http.Handler {
+// Handler answers both paths. proxy gives Envoy's metrics in the text format. What more collects is among the agent's own.
+func Handler(src api.Source, proxy func(context.Context) ([]byte, error), more ...prometheus.Collector) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node{src})
+	r.MustRegister(more...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /metrics/proxy", func(w http.ResponseWriter, r *http.Request) {
