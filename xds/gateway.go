@@ -119,14 +119,14 @@ func gatewayTLS(certificates []string) *core.TransportSocket {
 	return transportSocket("envoy.transport_sockets.tls", &tls.DownstreamTlsContext{CommonTlsContext: c})
 }
 
-// gatewayHTTP faces the world: it appends to X-Forwarded-For and gives requests an ID.
+// gatewayHTTP faces the world: it appends to X-Forwarded-For, and gives an ID to requests that have none.
 func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	if g.Identity == "" {
 		table += plainSuffix
 	}
 	m := newHTTP(cfg, "gateway")
 	m.UseRemoteAddress = yes()
-	m.GenerateRequestId = yes()
+	m.GenerateRequestId, m.PreserveExternalRequestId = yes(), true
 	m.StreamIdleTimeout = duration(time.Hour)
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleClients)
 	m.Http2ProtocolOptions = &core.Http2ProtocolOptions{

@@ -12,7 +12,11 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-const filterCORS = "envoy.filters.http.cors"
+const (
+	filterCORS = "envoy.filters.http.cors"
+	// noHost stands for the host of a request in HTTP/1.0 that names none (RFC 9112 3.2). No server has it (RFC 2606).
+	noHost = "no-host.invalid"
+)
 
 // newHTTP returns what all HTTP listeners have in common. Nothing about a request changes that nobody asked to change.
 // There is no limit on how long a request, an answer or an idle stream takes. There are limits on what a client can hold
@@ -32,9 +36,14 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 			MaxHeadersCount: number(maxHeaders),
 			IdleTimeout:     duration(t.idle),
 		},
-		HttpProtocolOptions:  &core.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		HttpProtocolOptions: &core.Http1ProtocolOptions{
+			AcceptHttp_10: true, DefaultHostForHttp_10: noHost,
+			AllowCustomMethods:   true, // methods are an open set (RFC 9110 9.1)
+			EnableTrailers:       true,
+			IgnoreHttp_11Upgrade: ignoredUpgrades(),
+		},
 		Http2ProtocolOptions: &core.Http2ProtocolOptions{AllowConnect: true},
-		UpgradeConfigs:       []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		UpgradeConfigs:       upgradeConfigs(),
 	}
 }
 

@@ -3,6 +3,7 @@ package xds
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
@@ -83,9 +84,11 @@ func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
 	for _, h := range hosts {
 		var domains []string
 		for _, d := range h.Hosts {
-			if d != "" && !seen[d] { // a second one would make Envoy refuse the whole table
-				seen[d] = true
-				domains = append(domains, d)
+			for _, d := range spellings(d) {
+				if !seen[d] { // a second one would make Envoy refuse the whole table
+					seen[d] = true
+					domains = append(domains, d)
+				}
 			}
 		}
 		if len(domains) == 0 {
@@ -101,6 +104,18 @@ func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
 		out = append(out, vh)
 	}
 	return out
+}
+
+// spellings returns the ways to write a host: shop.example. with the dot of an absolute name is shop.example (RFC 9110 4.2.3
+// leaves that to DNS). None for "".
+func spellings(host string) []string {
+	switch {
+	case host == "":
+		return nil
+	case host == "*", strings.HasSuffix(host, "."), strings.HasSuffix(host, ".*"):
+		return []string{host}
+	}
+	return []string{host, host + "."}
 }
 
 // routes returns the routes of a rule, in order. Most rules are one or two; those that Envoy cannot say are more.

@@ -1,0 +1,316 @@
+package http
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/sandbox"
+	"github.com/weft-mesh/weft/internal/testenv"
+)
+
+// way leads from a client to a server.
+type way struct {
+	name   string
+	client *lab.Pod
+	server *server
+	to     string
+	adds   []string // fields that the way adds to requests, without values
+}
+
+// result is what both ends saw.
+type result struct {
+	Server []message // the requests
+	Client []message // the answers, the final one last
+}
+
+// TestHTTP compares every way of the mesh with the direct one.
+func TestHTTP(t *testing.T) {
+	testenv.Root(t)
+	n := start(t)
+	ways := waysOf(t, n)
+	cold := ways[1]
+	cold.name = "cold route"
+	for i := range cases {
+		x := &cases[i]
+		ways := ways
+		if x.cold {
+			cold.to = netip.AddrPortFrom(coldIP(i), 80).String()
+			ways = append(slices.Clone(ways), cold)
+		}
+		if x.request == "" && x.h2 == nil {
+			x.request = get("/")
+		}
+		if x.answer == "" && !x.closes {
+			x.answer = ok
+		}
+		t.Run(x.name, func(t *testing.T) {
+			direct, err := play(ways[0], x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range ways[1:] {
+				t.Run(w.name, func(t *testing.T) {
+					got, err := play(w, x)
+					if err != nil {
+						t.Fatal(err)
+					}
+					compare(t, x.wanted(w, direct, got), got)
+				})
+			}
+		})
+	}
+	if t.Failed() {
+		logs(t, n)
+	}
+}
+
+func play(w way, x *exchange) (result, error) {
+	w.server.expect(x)
+	client, err := ask(w.client, w.to, x)
+	r := result{Server: slices.Clone(w.server.saw()), Client: client}
+	for i := range r.Server {
+		r.Server[i].Fields = slices.DeleteFunc(slices.Clone(r.Server[i].Fields), func(f string) bool {
+			name, _, _ := strings.Cut(f, ":")
+			return slices.Contains(w.adds, name) && !strings.Contains(strings.ToLower(x.request), "\n"+name+":")
+		})
+	}
+	return r, err
+}
+
+// wanted is what a way must give.
+func (x *exchange) wanted(w way, direct, got result) result {
+	want := result{Server: copied(direct.Server), Client: copied(direct.Client)}
+	for _, e := range x.except {
+		if strings.Contains(w.name, e.ways) {
+			e.want(&want, got)
+		}
+	}
+	return want
+}
+
+func copied(ms []message) []message {
+	out := slices.Clone(ms)
+	for i := range out {
+		out[i].Fields = slices.Clone(out[i].Fields)
+	}
+	return out
+}
+
+func compare(t *testing.T, want, got result) {
+	t.Helper()
+	for i := range got.Client { // a proxy may add the date (RFC 9110 6.6.1)
+		dated := func(f string) bool { return strings.HasPrefix(f, "date: ") }
+		if i >= len(want.Client) || !slices.ContainsFunc(want.Client[i].Fields, dated) {
+			got.Client[i].Fields = slices.DeleteFunc(got.Client[i].Fields, dated)
+		}
+	}
+	if w, g := lines(want.Server), lines(got.Server); w != g {
+		t.Errorf("the server saw:\n%swant:\n%s", g, w)
+	}
+	if w, g := lines(want.Client), lines(got.Client); w != g {
+		t.Errorf("the client saw:\n%swant:\n%s", g, w)
+	}
+}
+
+func lines(ms []message) string {
+	var b strings.Builder
+	for _, m := range ms {
+		fmt.Fprintf(&b, "\t%.200s\n", m.Start)
+		for _, f := range m.Fields {
+			fmt.Fprintf(&b, "\t  %.200q\n", f)
+		}
+		fmt.Fprintf(&b, "\t  body %q trailer %q end %q\n", m.Body, m.Trailer, m.End)
+	}
+	return b.String()
+}
+
+func start(t *testing.T) *sandbox.Node {
+	t.Helper()
+	n, err := sandbox.New(sandbox.Options{
+		Name: "whttp", Subnet: netip.MustParsePrefix("10.87.0.0/24"), ServiceSubnet: netip.MustParsePrefix("10.99.0.0/24"),
+		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := n.Apply(t.Context(), fstest.MapFS{"http/all.yaml": {Data: []byte(manifest())}}, "http"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func buildWeft(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "weft")
+	out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build weft: %v\n%s", err, out)
+	}
+	return bin
+}
+
+func logs(t *testing.T, n *sandbox.Node) {
+	for _, f := range []string{n.AgentLog(), filepath.Join(n.RunDir, "proxy.log")} {
+		text, _ := os.ReadFile(f)
+		lines := strings.Split(string(text), "\n")
+		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-20):], "\n"))
+	}
+}
+
+// Namespaces of pods without an identity, with one, and with a policy that looks at requests.
+const plain, strict, guarded = "plain", "strict", "guarded"
+
+var namespaces = []string{plain, strict, guarded}
+
+// waysOf gives the direct way first. Each way answers when it returns.
+func waysOf(t *testing.T, n *sandbox.Node) []way {
+	t.Helper()
+	pod := func(name string) *lab.Pod {
+		p, err := n.Lab.AddPod(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	oc, os := pod("oc"), pod("os")
+	service := func(ns string) string { return netip.AddrPortFrom(serviceIP(ns), 80).String() }
+	ps := serve(t, n.Pod(plain, "s"))
+	// Envoy always says by which scheme a request came, if nobody did before. A Gateway also says who asks, and numbers requests.
+	scheme := []string{"x-forwarded-proto"}
+	client := []string{"x-forwarded-proto", "x-forwarded-for", "x-request-id"}
+	ways := []way{
+		{"direct", oc, serve(t, os), net.JoinHostPort(os.Address.String(), fmt.Sprint(serverPort)), nil},
+		{"route", n.Pod(plain, "c"), ps, service(plain), scheme},
+		{"mTLS", n.Pod(strict, "c"), serve(t, n.Pod(strict, "s")), service(strict), scheme},
+		{"policy", n.Pod(guarded, "c"), serve(t, n.Pod(guarded, "s")), service(guarded), scheme},
+		{"Gateway", oc, ps, "10.99.0.1:80", client},
+	}
+	for _, w := range ways {
+		ready(t, w)
+	}
+	return ways
+}
+
+func ready(t *testing.T, w way) {
+	t.Helper()
+	x := &exchange{request: get("/"), answer: ok}
+	var r result
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if r, err = play(w, x); err == nil && len(r.Client) == 1 && r.Client[0].Start == "200" {
+			return
+		}
+	}
+	t.Fatalf("%s does not answer: %v, %+v", w.name, err, r)
+}
+
+func serviceIP(ns string) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 99, 0, byte(10 + slices.Index(namespaces, ns))})
+}
+
+func manifest() string {
+	var b strings.Builder
+	for _, ns := range namespaces {
+		mode := map[string]string{plain: "disabled", strict: "strict", guarded: "strict"}[ns]
+		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {weft.io/mtls: %s}}\n", ns, mode)
+		for _, name := range []string{"c", "s"} {
+			fmt.Fprintf(&b, `---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: %[2]s, namespace: %[1]s}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s}}
+spec: {serviceAccountName: %[2]s}
+`, ns, name)
+		}
+		fmt.Fprintf(&b, `---
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: %[1]s}
+spec:
+  clusterIP: %[2]s
+  clusterIPs: [%[2]s]
+  selector: {app: s}
+  ports: [{name: http, port: 80, targetPort: %[3]d}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: s, namespace: %[1]s}
+spec:
+  parentRefs: [{group: "", kind: Service, name: s, port: 80}]
+  rules: [{backendRefs: [{name: s, port: 80}]}]
+`, ns, serviceIP(ns), serverPort)
+	}
+	for i, x := range cases {
+		if x.cold {
+			fmt.Fprintf(&b, `---
+apiVersion: v1
+kind: Service
+metadata: {name: cold-%[1]d, namespace: plain, labels: {weft.io/l7: enabled}}
+spec:
+  clusterIP: %[2]s
+  selector: {app: s}
+  ports: [{name: http, port: 80, targetPort: %[3]d}]
+`, i, coldIP(i), serverPort)
+		}
+	}
+	return b.String() + edge
+}
+
+// coldIP returns the address of the Service for the i-th case, which no other case asks.
+func coldIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 0, byte(50 + i)}) }
+
+// edge is a policy that looks at requests, and a Gateway to the pods without an identity.
+const edge = `---
+apiVersion: weft.io/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: s, namespace: guarded}
+spec:
+  targetRefs: [{kind: Service, name: s}]
+  action: ALLOW
+  rules: [{http: [{paths: [{type: PathPrefix, value: /}]}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: weft}
+spec: {controllerName: weft.io/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: plain}
+spec:
+  gatewayClassName: weft
+  addresses: [{type: IPAddress, value: 10.99.0.1}]
+  listeners: [{name: http, protocol: HTTP, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: edge, namespace: plain}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [shop.example]
+  rules: [{backendRefs: [{name: s, port: 80}]}]
+`
