@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readSize is how much is read from an application at once: a frame.
-const readSize = maxData
+// readSize is how much is read from an application at once: several frames. Fewer, larger steps wake the other processes less
+// often, and a wake-up costs as much as some 10 KiB.
+const readSize = 4 * maxData
 
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
@@ -114,7 +115,7 @@ func (st *stream) putData(b []byte) bool {
 	s := st.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !st.dead && len(s.out) > outLimit {
+	for !st.dead && len(s.out) > 0 && len(s.out)+len(b) > outLimit {
 		s.room.Wait()
 	}
 	if st.dead {

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// outLimit is how much waits to be sent on a session before streams stop reading from their applications. It bounds
+	// outLimit is how much waits to be sent on a session: what one read of an application gives, or less of several. It bounds
 	// how long a small message waits behind large ones.
-	outLimit = 256 << 10
+	outLimit = 260 << 10
 	// smallFlush is from how many bytes on a flush does not wait for other streams that have something to put. A system call
 	// for each small message costs more than all else that is done with it.
 	smallFlush = 16 << 10
@@ -25,11 +25,8 @@ const (
 	// openTimeout bounds the wait for the peer's answer to an open frame. The peer answers before the application does.
 	openTimeout = 10 * time.Second
 
-	measureEvery = time.Second // the round trip
-
-	pingAfter  = 30 * time.Second // of silence
-	deadAfter  = 45 * time.Second
-	readBuffer = 4*16<<10 + headerSize
+	pingAfter = 30 * time.Second // of silence
+	deadAfter = 45 * time.Second
 )
 
 var (
@@ -60,6 +57,7 @@ type session struct {
 	memory    *podMemory
 	wake      chan struct{} // the writer has something to do
 	done      chan struct{} // closed when the session has ended
+	gathered  gathered      // of the goroutine that reads
 	lastRead  atomic.Int64  // Unix nanoseconds
 	roundTrip atomic.Int64  // to the peer, nanoseconds
 
@@ -179,89 +177,10 @@ func (s *session) tell() {
 	}
 }
 
-// readFrames handles what the peer sends. It must not wait for anything but the peer: everybody's bytes come through it.
-func (s *session) readFrames() error {
-	buf := make([]byte, readBuffer)
-	have := 0
-	var in incoming
-	var measured time.Time
-	for {
-		n, err := s.conn.Read(buf[have:])
-		have += n
-		if n > 0 {
-			now := time.Now()
-			s.lastRead.Store(now.UnixNano())
-			if now.Sub(measured) > measureEvery {
-				measured = now
-				s.roundTrip.Store(int64(s.conn.RoundTrip()))
-			}
-			used, err := s.handleFrames(&in, buf[:have])
-			if err != nil {
-				return err
-			}
-			have = copy(buf, buf[used:have])
-		}
-		if err != nil {
-			return fmt.Errorf("receive: %w", err)
-		}
-		if s.flooded() {
-			return fmt.Errorf("%w: it sends and does not read", errProtocol)
-		}
-		if have == len(buf) {
-			buf = append(buf, make([]byte, maxPayload)...) // a large frame of a kind that is skipped
-		}
-	}
-}
-
-// incoming is a data frame of which only a part has come.
-type incoming struct {
-	stream uint32
-	left   int // bytes
-}
-
-// handleFrames handles the frames in b, and returns how much of b it has used.
-func (s *session) handleFrames(in *incoming, b []byte) (used int, err error) {
-	for used < len(b) {
-		if in.left > 0 {
-			n := min(in.left, len(b)-used)
-			if err := s.deliver(in.stream, b[used:used+n]); err != nil {
-				return used, err
-			}
-			in.left -= n
-			used += n
-			continue
-		}
-		f, size, err := parseFrame(b[used:])
-		if err != nil {
-			return used, err
-		}
-		if size == 0 {
-			break
-		}
-		if f.kind == kindData {
-			*in = incoming{f.stream, f.value - len(f.payload)}
-		}
-		if err := s.handle(f); err != nil {
-			return used, err
-		}
-		used += size
-	}
-	return used, nil
-}
-
-// flooded reports whether more waits to be sent than what streams put: answers to a peer that does not read them.
-func (s *session) flooded() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.out) > 4*outLimit
-}
-
 func (s *session) handle(f frame) error {
 	switch f.kind {
 	case kindOpen:
 		return s.opened(f)
-	case kindData:
-		return s.deliver(f.stream, f.payload)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,6 +207,7 @@ func (s *session) handle(f frame) error {
 		st.kill(true, reason(f.value))
 	case kindWindow:
 		st.credit += f.value
+		st.most = max(st.most, st.credit)
 		st.moved.Signal()
 	}
 	return nil

@@ -118,6 +118,30 @@ func write(fd int, b []byte) (int, error) {
 	return n, err
 }
 
+// writeParts writes once, without waiting. Nothing written is no error.
+func writeParts(fd int, parts [][]byte) (int, error) {
+	if len(parts) == 1 {
+		return write(fd, parts[0])
+	}
+	var iov [maxParts]unix.Iovec
+	for i, b := range parts {
+		iov[i].Base = unsafe.SliceData(b)
+		iov[i].SetLen(len(b))
+	}
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov)), uintptr(len(parts)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EAGAIN:
+			return 0, nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
 // writeAll writes all of b, and waits until it can.
 func writeAll(raw syscall.RawConn, b []byte) (err error) {
 	werr := raw.Write(func(fd uintptr) bool {

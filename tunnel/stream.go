@@ -30,6 +30,7 @@ type stream struct {
 	ended func(*stream)
 
 	credit int       // bytes that the peer lets us send
+	most   int       // the largest credit that there was: the peer's window is not smaller
 	moved  sync.Cond // credit has grown, or the stream ended
 
 	window  int       // bytes that we let the peer send
@@ -47,17 +48,17 @@ type stream struct {
 	sent, received             uint64
 
 	// Of the goroutine that reads the session's frames: what deliver writes.
-	writing  []byte
+	writing  [][]byte
 	written  int
 	writeErr error
 	write    func(fd uintptr) bool
 }
 
 func newStream(s *session, id uint32, app *socket) *stream {
-	st := &stream{session: s, id: id, app: app, credit: firstWindow, window: firstWindow, left: firstWindow}
+	st := &stream{session: s, id: id, app: app, credit: firstWindow, most: firstWindow, window: firstWindow, left: firstWindow}
 	st.moved.L = &s.mu
 	st.write = func(fd uintptr) bool {
-		st.written, st.writeErr = write(int(fd), st.writing)
+		st.written, st.writeErr = writeParts(int(fd), st.writing)
 		return true
 	}
 	return st

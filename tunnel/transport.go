@@ -86,6 +86,7 @@ func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool) (*sec
 type records struct {
 	net.Conn
 	raw         syscall.RawConn
+	from        reader
 	in          *bufio.Reader
 	established atomic.Bool
 	ready       bool // Read must not wait. Of the goroutine that reads.
@@ -107,21 +108,29 @@ func (r *records) init() (err error) {
 		return fmt.Errorf("%T has no descriptor", r.Conn)
 	}
 	r.raw, err = c.SyscallConn()
-	r.in = bufio.NewReaderSize(reader{r.raw}, 4*(16<<10+256))
+	r.from.raw = r.raw
+	r.in = bufio.NewReaderSize(&r.from, 4*(16<<10+256))
 	return err
 }
 
 // reader reads from a connection.
-type reader struct{ raw syscall.RawConn }
+type reader struct {
+	raw   syscall.RawConn
+	full  bool // the last read left nothing of its buffer, so there may be more
+	hurry bool // a read must not wait
+}
 
-func (r reader) Read(b []byte) (n int, err error) {
+func (r *reader) Read(b []byte) (n int, err error) {
 	rerr := r.raw.Read(func(fd uintptr) bool {
 		n, err = read(int(fd), b)
-		return !errors.Is(err, unix.EAGAIN)
+		return r.hurry || !errors.Is(err, unix.EAGAIN)
 	})
+	r.full = n == len(b)
 	switch {
 	case rerr != nil:
 		return 0, rerr
+	case errors.Is(err, unix.EAGAIN):
+		err = errNotReady
 	case err == nil && n == 0:
 		err = io.EOF
 	}
@@ -135,9 +144,10 @@ func (r *records) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if r.ready && r.in.Buffered() == 0 {
+	if r.ready && r.in.Buffered() == 0 && !r.from.full {
 		return 0, errNotReady
 	}
+	r.from.hurry = r.ready
 	return r.in.Read(b)
 }
 

@@ -17,7 +17,7 @@ func (st *stream) awaitCredit() int {
 	s := st.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !st.dead && st.credit < leastCredit {
+	for !st.dead && st.credit < max(leastCredit, min(readSize, st.most/2)) {
 		st.moved.Wait()
 	}
 	if st.dead {
