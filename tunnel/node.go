@@ -38,7 +38,7 @@ type Node struct {
 	bundle      string
 	svids       map[model.Identity]*tls.Certificate
 	pods        map[string]*pod
-	failed      map[string]*Workload // that could not be applied
+	failed      map[string]*Workload // that could not be applied, or have no certificate yet
 	peers       map[netip.Addr]*known
 	draining    bool // another process takes new connections
 }

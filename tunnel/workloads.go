@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -21,19 +20,22 @@ func (n *Node) apply(w *Workload) {
 		n.disable(w)
 		return
 	}
-	err := n.applyPod(w)
+	n.answer(w, n.applyPod(w))
+}
+
+// answer tells the agent that a workload's connections are taken, or why not. A certificate that has not come is no fault:
+// the answer follows it, and the agent knows what its issuer says.
+func (n *Node) answer(w *Workload, err error) {
 	n.mu.Lock()
 	delete(n.failed, w.Key)
-	if err == nil {
-		if n.svids[w.Identity] == nil || n.roots == nil {
-			err = fmt.Errorf("there is no certificate of %s", w.Identity)
-		}
-	}
-	if err != nil && !n.draining {
+	certified := n.svids[w.Identity] != nil && n.roots != nil
+	if (err != nil || !certified) && !n.draining {
 		n.failed[w.Key] = w
 	}
 	n.mu.Unlock()
-	n.link.applied(w, err)
+	if err != nil || certified {
+		n.link.applied(w, err)
+	}
 }
 
 var errDraining = errors.New("another process takes new connections")

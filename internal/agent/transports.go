@@ -50,17 +50,17 @@ func (a *accepting) accepted() []model.Transport {
 	return transports
 }
 
-// carried reports whether weft tunnel serves the local workloads. It holds for the moment: another weft proxy may run
-// without it.
+// carried reports whether weft tunnel serves local workloads. It holds for the moment: another weft proxy may run without
+// it. A workload that it cannot serve does not count where it serves others: a pod that takes its port must not change how
+// the connections of all pods of the node go.
 func (a *accepting) carried() bool {
-	snap, some := a.st.Snapshot(), false
+	snap := a.st.Snapshot()
 	for c := range a.st.Carried.All(snap) {
-		if c.Error != "" {
-			return false
+		if c.Error == "" && c.Revision > 0 {
+			return a.st.TunnelConnected(snap)
 		}
-		some = some || c.Revision > 0
 	}
-	return some && a.st.TunnelConnected(snap)
+	return false
 }
 
 func (a *accepting) allAccepted() bool {

@@ -74,6 +74,30 @@ func TestAcceptedTransports(t *testing.T) {
 	}
 }
 
+// A workload that weft tunnel cannot serve does not take the others from it.
+func TestOneWorkloadIsNotCarried(t *testing.T) {
+	st := state.New(state.NewDB())
+	a := &accepting{st: st, known: true}
+	w := st.Write(st.Carried)
+	st.Carried.Put(w, &model.Carried{Subject: model.Tunnel})
+	for name, c := range map[string]model.Carried{
+		"ns/good": {Revision: 1}, "ns/new": {}, "ns/bad": {Error: "port 15009 is taken"}, "ns/worse": {Revision: 1, Error: "it has no namespace"},
+	} {
+		c.Subject = model.Subject{Kind: model.SubjectWorkload, Name: name}
+		st.Carried.Put(w, &c)
+	}
+	w.Commit()
+	if got := a.accepted(); !slices.Equal(got, withTunnel) {
+		t.Errorf("the node takes %v", got)
+	}
+	w = st.Write(st.Carried)
+	st.Carried.Delete(w, model.Tunnel.Key())
+	w.Commit()
+	if got := a.accepted(); !slices.Equal(got, transports) {
+		t.Errorf("without weft tunnel the node takes %v", got)
+	}
+}
+
 // The row of a node without others follows what the node takes.
 func TestRowOfTheOnlyNode(t *testing.T) {
 	st := state.New(state.NewDB())
