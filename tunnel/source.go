@@ -17,8 +17,9 @@ const (
 	// peerTimeout bounds the wait for the agent to say who is at an address.
 	peerTimeout = time.Second
 	dialTimeout = 5 * time.Second
-	// refusedTimeout bounds how long a session is asked for again where nobody listens: while weft tunnel starts there.
-	refusedTimeout = time.Second
+	// refusedTimeout bounds how long a session is asked for again where nobody listens: while weft tunnel starts there, and
+	// while the pod gets its first identity. Its own node's kernel waits as long for its listeners.
+	refusedTimeout = 2 * time.Second
 	refusedPause   = 20 * time.Millisecond
 )
 
