@@ -115,7 +115,7 @@ func (st *stream) putData(b []byte) bool {
 	s := st.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !st.dead && len(s.out) > 0 && len(s.out)+len(b) > outLimit {
+	for !st.dead && len(s.out) > max(outLimit-len(b), outRoom) {
 		s.room.Wait()
 	}
 	if st.dead {

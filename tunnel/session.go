@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// outLimit is how much waits to be sent on a session: what one read of an application gives, or less of several. It bounds
-	// how long a small message waits behind large ones.
-	outLimit = 260 << 10
+	// outLimit is how much waits to be sent on a session before streams stop reading from their applications. It bounds
+	// how long a small message waits behind large ones. outRoom is from how much on what one read gives has to wait too: many
+	// streams with small messages must not keep it away.
+	outLimit = 256 << 10
+	outRoom  = 64 << 10
 	// smallFlush is from how many bytes on a flush does not wait for other streams that have something to put. A system call
 	// for each small message costs more than all else that is done with it.
 	smallFlush = 16 << 10

@@ -537,6 +537,35 @@ func transfer(t *testing.T, from, to *net.TCPConn, n int) {
 	}
 }
 
+// Small messages that wait to be sent do not keep a large one away, and it bounds what waits.
+func TestRoomForLargeStep(t *testing.T) {
+	s := newSession(nil, netip.Addr{})
+	st := newStream(s, 1, nil)
+	s.streams[1] = st
+	s.out = make([]byte, outRoom)
+	if !st.putData(make([]byte, readSize)) {
+		t.Fatal("the stream has ended")
+	}
+	full := len(s.out)
+	if full < outRoom+readSize || full > 2*outLimit {
+		t.Errorf("%d bytes wait", full)
+	}
+	put := make(chan bool)
+	go func() { put <- st.putData([]byte("x")) }()
+	select {
+	case <-put:
+		t.Error("more is put where too much waits")
+	case <-time.After(20 * time.Millisecond):
+		s.mu.Lock()
+		s.out = s.out[:0]
+		s.room.Broadcast()
+		s.mu.Unlock()
+		if !<-put {
+			t.Error("the stream has ended")
+		}
+	}
+}
+
 // A stream for which there is no memory left is reset, and gives back what it held.
 func TestMemoryIsBounded(t *testing.T) {
 	server, far := application(t)
