@@ -134,6 +134,20 @@ type weftProbeKey struct {
 	Pad   uint32
 }
 
+type weftQuota struct {
+	_      structs.HostLayout
+	Second uint64
+	Used   uint64
+}
+
+type weftQuotaKey struct {
+	_     structs.HostLayout
+	Netns uint64
+	From  weftAddress
+	Kind  uint32
+	Pad   uint32
+}
+
 type weftReverseKey struct {
 	_       structs.HostLayout
 	Socket  uint64
@@ -180,6 +194,7 @@ const (
 	weftMapPeers            = "peers"
 	weftMapPods             = "pods"
 	weftMapProbes           = "probes"
+	weftMapQuotas           = "quotas"
 	weftMapReverse          = "reverse"
 	weftMapSelves           = "selves"
 	weftMapSlots            = "slots"
@@ -289,6 +304,7 @@ type weftMapSpecs struct {
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Pods       *ebpf.MapSpec `ebpf:"pods"`
 	Probes     *ebpf.MapSpec `ebpf:"probes"`
+	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
 	Reverse    *ebpf.MapSpec `ebpf:"reverse"`
 	Selves     *ebpf.MapSpec `ebpf:"selves"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
@@ -340,6 +356,7 @@ type weftMaps struct {
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Pods       *ebpf.Map `ebpf:"pods"`
 	Probes     *ebpf.Map `ebpf:"probes"`
+	Quotas     *ebpf.Map `ebpf:"quotas"`
 	Reverse    *ebpf.Map `ebpf:"reverse"`
 	Selves     *ebpf.Map `ebpf:"selves"`
 	Slots      *ebpf.Map `ebpf:"slots"`
@@ -362,6 +379,7 @@ func (m *weftMaps) Close() error {
 		m.Peers,
 		m.Pods,
 		m.Probes,
+		m.Quotas,
 		m.Reverse,
 		m.Selves,
 		m.Slots,

@@ -36,12 +36,14 @@ const (
 	ReasonNoPolicyPort         // a policy selects the workload, and Envoy does not listen on 15006
 	ReasonNotProgrammed        // the workload's own entry is missing: the kernel's map is full
 	ReasonContested            // nobody has an identity at the address: several pods claim it, or it is of a Service that is not balanced
+	ReasonStrangers            // too many connections a second to 15008 or 15009 from addresses that are not of the mesh
 )
 
 func (r Reason) String() string {
 	return name([]string{"", "no ready endpoint", "no proxy for a strict peer", "plaintext to a strict workload",
 		"no proxy to check the policy", "the node could not program the workload",
-		"several pods claim the address, or its Service is over its budget"}, int(r))
+		"several pods claim the address, or its Service is over its budget",
+		"too many connections from addresses outside of the mesh"}, int(r))
 }
 
 // MarshalText gives the text.
@@ -64,6 +66,9 @@ func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), ni
 
 // Event is something that happened to a TCP connection of a local workload. Envoy's own connections and those over
 // loopback that nobody redirected make no events.
+//
+// Of connections that one address is refused at a workload, and of those that a workload is refused, 32 a second make events.
+// The others are counted as lost.
 //
 // A refused inbound connection is seen by its packets. Those to ports of the ephemeral range (32768 and up) are not
 // reported, for late packets of finished connections look the same.

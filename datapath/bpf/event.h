@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What is told to user space. */
 #pragma once
-#include "address.h"
+#include "quota.h"
 
 enum { VERDICT_KERNEL = 1, VERDICT_L7 = 2, VERDICT_MTLS = 3, VERDICT_REFUSED = 4 };
 enum { REASON_NONE, REASON_NO_BACKEND, REASON_NO_PROXY, REASON_PLAINTEXT, REASON_NO_POLICY_PORT, REASON_NOT_PROGRAMMED,
-       REASON_CONTESTED };
+       REASON_CONTESTED, REASON_STRANGERS };
 enum { EVENT_OPENED = 1, EVENT_CLOSED = 2, EVENT_REFUSED = 3 };
 
 struct event {
@@ -42,18 +42,41 @@ struct {
 	__type(value, __u64);
 } lost SEC(".maps");
 
+static __always_inline void count_lost(void)
+{
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&lost, &zero);
+	if (n)
+		*n += 1;
+}
+
 static __always_inline struct event *new_event(void)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
-		__u32 zero = 0;
-		__u64 *n = bpf_map_lookup_elem(&lost, &zero);
-		if (n)
-			*n += 1;
+		count_lost();
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_ns();
+	return e;
+}
+
+/* An event of a connection that is refused. It costs the peer one packet, so these are bounded: by address, and all of them
+ * to half of the ring, so that the events of other connections have room. */
+static __always_inline struct event *new_refusal(__u64 netns, const struct address *from)
+{
+	struct quota_key key = { .netns = netns, .from = *from, .kind = QUOTA_REFUSED };
+	if (!within(&key, QUOTA_REFUSED) || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2) {
+		count_lost();
+		return 0;
+	}
+	struct event *e = new_event();
+	if (e) {
+		e->netns = netns;
+		e->kind = EVENT_REFUSED;
+		e->verdict = VERDICT_REFUSED;
+	}
 	return e;
 }
 

@@ -10,11 +10,8 @@ static __always_inline int drop(const struct flow *f, __u8 reason)
 {
 	if (bpf_ntohs(f->to.port) >= 32768)
 		return SK_DROP; /* may be a late packet of a connection that the workload made */
-	struct event *e = new_event();
+	struct event *e = new_refusal(f->netns, &f->from.addr);
 	if (e) {
-		e->netns = f->netns;
-		e->kind = EVENT_REFUSED;
-		e->verdict = VERDICT_REFUSED;
 		e->reason = reason;
 		e->inbound = 1;
 		e->local = f->to;
@@ -39,6 +36,18 @@ static __always_inline bool steer(struct bpf_sk_lookup *ctx, const struct flow *
 	*result = bpf_sk_assign(ctx, sk, 0) ? SK_DROP : SK_PASS;
 	bpf_sk_release(sk);
 	return true;
+}
+
+/* Envoy and weft tunnel wait some seconds for a certificate. Those who have none must not keep others waiting. */
+static __always_inline bool welcome(const struct flow *f)
+{
+	__u32 *peer = bpf_map_lookup_elem(&peers, &f->from.addr);
+	if (peer && !(*peer & ADDRESS_CONTESTED))
+		return true;
+	if (bpf_map_lookup_elem(&nodes, &f->from.addr))
+		return true;
+	struct quota_key key = { .netns = f->netns, .kind = QUOTA_STRANGERS };
+	return within(&key, QUOTA_STRANGERS);
 }
 
 SEC("sk_lookup")
@@ -74,6 +83,8 @@ int inbound(struct bpf_sk_lookup *ctx)
 	/* Only Envoy and weft tunnel authenticate. An application that listens on their ports is judged like one on any other. */
 	bool hbone = ctx->local_port == PORT_HBONE && flags & WORKLOAD_IDENTITY;
 	bool tunnel = ctx->local_port == PORT_TUNNEL && flags & WORKLOAD_IDENTITY;
+	if ((hbone || tunnel) && !welcome(&f))
+		return drop(&f, REASON_STRANGERS);
 	if ((hbone || tunnel) && steer(ctx, &f, tunnel ? PORT_TUNNEL : PORT_HBONE, &result))
 		return result;
 	struct probe_key probe = { .netns = netns, .port = ctx->local_port };

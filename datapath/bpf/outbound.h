@@ -13,11 +13,9 @@ const volatile bool have_set_retval = true;
 static __always_inline int refuse(struct bpf_sock_addr *ctx, __u64 netns, const __u32 *pod, const struct endpoint *to,
 				  const struct endpoint *backend, __u8 reason)
 {
-	struct event *e = pod ? new_event() : 0;
+	struct address all = {};
+	struct event *e = pod ? new_refusal(netns, &all) : 0;
 	if (e) {
-		e->netns = netns;
-		e->kind = EVENT_REFUSED;
-		e->verdict = VERDICT_REFUSED;
 		e->reason = reason;
 		e->original = *to;
 		e->remote = *backend;

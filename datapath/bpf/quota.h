@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* How often something may happen in a second that somebody outside can bring about. */
+#pragma once
+#include "address.h"
+
+/* Events of connections that one address is refused at a workload, or that are refused to a workload. */
+#define QUOTA_REFUSED 32
+/* Connections to the mesh's ports of a workload from all addresses that are not of the mesh. A peer that this node has
+ * not heard of yet is among them. */
+#define QUOTA_STRANGERS 50
+
+struct quota_key {
+	__u64 netns;
+	struct address from; /* zero for all together */
+	__u32 kind;	     /* QUOTA_REFUSED or QUOTA_STRANGERS */
+	__u32 pad;
+};
+
+struct quota {
+	__u64 second; /* of CLOCK_MONOTONIC, since which is counted */
+	__u64 used;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct quota_key);
+	__type(value, struct quota);
+} quotas SEC(".maps");
+
+/* Two processors that begin the same second at once may both count from 0: a few more pass. */
+static __always_inline bool within(const struct quota_key *key, __u32 most)
+{
+	__u64 second = bpf_ktime_get_ns() / 1000000000;
+	struct quota *q = bpf_map_lookup_elem(&quotas, key);
+	if (!q) {
+		struct quota first = { .second = second, .used = 1 };
+		bpf_map_update_elem(&quotas, key, &first, BPF_ANY);
+		return true;
+	}
+	if (q->second != second) {
+		q->second = second;
+		q->used = 1;
+		return true;
+	}
+	return __sync_fetch_and_add(&q->used, 1) < most;
+}
