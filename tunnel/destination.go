@@ -153,7 +153,7 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 		s.refuse(id, reasonDenied)
 		return
 	}
-	if !v.guest.streams.take(1) {
+	if !p.takeInbound(v.guest) {
 		s.refuse(id, reasonLimit)
 		return
 	}
@@ -161,7 +161,7 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 	d := decide(p.policy.Load(), v.identity, to.Port())
 	app, err := p.reach(d, from, to)
 	if err != nil {
-		v.guest.streams.give(1)
+		p.giveInbound(v.guest)
 		why := refusal(err)
 		s.refuse(id, why)
 		note.end(traffic{failure: why, at: time.Now()})
@@ -171,7 +171,7 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 	st := newStream(s, id, app)
 	st.port, st.decided, st.queued = to.Port(), d, true
 	st.ended = func(st *stream) {
-		v.guest.streams.give(1)
+		p.giveInbound(v.guest)
 		note.end(st.traffic())
 	}
 	s.streams[id] = st

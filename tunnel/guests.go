@@ -41,6 +41,23 @@ func (p *pod) admit(s *session, v *visitor) bool {
 	return true
 }
 
+// takeInbound counts a stream of a guest, and reports whether there is room for it.
+func (p *pod) takeInbound(g *guest) bool {
+	if !g.streams.take(1) {
+		return false
+	}
+	if p.streams.take(1) {
+		return true
+	}
+	g.streams.give(1)
+	return false
+}
+
+func (p *pod) giveInbound(g *guest) {
+	g.streams.give(1)
+	p.streams.give(1)
+}
+
 // dismiss forgets a session that has ended.
 func (p *pod) dismiss(s *session, v *visitor) {
 	p.mu.Lock()

@@ -12,13 +12,8 @@ import (
 
 // testPod makes a pod whose streams lead nowhere.
 func testPod() *pod {
-	w := &Workload{Key: "ns/pod"}
-	n := New("", slog.New(slog.DiscardHandler))
-	p := &pod{
-		node: n, guests: map[netip.Addr]*guest{}, accepted: map[*session]*visitor{}, memory: n.memory.newShare(),
-		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},
-	}
-	p.spec.Store(w)
+	p := New("", slog.New(slog.DiscardHandler)).emptyPod()
+	p.spec.Store(&Workload{Key: "ns/pod"})
 	return p
 }
 
@@ -130,6 +125,40 @@ func TestSessionsOfOthers(t *testing.T) {
 	}
 }
 
+// The streams of pods that have many leave room for the node's other pods, in both directions.
+func TestStreamsOfOtherPods(t *testing.T) {
+	n := New("", slog.New(slog.DiscardHandler))
+	n.streams.most = 1000
+	greedy, modest := n.emptyPod(), n.emptyPod()
+	g := &guest{streams: greedy.inbound.newShare()}
+	in, out := 0, 0
+	for range 300 {
+		if greedy.takeInbound(g) {
+			in++
+		}
+	}
+	for range 1000 {
+		if greedy.takeOutbound() {
+			out++
+		}
+	}
+	if in != 300 || in+out != 500 {
+		t.Errorf("%d and %d streams of one pod", in, out)
+	}
+	if !modest.takeOutbound() || !modest.takeInbound(&guest{streams: modest.inbound.newShare()}) {
+		t.Error("no room for another pod")
+	}
+	for range in {
+		greedy.giveInbound(g)
+	}
+	for range out {
+		greedy.giveOutbound()
+	}
+	if used := n.streams.used.Load(); used != 2 || greedy.outbound.Load() != 0 || greedy.inbound.used.Load() != 0 {
+		t.Errorf("%d are still counted", used)
+	}
+}
+
 // A peer opens no streams when its certificate has ended, or when it was told to open no more, though its session lives on.
 func TestStreamsAfterTheEnd(t *testing.T) {
 	for _, tt := range []struct {
@@ -174,8 +203,8 @@ func TestStreamsAfterTheEnd(t *testing.T) {
 			if err != nil || f.kind != kindReset || reason(f.value) != tt.want {
 				t.Errorf("the answer is kind %d, %q, %v", f.kind, reason(f.value), err)
 			}
-			if n := p.inbound.used.Load(); n != 0 {
-				t.Errorf("%d streams are counted", n)
+			if in, all := p.inbound.used.Load(), p.node.streams.used.Load(); in != 0 || all != 0 {
+				t.Errorf("%d and %d streams are counted", in, all)
 			}
 		})
 	}

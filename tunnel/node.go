@@ -28,6 +28,7 @@ type Node struct {
 	end     func()
 	flows   flows
 	memory  *memory
+	streams pool // which the pods share
 	link    *link
 	// tasks change the pods, one after the other.
 	tasks chan func()
@@ -48,7 +49,7 @@ func New(agent string, log *slog.Logger) *Node {
 	n := &Node{
 		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
 		peers: map[netip.Addr]*known{}, tasks: make(chan func(), 64),
-		running: make(chan struct{}), memory: newMemory(),
+		running: make(chan struct{}), memory: newMemory(), streams: pool{most: nodeStreams, weight: 1},
 	}
 	n.link = newLink(agent, n)
 	return n

@@ -22,7 +22,7 @@ func TestOrder(t *testing.T) {
 	n := New("", slog.New(slog.DiscardHandler))
 	n.ctx = t.Context()
 	n.peers[to.Addr()] = &known{told: make(chan struct{}), identity: "spiffe://a/b"}
-	p := &pod{node: n, routes: map[netip.Addr]*route{}}
+	p := n.emptyPod()
 	p.spec.Store(&Workload{})
 	making := &dialling{done: make(chan struct{})}
 	r := p.routeTo(to.Addr())
@@ -117,7 +117,7 @@ func TestEndUnused(t *testing.T) {
 
 // TestClosedRoute: a connection that comes as its route is given up gets another one.
 func TestClosedRoute(t *testing.T) {
-	p := &pod{node: New("", slog.New(slog.DiscardHandler)), routes: map[netip.Addr]*route{}}
+	p := New("", slog.New(slog.DiscardHandler)).emptyPod()
 	p.spec.Store(&Workload{})
 	to := netip.MustParseAddr("192.0.2.1")
 	r := p.routeTo(to)

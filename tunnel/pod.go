@@ -15,9 +15,10 @@ import (
 
 // Limits of a pod. What is beyond them is reset.
 const (
-	maxStreams    = 10_000 // in each direction
-	maxSessions   = 4096   // that other pods opened; one may have half of what the others leave
-	maxHandshakes = 256    // of other pods, at once
+	maxStreams    = 10_000  // in each direction
+	nodeStreams   = 100_000 // of all pods of a node; past half, one has at most as many as are left
+	maxSessions   = 4096    // that other pods opened; one may have half of what the others leave
+	maxHandshakes = 256     // of other pods, at once
 	// peerStreams is how many streams a peer may have for each one that is left to others: four fifths of all, if it is
 	// alone.
 	peerStreams = 4
@@ -42,6 +43,7 @@ type pod struct {
 
 	outbound   atomic.Int64 // streams
 	inbound    pool         // streams, which the peers share
+	streams    *share       // of the node's, in both directions
 	memory     *podMemory
 	handshakes handshakes
 
@@ -55,16 +57,23 @@ type pod struct {
 	closed    bool
 }
 
+// emptyPod makes a pod without a namespace.
+func (n *Node) emptyPod() *pod {
+	return &pod{
+		node: n, memory: n.memory.newShare(), streams: n.streams.newShare(),
+		listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
+		guests:  map[netip.Addr]*guest{},
+		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},
+	}
+}
+
 func newPod(n *Node, w *Workload) (*pod, error) {
 	ns, err := openNamespace(w.NetNS)
 	if err != nil {
 		return nil, err
 	}
-	p := &pod{
-		node: n, ns: ns, listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
-		guests: map[netip.Addr]*guest{}, memory: n.memory.newShare(),
-		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},
-	}
+	p := n.emptyPod()
+	p.ns = ns
 	p.spec.Store(w)
 	p.policy.Store(w.Policy)
 	return p, nil

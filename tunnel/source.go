@@ -29,6 +29,7 @@ type arrival struct {
 	clientPort uint16
 	to         netip.AddrPort
 	note       *noting
+	counted    bool // among the pod's outbound streams
 }
 
 // takeApplications accepts the connections of the pod's applications that the kernel leads here.
@@ -54,7 +55,7 @@ func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 func (p *pod) arrived(app *socket, clientPort uint16, to netip.AddrPort) {
 	note := p.noting(time.Now(), "", netip.AddrPortFrom(p.addressOf(to.Addr()), clientPort), to, true)
 	a := &arrival{app: app, clientPort: clientPort, to: to, note: note}
-	if p.outbound.Add(1) > maxStreams {
+	if a.counted = p.takeOutbound(); !a.counted {
 		p.fail(a, errTooMany)
 		return
 	}
@@ -70,11 +71,27 @@ func (p *pod) arrived(app *socket, clientPort uint16, to netip.AddrPort) {
 	}
 }
 
+// takeOutbound counts a connection of the pod's applications, and reports whether there is room for it.
+func (p *pod) takeOutbound() bool {
+	if p.outbound.Add(1) <= maxStreams && p.streams.take(1) {
+		return true
+	}
+	p.outbound.Add(-1)
+	return false
+}
+
+func (p *pod) giveOutbound() {
+	p.outbound.Add(-1)
+	p.streams.give(1)
+}
+
 // fail resets an application's connection that gets no stream.
 func (p *pod) fail(a *arrival, err error) {
 	a.app.resetOnClose()
 	a.app.close()
-	p.outbound.Add(-1)
+	if a.counted {
+		p.giveOutbound()
+	}
 	a.note.end(traffic{failure: err, at: time.Now()})
 }
 
@@ -82,7 +99,7 @@ func (p *pod) fail(a *arrival, err error) {
 func (p *pod) carry(a *arrival, st *stream) {
 	a.note.open()
 	st.pump()
-	p.outbound.Add(-1)
+	p.giveOutbound()
 	a.note.end(st.traffic())
 }
 
