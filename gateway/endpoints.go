@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -123,6 +124,32 @@ func (v *view) fromSlices(svc *corev1.Service, in []*discoveryv1.EndpointSlice, 
 		}
 	}
 	return out
+}
+
+// checkForeign names an endpoint of a Service to which Envoy sends nothing, because it is a pod of another namespace. Only
+// Services without a selector are looked at: the endpoints of others follow their own pods.
+func (v *view) checkForeign(svc *corev1.Service, t *problems) {
+	if len(svc.Spec.Selector) > 0 {
+		return
+	}
+	n, first := 0, netip.Addr{}
+	for s := range v.objs.EndpointSlices.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
+		for _, ep := range s.Endpoints {
+			for _, text := range ep.Addresses {
+				a, err := netip.ParseAddr(text)
+				if err != nil || !v.endpoint(svc, netip.AddrPortFrom(a.Unmap(), 0), false, "").Foreign {
+					continue
+				}
+				if n++; n == 1 || a.Less(first) {
+					first = a
+				}
+			}
+		}
+	}
+	if n > 0 {
+		t.add("ForeignEndpoint", fmt.Sprintf("%d endpoints are pods of other namespaces, %s among them: requests are not sent there unless a "+
+			"ReferenceGrant of that namespace lets Services of namespace %s refer to Pods", n, first, svc.Namespace))
+	}
 }
 
 func slicePort(s *discoveryv1.EndpointSlice, port model.ServicePort) (uint16, bool) {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,14 +37,21 @@ func TestPodsOfOtherNamespacesAreForeign(t *testing.T) {
 			}
 		}
 	}
+	said := func() bool { return strings.Contains(w.problemOf("Service", "evil", "s"), "ForeignEndpoint") }
 	grant := func(group gwv1.Group, kind gwv1.Kind, to gwv1.Kind) {
 		w.put(t, &gwv1.ReferenceGrant{ObjectMeta: created("bank", "g", 1), Spec: gwv1.ReferenceGrantSpec{
 			From: []gwv1.ReferenceGrantFrom{{Group: group, Kind: kind, Namespace: "evil"}}, To: []gwv1.ReferenceGrantTo{{Kind: to}},
 		}})
 	}
 	want("without a grant", true)
+	if p := w.problemOf("Service", "evil", "s"); !said() || !strings.Contains(p, "10.0.0.1") || !strings.Contains(p, "ReferenceGrant") {
+		t.Errorf("the status says %q", p)
+	}
 	grant(gwv1.GroupName, "HTTPRoute", "Service")
 	want("with a grant for routes", true)
 	grant("", "Service", "Pod")
 	want("with a grant", false)
+	if said() {
+		t.Error("the status names an endpoint that is allowed")
+	}
 }

@@ -37,6 +37,7 @@ func service(v *view, key string) ([]output, bool) {
 	s.Ports = servicePorts(svc, &t)
 	s.Addresses = v.serviceAddresses(svc, &t)
 	v.allotted(s, &t)
+	v.checkForeign(svc, &t)
 	var outs []output
 	all := v.l7Everywhere(svc, &t)
 	for i := range s.Ports {
