@@ -40,6 +40,7 @@ func TestAttack(t *testing.T) {
 		{"A5", "routes with thousands of regular expressions", true, manyExpressions},
 		{"B1", "a strict pod's address claimed by another Pod", true, claimedAddress},
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},
+		{"B4", "another namespace's pod in an EndpointSlice", true, foreignEndpoint},
 		{"T1", "sessions without a certificate of the mesh", false, strangers},
 		{"T2", "sessions of one peer", true, manySessions},
 		{"T3", "streams of one peer", true, manyStreams},

@@ -103,6 +103,37 @@ spec:
 	return fmt.Sprintf("%d addresses not taken", len(taken))
 }
 
+// foreignEndpoint: an EndpointSlice with another namespace's pod lends that pod nobody's identity.
+func foreignEndpoint(t *testing.T, a *arena) string {
+	a.put(t, "foreign.yaml", `apiVersion: v1
+kind: Service
+metadata: {name: borrow, namespace: tenant, labels: {weft.io/l7: enabled}}
+spec: {clusterIP: 10.96.77.2, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: borrow-1, namespace: tenant, labels: {kubernetes.io/service-name: borrow}}
+addressType: IPv4
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: ["`+a.server.Address.String()+`"], conditions: {ready: true}}]
+`)
+	to := netip.MustParseAddrPort("10.96.77.2:80")
+	// Envoy answers, and its answer is a refusal.
+	until(t, "the Service says why", func() error { return a.trouble("Service/tenant/borrow", "ForeignEndpoint") })
+	until(t, "Envoy refuses", func() error {
+		if err := reached(a.mallory, to); err == nil || !strings.Contains(err.Error(), "503") {
+			return fmt.Errorf("answer: %w", err)
+		}
+		return nil
+	})
+	for range 50 {
+		if err := reached(a.mallory, to); err == nil {
+			t.Error("a request reached a pod of another namespace")
+		}
+	}
+	return "50 requests refused"
+}
+
 // manyExpressions: 40 routes with 128 regular expressions each.
 func manyExpressions(t *testing.T, a *arena) string {
 	for i := range 40 {
