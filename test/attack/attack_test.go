@@ -28,8 +28,15 @@ type attack struct {
 	run      func(*testing.T, *arena) string
 }
 
-// TestAttack attacks a node as it is by default.
+// TestAttack attacks a node as it is by default, and one whose authenticated bytes go by Envoy.
 func TestAttack(t *testing.T) {
+	t.Run("default", attackDefault)
+	if long {
+		t.Run("HBONE", attackHBONE)
+	}
+}
+
+func attackDefault(t *testing.T) {
 	run(t, newArena(t), []attack{
 		{"A1", "sweep of a peer's ports, by weft tunnel", false, sweepPorts},
 		{"A2", "requests with large headers that never end", true, largeHeaders},
@@ -48,11 +55,7 @@ func TestAttack(t *testing.T) {
 	})
 }
 
-// TestAttackHBONE attacks a node whose authenticated bytes go by Envoy.
-func TestAttackHBONE(t *testing.T) {
-	if !long {
-		t.Skip("part of make attack")
-	}
+func attackHBONE(t *testing.T) {
 	run(t, newArena(t, "--bytes=hbone"), []attack{
 		{"A1", "sweep of a peer's ports, by HBONE", true, sweepPorts},
 	})
