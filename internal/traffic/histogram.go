@@ -2,11 +2,8 @@ package traffic
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Upper bounds of buckets, in seconds.
-var (
-	rttBuckets      = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1}
-	durationBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
-)
+// rttBuckets are upper bounds, in seconds.
+var rttBuckets = []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1}
 
 // histogram counts values in buckets. Its zero value is empty.
 type histogram struct {

@@ -2,12 +2,10 @@ package traffic
 
 import "time"
 
-// Bounds of the sets of labels that are kept, for connections and for requests each. A set of connections is at most 22
-// series. A set of requests is at most 17 series of its duration and MaxOutcomes of its count.
+// Bounds of the sets of labels that are kept. A set is at most 22 series and maxReasons more.
 const (
 	MaxSets             = 4000
 	MaxSetsPerNamespace = 500
-	MaxOutcomes         = 32
 	// IdleTime is how long a set is kept in which nothing is counted.
 	IdleTime = time.Hour
 )
