@@ -68,7 +68,7 @@ func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), ni
 // loopback that nobody redirected make no events.
 //
 // Of connections that one address is refused at a workload, and of those that a workload is refused, 32 a second make events.
-// The others are counted as lost.
+// The others are counted in state.Lost as model.LostRefusals.
 //
 // A refused inbound connection is seen by its packets. Those to ports of the ephemeral range (32768 and up) are not
 // reported, for late packets of finished connections look the same.

@@ -26,37 +26,42 @@ const (
 
 // Events calls event for each event, in order, until ctx ends. event must not block for long: the ring holds some 7,700
 // events, and what does not fit is lost. Losses are counted in state.Lost, and lost is called with the number of those
-// that were found since the last call. Only one may read.
+// that were found since the last call. Refused connections beyond the bound of bpf/quota.h make no events; they are only
+// counted. Only one may read.
 func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n uint64)) error {
 	r, err := ringbuf.NewReader(d.maps[weftMapEvents])
 	if err != nil {
 		return fmt.Errorf("event ring: %w", err)
 	}
 	defer func() { _ = r.Close() }()
-	before, err := d.countLost()
+	ring, err := d.newLosses(lostRing, model.LostKernelRing)
 	if err != nil {
 		return err
 	}
-	d.reportLost(0)
+	refusals, err := d.newLosses(lostRefusals, model.LostRefusals)
+	if err != nil {
+		return err
+	}
 	var rec ringbuf.Record
 	var clock clock
 	var look time.Time // when to look for losses
 	opened := newDurations(maxOpen)
 	poll := eventPoll
-	for total := before; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		now := time.Now()
 		if !now.Before(look) {
 			look, clock = now.Add(lostPoll), newClock()
 			d.ringUsed.Store(int64(r.AvailableBytes()))
-			n, err := d.countLost()
+			n, err := ring.look()
 			if err != nil {
 				return err
 			}
-			if n > total {
-				d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n-total)
-				d.reportLost(n - before)
-				lost(n - total)
-				total = n
+			if n > 0 {
+				d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n)
+				lost(n)
+			}
+			if _, err := refusals.look(); err != nil {
+				return err
 			}
 		}
 		r.SetDeadline(now.Add(poll))
@@ -79,10 +84,51 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 	return nil
 }
 
-// countLost returns how many events were lost since the map was made.
-func (d *Datapath) countLost() (uint64, error) {
+// Indexes of bpf/event.h's map lost.
+const (
+	lostRing uint32 = iota
+	lostRefusals
+)
+
+// losses are the events of one kind that were not made since newLosses.
+type losses struct {
+	d             *Datapath
+	kind          uint32
+	source        string
+	before, total uint64
+}
+
+func (d *Datapath) newLosses(kind uint32, source string) (*losses, error) {
+	n, err := d.countLost(kind)
+	l := &losses{d: d, kind: kind, source: source, before: n, total: n}
+	if err == nil {
+		l.report()
+	}
+	return l, err
+}
+
+// look returns how many there are since the last look, and writes how many there are.
+func (l *losses) look() (uint64, error) {
+	n, err := l.d.countLost(l.kind)
+	if err != nil || n <= l.total {
+		return 0, err
+	}
+	more := n - l.total
+	l.total = n
+	l.report()
+	return more, nil
+}
+
+func (l *losses) report() {
+	w := l.d.st.Write(l.d.st.Lost)
+	l.d.st.Lost.Put(w, &model.Lost{Source: l.source, Count: l.total - l.before})
+	w.Commit()
+}
+
+// countLost returns how many events were not made since the map was made.
+func (d *Datapath) countLost(kind uint32) (uint64, error) {
 	var perCPU []uint64
-	if err := d.maps[weftMapLost].Lookup(uint32(0), &perCPU); err != nil {
+	if err := d.maps[weftMapLost].Lookup(kind, &perCPU); err != nil {
 		return 0, fmt.Errorf("count lost events: %w", err)
 	}
 	var n uint64
@@ -90,13 +136,6 @@ func (d *Datapath) countLost() (uint64, error) {
 		n += c
 	}
 	return n, nil
-}
-
-// reportLost writes how many events were lost since Events began.
-func (d *Datapath) reportLost(total uint64) {
-	w := d.st.Write(d.st.Lost)
-	d.st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: total})
-	w.Commit()
 }
 
 // durations remembers when connections were opened. The kernel does not: a note with each socket costs more than the

@@ -46,7 +46,7 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 	}
 	n.sync()
 	n.end()
-	var floods, others, lost atomic.Int64
+	var floods, others atomic.Int64
 	n.onEvent = func(e Event) {
 		switch {
 		case e.Kind == EventRefused && e.Remote.Addr() == outsider.Address:
@@ -55,7 +55,7 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 			others.Add(1)
 		}
 	}
-	n.onLost = func(count uint64) { lost.Add(int64(count)) }
+	n.onLost = func(count uint64) { t.Errorf("%d events found no room in the ring", count) }
 	n.start()
 	const many = 5000
 	made, took := dialMany(t, outsider, netip.AddrPortFrom(strict.Address, 8080), many)
@@ -68,7 +68,8 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the other connection is seen, and what is left out is counted", func() bool {
-		return others.Load() > 0 && floods.Load()+lost.Load() >= many
+		l, ok := n.st.Lost.Get(n.st.Snapshot(), model.LostRefusals)
+		return ok && others.Load() > 0 && floods.Load()+int64(l.Count) >= many
 	})
 	if n, most := int(floods.Load()), mostIn(quotaRefused, took); n > most || n == 0 {
 		t.Errorf("%d events of %d connections in %s, want 1 to %d", n, many, took, most)

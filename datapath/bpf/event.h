@@ -35,17 +35,19 @@ struct {
 	__uint(max_entries, RING_SIZE);
 } events SEC(".maps");
 
+/* Events that were not made: the ring had no room, or they were refusals beyond their bound. */
+enum { LOST_RING, LOST_REFUSALS, LOST_KINDS };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, LOST_KINDS);
 	__type(key, __u32);
 	__type(value, __u64);
 } lost SEC(".maps");
 
-static __always_inline void count_lost(void)
+static __always_inline void count_lost(__u32 kind)
 {
-	__u32 zero = 0;
-	__u64 *n = bpf_map_lookup_elem(&lost, &zero);
+	__u64 *n = bpf_map_lookup_elem(&lost, &kind);
 	if (n)
 		*n += 1;
 }
@@ -54,7 +56,7 @@ static __always_inline struct event *new_event(void)
 {
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
-		count_lost();
+		count_lost(LOST_RING);
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
@@ -68,7 +70,7 @@ static __always_inline struct event *new_refusal(__u64 netns, const struct addre
 {
 	struct quota_key key = { .netns = netns, .from = *from, .kind = QUOTA_REFUSED };
 	if (!within(&key, QUOTA_REFUSED) || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2) {
-		count_lost();
+		count_lost(LOST_REFUSALS);
 		return 0;
 	}
 	struct event *e = new_event();

@@ -145,8 +145,13 @@ func (c *Certified) Problem(now time.Time) string {
 	return "the agent waits for the CA to sign it"
 }
 
-// LostKernelRing is the source of connection events that the kernel's ring buffer had no room for.
-const LostKernelRing = "kernel-ring"
+// Sources of connection events that are lost.
+const (
+	// LostKernelRing: the kernel's ring buffer had no room.
+	LostKernelRing = "kernel-ring"
+	// LostRefusals: more connections were refused than events are made of, so that nobody can hide those of others.
+	LostRefusals = "refused-connections"
+)
 
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {
