@@ -135,9 +135,9 @@ func (n *Node) Ready(ctx context.Context) error {
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("the agent ended: %w\n%s", errors.Join(p.err), tail(n.AgentLog()))
+			return fmt.Errorf("the agent ended: %w\n%s", errors.Join(p.err), tail(n.AgentLog(), 8))
 		case <-ctx.Done():
-			return fmt.Errorf("the node is not ready after %s: %w\n%s", readyTimeout, errors.Join(err), tail(n.AgentLog()))
+			return fmt.Errorf("the node is not ready after %s: %w\n%s", readyTimeout, errors.Join(err), tail(n.AgentLog(), 8))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -159,12 +159,17 @@ func (n *Node) listening(ctx context.Context, in []api.Workload) error {
 	return nil
 }
 
-// tail gives the last lines of a log for an error message.
-func tail(file string) string {
+// Logs returns the ends of the logs of the agent and of weft proxy.
+func (n *Node) Logs() string {
+	return tail(n.AgentLog(), 40) + "\n" + tail(filepath.Join(n.RunDir, "proxy.log"), 40)
+}
+
+// tail gives the last lines of a log.
+func tail(file string, most int) string {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return file + ":\n" + strings.Join(lines[max(0, len(lines)-8):], "\n")
+	return file + ":\n" + strings.Join(lines[max(0, len(lines)-most):], "\n")
 }

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,7 +99,8 @@ func newArena(t *testing.T, args ...string) *arena {
 	t.Helper()
 	testenv.Root(t)
 	n, err := sandbox.New(sandbox.Options{
-		Name: "watk", Subnet: netip.MustParsePrefix("10.89.0.0/24"), Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: args,
+		// Without the race detector, which would change what is measured.
+		Name: "watk", Subnet: netip.MustParsePrefix("10.89.0.0/24"), Binary: testenv.Weft(t, "-trimpath"), Envoy: testenv.Envoy(t), AgentArgs: args,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,25 +143,6 @@ func serve(t *testing.T, p *lab.Pod) {
 	})}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
-}
-
-// buildWeft builds the program without the race detector, which would change what is measured.
-func buildWeft(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "weft")
-	out, err := exec.Command("go", "build", "-trimpath", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
-	return bin
-}
-
-func (a *arena) logs(t *testing.T) {
-	for _, f := range []string{a.AgentLog(), filepath.Join(a.RunDir, "proxy.log")} {
-		text, _ := os.ReadFile(f)
-		lines := strings.Split(string(text), "\n")
-		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-30):], "\n"))
-	}
 }
 
 // routed is the address of a Service whose connections come to Envoy.

@@ -71,7 +71,7 @@ func run(t *testing.T, a *arena, cases []attack) {
 			defer func() {
 				if t.Failed() {
 					verdict = "FAILED"
-					a.logs(t)
+					t.Log(a.Logs())
 				}
 				fmt.Printf("%-3s %-55s %-7s %s (%.0f s)\n", c.id, c.name, verdict, figure, time.Since(began).Seconds())
 			}()

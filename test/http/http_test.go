@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -70,7 +67,7 @@ func TestHTTP(t *testing.T) {
 		})
 	}
 	if t.Failed() {
-		logs(t, n)
+		t.Log(n.Logs())
 	}
 }
 
@@ -138,7 +135,7 @@ func start(t *testing.T) *sandbox.Node {
 	t.Helper()
 	n, err := sandbox.New(sandbox.Options{
 		Name: "whttp", Subnet: netip.MustParsePrefix("10.87.0.0/24"), ServiceSubnet: netip.MustParsePrefix("10.99.0.0/24"),
-		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
+		Binary: testenv.Weft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -158,24 +155,6 @@ func start(t *testing.T) *sandbox.Node {
 		t.Fatal(err)
 	}
 	return n
-}
-
-func buildWeft(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "weft")
-	out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
-	return bin
-}
-
-func logs(t *testing.T, n *sandbox.Node) {
-	for _, f := range []string{n.AgentLog(), filepath.Join(n.RunDir, "proxy.log")} {
-		text, _ := os.ReadFile(f)
-		lines := strings.Split(string(text), "\n")
-		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-20):], "\n"))
-	}
 }
 
 // Namespaces of pods without an identity, with one, and with a policy that looks at requests.

@@ -58,7 +58,7 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 			continue
 		}
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, m) }) {
-			m.logs(t)
+			t.Log(m.Logs())
 		}
 	}
 }
@@ -113,25 +113,10 @@ func start(t *testing.T, bytesPort uint16) *mesh {
 // have it.
 func buildWeft(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "weft")
-	args := []string{"build", "-o", bin}
 	if raceDetector {
-		args = append(args, "-race")
+		return testenv.Weft(t, "-race")
 	}
-	out, err := exec.Command("go", append(args, "github.com/weft-mesh/weft/cmd/weft")...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
-	return bin
-}
-
-// logs shows the end of the logs of a node that a test failed on.
-func (m *mesh) logs(t *testing.T) {
-	for _, f := range []string{m.AgentLog(), filepath.Join(m.RunDir, "proxy.log")} {
-		text, _ := os.ReadFile(f)
-		lines := strings.Split(string(text), "\n")
-		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-40):], "\n"))
-	}
+	return testenv.Weft(t)
 }
 
 // apply writes a manifest that ends with the test.

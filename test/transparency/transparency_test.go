@@ -3,9 +3,6 @@ package transparency
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -49,7 +46,7 @@ func TestTransparency(t *testing.T) {
 				t.Errorf("%d connections to weft tunnel and %d to HBONE: another way was taken", tunnel, hbone)
 			}
 		}) {
-			logs(t, n)
+			t.Log(n.Logs())
 		}
 		if direct[v4] == nil {
 			direct[v4] = base
@@ -153,7 +150,7 @@ func start(t *testing.T) *sandbox.Node {
 	t.Helper()
 	n, err := sandbox.New(sandbox.Options{
 		Name: "wclear", Subnet: netip.MustParsePrefix("10.86.0.0/24"), ServiceSubnet: netip.MustParsePrefix("10.98.0.0/24"),
-		Binary: buildWeft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
+		Binary: testenv.Weft(t), Envoy: testenv.Envoy(t), AgentArgs: []string{"--log-level=debug"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -173,25 +170,6 @@ func start(t *testing.T) *sandbox.Node {
 		t.Fatal(err)
 	}
 	return n
-}
-
-func buildWeft(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "weft")
-	out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
-	return bin
-}
-
-// logs shows the end of the logs of a node that a path failed on.
-func logs(t *testing.T, n *sandbox.Node) {
-	for _, f := range []string{n.AgentLog(), filepath.Join(n.RunDir, "proxy.log")} {
-		text, _ := os.ReadFile(f)
-		lines := strings.Split(string(text), "\n")
-		t.Logf("%s:\n%s", f, strings.Join(lines[max(0, len(lines)-20):], "\n"))
-	}
 }
 
 // Namespaces of pods that are not authenticated, and of pods that are.
