@@ -51,6 +51,9 @@ func (sub *subscription) nack(r *response, message string) {
 	names = append(names, r.message.RemovedResources...)
 	if len(names) == 1 && len(r.message.Resources) == 1 {
 		res := r.message.Resources[0]
+		if held := sub.store.resources[res.Name]; held == nil || held.version != res.Version {
+			return // it has gone, or the answer to a newer version follows
+		}
 		sub.refused[res.Name] = res.Version
 		s.reject(sub.store, res.Name, tidy(sub.store.typeURL, message))
 		return
@@ -105,6 +108,19 @@ func (s *Server) clearRejection(typeURL, name string) {
 	delete(s.cache.rejected, key)
 	s.cache.reports.rejection(key)
 	s.cache.touched(typeURL, name)
+}
+
+// forgetRefusals clears what only this Envoy, whose session has ended, refused.
+func (sub *subscription) forgetRefusals() {
+	for name, version := range sub.refused {
+		stands := false
+		for other := range sub.store.subs {
+			stands = stands || other.refused[name] == version
+		}
+		if res := sub.store.resources[name]; res != nil && !res.invalid && !stands {
+			sub.session.server.clearRejection(sub.store.typeURL, name)
+		}
+	}
 }
 
 // rejectionKey is Listener/<name>, Cluster/<name>, ...

@@ -302,6 +302,9 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 		return
 	}
 	r.any, r.version, r.invalid = m.any, m.version, false
+	if m.absent {
+		c.server.clearRejection(s.typeURL, name)
+	}
 	if r.version != old {
 		s.changed(name)
 	}

@@ -54,6 +54,9 @@ func (ss *session) close() {
 			c.closeWild(sub.store)
 		}
 	}
+	for _, sub := range ss.subs {
+		sub.forgetRefusals()
+	}
 	c.reports.subject(model.Envoy, false)
 	c.touchAll(true)
 	c.flush()
@@ -218,7 +221,9 @@ func (sub *subscription) add(r *response, name string) {
 			r.message.RemovedResources = append(r.message.RemovedResources, name)
 		}
 		delete(sub.known, name)
+		delete(sub.refused, name)
 	case res == nil || res.version == "":
+		delete(sub.refused, name)
 		if _, named := sub.named[name]; had != "" || named && !knew {
 			r.message.RemovedResources = append(r.message.RemovedResources, name)
 		}
