@@ -129,7 +129,7 @@ func largeHeaders(t *testing.T, a *arena) string {
 			case <-time.After(250 * time.Millisecond):
 			}
 		}
-	})
+	}, nil)
 	if most > 1100 {
 		t.Errorf("Envoy held %d MB", most)
 	}

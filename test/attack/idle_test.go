@@ -72,6 +72,10 @@ func idle(t *testing.T, a *arena, port uint16) string {
 			late = append(late, reached(a.mallory, netip.MustParseAddrPort(to)))
 		}
 		r = p.wait()
+	}, func() {
+		control := spec
+		control.To = netip.AddrPortFrom(a.plain.Address, port)
+		from(t, a.outsider, "idle", control).wait()
 	})
 	for _, err := range late {
 		if err != nil {

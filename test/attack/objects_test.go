@@ -157,7 +157,7 @@ func manyExpressions(t *testing.T, a *arena) string {
 			}
 			time.Sleep(250 * time.Millisecond)
 		}
-	})
+	}, nil)
 	if most > 600 {
 		t.Errorf("Envoy held %d MB", most)
 	}

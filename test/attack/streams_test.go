@@ -83,7 +83,7 @@ func manyStreams(t *testing.T, a *arena) string {
 		Port: 8080, Streams: 12_000,
 	}
 	var r report
-	noticed := a.under(t, func() { r = from(t, a.outsider, "streams", spec).wait() })
+	noticed := a.under(t, func() { r = from(t, a.outsider, "streams", spec).wait() }, nil)
 	if r.Refused == 0 {
 		t.Errorf("one peer has %d streams", r.Done)
 	}
@@ -108,7 +108,7 @@ func slowReaders(t *testing.T, a *arena) string {
 	noticed := a.under(t, func() {
 		r = from(t, a.outsider, "streams", spec).wait()
 		_, tunnel = a.memory(t)
-	})
+	}, nil)
 	if tunnel > tunnelMemory {
 		t.Errorf("weft tunnel holds %d MB", tunnel)
 	}

@@ -62,7 +62,10 @@ func sweepPorts(t *testing.T, a *arena) string {
 		spec.To = append(spec.To, a.server.Address, a.accomplice.Address6, a.server.Address6)
 	}
 	var r report
-	noticed := a.under(t, func() { r = from(t, a.mallory, "sweep", spec).wait() })
+	control := spec
+	control.To = []netip.Addr{a.plain.Address, a.plain.Address6, a.plain.Address, a.plain.Address6}
+	noticed := a.under(t, func() { r = from(t, a.mallory, "sweep", spec).wait() },
+		func() { from(t, a.outsider, "sweep", control).wait() })
 	envoy, tunnel := a.memory(t)
 	if envoy > envoyMemory {
 		t.Errorf("Envoy holds %d MB", envoy)

@@ -189,7 +189,7 @@ func manySessions(t *testing.T, a *arena) string {
 		p := from(t, a.outsider, "sessions", spec)
 		r = p.wait()
 		_, tunnel = a.memory(t)
-	})
+	}, nil)
 	if r.Done > 2048 {
 		t.Errorf("one address has %d sessions to a pod", r.Done)
 	}
