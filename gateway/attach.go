@@ -121,10 +121,11 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 	}
 	var f *fault
 	var c *compiled
+	var note string
 	switch {
 	case ref.Kind == "Service" && ref.Group == "":
 		c = a.rules(false)
-		f = a.service(ref, p, c)
+		note, f = a.service(ref, p, c)
 	case ref.Kind == "Gateway" && ref.Group == gwv1.GroupName:
 		gw, ok := a.v.objs.Gateways.Get(a.v.Snapshot, model.Key(ref.Namespace, ref.Name))
 		if ok && !a.v.ours(gw) {
@@ -138,7 +139,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 		c = a.rules(true)
 		f = noParent("kind %q of group %q is not supported as a parent%s", short(ref.Kind), short(ref.Group), hintOfGroup(ref))
 	}
-	ps.Conditions = parentConditions(c, f, rejected)
+	ps.Conditions = parentConditions(c, f, rejected, note)
 	return ps, true
 }
 
@@ -162,8 +163,9 @@ func (c *compiled) invalid() *fault {
 	return &fault{reason: c.dropped.reason, message: strings.Join(c.dropped.messages, "; ")}
 }
 
-func parentConditions(c *compiled, f *fault, rejected string) []model.Condition {
+func parentConditions(c *compiled, f *fault, rejected, note string) []model.Condition {
 	accepted := yes(model.ConditionAccepted, string(gwv1.RouteReasonAccepted))
+	accepted.Message = note
 	switch {
 	case f != nil:
 		accepted = no(model.ConditionAccepted, f.reason, f.message)
@@ -180,42 +182,55 @@ func parentConditions(c *compiled, f *fault, rejected string) []model.Condition 
 	return conds
 }
 
-// service attaches to the ports of a Service (GEP-1294). A route of another namespace is for callers of its own only.
-func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compiled) *fault {
+// service attaches to the ports of a Service (GEP-1294). A route of another namespace is for callers of its own only. note says
+// which of the ports that the parentRef selects are left out.
+func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
 	svc, ok := a.v.objs.Services.Get(a.v.Snapshot, model.Key(ref.Namespace, ref.Name))
 	switch {
 	case !ok:
-		return noParent("there is no Service %q", short(model.Key(ref.Namespace, ref.Name)))
+		return "", noParent("there is no Service %q", short(model.Key(ref.Namespace, ref.Name)))
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		return unsupported("Service %s is an ExternalName, whose traffic cannot be distinguished from other traffic", kube.Key(svc))
+		return "", unsupported("Service %s is an ExternalName, whose traffic cannot be distinguished from other traffic", kube.Key(svc))
 	case headless(svc):
-		return unsupported("Service %s is headless, so traffic to it cannot be distinguished from traffic to its pods", kube.Key(svc))
+		return "", unsupported("Service %s is headless, so traffic to it cannot be distinguished from traffic to its pods", kube.Key(svc))
 	}
 	if f := c.invalid(); f != nil {
-		return f
+		return "", f
 	}
 	if f := a.overBudget(); f != nil {
-		return f
+		return "", f
 	}
-	caller := ""
-	if a.route.ref.Namespace != ref.Namespace {
-		caller = a.route.ref.Namespace
+	caller := callerOf(&a.route, svc)
+	var grpc map[uint16]bool
+	if a.route.ref.Kind == "HTTPRoute" {
+		grpc = a.v.grpcPorts(svc, caller)
 	}
-	found := false
-	var ignored problems
-	for _, port := range servicePorts(svc, &ignored) {
-		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) ||
-			(p.SectionName != nil && *p.SectionName != "" && string(*p.SectionName) != port.Name) {
+	selected := selectPorts(svc, p)
+	notes, attached := selected.other, false
+	for _, port := range selected.ports {
+		if grpc[port.Port] {
+			notes = append(notes, fmt.Sprintf("port %d has a GRPCRoute", port.Port))
 			continue
 		}
-		found = true
+		attached = true
 		a.add(binding{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, rules: c.rules})
 	}
-	if !found {
-		return noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
+	note = strings.Join(notes, ", ")
+	switch {
+	case attached && note != "":
+		return "not attached where " + note, nil
+	case attached:
+		return "", nil
+	case len(selected.ports) > 0:
+		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s, which goes before HTTPRoutes", kube.Key(svc), note)}
+	case note != "":
+		return "", noParent("Service %s has no port that speaks HTTP: %s", kube.Key(svc), note)
 	}
-	return nil
+	return "", noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
 }
+
+// reasonConflicted is the Accepted condition's reason of a route that another kind of route excludes (GEP-1426).
+const reasonConflicted = "Conflicted"
 
 // add leaves out a place that another parentRef of the route named already.
 func (a *attacher) add(s binding) {

@@ -14,7 +14,7 @@ import (
 )
 
 // labelL7 is the label, on Services and namespaces, that hands traffic to Envoy ("enabled") where nothing else asks for
-// it. "disabled" on a Service overrides its namespace's label; routes and policies count all the same.
+// it, except that of ports that say that they do not speak HTTP. "disabled" on a Service overrides its namespace's label; routes and policies count all the same.
 const labelL7 = "weft.io/l7"
 
 var serviceUnits = unitKind{
@@ -39,14 +39,15 @@ func service(v *view, key string) ([]output, bool) {
 	v.allotted(s, &t)
 	v.checkForeign(svc, &t)
 	var outs []output
-	all := v.l7Everywhere(svc, &t)
+	labelled, policed := v.l7ByLabel(svc, &t), v.l7ByPolicy(svc)
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		if p.Protocol != model.TCP {
 			continue
 		}
 		table := v.serviceTable(s, p.Port)
-		if p.L7 = all || table.routed; p.L7 {
+		other, _ := otherProtocol(*p)
+		if p.L7 = table.routed || policed || labelled && other == ""; p.L7 {
 			outs = append(outs, out(v.st.RouteTables, table.Name, table.RouteTable))
 		}
 	}
@@ -54,8 +55,8 @@ func service(v *view, key string) ([]output, bool) {
 	return append(outs, v.objectStatus(ref, svc.Generation, &t)...), true
 }
 
-// l7Everywhere reports whether all TCP ports are L7 because a label or a policy with HTTP rules says so.
-func (v *view) l7Everywhere(svc *corev1.Service, t *problems) bool {
+// l7ByLabel reports whether a label says that the TCP ports that speak HTTP are L7.
+func (v *view) l7ByLabel(svc *corev1.Service, t *problems) bool {
 	switch value, ok := svc.Labels[labelL7]; {
 	case value == "enabled":
 		return true
@@ -63,10 +64,13 @@ func (v *view) l7Everywhere(svc *corev1.Service, t *problems) bool {
 		t.add("Invalid", fmt.Sprintf("label %s: %q is neither enabled nor disabled", labelL7, short(value)))
 	case !ok:
 		ns, found := v.objs.Namespaces.Get(v.Snapshot, model.Key("", svc.Namespace))
-		if found && ns.Labels[labelL7] == "enabled" {
-			return true
-		}
+		return found && ns.Labels[labelL7] == "enabled"
 	}
+	return false
+}
+
+// l7ByPolicy reports whether all TCP ports are L7 because a policy has HTTP rules.
+func (v *view) l7ByPolicy(svc *corev1.Service) bool {
 	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
 		for _, r := range ap.Spec.Rules {
 			if len(r.HTTP) > 0 {

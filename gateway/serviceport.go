@@ -1,0 +1,107 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// otherProtocols are what a port's name may begin with that does not speak HTTP in the clear.
+var otherProtocols = []string{
+	"amqp", "amqps", "cassandra", "https", "kafka", "ldap", "ldaps", "memcached", "mongo", "mongodb", "mqtt", "mysql", "nats",
+	"postgres", "postgresql", "redis", "smtp", "ssh", "tcp", "tls", "udp",
+}
+
+// otherProtocol returns the protocol of a Service port that says that it does not speak HTTP in the clear, and "" for the
+// others. appProtocol counts more than the name, whose part before the first hyphen is read. declared reports whether it was
+// appProtocol. Prefixed names that are not Kubernetes' own are unknown.
+func otherProtocol(p model.ServicePort) (protocol string, declared bool) {
+	if app := strings.ToLower(p.AppProtocol); app != "" {
+		if kubernetes, ok := strings.CutPrefix(app, "kubernetes.io/"); ok {
+			app = kubernetes
+		}
+		if strings.Contains(app, "/") || speaksHTTP(app) {
+			return "", true
+		}
+		return app, true
+	}
+	name, _, _ := strings.Cut(strings.ToLower(p.Name), "-")
+	for _, o := range otherProtocols {
+		if name == o {
+			return o, false
+		}
+	}
+	return "", false
+}
+
+// speaksHTTP reports whether an application protocol is HTTP in the clear: http, http2, http-alt, grpc, grpc-web, h2c, ws.
+func speaksHTTP(app string) bool {
+	switch {
+	case strings.HasPrefix(app, "https"):
+		return false
+	case app == "h2c", app == "ws":
+		return true
+	}
+	return strings.HasPrefix(app, "http") || strings.HasPrefix(app, "grpc")
+}
+
+// portSelection is what a parentRef selects of a Service.
+type portSelection struct {
+	ports []model.ServicePort
+	other []string // those left out, for they do not speak HTTP: "port 3306 speaks mysql"
+}
+
+// selectPorts returns the TCP ports that port and sectionName of a parentRef select. A parentRef that names neither, and one
+// that names a port whose appProtocol says so, selects no port that does not speak HTTP.
+func selectPorts(svc *corev1.Service, p gwv1.ParentReference) portSelection {
+	var s portSelection
+	var ignored problems
+	named := p.Port != nil || orDefault(p.SectionName, "") != ""
+	for _, port := range servicePorts(svc, &ignored) {
+		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) ||
+			(p.SectionName != nil && *p.SectionName != "" && string(*p.SectionName) != port.Name) {
+			continue
+		}
+		if other, declared := otherProtocol(port); other != "" && (declared || !named) {
+			s.other = append(s.other, fmt.Sprintf("port %d speaks %s", port.Port, short(other)))
+			continue
+		}
+		s.ports = append(s.ports, port)
+	}
+	return s
+}
+
+// grpcPorts returns the ports of a Service that GRPCRoutes for the same callers take: an HTTPRoute does not attach to them
+// (GEP-1426, Route types).
+func (v *view) grpcPorts(svc *corev1.Service, caller string) map[uint16]bool {
+	taken := map[uint16]bool{}
+	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, kube.ParentKey("Service", svc.Namespace, svc.Name)) {
+		r := grpcRouteInput(o)
+		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller || r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
+			continue
+		}
+		for _, p := range r.parents[:min(len(r.parents), maxParents)] {
+			if orDefault(p.Kind, "Gateway") != "Service" || orDefault(p.Group, gwv1.GroupName) != "" ||
+				string(p.Name) != svc.Name || orDefault(p.Namespace, r.ref.Namespace) != svc.Namespace {
+				continue
+			}
+			for _, port := range selectPorts(svc, p).ports {
+				taken[port.Port] = true
+			}
+		}
+	}
+	return taken
+}
+
+// callerOf returns the namespace of the callers that a route is for. A route of the Service's own namespace is for all: "".
+func callerOf(r *route, svc *corev1.Service) string {
+	if r.ref.Namespace != svc.Namespace {
+		return r.ref.Namespace
+	}
+	return ""
+}
