@@ -89,9 +89,9 @@ func handshake(t testing.TB, client, server *tls.Config) (c, s *secured, clientE
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s, serverErr = secure(t.Context(), b, server, false)
+		s, serverErr = secure(t.Context(), b, server, false, newTurns())
 	}()
-	if c, clientErr = secure(t.Context(), a, client, true); clientErr == nil {
+	if c, clientErr = secure(t.Context(), a, client, true, newTurns()); clientErr == nil {
 		// In TLS 1.3 a client hears of the server's refusal only when it reads.
 		_ = a.SetReadDeadline(time.Now().Add(20 * time.Second))
 	}

@@ -21,10 +21,7 @@ func (p *pod) takeSessions(l *socket, at netip.AddrPort) {
 		if err != nil {
 			return
 		}
-		if !p.handshakes.add(from.Addr(), c) {
-			_ = c.Close()
-			return
-		}
+		p.handshakes.add(from.Addr(), c)
 		go p.session(c, at.Addr(), from.Addr())
 	})
 }
@@ -126,7 +123,7 @@ func (p *pod) greet(c net.Conn, remote netip.Addr) (*visitor, *session, error) {
 	}
 	ctx, cancel := context.WithTimeout(p.node.ctx, handshakeTimeout)
 	defer cancel()
-	t, err := secure(ctx, c, cred.accepting(), false)
+	t, err := secure(ctx, c, cred.accepting(), false, p.node.handshakes)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -69,38 +69,38 @@ func (p *pod) dismiss(s *session, v *visitor) {
 	}
 }
 
-// handshakes are connections whose peer is not known yet. They are bounded. When there are too many, the address with the
-// most gives up its oldest one, so that those who send nothing keep nobody away.
+// handshakes are connections whose peer is not known yet. They are bounded, those of an address too. When there are too many,
+// the address with the most, or the one that has too many, gives up its oldest one, so that those who send nothing keep nobody
+// away.
 type handshakes struct {
 	mu    sync.Mutex
 	total int
 	by    map[netip.Addr][]net.Conn // the oldest first
 }
 
-// add takes a connection, and reports whether it may make its handshake.
-func (h *handshakes) add(from netip.Addr, c net.Conn) bool {
+// add takes a connection, which may make its handshake.
+func (h *handshakes) add(from netip.Addr, c net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.by == nil {
 		h.by = map[netip.Addr][]net.Conn{}
 	}
-	if h.total >= maxHandshakes {
-		greedy := from
+	greedy, full := from, len(h.by[from]) >= maxHandshakesOf
+	if !full && h.total >= maxHandshakes {
+		full = true
 		for a, conns := range h.by {
 			if len(conns) > len(h.by[greedy]) {
 				greedy = a
 			}
 		}
-		if len(h.by[greedy]) == 0 {
-			return false
-		}
+	}
+	if full {
 		oldest := h.by[greedy][0]
 		h.drop(greedy, 0)
 		_ = oldest.Close() // its goroutine sees that and ends
 	}
 	h.by[from] = append(h.by[from], c)
 	h.total++
-	return true
 }
 
 // done forgets a connection. It may have been forgotten already.

@@ -47,22 +47,22 @@ func TestShares(t *testing.T) {
 
 // Connections on which nothing comes keep nobody's handshake away, from however few addresses they are.
 func TestHandshakesOfOthers(t *testing.T) {
-	for _, greedy := range []int{1, 3} {
+	for _, greedy := range []int{1, 3, 40} {
 		var h handshakes
 		conns := make([]net.Conn, 0, 2*maxHandshakes)
-		add := func(from netip.Addr) (net.Conn, bool) {
+		add := func(from netip.Addr) net.Conn {
 			near, far := net.Pipe()
 			t.Cleanup(func() { near.Close(); far.Close() })
-			return near, h.add(from, near)
+			h.add(from, near)
+			if n := len(h.by[from]); n > maxHandshakesOf {
+				t.Fatalf("%d handshakes of one address at once", n)
+			}
+			return near
 		}
 		for i := range 2 * maxHandshakes {
-			c, _ := add(address(i % greedy))
-			conns = append(conns, c)
+			conns = append(conns, add(address(i%greedy)))
 		}
-		peer, ok := add(address(100))
-		if !ok {
-			t.Fatalf("%d addresses keep a peer away", greedy)
-		}
+		peer := add(address(100))
 		for range maxHandshakes {
 			add(address(0))
 		}

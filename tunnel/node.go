@@ -22,14 +22,15 @@ const (
 
 // Node carries the connections of a node's pods.
 type Node struct {
-	log     *slog.Logger
-	running chan struct{}   // closed when Run has begun
-	ctx     context.Context // Run's
-	end     func()
-	flows   flows
-	memory  *memory
-	streams pool // which the pods share
-	link    *link
+	log        *slog.Logger
+	running    chan struct{}   // closed when Run has begun
+	ctx        context.Context // Run's
+	end        func()
+	flows      flows
+	memory     *memory
+	streams    pool // which the pods share
+	handshakes turns
+	link       *link
 	// tasks change the pods, one after the other.
 	tasks chan func()
 
@@ -50,6 +51,7 @@ func New(agent string, log *slog.Logger) *Node {
 		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
 		peers: map[netip.Addr]*known{}, tasks: make(chan func(), 64),
 		running: make(chan struct{}), memory: newMemory(), streams: pool{most: nodeStreams, weight: 1},
+		handshakes: newTurns(),
 	}
 	n.link = newLink(agent, n)
 	return n

@@ -19,6 +19,8 @@ const (
 	nodeStreams   = 100_000 // of all pods of a node; past half, one has at most as many as are left
 	maxSessions   = 4096    // that other pods opened; one may have half of what the others leave
 	maxHandshakes = 256     // of other pods, at once
+	// maxHandshakesOf is how many one of them makes at once.
+	maxHandshakesOf = 16
 	// peerStreams is how many streams a peer may have for each one that is left to others: four fifths of all, if it is
 	// alone.
 	peerStreams = 4

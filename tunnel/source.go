@@ -140,7 +140,7 @@ func (p *pod) dial(to netip.Addr, id model.Identity) (*session, time.Time, error
 	}
 	ctx, cancel := context.WithTimeout(p.node.ctx, dialTimeout)
 	defer cancel()
-	t, err := secure(ctx, c, cred.dialling(id), true)
+	t, err := secure(ctx, c, cred.dialling(id), true, p.node.handshakes)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("handshake with %s: %w", to, err)
 	}

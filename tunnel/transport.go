@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -57,9 +58,18 @@ func (c *secured) RoundTrip() (least time.Duration) {
 // Close ends the connection at once. An alert would have to wait for the network.
 func (c *secured) Close() error { return c.records.Close() }
 
+// turns bounds how many handshakes are computed at once. What waits for the other end has no turn. Without a bound a peer that
+// opens many sessions has a goroutine ready for each, and the streams of all pods stand in line behind them.
+type turns chan struct{}
+
+func newTurns() turns { return make(turns, max(1, runtime.GOMAXPROCS(0)/2)) }
+
+func (t turns) take() { t <- struct{}{} }
+func (t turns) give() { <-t }
+
 // secure makes the TLS handshake, as the client or the server of the connection.
-func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool) (*secured, error) {
-	r := &records{Conn: c}
+func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool, handshakes turns) (*secured, error) {
+	r := &records{Conn: c, turns: handshakes}
 	if err := r.init(); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -70,7 +80,9 @@ func secure(ctx context.Context, c net.Conn, cfg *tls.Config, client bool) (*sec
 	} else {
 		s.Conn = tls.Server(r, cfg)
 	}
+	r.turns.take()
 	err := s.HandshakeContext(ctx)
+	r.turns.give()
 	if ferr := r.flush(); err == nil { // an alert that says why is sent too
 		err = ferr
 	}
@@ -89,7 +101,8 @@ type records struct {
 	from        reader
 	in          *bufio.Reader
 	established atomic.Bool
-	ready       bool // Read must not wait. Of the goroutine that reads.
+	turns       turns // of the handshake
+	ready       bool  // Read must not wait. Of the goroutine that reads.
 
 	mu  sync.Mutex
 	out []byte
@@ -143,6 +156,8 @@ func (r *records) Read(b []byte) (int, error) {
 		if err := r.flush(); err != nil {
 			return 0, err
 		}
+		r.turns.give()
+		defer r.turns.take()
 	}
 	if r.ready && r.in.Buffered() == 0 && !r.from.full {
 		return 0, errNotReady

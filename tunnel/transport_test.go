@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"testing"
@@ -19,13 +20,13 @@ func TestRecordsInPieces(t *testing.T) {
 	go relay(relayNear, relayFar)
 	accepted := make(chan *secured, 1)
 	go func() {
-		s, err := secure(t.Context(), far, serverCred.accepting(), false)
+		s, err := secure(t.Context(), far, serverCred.accepting(), false, newTurns())
 		if err != nil {
 			t.Error(err)
 		}
 		accepted <- s
 	}()
-	c, err := secure(t.Context(), near, clientCred.dialling(server), true)
+	c, err := secure(t.Context(), near, clientCred.dialling(server), true, newTurns())
 	s := <-accepted
 	if err != nil || s == nil {
 		t.Fatal(err)
@@ -71,5 +72,48 @@ func relay(to io.WriteCloser, from net.Conn) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// Handshakes that wait for the other end leave their turn to others.
+func TestHandshakesTakeTurns(t *testing.T) {
+	a := newAuthority(t)
+	const client, server = "spiffe://" + testDomain + "/ns/a/sa/client", "spiffe://" + testDomain + "/ns/a/sa/server"
+	clientCred, serverCred := a.credentials(nil, client), a.credentials(nil, server)
+	one := make(turns, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const many = 8
+	ended := make(chan error, many)
+	for range many {
+		near, far := tcpPair(t)
+		defer near.Close()
+		go func() {
+			_, err := secure(ctx, far, serverCred.accepting(), false, one)
+			ended <- err
+		}()
+	}
+	near, far := tcpPair(t)
+	accepted := make(chan error, 1)
+	go func() {
+		_, err := secure(t.Context(), far, serverCred.accepting(), false, one)
+		accepted <- err
+	}()
+	if _, err := secure(t.Context(), near, clientCred.dialling(server), true, one); err != nil {
+		t.Error(err)
+	}
+	if err := <-accepted; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	for range many {
+		if err := <-ended; err == nil {
+			t.Error("a handshake without a peer succeeded")
+		}
+	}
+	select {
+	case one <- struct{}{}:
+	default:
+		t.Error("a turn was not given back")
 	}
 }
