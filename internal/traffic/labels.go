@@ -1,6 +1,8 @@
 package traffic
 
 import (
+	"strings"
+
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
@@ -64,12 +66,17 @@ func (l *Labels) values(more ...string) []string {
 	if l.MTLS {
 		mtls = "true"
 	}
-	return append([]string{
+	values := append([]string{
 		l.Reporter,
 		or(l.Source.Owner.Name), or(l.Source.Owner.Kind), or(l.Source.Namespace), string(l.Source.Identity),
 		or(l.Destination.Owner.Name), or(l.Destination.Owner.Kind), or(l.Destination.Namespace), string(l.Destination.Identity),
 		or(name), or(ns), mtls,
 	}, more...)
+	// Some come from a peer's certificate. Prometheus' client panics where a value is not UTF-8.
+	for i, v := range values {
+		values[i] = strings.ToValidUTF8(v, "?")
+	}
+	return values
 }
 
 func or(s string) string {

@@ -31,7 +31,7 @@ var (
 
 // Metrics lists all that the package exports.
 func Metrics() []Metric {
-	return []Metric{opened, closed, refused, sent, received, retransmits, rtt}
+	return []Metric{requestsTotal, requestSeconds, opened, closed, refused, sent, received, retransmits, rtt}
 }
 
 // Describe implements prometheus.Collector.

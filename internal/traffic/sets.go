@@ -2,10 +2,12 @@ package traffic
 
 import "time"
 
-// Bounds of the sets of labels that are kept. A set is at most 22 series and maxReasons more.
+// Bounds of the sets of labels that are kept, of connections and of requests each. A set of connections is at most 22
+// series and maxReasons more. A set of requests is at most 18 series of its durations and MaxOutcomes+1 of its count.
 const (
 	MaxSets             = 4000
 	MaxSetsPerNamespace = 500
+	MaxOutcomes         = 32
 	// IdleTime is how long a set is kept in which nothing is counted.
 	IdleTime = time.Hour
 )
