@@ -176,7 +176,7 @@ func podCluster(b *builder, name string, a netip.Addr) *built {
 		c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
 		c.LoadAssignment = &endpoint.ClusterLoadAssignment{
 			ClusterName: name,
-			Endpoints:   localities(plainEndpoint(netip.AddrPortFrom(a, PortHBONE))),
+			Endpoints:   localities(plainEndpoint(b.cfg, model.Endpoint{Address: netip.AddrPortFrom(a, PortHBONE)})),
 		}
 		return &built{message: overHBONE(c, upstreamTLS(exactly(string(w.Identity)))), objects: []model.ObjectRef{podRef(w.Key())}}
 	}

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"net/netip"
 	"slices"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -15,6 +14,7 @@ import (
 const (
 	metaOriginalDst = "envoy.filters.listener.original_dst" // "local": where the bytes are to go
 	metaWeft        = "weft"                                // "peer": the SPIFFE ID that must be there
+	metaPeer        = "about"                               // in metaWeft: model.PeerTag of the endpoint
 	metaMatch       = "envoy.transport_socket_match"
 )
 
@@ -31,9 +31,9 @@ func buildEndpoints(b *builder, name string) *built {
 		var list []*endpoint.LbEndpoint
 		for _, be := range serving(e.Backends) {
 			if be.Identity != "" && !n.plain {
-				list = append(list, tunnelEndpoint(be))
+				list = append(list, tunnelEndpoint(b.cfg, be))
 			} else {
-				list = append(list, plainEndpoint(be.Address))
+				list = append(list, plainEndpoint(b.cfg, be))
 			}
 		}
 		if len(list) > 0 {
@@ -62,17 +62,37 @@ func localities(e ...*endpoint.LbEndpoint) []*endpoint.LocalityLbEndpoints {
 	return []*endpoint.LocalityLbEndpoints{{LbEndpoints: e}}
 }
 
-func plainEndpoint(at netip.AddrPort) *endpoint.LbEndpoint {
-	return &endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
-		Endpoint: &endpoint.Endpoint{Address: tcpAddress(at, "")},
+// plainEndpoint goes to an address in the clear.
+func plainEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
+	out := &endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+		Endpoint: &endpoint.Endpoint{Address: tcpAddress(e.Address, "")},
 	}}
+	e.Identity = "" // nobody proves it
+	if about := describeEndpoint(cfg, e); about != "" {
+		out.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{metaWeft: text(metaPeer, about)}}
+	}
+	return out
+}
+
+// describeEndpoint returns what requests to an endpoint are counted by, or "".
+func describeEndpoint(cfg *Config, e model.Endpoint) string {
+	namespace, owner := e.CountedAs()
+	if !cfg.RequestStats || namespace == "" {
+		return ""
+	}
+	return model.PeerTag(namespace, owner, e.Identity)
+}
+
+func text(key, value string) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
 }
 
 // tunnelEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
-func tunnelEndpoint(e model.Endpoint) *endpoint.LbEndpoint {
+func tunnelEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 	at := e.Address.String()
-	text := func(key, value string) *structpb.Struct {
-		return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
+	peer := text("peer", string(e.Identity))
+	if about := describeEndpoint(cfg, e); about != "" {
+		peer.Fields[metaPeer] = structpb.NewStringValue(about)
 	}
 	return &endpoint.LbEndpoint{
 		HostIdentifier: &endpoint.LbEndpoint_Endpoint{
@@ -80,7 +100,7 @@ func tunnelEndpoint(e model.Endpoint) *endpoint.LbEndpoint {
 		},
 		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			metaOriginalDst: text("local", at),
-			metaWeft:        text("peer", string(e.Identity)),
+			metaWeft:        peer,
 			metaMatch:       {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
 		}},
 	}

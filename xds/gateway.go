@@ -136,7 +136,7 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 		InitialConnectionWindowSize: number(1 << 20),
 	}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
-	m.AccessLog = cfg.requestLog(logRequest)
+	m.AccessLog = append(cfg.requestLog(logRequest), cfg.gatewayStats(g)...)
 	m.HttpFilters = routingFilters(cfg)
 	return managed(m)
 }

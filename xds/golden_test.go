@@ -161,7 +161,7 @@ func goldenRules(w *world) {
 func TestGolden(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, Config{})
+			w := newWorld(t, Config{RequestStats: true})
 			c.fill(w)
 			var out bytes.Buffer
 			for _, url := range slices.Sorted(maps.Keys(c.names)) {
@@ -215,7 +215,7 @@ func TestEnvoyTakesGoldens(t *testing.T) {
 	pod := labPods(t, "web")[0]
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, Config{RequestLog: true})
+			w := newWorld(t, Config{RequestLog: true, RequestStats: true})
 			c.fill(w)
 			for wl := range w.st.Workloads.All(w.st.Snapshot()) {
 				here := *wl

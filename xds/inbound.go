@@ -196,7 +196,7 @@ func toApp(cfg *Config) *listener.Filter {
 func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter {
 	m := newHTTP(cfg, inHTTP)
 	m.SkipXffAppend = true
-	m.AccessLog = cfg.requestLog(logRequest)
+	m.AccessLog = append(cfg.requestLog(logRequest), cfg.destinationStats(w)...)
 	if comparesPaths(w.Policy) {
 		// An app may take %2F for a slash, and so see another path than the one that was allowed.
 		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_REJECT_REQUEST

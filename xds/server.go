@@ -32,6 +32,8 @@ type Config struct {
 	AccessLog func(*Flow)
 	// RequestLog asks for a Flow for each HTTP request, not for each authenticated connection only.
 	RequestLog bool
+	// RequestStats makes Envoy count requests and their durations.
+	RequestStats bool
 	// ConnectionsPerListener bounds the connections of each pod's listeners, and of all Gateways of a namespace five
 	// times as many; 10,000 if it is 0. Envoy as a whole has a limit too, of ten times as many: without this one a single pod could use it up, and
 	// nobody else would be served.
