@@ -56,7 +56,7 @@ type Config struct {
 	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
 	// that serves, while HealthAddress is that of whichever serves. "" for none.
 	HealthSocket string
-	// MetricsAddress is host:port of what Prometheus reads; "" for none.
+	// MetricsAddress is host:port of what Prometheus reads; "" for none, and then Envoy does not count requests.
 	MetricsAddress string
 	RequestLog     bool // a flow for each HTTP request
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
@@ -97,6 +97,7 @@ type Agent struct {
 	ca          *clusterCA // nil if this node has its own
 	flows       *observe.Store
 	connections *traffic.Connections
+	requests    *traffic.Requests
 	proxy       *proxy.Client
 	objs        *kube.Objects
 	// One of these writes placements, the other is nil.
@@ -123,6 +124,7 @@ func New(cfg Config) (*Agent, error) {
 	objs := kube.NewObjects(db)
 	a.st = state.New(db)
 	a.connections = traffic.NewConnections(a.st)
+	a.requests = traffic.NewRequests(a.st, a.proxy.Requests)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err
@@ -145,6 +147,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
+		RequestStats: cfg.MetricsAddress != "",
 	})
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{
@@ -232,7 +235,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	}
 	if a.metricsSocket != nil {
 		g.Go(func() error {
-			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics, a.connections))
+			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics, a.connections, a.requests))
 		})
 	}
 	if a.cfg.StartProxy {

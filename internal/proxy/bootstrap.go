@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/atomicfile"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 type object = map[string]any
@@ -48,8 +49,10 @@ func (c Config) bootstrap() object {
 		"static_resources": object{"clusters": []object{c.xdsCluster()}},
 		"overload_manager": c.overloadManager(),
 		"stats_config":     statsConfig(),
-		// No sink is there to be flushed to.
-		"stats_flush_on_admin": true,
+		// No sink is there to be flushed to, but a flush makes the histograms of requests current, and forgets what
+		// nobody has updated.
+		"stats_flush_interval":    "5s",
+		"stats_eviction_interval": "3600s",
 		// Statistics of a cluster are made when it gets its first connection.
 		"deferred_stat_options": object{"enable_deferred_creation_stats": true},
 		"layered_runtime": object{"layers": []object{{"name": "weft", "static_layer": object{
@@ -110,12 +113,14 @@ func (c Config) overloadManager() object {
 // statsConfig keeps what status and the demo need. Sets of each cluster, endpoint and route table are left out: they
 // are most of Envoy's memory in a large mesh.
 func statsConfig() object {
-	return object{"stats_matcher": object{"inclusion_list": object{"patterns": []object{
+	buckets := object{"match": object{"prefix": model.RequestScope + "." + model.RequestDuration}, "buckets": model.DurationBuckets}
+	return object{"histogram_bucket_settings": []object{buckets}, "stats_matcher": object{"inclusion_list": object{"patterns": []object{
 		{"prefix": "server."},
 		{"prefix": "listener_manager."},
 		{"prefix": "cluster_manager."},
 		{"prefix": "control_plane."},
 		{"prefix": "overload."},
+		{"prefix": model.RequestScope + "."},
 		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, but not http.<stat prefix>.rds.<route table>.<name>.
 		{"safe_regex": object{"regex": `(http|tcp)\.[^.]+\.[a-z0-9_]+`}},
 		{"safe_regex": object{"regex": `listener\..+\.downstream_cx_(total|active|overflow|overload_reject)`}},

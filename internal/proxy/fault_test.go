@@ -168,6 +168,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	var out bytes.Buffer
 	f := forward(r, "envoy", slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	fmt.Fprintf(w, "error\tmisc\t%snull\n", noDuration)
 	fmt.Fprintf(w, "critical\tmain\tline one\\nline two\n")
 	fmt.Fprintf(w, "%s\n", strings.Repeat("x", 1<<20))
 	fmt.Fprintf(w, "debug\thttp\tdetail\n\nno newline at the end %s", strings.Repeat("flood\n", 10_000))

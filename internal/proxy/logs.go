@@ -71,6 +71,10 @@ func (f *forwarder) run(r *bufio.Reader) {
 	}
 }
 
+// noDuration begins the error that Envoy logs for a request that has no duration to be counted, because its client went
+// away before the answer was complete. That is no error, and Envoy has no setting for it.
+const noDuration = "Stats access logger computed non-number value: "
+
 // line passes on "level\tlogger\tmessage"; what has another form, Envoy did not write by its logger.
 func (f *forwarder) line(text string) {
 	level, logger, message := slog.LevelWarn, "stderr", text
@@ -78,6 +82,9 @@ func (f *forwarder) line(text string) {
 		if l, ok := levels[parts[0]]; ok {
 			level, logger, message = l, parts[1], parts[2]
 		}
+	}
+	if strings.HasPrefix(message, noDuration) {
+		return
 	}
 	// The frames of a stack trace, "#0 ...", would push out what led to it.
 	if level >= slog.LevelWarn && !strings.HasPrefix(message, "#") {

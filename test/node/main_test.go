@@ -66,10 +66,13 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 // proxyDrainTime is how long Envoy serves a listener that was replaced. It is short, because tests wait for longer than that.
 const proxyDrainTime = "2s"
 
+// metricsAddress is that of the node's agent.
+const metricsAddress = "127.0.0.1:15924"
+
 func start(t *testing.T, bytesPort uint16) *mesh {
 	t.Helper()
 	// Certificates are replaced every 10 s under everything that the tests do.
-	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log", "--proxy-args=--drain-time=" + proxyDrainTime}
+	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log", "--metrics-address=" + metricsAddress, "--proxy-args=--drain-time=" + proxyDrainTime}
 	if bytesPort == model.PortHBONE {
 		args = append(args, "--bytes=hbone")
 	}

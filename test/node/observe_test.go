@@ -15,6 +15,7 @@ import (
 // observed: what operators see of the traffic and of the node.
 func observed(t *testing.T, m *mesh) {
 	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
+	t.Run("metrics", func(t *testing.T) { trafficMetrics(t, m) })
 	t.Run("weft status", func(t *testing.T) {
 		until(t, "the node is healthy", func() error {
 			if out, code := m.weft(t, "status"); code != 0 {

@@ -180,9 +180,7 @@ spec:
 	}
 }
 
-// grpcRoute calls a real gRPC server by method.
-func grpcRoute(t *testing.T, m *mesh, c *lab.Pod) {
-	m.apply(t, `apiVersion: gateway.networking.k8s.io/v1
+const grpcManifest = `apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
 metadata: {name: health, namespace: plain}
 spec:
@@ -190,7 +188,11 @@ spec:
   rules:
     - matches: [{method: {service: grpc.health.v1.Health, method: Check}}]
       backendRefs: [{name: s1, port: 90}]
-`)
+`
+
+// grpcRoute calls a real gRPC server by method.
+func grpcRoute(t *testing.T, m *mesh, c *lab.Pod) {
+	m.apply(t, grpcManifest)
 	for _, ip := range serviceIPs("plain", "echo") {
 		until(t, "calls by the route", func() error { return grpcCalls(t, c, at(ip, 90)) })
 	}
