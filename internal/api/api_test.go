@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -81,7 +82,11 @@ func TestOtherAnswers(t *testing.T) {
 func TestFlowQueryIsItsText(t *testing.T) {
 	for _, q := range []FlowQuery{
 		{},
-		{Follow: true, Limit: 3, Namespace: "shop", From: "shop/app:80", To: "10.0.0.0/8", Verdict: "refused", Layer: "mTLS"},
+		{Follow: true, Limit: 3, Terms: observe.Terms{
+			Namespace: []string{"shop", "!store"}, From: []string{"shop/app:80"}, To: []string{"10.0.0.0/8", "!:80"}, Verdict: []string{"refused"},
+			Layer: []string{"mTLS"}, Protocol: []string{"tcp"}, Method: []string{"GET"}, Status: []string{"5xx", "404"}, Path: []string{"/a*"},
+			Since: time.Date(2030, 5, 1, 12, 0, 0, 5, time.UTC), Until: time.Date(2030, 5, 1, 13, 0, 0, 0, time.UTC),
+		}},
 	} {
 		got, _, err := parseFlowQuery(q.values())
 		if err != nil {
@@ -93,6 +98,7 @@ func TestFlowQueryIsItsText(t *testing.T) {
 	}
 	for _, bad := range []url.Values{
 		{"limit": {"-1"}}, {"limit": {"x"}}, {"from": {"a/b/c"}}, {"to": {"a:0"}}, {"verdict": {"?"}}, {"layer": {"L5"}},
+		{"since": {"yesterday"}}, {"status": {"4"}},
 	} {
 		if _, _, err := parseFlowQuery(bad); err == nil {
 			t.Errorf("%v was taken", bad)

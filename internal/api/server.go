@@ -43,65 +43,64 @@ func answer(w http.ResponseWriter, v any) {
 type FlowQuery struct {
 	// Follow waits for what comes; without it the answer ends with what is there.
 	Follow bool
-	// Limit is how many of the last flows to begin with; 0 is all that are kept, or none with Follow.
+	// Limit is how many of the last flows to begin with; 0 is all that are kept, or with Follow and without Since none.
 	Limit int
-	// Filters, see observe.Filter and observe.ParsePeerFilter.
-	Namespace, From, To, Verdict, Layer string
+	observe.Terms
+}
+
+// fields are the parameters that may be there several times.
+func (q *FlowQuery) fields() map[string]*[]string {
+	return map[string]*[]string{
+		"namespace": &q.Namespace, "from": &q.From, "to": &q.To, "verdict": &q.Verdict, "layer": &q.Layer, "protocol": &q.Protocol,
+		"method": &q.Method, "status": &q.Status, "path": &q.Path,
+	}
+}
+
+func (q *FlowQuery) times() map[string]*time.Time {
+	return map[string]*time.Time{"since": &q.Since, "until": &q.Until}
 }
 
 func (q FlowQuery) values() url.Values {
 	v := url.Values{}
-	set := func(key, value string) {
-		if value != "" {
-			v.Set(key, value)
-		}
-	}
 	if q.Follow {
-		set("follow", "true")
+		v.Set("follow", "true")
 	}
 	if q.Limit > 0 {
-		set("limit", strconv.Itoa(q.Limit))
+		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	set("namespace", q.Namespace)
-	set("from", q.From)
-	set("to", q.To)
-	set("verdict", q.Verdict)
-	set("layer", q.Layer)
+	for key, values := range q.fields() {
+		if len(*values) > 0 {
+			v[key] = *values
+		}
+	}
+	for key, at := range q.times() {
+		if !at.IsZero() {
+			v.Set(key, at.Format(time.RFC3339Nano))
+		}
+	}
 	return v
 }
 
 // parseFlowQuery is the inverse of values.
 func parseFlowQuery(v url.Values) (q FlowQuery, f observe.Filter, err error) {
-	q = FlowQuery{
-		Follow: v.Get("follow") == "true", Namespace: v.Get("namespace"), From: v.Get("from"), To: v.Get("to"),
-		Verdict: v.Get("verdict"), Layer: v.Get("layer"),
-	}
+	q.Follow = v.Get("follow") == "true"
 	if l := v.Get("limit"); l != "" {
 		if q.Limit, err = strconv.Atoi(l); err != nil || q.Limit < 0 {
 			return q, f, fmt.Errorf("limit %q is not a number", l)
 		}
 	}
+	for key, values := range q.fields() {
+		*values = v[key]
+	}
+	for key, at := range q.times() {
+		if text := v.Get(key); text != "" {
+			if *at, err = time.Parse(time.RFC3339Nano, text); err != nil {
+				return q, f, fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
 	f, err = q.Filter()
 	return q, f, err
-}
-
-// Filter reads the filters.
-func (q FlowQuery) Filter() (f observe.Filter, err error) {
-	f.Namespace = q.Namespace
-	if f.From, err = observe.ParsePeerFilter(q.From); err != nil {
-		return f, fmt.Errorf("from: %w", err)
-	}
-	if f.To, err = observe.ParsePeerFilter(q.To); err != nil {
-		return f, fmt.Errorf("to: %w", err)
-	}
-	var ok bool
-	if f.Verdict, ok = observe.ParseVerdict(q.Verdict); !ok && q.Verdict != "" {
-		return f, fmt.Errorf("verdict %q is neither forwarded, refused nor failed", q.Verdict)
-	}
-	if f.Layer, ok = observe.ParseLayer(q.Layer); !ok && q.Layer != "" {
-		return f, fmt.Errorf("layer %q is neither L4, L7 nor mTLS", q.Layer)
-	}
-	return f, nil
 }
 
 func flows(w http.ResponseWriter, r *http.Request, store *observe.Store) {
@@ -120,7 +119,7 @@ func flows(w http.ResponseWriter, r *http.Request, store *observe.Store) {
 	// Follow starts before List so that no flow falls between them; what both give is sent once.
 	events := store.Follow(r.Context(), filter)
 	var last uint64
-	if !q.Follow || q.Limit > 0 {
+	if !q.Follow || q.Limit > 0 || !q.Since.IsZero() {
 		for _, e := range store.List(filter, q.Limit) {
 			if e.Flow != nil {
 				last = e.Flow.Seq

@@ -197,7 +197,9 @@ func (n *node) fillFlows() {
 		Duration: 12345 * time.Microsecond, HTTP: &observe.Request{Method: "GET", Host: "web", Path: "/api", Status: 200}})
 	add(observe.Flow{Source: observe.Peer{Address: netip.MustParseAddrPort("192.0.2.77:1234")}, Destination: web, Verdict: observe.Refused,
 		Layer: observe.L4, Reason: "strict: not authenticated"})
-	add(observe.Flow{Source: app, Destination: r.Peer(netip.MustParseAddrPort("[fd00::5]:5432")), Open: true, Verdict: observe.Forwarded, Layer: observe.MTLS})
+	proven, db := app, r.Peer(netip.MustParseAddrPort("[fd00::5]:5432"))
+	proven.Identity, db.Identity = "spiffe://cluster.local/ns/shop/sa/app", "spiffe://cluster.local/ns/plain/sa/db"
+	add(observe.Flow{Source: proven, Destination: db, SeenAt: observe.AtSource, Open: true, Verdict: observe.Forwarded, Layer: observe.MTLS})
 	add(observe.Flow{Source: app, Destination: r.Peer(netip.MustParseAddrPort("[fd00::5]:5432")), Verdict: observe.Forwarded, Layer: observe.L4,
 		Sent: 64 << 20, Received: 100, RTT: 85 * time.Microsecond, Retransmits: 2, Duration: 3 * time.Second})
 }

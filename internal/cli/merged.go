@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -154,7 +155,7 @@ func (f *fleet) flows(ctx context.Context, q api.FlowQuery, print func(string, o
 
 // lastFlows prints what is kept. missing is ErrUnhealthy if a node did not answer.
 func (f *fleet) lastFlows(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) (missing, err error) {
-	if q.Follow && q.Limit == 0 {
+	if q.Follow && q.Limit == 0 && q.Since.IsZero() {
 		return nil, nil
 	}
 	q.Follow = false
@@ -188,7 +189,7 @@ func (f *fleet) lastFlows(ctx context.Context, q api.FlowQuery, print func(strin
 
 // follow prints what comes from all nodes until ctx ends, or nobody is left.
 func (f *fleet) follow(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) error {
-	q.Limit = 0
+	q.Limit, q.Since = 0, time.Time{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex

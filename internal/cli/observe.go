@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,49 +13,98 @@ import (
 
 func newObserveCmd(run *string) *cobra.Command {
 	var out output
+	var p flowPrinter
+	var since, until string
 	r := reach{run: run}
 	q := api.FlowQuery{}
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends see is a line each; -o json says which end, and the identities. Times are in UTC. Where no agent runs on this machine and a
-kubeconfig is found, the nodes of the cluster are asked, or the one that --node names.
+What both ends see is a line each; -o wide and -o json say which end, and the identities. Where no agent runs on this machine
+and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
-these but a CIDR with :PORT, or a SPIFFE ID.`,
+these but a CIDR with :PORT, or a SPIFFE ID.
+
+Each filter may have several values, with commas or by repeating it: one of them must fit. A value with a ! before it
+must not fit.`,
+		Example: `  weft observe -n shop --verdict refused,failed --since 10m
+  weft observe -f --to shop/web --status 5xx --path '/api/*'
+  weft observe --from 'shop/,!shop/probe' --to '!:53' -o wide`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			if _, err := q.Filter(); err != nil {
+			if err := flowTimes(&q, since, until, time.Now()); err != nil {
+				return err
+			}
+			filter, err := q.Filter()
+			if err != nil {
 				return fmt.Errorf("--%w", err)
 			}
-			if q.Follow && !cmd.Flags().Changed("last") {
+			if (q.Follow || since != "") && !cmd.Flags().Changed("last") {
 				q.Limit = 0
 			}
+			p.to(cmd.OutOrStdout(), out.format)
 			shown := 0
-			line := printer(cmd.OutOrStdout(), out.format)
-			print := func(node string, e observe.Event) error { shown++; return line(node, e) }
-			err := showFlows(cmd, &r, q, print)
+			print := func(node string, e observe.Event) error {
+				if e.Flow != nil && !filter.Match(e.Flow) {
+					return nil // an agent of an earlier version knows fewer filters
+				}
+				shown++
+				return p.print(node, e)
+			}
+			err = showFlows(cmd, &r, q, print)
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
 			}
 			return err
 		},
 	}
-	out.flag(cmd, "table", "json")
+	out.flag(cmd, "table", "wide", "json")
 	r.flags(cmd.Flags())
 	f := cmd.Flags()
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
-	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none unless given")
-	f.StringVarP(&q.Namespace, "namespace", "n", "", "only where either end is in this namespace")
-	f.StringVar(&q.From, "from", "", "only from here")
-	f.StringVar(&q.To, "to", "", "only to there")
-	f.StringVar(&q.Verdict, "verdict", "", "only forwarded, refused or failed")
-	f.StringVar(&q.Layer, "layer", "", "only L4, L7 or mTLS")
+	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none, and with --since all, unless given")
+	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&until, "until", "", "only until this time")
+	f.StringSliceVarP(&q.Namespace, "namespace", "n", nil, "only where either end is in this namespace")
+	f.StringSliceVar(&q.From, "from", nil, "only from here")
+	f.StringSliceVar(&q.To, "to", nil, "only to there")
+	f.StringSliceVar(&q.Verdict, "verdict", nil, "only forwarded, refused or failed")
+	f.StringSliceVar(&q.Layer, "layer", nil, "only L4, L7 or mTLS")
+	f.StringSliceVar(&q.Protocol, "protocol", nil, "only TCP or UDP")
+	f.StringSliceVar(&q.Method, "method", nil, "only requests with this method")
+	f.StringSliceVar(&q.Status, "status", nil, "only requests answered so: 404, 5xx, 400-499")
+	f.StringSliceVar(&q.Path, "path", nil, "only requests for this path: /api, or /api/* for all below it")
+	p.flags(f)
 	return cmd
+}
+
+// flowTimes reads --since and --until.
+func flowTimes(q *api.FlowQuery, since, until string, now time.Time) (err error) {
+	if q.Follow && until != "" {
+		return errors.New("--until shows what was, and --follow what comes: give one of them")
+	}
+	for _, t := range []struct {
+		flag, text string
+		into       *time.Time
+	}{{"since", since, &q.Since}, {"until", until, &q.Until}} {
+		if t.text == "" {
+			continue
+		}
+		if ago, derr := time.ParseDuration(t.text); derr == nil && ago >= 0 {
+			*t.into = now.Add(-ago)
+		} else if *t.into, err = time.Parse(time.RFC3339Nano, t.text); err != nil {
+			return fmt.Errorf("--%s %q is neither a duration such as 5m nor a time such as 2026-11-28T12:00:00Z", t.flag, t.text)
+		}
+	}
+	if !q.Since.IsZero() && !q.Until.IsZero() && q.Until.Before(q.Since) {
+		return errors.New("--until is before --since")
+	}
+	return nil
 }
 
 // showFlows prints the flows of this machine's agent, or of a cluster's.
@@ -70,90 +117,4 @@ func showFlows(cmd *cobra.Command, r *reach, q api.FlowQuery, print func(string,
 		return err
 	}
 	return f.flows(cmd.Context(), q, print, cmd.ErrOrStderr())
-}
-
-// printer prints events, with the node that saw them where there are several. It is called by one at a time.
-func printer(w io.Writer, format string) func(node string, e observe.Event) error {
-	if format == "json" {
-		enc := json.NewEncoder(w)
-		return func(node string, e observe.Event) error {
-			return enc.Encode(struct {
-				Node string `json:"node,omitempty"`
-				observe.Event
-			}{node, e})
-		}
-	}
-	return func(node string, e observe.Event) error {
-		if node != "" {
-			if _, err := fmt.Fprintf(w, "%s  ", printable(node)); err != nil {
-				return err
-			}
-		}
-		return printEvent(w, e)
-	}
-}
-
-// printEvent prints one line. Lines come one by one, so columns are as wide as most need and not aligned over all.
-func printEvent(w io.Writer, e observe.Event) error {
-	if e.Lost > 0 {
-		_, err := fmt.Fprintf(w, "-- %d flows were lost here --\n", e.Lost)
-		return err
-	}
-	f := e.Flow
-	if f == nil {
-		return nil
-	}
-	to := f.Destination.String()
-	if s := f.Destination.Service; s != "" && f.Destination.Workload != "" {
-		to += " (" + s + ")"
-	}
-	line := fmt.Sprintf("%s  %-9s  %-4s  %s -> %s  %s", f.Time.UTC().Format("15:04:05.000"), f.Verdict, f.Layer, f.Source, to, details(f))
-	_, err := fmt.Fprintln(w, strings.TrimRight(printable(line), " "))
-	return err
-}
-
-func details(f *observe.Flow) string {
-	var out []string
-	if h := f.HTTP; h != nil {
-		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
-	}
-	if f.Reason != "" {
-		out = append(out, f.Reason)
-	}
-	switch {
-	case f.Open:
-		out = append(out, "opened")
-	case f.Verdict == observe.Forwarded:
-		out = append(out, fmt.Sprintf("%s out, %s in", size(f.Sent), size(f.Received)))
-	}
-	if f.Duration > 0 {
-		out = append(out, "took "+round(f.Duration))
-	}
-	if f.RTT > 0 {
-		out = append(out, "rtt "+round(f.RTT))
-	}
-	if f.Retransmits > 0 {
-		out = append(out, fmt.Sprintf("%d retransmits", f.Retransmits))
-	}
-	return strings.Join(out, ", ")
-}
-
-func round(d time.Duration) string {
-	switch {
-	case d > time.Second:
-		return d.Round(10 * time.Millisecond).String()
-	case d > time.Millisecond:
-		return d.Round(10 * time.Microsecond).String()
-	}
-	return d.Round(time.Microsecond).String()
-}
-
-func size(n uint64) string {
-	switch {
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 10<<10:
-		return fmt.Sprintf("%d KiB", n>>10)
-	}
-	return fmt.Sprintf("%d B", n)
 }

@@ -107,7 +107,7 @@ func (d *demo) identities(ctx context.Context, since time.Time) {
 	const teller, vault = "spiffe://cluster.local/ns/bank/sa/teller", "spiffe://cluster.local/ns/bank/sa/vault"
 	seen := map[observe.Side]observe.Flow{}
 	for range 50 { // access logs are sent in batches
-		err := d.node.API.Flows(ctx, api.FlowQuery{Namespace: "bank"}, func(e observe.Event) error {
+		err := d.node.API.Flows(ctx, api.FlowQuery{Terms: observe.Terms{Namespace: []string{"bank"}}}, func(e observe.Event) error {
 			if f := e.Flow; f != nil && f.Time.After(since) && string(f.Source.Identity) == teller && string(f.Destination.Identity) == vault {
 				seen[f.SeenAt] = *f
 			}

@@ -1,106 +1,164 @@
 package observe
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Filter takes the flows that match each of its non-empty fields.
-type Filter struct {
+// Terms are filters as text. A flow must match each field. It matches a field if it matches one of the values, if there are
+// any without a "!" before them, and none of those with one.
+type Terms struct {
 	// Namespace is that of either end.
-	Namespace string
-	// From and To name the source and the destination.
-	From, To PeerFilter
-	Verdict  Verdict
-	Layer    Layer
+	Namespace []string
+	// From and To name the source and the destination: see ParsePeerFilter.
+	From, To []string
+	Verdict  []string // forwarded, refused, failed
+	Layer    []string // L4, L7, mTLS
+	Protocol []string // TCP, UDP
+	// Of requests: a method, a status (404, 5xx, 400-499), a path (/api, or /api/* for all that begins with /api/).
+	Method, Status, Path []string
+	// Since and Until bound the time of a flow, both inclusive. Zero is no bound.
+	Since, Until time.Time
 }
 
-// Match tells whether the filter takes a flow.
+// maxTerms bounds the values of a field.
+const maxTerms = 100
+
+// Filter takes flows. The zero value takes all.
+type Filter struct {
+	tests        []func(*Flow) bool
+	since, until time.Time
+}
+
+// Filter reads the terms. The error names the field.
+func (t Terms) Filter() (Filter, error) {
+	f := Filter{since: t.Since, until: t.Until}
+	err := errors.Join(
+		terms(&f, "namespace", t.Namespace, parseText, func(ns string, flow *Flow) bool {
+			return flow.Source.Namespace() == ns || flow.Destination.Namespace() == ns
+		}),
+		terms(&f, "from", t.From, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Source) }),
+		terms(&f, "to", t.To, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Destination) }),
+		terms(&f, "verdict", t.Verdict, parseVerdict, func(v Verdict, flow *Flow) bool { return flow.Verdict == v }),
+		terms(&f, "layer", t.Layer, parseLayer, func(l Layer, flow *Flow) bool { return flow.Layer == l }),
+		terms(&f, "protocol", t.Protocol, parseProtocol, func(p model.Protocol, flow *Flow) bool { return flow.Protocol == p }),
+		terms(&f, "method", t.Method, parseText, func(m string, flow *Flow) bool {
+			return flow.HTTP != nil && strings.EqualFold(flow.HTTP.Method, m)
+		}),
+		terms(&f, "status", t.Status, parseStatus, func(s statuses, flow *Flow) bool {
+			return flow.HTTP != nil && s.first <= flow.HTTP.Status && flow.HTTP.Status <= s.last
+		}),
+		terms(&f, "path", t.Path, parsePath, func(p string, flow *Flow) bool { return flow.HTTP != nil && matchPath(p, flow.HTTP.Path) }),
+	)
+	return f, err
+}
+
+// Match reports whether the filter takes a flow.
 func (f Filter) Match(flow *Flow) bool {
-	switch {
-	case f.Namespace != "" && flow.Source.Namespace() != f.Namespace && flow.Destination.Namespace() != f.Namespace,
-		f.Verdict != "" && flow.Verdict != f.Verdict,
-		f.Layer != "" && flow.Layer != f.Layer:
+	if !f.since.IsZero() && flow.Time.Before(f.since) || !f.until.IsZero() && flow.Time.After(f.until) {
 		return false
 	}
-	return f.From.match(flow.Source) && f.To.match(flow.Destination)
-}
-
-// PeerFilter names one end of a flow. The zero value takes all.
-type PeerFilter struct {
-	namespace, name string
-	prefix          netip.Prefix
-	port            uint16
-	identity        model.Identity
-}
-
-// ParsePeerFilter reads NAMESPACE/NAME (a workload or a service), NAMESPACE/ (all of a namespace), NAME (in any
-// namespace), an address, a CIDR, any of these with :PORT, :PORT alone, or a SPIFFE ID.
-func ParsePeerFilter(s string) (PeerFilter, error) {
-	if strings.HasPrefix(s, "spiffe://") {
-		id, err := spiffeid.FromString(s)
-		if err != nil {
-			return PeerFilter{}, fmt.Errorf("%q is not a SPIFFE ID: %w", s, err)
-		}
-		return PeerFilter{identity: model.Identity(id.String())}, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return addrFilter(a, 0), nil
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return addrFilter(ap.Addr(), ap.Port()), nil
-	}
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return PeerFilter{prefix: p.Masked()}, nil
-	}
-	var f PeerFilter
-	name, port, hasPort := strings.Cut(s, ":")
-	if hasPort {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return f, fmt.Errorf("%q: the port is not a number from 1 to 65535", s)
-		}
-		f.port = uint16(n)
-	}
-	if ns, rest, ok := strings.Cut(name, "/"); ok {
-		if ns == "" || strings.Contains(rest, "/") {
-			return f, fmt.Errorf("%q is neither NAMESPACE/NAME[:PORT], NAME, an address, a CIDR nor a SPIFFE ID", s)
-		}
-		f.namespace, f.name = ns, rest
-	} else {
-		f.name = name
-	}
-	return f, nil
-}
-
-func addrFilter(a netip.Addr, port uint16) PeerFilter {
-	a = a.Unmap().WithZone("")
-	return PeerFilter{prefix: netip.PrefixFrom(a, a.BitLen()), port: port}
-}
-
-func (f PeerFilter) match(p Peer) bool {
-	switch {
-	case f.port != 0 && p.Address.Port() != f.port,
-		f.identity != "" && p.Identity != f.identity,
-		f.prefix.IsValid() && !f.prefix.Contains(p.Address.Addr().Unmap()):
-		return false
-	}
-	if f.name == "" {
-		return f.namespace == "" || p.Namespace() == f.namespace
-	}
-	for _, key := range []string{p.Workload, p.Service} {
-		ns, name := model.SplitKey(key)
-		if name == f.name && (f.namespace == "" || ns == f.namespace) {
-			return true
+	for _, test := range f.tests {
+		if !test(flow) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
-func portText(p uint16) string { return strconv.Itoa(int(p)) }
+// terms adds the test of a field to a filter.
+func terms[T any](f *Filter, field string, values []string, parse func(string) (T, error), match func(T, *Flow) bool) error {
+	if len(values) > maxTerms {
+		return fmt.Errorf("%s: %d values; there may be %d", field, len(values), maxTerms)
+	}
+	var some, none []T
+	for _, text := range values {
+		text, not := strings.CutPrefix(text, "!")
+		v, err := parse(text)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", field, err)
+		case not:
+			none = append(none, v)
+		default:
+			some = append(some, v)
+		}
+	}
+	if len(values) == 0 {
+		return nil
+	}
+	f.tests = append(f.tests, func(flow *Flow) bool {
+		is := func(v T) bool { return match(v, flow) }
+		return !slices.ContainsFunc(none, is) && (len(some) == 0 || slices.ContainsFunc(some, is))
+	})
+	return nil
+}
+
+func parseText(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("a value is empty")
+	}
+	return s, nil
+}
+
+func parseVerdict(s string) (Verdict, error) {
+	v, ok := ParseVerdict(s)
+	if !ok {
+		return v, fmt.Errorf("%q is neither forwarded, refused nor failed", s)
+	}
+	return v, nil
+}
+
+func parseLayer(s string) (Layer, error) {
+	l, ok := ParseLayer(s)
+	if !ok {
+		return l, fmt.Errorf("%q is neither L4, L7 nor mTLS", s)
+	}
+	return l, nil
+}
+
+func parseProtocol(s string) (p model.Protocol, err error) {
+	if err := p.UnmarshalText([]byte(strings.ToUpper(s))); err != nil {
+		return p, fmt.Errorf("%q is neither TCP nor UDP", s)
+	}
+	return p, nil
+}
+
+// statuses are the statuses of answers from first to last.
+type statuses struct{ first, last int }
+
+func parseStatus(s string) (statuses, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if class, ok := strings.CutSuffix(strings.ToLower(s), "xx"); ok {
+		first, last, isRange = class+"00", class+"99", true
+	}
+	if !isRange {
+		last = first
+	}
+	a, err1 := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(last)
+	if err1 != nil || err2 != nil || a < 100 || b > 999 || a > b {
+		return statuses{}, fmt.Errorf("%q is not a status such as 404, 5xx or 400-499", s)
+	}
+	return statuses{a, b}, nil
+}
+
+func parsePath(s string) (string, error) {
+	if !strings.HasPrefix(s, "/") && s != "*" || strings.Contains(strings.TrimSuffix(s, "*"), "*") {
+		return "", fmt.Errorf("%q is not a path such as /api, or /api/* for all below it", s)
+	}
+	return s, nil
+}
+
+func matchPath(pattern, path string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(path, prefix)
+	}
+	return path == pattern
+}

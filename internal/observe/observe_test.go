@@ -16,6 +16,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func filter(t *testing.T, terms Terms) Filter {
+	t.Helper()
+	f, err := terms.Filter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 func flow(dst string) Flow {
 	return Flow{Destination: Peer{Workload: dst}, Verdict: Forwarded, Layer: L4}
 }
@@ -55,13 +64,7 @@ func TestListMarksGaps(t *testing.T) {
 	s.Add(flow("ns/a"))
 	s.AddLost(4)
 	s.AddLost(1)
-	to := func(name string) Filter {
-		p, err := ParsePeerFilter(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return Filter{To: p}
-	}
+	to := func(name string) Filter { return filter(t, Terms{To: []string{name}}) }
 	for _, c := range []struct {
 		filter Filter
 		limit  int
@@ -120,7 +123,7 @@ func TestReadersAndWriters(t *testing.T) {
 	defer cancel()
 	var readers, adding sync.WaitGroup
 	for range 3 {
-		events := s.Follow(ctx, Filter{Verdict: Forwarded})
+		events := s.Follow(ctx, filter(t, Terms{Verdict: []string{"forwarded"}}))
 		readers.Go(func() {
 			var sum, last uint64
 			for e := range events {
@@ -155,65 +158,6 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	for range s.Follow(ctx, Filter{}) {
 		t.Fatal("an event without a flow")
 	}
-}
-
-func TestFilter(t *testing.T) {
-	f := Flow{
-		Source:      Peer{Address: netip.MustParseAddrPort("10.0.1.9:40000"), Workload: "shop/app-1", Identity: "spiffe://t/ns/shop/sa/app"},
-		Destination: Peer{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Workload: "store/web-1", Service: "store/web"},
-		Verdict:     Refused, Layer: MTLS,
-	}
-	peer := func(s string) PeerFilter {
-		p, err := ParsePeerFilter(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	for _, c := range []struct {
-		name string
-		f    Filter
-		want bool
-	}{
-		{"all", Filter{}, true},
-		{"namespace of the source", Filter{Namespace: "shop"}, true},
-		{"namespace of the destination", Filter{Namespace: "store"}, true},
-		{"other namespace", Filter{Namespace: "sho"}, false},
-		{"verdict", Filter{Verdict: Refused}, true},
-		{"other verdict", Filter{Verdict: Forwarded}, false},
-		{"other layer", Filter{Layer: L4}, false},
-		{"workload", Filter{To: peer("store/web-1")}, true},
-		{"service", Filter{To: peer("store/web")}, true},
-		{"service of another namespace", Filter{To: peer("shop/web")}, false},
-		{"name alone", Filter{From: peer("app-1")}, true},
-		{"all of a namespace", Filter{From: peer("shop/")}, true},
-		{"none of a namespace", Filter{To: peer("shop/")}, false},
-		{"name and port", Filter{To: peer("store/web:8080")}, true},
-		{"other port", Filter{To: peer("store/web:80")}, false},
-		{"port alone", Filter{To: peer(":8080")}, true},
-		{"address", Filter{From: peer("10.0.1.9")}, true},
-		{"mapped address", Filter{From: peer("::ffff:10.0.1.9")}, true},
-		{"address and port", Filter{From: peer("10.0.1.9:40000")}, true},
-		{"network", Filter{From: peer("10.0.1.0/24")}, true},
-		{"other network", Filter{From: peer("10.0.2.0/24")}, false},
-		{"identity", Filter{From: peer("spiffe://t/ns/shop/sa/app")}, true},
-		{"other identity", Filter{From: peer("spiffe://t/ns/shop/sa/ap")}, false},
-	} {
-		if got := c.f.Match(&f); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
-		}
-	}
-}
-
-func FuzzParsePeerFilter(f *testing.F) {
-	for _, s := range []string{"", "a/b", "a/b:1", "[::1]:80", "10.0.0.0/8", "spiffe://x/y", ":", "a/b/c", "fe80::1%eth0"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(_ *testing.T, s string) {
-		if p, err := ParsePeerFilter(s); err == nil {
-			p.match(Peer{})
-		}
-	})
 }
 
 func TestResolver(t *testing.T) {

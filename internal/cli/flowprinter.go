@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// flowPrinter prints flows, with the node that saw them where there are several. It is used by one at a time.
+type flowPrinter struct {
+	local, date   bool // local time; dates
+	zone          *time.Location
+	w             io.Writer
+	json          *json.Encoder // nil unless the format is json
+	wide, colours bool
+}
+
+func (p *flowPrinter) flags(f *pflag.FlagSet) {
+	f.BoolVar(&p.local, "local", false, "times as they are here, and not in UTC")
+	f.BoolVar(&p.date, "date", false, "times with their date")
+}
+
+// to says where to print, and in which format: table, wide or json. A terminal gets colours unless $NO_COLOR is set.
+func (p *flowPrinter) to(w io.Writer, format string) {
+	p.w, p.wide, p.zone = w, format == "wide", time.UTC
+	if p.local {
+		p.zone = time.Local
+	}
+	if format == "json" {
+		p.json = json.NewEncoder(w)
+	}
+	file, ok := w.(*os.File)
+	p.colours = ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == ""
+}
+
+// print prints an event as a line. Lines come one by one, so columns are as wide as most need and not aligned over all.
+func (p *flowPrinter) print(node string, e observe.Event) error {
+	if p.json != nil {
+		return p.json.Encode(struct {
+			Node string `json:"node,omitempty"`
+			observe.Event
+		}{node, e})
+	}
+	var line string
+	switch f := e.Flow; {
+	case e.Lost > 0:
+		line = fmt.Sprintf("-- %d flows were lost here --", e.Lost)
+	case f == nil:
+		return nil
+	default:
+		line = p.line(f)
+	}
+	if node != "" {
+		line = node + "  " + line
+	}
+	line = strings.TrimRight(printable(line), " ")
+	if p.colours && e.Flow != nil {
+		verdict := string(e.Flow.Verdict)
+		line = strings.Replace(line, "  "+verdict, "  "+colour(e.Flow.Verdict)+verdict+plainText, 1)
+	}
+	_, err := fmt.Fprintln(p.w, line)
+	return err
+}
+
+const plainText = "\x1b[0m"
+
+// colour is the terminal's sequence for a verdict (ECMA-48, SGR).
+func colour(v observe.Verdict) string {
+	switch v {
+	case observe.Forwarded:
+		return "\x1b[32m" // green
+	case observe.Refused:
+		return "\x1b[31m" // red
+	}
+	return "\x1b[33m" // yellow
+}
+
+func (p *flowPrinter) line(f *observe.Flow) string {
+	to := f.Destination.String()
+	if s := f.Destination.Service; s != "" && f.Destination.Workload != "" {
+		to += " (" + s + ")"
+	}
+	line := fmt.Sprintf("%s  %-9s  %-4s  %s -> %s  %s", p.time(f.Time), f.Verdict, f.Layer, f.Source, to, details(f))
+	if p.wide {
+		line = strings.TrimRight(line, " ") + "  [" + wideDetails(f) + "]"
+	}
+	return line
+}
+
+func (p *flowPrinter) time(t time.Time) string {
+	layout := "15:04:05.000"
+	if p.date {
+		layout = "2006-01-02T15:04:05.000Z07:00"
+	}
+	return t.In(p.zone).Format(layout)
+}
+
+// wideDetails is what a line does not have room for: the protocol, the end that reports it, and the identities.
+func wideDetails(f *observe.Flow) string {
+	out := []string{f.Protocol.String()}
+	if f.SeenAt != "" {
+		out = append(out, "seen at "+string(f.SeenAt))
+	}
+	for _, end := range []struct {
+		what string
+		peer observe.Peer
+	}{{"from", f.Source}, {"to", f.Destination}} {
+		if id := end.peer.Identity; id != "" {
+			out = append(out, end.what+" "+string(id))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func details(f *observe.Flow) string {
+	var out []string
+	if h := f.HTTP; h != nil {
+		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
+	}
+	if f.Reason != "" {
+		out = append(out, f.Reason)
+	}
+	switch {
+	case f.Open:
+		out = append(out, "opened")
+	case f.Verdict == observe.Forwarded:
+		out = append(out, fmt.Sprintf("%s out, %s in", size(f.Sent), size(f.Received)))
+	}
+	if f.Duration > 0 {
+		out = append(out, "took "+round(f.Duration))
+	}
+	if f.RTT > 0 {
+		out = append(out, "rtt "+round(f.RTT))
+	}
+	if f.Retransmits > 0 {
+		out = append(out, fmt.Sprintf("%d retransmits", f.Retransmits))
+	}
+	return strings.Join(out, ", ")
+}
+
+func round(d time.Duration) string {
+	switch {
+	case d > time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d > time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(time.Microsecond).String()
+}
+
+func size(n uint64) string {
+	switch {
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 10<<10:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d B", n)
+}

@@ -1,0 +1,27 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+func TestFlowsOnATerminal(t *testing.T) {
+	var out strings.Builder
+	p := flowPrinter{w: &out, colours: true, zone: time.FixedZone("here", 2*3600), date: true}
+	for _, v := range []observe.Verdict{observe.Forwarded, observe.Refused, observe.Failed} {
+		// A name that holds a verdict stays as it is; what controls a terminal does not get through.
+		f := &observe.Flow{Time: time.Unix(1900000000, 0), Verdict: v, Layer: observe.L4, Source: observe.Peer{Workload: "refused/\x1b[5m"}}
+		if err := p.print("n1", observe.Event{Flow: f}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := "n1  2030-03-17T19:46:40.000+02:00  \x1b[32mforwarded\x1b[0m  L4    refused/�[5m -> unknown  0 B out, 0 B in\n" +
+		"n1  2030-03-17T19:46:40.000+02:00  \x1b[31mrefused\x1b[0m    L4    refused/�[5m -> unknown\n" +
+		"n1  2030-03-17T19:46:40.000+02:00  \x1b[33mfailed\x1b[0m     L4    refused/�[5m -> unknown\n"
+	if out.String() != want {
+		t.Errorf("%q, want\n%q", out.String(), want)
+	}
+}
