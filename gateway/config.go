@@ -25,6 +25,8 @@ type Config struct {
 	APIServer netip.AddrPort
 	// ControllerName selects GatewayClasses; the constant ControllerName if empty.
 	ControllerName string
+	// Retained returns what an earlier translator kept. It is called once, after Loaded; nil means that nothing was kept.
+	Retained func() Retained
 	// Loaded is closed when the object tables hold all that was there at the start; nil means that they do.
 	Loaded <-chan struct{}
 }

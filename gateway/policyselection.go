@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,24 +20,44 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// selection holds the selectors of the Services that a policy names. Who may change Services need not be allowed to
-// change policies, so a Service that is deleted, or that selects other pods, takes no pod out of a policy: each
-// selector is kept until the policy itself changes.
-type selection struct {
-	policy string
-	uid    types.UID
-	spec   *weftv1.AuthorizationPolicySpec // the selectors were seen while the policy had it
-	// services holds the selectors that each Service had, the latest last.
-	services map[string][]map[string]string
+// Selection holds the selectors of the Services that a policy names. Who may change Services need not be allowed to
+// change policies, so a Service that is deleted, or that selects other pods, takes no pod out of a policy: each selector
+// is kept until the policy itself changes, also while no translator runs (Config.Retained).
+type Selection struct {
+	Policy string    `json:"-"` // namespace/name
+	UID    types.UID `json:"uid,omitempty"`
+	// Spec is the hash of the policy's spec, in hexadecimal. The selectors were seen while the policy had that spec.
+	Spec     string                      `json:"spec"`
+	Services map[string]ServiceSelectors `json:"services"`
 }
 
-// maxSelectors bounds the selectors that are kept for one Service. With more, the policy selects every pod of its
-// namespace.
-const maxSelectors = 8
-
-func newSelections(db *state.DB) *state.Table[*selection] {
-	return state.NewTable(db, "gateway-policy-selections", func(s *selection) string { return s.policy })
+// ServiceSelectors are the selectors that a Service has had since the policy changed.
+type ServiceSelectors struct {
+	Selectors []map[string]string `json:"selectors,omitempty"` // the latest last
+	// All means that they are not known, or that they were too many or too long: every pod of the namespace is selected.
+	All bool `json:"all,omitempty"`
 }
+
+const (
+	// maxSelectors and maxSelectorBytes bound what is kept for one Service.
+	maxSelectors     = 8
+	maxSelectorBytes = 4 << 10
+)
+
+// Retained is what an earlier translator kept.
+type Retained struct {
+	Selections map[string]*Selection // by policy
+	// Lost means that the selections could not be read. Each Service of a policy then selects every pod of the namespace
+	// until the policy changes.
+	Lost bool
+}
+
+func newSelections(db *state.DB) *state.Table[*Selection] {
+	return state.NewTable(db, "gateway-policy-selections", func(s *Selection) string { return s.Policy })
+}
+
+// Selections is the table of what is kept of the Services that policies name.
+func (t *Translator) Selections() *state.Table[*Selection] { return t.selections }
 
 var selectionUnits = unitKind{
 	name: "policy selection", stage: stageSelections, compute: findSelection,
@@ -48,38 +70,67 @@ func findSelection(v *view, key string) ([]output, bool) {
 	if !ok {
 		return nil, false
 	}
-	s := &selection{policy: key, uid: ap.UID, spec: &ap.Spec, services: map[string][]map[string]string{}}
-	before, ok := v.selections.Get(v.last, key)
-	if !ok || before.uid != ap.UID || !reflect.DeepEqual(before.spec, s.spec) {
-		before = nil
-	}
+	s := &Selection{Policy: key, UID: ap.UID, Spec: hashSpec(&ap.Spec), Services: map[string]ServiceSelectors{}}
+	before := v.selectionBefore(s)
 	for _, t := range ap.Spec.TargetRefs {
 		if !isServiceTarget(t) {
 			continue
 		}
-		var kept []map[string]string
-		if before != nil {
-			kept = before.services[t.Name]
+		kept := before[t.Name]
+		if v.retained.Lost {
+			kept = ServiceSelectors{All: true}
 		}
 		if svc, ok := v.objs.Services.Get(v.Snapshot, model.Key(ap.Namespace, t.Name)); ok && len(svc.Spec.Selector) > 0 {
-			kept = withSelector(kept, svc.Spec.Selector)
+			kept = kept.with(svc.Spec.Selector)
 		}
-		s.services[t.Name] = kept
+		s.Services[t.Name] = kept
 	}
-	if len(s.services) == 0 {
+	if len(s.Services) == 0 {
 		return nil, true
 	}
 	return []output{out(v.selections, key, s)}, true
 }
 
-// withSelector returns the selectors with one more as the latest. It keeps one more than maxSelectors, which shows that
-// there were too many.
-func withSelector(kept []map[string]string, latest map[string]string) []map[string]string {
-	kept = slices.DeleteFunc(slices.Clone(kept), func(m map[string]string) bool { return maps.Equal(m, latest) })
-	if len(kept) > maxSelectors {
-		kept = kept[1:]
+// hashSpec returns the hash of a policy's spec, in hexadecimal.
+func hashSpec(spec *weftv1.AuthorizationPolicySpec) string {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		panic(err) // strings and numbers alone
 	}
-	return append(kept, latest)
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// selectionBefore returns what the Services of a policy selected before, by Service. It is nil if the policy has changed
+// since.
+func (v *view) selectionBefore(s *Selection) map[string]ServiceSelectors {
+	before, ok := v.selections.Get(v.last, s.Policy)
+	if !ok {
+		before = v.retained.Selections[s.Policy]
+	}
+	if before == nil || before.UID != s.UID || before.Spec != s.Spec {
+		return nil
+	}
+	return before.Services
+}
+
+// with returns the selectors with one more as the latest.
+func (s ServiceSelectors) with(latest map[string]string) ServiceSelectors {
+	if s.All {
+		return s
+	}
+	kept := slices.DeleteFunc(slices.Clone(s.Selectors), func(m map[string]string) bool { return maps.Equal(m, latest) })
+	kept = append(kept, latest)
+	size := 0
+	for _, m := range kept {
+		for k, v := range m {
+			size += len(k) + len(v)
+		}
+	}
+	if len(kept) > maxSelectors || size > maxSelectorBytes {
+		return ServiceSelectors{All: true}
+	}
+	return ServiceSelectors{Selectors: kept}
 }
 
 // selectorsOf returns the selectors by which a policy selects the pods of a Service. ok is false if they are not known:
@@ -89,8 +140,8 @@ func (v *view) selectorsOf(ap *weftv1.AuthorizationPolicy, service string) (sele
 	if !ok {
 		return nil, false
 	}
-	selectors = s.services[service]
-	return selectors, len(selectors) > 0 && len(selectors) <= maxSelectors
+	selectors = s.Services[service].Selectors
+	return selectors, len(selectors) > 0
 }
 
 // selects reports whether a policy restricts a pod. A target that is not understood selects every pod of the namespace:
@@ -166,7 +217,7 @@ func (v *view) checkService(ap *weftv1.AuthorizationPolicy, name string) (proble
 	case len(svc.Spec.Selector) == 0:
 		problem = fmt.Sprintf("Service %s has no selector", name)
 	case !known:
-		return fmt.Sprintf("Service %s has had more than %d selectors since the policy changed", name, maxSelectors) + everyPod, ""
+		return fmt.Sprintf("what Service %s selected since the policy changed is not known, or is more than %d selectors or %d bytes", name, maxSelectors, maxSelectorBytes) + everyPod, ""
 	case len(selectors) > 1:
 		return "", fmt.Sprintf("the pods that Service %s selected before its selector changed stay selected until the policy changes", name)
 	default:

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,6 +26,22 @@ func TestAServiceTakesNoPodOutOfAPolicy(t *testing.T) {
 			s.Spec.Selector = map[string]string{"app": app}
 		}
 		w.put(t, s)
+	}
+	// restart makes a new translator with what the last one kept, while change is made.
+	restart := func(change func()) {
+		kept := map[string]*Selection{}
+		for s := range w.Selections().All(w.st.Snapshot()) {
+			text, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept[s.Policy] = &Selection{}
+			if err := json.Unmarshal(text, kept[s.Policy]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change()
+		w = again(w, func(cfg *Config) { cfg.Retained = func() Retained { return Retained{Selections: kept} } })
 	}
 	remove := func(group, kind, name string) {
 		txn := w.objs.Write()
@@ -57,7 +74,12 @@ func TestAServiceTakesNoPodOutOfAPolicy(t *testing.T) {
 		{"the Service is not there yet", func() { policy("a") }, "blue green other", "TargetNotFound", "every pod of the namespace"},
 		{"it comes", func() { service("blue") }, "blue", "Accepted", ""},
 		{"it is deleted", func() { remove("", "Service", "web") }, "blue", "TargetNotFound", "stay selected"},
+		{"the agent restarts", func() { restart(func() {}) }, "blue", "TargetNotFound", "stay selected"},
 		{"it comes back for other pods", func() { service("green") }, "blue green", "Accepted", "stay selected"},
+		{"it changes while no agent runs", func() { restart(func() { service("other") }) }, "blue green other", "Accepted", "stay selected"},
+		{"the policy changes while no agent runs", func() { restart(func() { service("blue"); policy("c") }) }, "blue", "Accepted", ""},
+		{"the Service is deleted while no agent runs", func() { restart(func() { remove("", "Service", "web") }) }, "blue", "TargetNotFound", "stay selected"},
+		{"it comes back for other pods again", func() { service("green") }, "blue green", "Accepted", "stay selected"},
 		{"it has no selector any more", func() { service("") }, "blue green", "TargetNotFound", "stay selected"},
 		{"the policy changes", func() { policy("b") }, "blue green other", "TargetNotFound", "every pod of the namespace"},
 		{"it selects again", func() { service("green") }, "green", "Accepted", ""},
@@ -75,6 +97,20 @@ func TestAServiceTakesNoPodOutOfAPolicy(t *testing.T) {
 		}, "blue", "Accepted", "stay selected"},
 		{"it has one more", func() { service("green") }, "blue green other", "TargetNotFound", "every pod of the namespace"},
 		{"and goes on", func() { service("another") }, "blue green other", "TargetNotFound", "every pod of the namespace"},
+		{"the agent restarts after too many", func() { restart(func() {}) }, "blue green other", "TargetNotFound", "every pod of the namespace"},
+		{"the policy changes after too many", func() { policy("d"); service("blue") }, "blue", "Accepted", ""},
+		{"a selector is too long", func() { service(strings.Repeat("x", maxSelectorBytes)) }, "blue green other", "TargetNotFound", "every pod of the namespace"},
+		{"what was kept is lost", func() {
+			policy("e")
+			service("blue")
+			w.Sync()
+			w = again(w, func(cfg *Config) { cfg.Retained = func() Retained { return Retained{Lost: true} } })
+		}, "blue green other", "TargetNotFound", "every pod of the namespace"},
+		{"the policy goes and comes back as it was", func() {
+			remove(weftv1.Group, "AuthorizationPolicy", "p")
+			w.Sync()
+			policy("e")
+		}, "blue", "Accepted", ""},
 	} {
 		step.do()
 		w.Sync()
@@ -95,4 +131,23 @@ func TestAServiceTakesNoPodOutOfAPolicy(t *testing.T) {
 			t.Errorf("%s: condition %+v, want %s with %q", step.what, c, step.reason, step.message)
 		}
 	}
+}
+
+// again returns a world with the same objects and another translator, which has not run yet.
+func again(w *world, change func(*Config)) *world {
+	cfg := testConfig
+	change(&cfg)
+	next := newWorld(cfg)
+	snap, txn := w.st.Snapshot(), next.objs.Write()
+	for p := range w.objs.Pods.All(snap) {
+		next.objs.Pods.Put(txn, p)
+	}
+	for s := range w.objs.Services.All(snap) {
+		next.objs.Services.Put(txn, s)
+	}
+	for p := range w.objs.AuthorizationPolicies.All(snap) {
+		next.objs.AuthorizationPolicies.Put(txn, p)
+	}
+	txn.Commit()
+	return next
 }

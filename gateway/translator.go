@@ -25,6 +25,8 @@ type Translator struct {
 	outputs map[unit][]output
 	memo    *memo
 	started bool
+	// retained is what Config.Retained returned, during the first Sync.
+	retained Retained
 }
 
 // New makes a translator from objs to st, which must be in one database. It does nothing until Sync or Run.
@@ -66,6 +68,10 @@ func (t *Translator) Run(ctx context.Context) error {
 
 // Sync translates all that is pending. It is not safe for concurrent use, neither with itself nor with Run.
 func (t *Translator) Sync() {
+	if !t.started && t.cfg.Retained != nil {
+		t.retained = t.cfg.Retained()
+		defer func() { t.retained = Retained{} }()
+	}
 	dirty := map[unit]struct{}{}
 	for {
 		keys, snap := t.feed.Take()
@@ -142,7 +148,7 @@ const fewUnits = 64
 // other.
 func (t *Translator) compute(units []unit, snap *state.Snapshot) iter.Seq[computed] {
 	run := func(i int) computed {
-		v := &view{Snapshot: snap.Track(), tables: t.tables, cfg: &t.cfg, last: snap, memo: t.memo}
+		v := &view{Snapshot: snap.Track(), tables: t.tables, cfg: &t.cfg, last: snap, retained: t.retained, memo: t.memo}
 		outs, alive := units[i].kind.compute(v, units[i].key)
 		return computed{i, outs, alive, v.Reads()}
 	}

@@ -13,8 +13,9 @@ type view struct {
 	cfg *Config
 	// last is the same snapshot, and reading it makes nothing run again. By it a unit that must not change its mind finds
 	// what it made before: a Gateway's address, a certificate that was valid, the pods that a policy selected.
-	last *state.Snapshot
-	memo *memo
+	last     *state.Snapshot
+	retained Retained // what was made before this translator; empty after its first pass
+	memo     *memo
 }
 
 // tables are those that units read and write.
@@ -26,7 +27,7 @@ type tables struct {
 	attachments *state.Table[*attachment]
 	assignments *state.Table[*assignment]
 	conflicts   *state.Table[*conflict]
-	selections  *state.Table[*selection]
+	selections  *state.Table[*Selection]
 	demands     *state.Table[*demand]
 	allotments  *state.Table[*allotment]
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -86,10 +87,12 @@ type Agent struct {
 	source  Source
 	where   string // the source reads
 	gateway *gateway.Translator
-	xds     *xds.Server
-	tunnel  *tunnel.Server
-	path    *datapath.Datapath
-	addrs   *addresses
+	// selections keeps what policies select by Services for the next agent.
+	selections *selectionKeeper
+	xds        *xds.Server
+	tunnel     *tunnel.Server
+	path       *datapath.Datapath
+	addrs      *addresses
 	// transports says what this node's Envoy takes. loaded is closed when the first translation lacks nothing.
 	transports  *accepting
 	loaded      chan struct{}
@@ -138,10 +141,13 @@ func New(cfg Config) (*Agent, error) {
 			Objects: objs, State: a.st, NetNSDir: cfg.NetNSDir, Loaded: a.source.Loaded(), Log: cfg.Log,
 		})
 	}
+	selections := filepath.Join(cfg.StateDir, selectionsFile)
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
 		ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
+		Retained: func() gateway.Retained { return loadSelections(selections, cfg.Log) },
 	}, cfg.Log)
+	a.selections = &selectionKeeper{st: a.st, table: a.gateway.Selections(), file: selections, log: cfg.Log}
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
 	}
@@ -218,6 +224,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 		g.Go(func() error { return a.transports.write(ctx, a.cfg.Node) })
 	}
 	g.Go(func() error { return a.enforce(ctx) })
+	g.Go(func() error { return a.selections.run(ctx) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return a.tunnel.Serve(ctx, a.tunnelSocket) })

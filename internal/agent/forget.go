@@ -18,7 +18,7 @@ func Forget(runDir, stateDir string) error {
 			errs = append(errs, err)
 		}
 	}
-	for _, name := range []string{modesFile, svidsDir} {
+	for _, name := range []string{modesFile, selectionsFile, svidsDir} {
 		errs = append(errs, os.RemoveAll(filepath.Join(stateDir, name)))
 	}
 	return errors.Join(errs...)
