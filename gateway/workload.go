@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -131,32 +132,42 @@ func compareAge(a, b metav1.Object) int {
 	return strings.Compare(kube.Key(a), kube.Key(b))
 }
 
-// probePorts are the TCP ports that the kubelet probes, sorted.
+// probePorts returns the TCP ports at which the pod declares that the kubelet calls it, sorted: those of probes, and of
+// HTTP hooks after the start and before the stop of a container.
 func probePorts(pod *corev1.Pod) []uint16 {
 	var ports []uint16
-	add := func(c *corev1.Container, probe *corev1.Probe) {
-		if probe == nil {
+	add := func(c *corev1.Container, host string, port intstr.IntOrString) {
+		// The kubelet calls another host in place of the pod, if one is given.
+		if host != "" && !slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == host }) {
 			return
 		}
-		var number int32
-		switch {
-		case probe.HTTPGet != nil:
-			number = containerPort(c, probe.HTTPGet.Port)
-		case probe.TCPSocket != nil:
-			number = containerPort(c, probe.TCPSocket.Port)
-		case probe.GRPC != nil:
-			number = probe.GRPC.Port
-		}
-		if validPort(number) {
+		if number := containerPort(c, port); validPort(number) {
 			ports = append(ports, uint16(number))
 		}
 	}
 	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
 	for i := range containers {
 		c := &containers[i]
-		add(c, c.LivenessProbe)
-		add(c, c.ReadinessProbe)
-		add(c, c.StartupProbe)
+		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+			switch {
+			case p == nil:
+			case p.HTTPGet != nil:
+				add(c, p.HTTPGet.Host, p.HTTPGet.Port)
+			case p.TCPSocket != nil:
+				add(c, p.TCPSocket.Host, p.TCPSocket.Port)
+			case p.GRPC != nil:
+				add(c, "", intstr.FromInt32(p.GRPC.Port))
+			}
+		}
+		if c.Lifecycle == nil {
+			continue
+		}
+		// The kubelet does not support hooks of kind tcpSocket.
+		for _, h := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
+			if h != nil && h.HTTPGet != nil {
+				add(c, h.HTTPGet.Host, h.HTTPGet.Port)
+			}
+		}
 	}
 	slices.Sort(ports)
 	return slices.Compact(ports)

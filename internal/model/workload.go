@@ -85,7 +85,8 @@ type Workload struct {
 	Local  bool   `json:"local"`
 	NetNS  string `json:"netns,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
-	// ProbePorts may be reached in the clear from the node's own addresses, in strict mode too.
+	// ProbePorts are those at which the Pod declares that the kubelet calls it, by probes and HTTP hooks. They may be reached
+	// in the clear from the node's own addresses, in strict mode too.
 	ProbePorts []uint16 `json:"probePorts,omitempty"`
 	// Policy is what AuthorizationPolicies that select the pod allow; nil when none selects it.
 	Policy *Policy `json:"policy,omitempty"`
