@@ -180,8 +180,9 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 		f.Local, f.Peer = certificateID(p.GetLocalCertificateProperties()), certificateID(p.GetPeerCertificateProperties())
 	}
 	status := int(e.GetResponse().GetResponseCode().GetValue())
-	if status >= 400 || f.Failure != "" {
-		f.Failure = joinWords(f.Failure, e.GetResponse().GetResponseCodeDetails())
+	// An answer of the application is no failure of the request, whatever its status.
+	if details := e.GetResponse().GetResponseCodeDetails(); f.Failure != "" || status >= 400 && details != detailsUpstream {
+		f.Failure = joinWords(f.Failure, details)
 	}
 	if log == logRequest || log == logRequestOut {
 		f.Outbound = log == logRequestOut
@@ -235,6 +236,9 @@ func socketAddr(a *core.Address) netip.AddrPort {
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
 }
+
+// detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).
+const detailsUpstream = "via_upstream"
 
 // flagWords returns the names of the flags that are set, except those that say that the client went away.
 func flagWords(f *data.ResponseFlags) string {

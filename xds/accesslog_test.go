@@ -1,0 +1,58 @@
+package xds
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	data "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// TestRequestsOfFlowsAreCut: flows are kept by number, so a client must not choose how large one is.
+func TestRequestsOfFlowsAreCut(t *testing.T) {
+	f := httpFlow(&data.HTTPAccessLogEntry{Request: &data.HTTPRequestProperties{
+		Path: "/" + strings.Repeat("é", 30_000), Authority: strings.Repeat("a", 30_000),
+	}}, logRequest)
+	for what, c := range map[string]struct {
+		text string
+		most int
+	}{"path": {f.Request.Path, maxLoggedPath}, "authority": {f.Request.Authority, maxAuthority}} {
+		if len(c.text) > c.most || len(c.text) < c.most-8 || !utf8.ValidString(c.text) || !strings.HasSuffix(c.text, "…") {
+			t.Errorf("the %s has %d bytes, want at most %d: %.20q", what, len(c.text), c.most, c.text)
+		}
+	}
+	short := httpFlow(&data.HTTPAccessLogEntry{Request: &data.HTTPRequestProperties{Path: "/a?b=c", Authority: "web.shop"}}, logRequest)
+	if short.Request.Path != "/a?b=c" || short.Request.Authority != "web.shop" {
+		t.Errorf("a short request became %+v", short.Request)
+	}
+}
+
+// What an application answers is no failure; what Envoy answers in its place is one.
+func TestAnswersOfTheApplication(t *testing.T) {
+	for _, test := range []struct {
+		status  uint32
+		details string
+		flags   *data.ResponseFlags
+		want    string
+	}{
+		{200, "via_upstream", nil, ""},
+		{404, "via_upstream", nil, ""},
+		{503, "via_upstream", nil, ""},
+		{404, "route_not_found", &data.ResponseFlags{NoRouteFound: true}, "no_route_found: route_not_found"},
+		{403, "rbac_access_denied_matched_policy[none]", nil, "rbac_access_denied_matched_policy[none]"},
+		{503, "no_healthy_upstream", &data.ResponseFlags{NoHealthyUpstream: true}, "no_healthy_upstream: no_healthy_upstream"},
+		{200, "via_upstream", &data.ResponseFlags{UpstreamConnectionTermination: true}, "upstream_connection_termination: via_upstream"},
+		{301, "direct_response", nil, ""},
+	} {
+		e := &data.HTTPAccessLogEntry{
+			CommonProperties: &data.AccessLogCommon{ResponseFlags: test.flags},
+			Response:         &data.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(test.status), ResponseCodeDetails: test.details},
+		}
+		for _, log := range []string{logRequest, logRequestOut} {
+			if got := httpFlow(e, log).Failure; got != test.want {
+				t.Errorf("%d %s: failure %q, want %q", test.status, test.details, got, test.want)
+			}
+		}
+	}
+}
