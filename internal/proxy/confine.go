@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -70,8 +72,8 @@ func confineFiles(runDir string) error {
 	)
 }
 
-// dropCapabilities takes all capabilities but some from this thread. What root executes gets its bounding set back, but
-// not beyond its permitted set where no_new_privs is set (capabilities(7)).
+// dropCapabilities takes all capabilities but some from this thread, and from its bounding set where it may. What root
+// executes gets its bounding set back, but not beyond its permitted set where no_new_privs is set (capabilities(7)).
 func dropCapabilities(kept []int) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var now, want [2]unix.CapUserData
@@ -84,7 +86,26 @@ func dropCapabilities(kept []int) error {
 	for i := range want {
 		want[i].Effective = want[i].Permitted
 	}
+	if now[0].Effective&(1<<unix.CAP_SETPCAP) != 0 { // without it the container runtime has bounded the set
+		if err := dropBounding(kept); err != nil {
+			return fmt.Errorf("bounding set: %w", err)
+		}
+	}
 	return unix.Capset(&header, &want[0])
+}
+
+// dropBounding takes all capabilities but some from this thread's bounding set. The thread must have CAP_SETPCAP.
+func dropBounding(kept []int) error {
+	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+		if slices.Contains(kept, c) {
+			continue
+		}
+		// An older kernel does not know the last ones (EINVAL).
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("capability %d: %w", c, err)
+		}
+	}
+	return nil
 }
 
 // callFilter returns the program that judges Envoy's system calls, on struct seccomp_data of seccomp(2).

@@ -48,6 +48,7 @@ func attackDefault(t *testing.T) {
 		{"B1", "a strict pod's address claimed by another Pod", true, claimedAddress},
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},
 		{"B4", "another namespace's pod in an EndpointSlice", true, foreignEndpoint},
+		{"B6", "what Envoy and weft tunnel keep of root", false, privileges},
 		{"B8", "a policy's Service relabelled while no agent runs", false, relabelledService},
 		{"T1", "sessions without a certificate of the mesh", false, strangers},
 		{"T2", "sessions of one peer", true, manySessions},
