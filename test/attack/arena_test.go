@@ -44,7 +44,7 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Namespace
-metadata: {name: tenant, labels: {weft.io/mtls: strict}}
+metadata: {name: tenant, labels: {weft.io/mtls: strict, weft.io/mtls-enforce: enabled}}
 ---
 apiVersion: v1
 kind: Pod

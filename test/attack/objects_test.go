@@ -189,3 +189,30 @@ func manyPorts(t *testing.T, a *arena) string {
 	until(t, "a new Service of another namespace is served", func() error { return reached(a.client, netip.MustParseAddrPort("10.96.77.3:80")) })
 	return fmt.Sprintf("65,536 ports asked for; another namespace's new Service is served after %.1f s", time.Since(began).Seconds())
 }
+
+// weakerLabel: a pod's own label does not open it where its namespace enforces strict.
+func weakerLabel(t *testing.T, a *arena) string {
+	const file, own, weaker = "attack/all.yaml", "app: accomplice", "app: accomplice, weft.io/mtls: disabled"
+	to := netip.AddrPortFrom(a.accomplice.Address, 8080)
+	// The Pod comes before the Service that selects it.
+	if err := a.Edit(file, func(text string) string { return strings.Replace(text, own, weaker, 1) }); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.Edit(file, func(text string) string { return strings.Replace(text, weaker, own, 1) }); err != nil {
+			t.Error(err)
+		}
+	}()
+	until(t, "the label is not followed", func() error { return a.trouble("Pod/tenant/accomplice", "Invalid") })
+	const tries = 20
+	for range tries {
+		if err := reached(a.outsider, to); err == nil {
+			t.Error("an outsider is answered")
+			break
+		}
+	}
+	if err := reached(a.mallory, to); err != nil {
+		t.Errorf("a peer: %v", err)
+	}
+	return fmt.Sprintf("%d connections refused", tries)
+}
