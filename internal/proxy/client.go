@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ErrNotRunning means that nobody supervises an Envoy in this run directory.
@@ -52,38 +54,97 @@ func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
 	return body, err
 }
 
+// Follow calls take with what the supervisor knows of Envoy, at once and after each change, until ctx ends or the supervisor
+// does: what only Envoy's admin knows (memory, listeners, connections, the stream to the agent) is not in it. It returns nil
+// if the supervisor ended the answer, which one of an older version does after the first Status, and ErrNotRunning if there
+// is none.
+func (c *Client) Follow(ctx context.Context, take func(*Status)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(followPatience, func() { cancel(fmt.Errorf("weft proxy has not answered for %v", followPatience)) })
+	defer silence.Stop()
+	resp, done, err := c.open(ctx, http.MethodGet, "/status?follow=true", nil)
+	defer done()
+	if err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	in := json.NewDecoder(&noisy{resp.Body, func() { silence.Reset(followPatience) }})
+	for {
+		var st Status
+		switch err := in.Decode(&st); {
+		case context.Cause(ctx) != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("follow weft proxy: %w", err)
+		}
+		take(&st)
+	}
+}
+
+// noisy calls heard each time that something was read.
+type noisy struct {
+	io.Reader
+	heard func()
+}
+
+func (n *noisy) Read(p []byte) (int, error) {
+	size, err := n.Reader.Read(p)
+	if size > 0 {
+		n.heard()
+	}
+	return size, err
+}
+
 // call sends JSON and reads JSON; an answer other than 2xx holds the error as text.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	socket := filepath.Join(or(c.RunDir, DefaultRunDir), ControlSocket)
-	body, err := json.Marshal(in)
+	resp, done, err := c.open(ctx, method, path, in)
+	defer done()
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(body))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return err
-	}
-	h := unixClient(socket)
-	defer h.CloseIdleConnections()
-	resp, err := h.Do(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("%w (nothing answers at %s)", ErrNotRunning, socket)
-	}
-	if err != nil {
-		return fmt.Errorf("ask weft proxy at %s: %w", socket, err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return fmt.Errorf("ask weft proxy at %s: %w", socket, err)
-	}
-	if resp.StatusCode/100 != 2 {
-		return errors.New(strings.TrimSpace(string(answer)))
+		return fmt.Errorf("ask weft proxy: %w", err)
 	}
 	if out == nil {
 		return nil
 	}
 	return json.Unmarshal(answer, out)
+}
+
+// maxAnswer bounds an answer in bytes.
+const maxAnswer = 1 << 20
+
+// open sends JSON. The body of the answer is read until done is called, which must be called after an error too.
+func (c *Client) open(ctx context.Context, method, path string, in any) (resp *http.Response, done func(), err error) {
+	socket := filepath.Join(or(c.RunDir, DefaultRunDir), ControlSocket)
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, func() {}, err
+	}
+	h := unixClient(socket)
+	resp, err = h.Do(req)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, h.CloseIdleConnections, fmt.Errorf("%w (nothing answers at %s)", ErrNotRunning, socket)
+	}
+	if err != nil {
+		return nil, h.CloseIdleConnections, fmt.Errorf("ask weft proxy at %s: %w", socket, err)
+	}
+	done = func() {
+		_ = resp.Body.Close()
+		h.CloseIdleConnections()
+	}
+	if resp.StatusCode/100 != 2 {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return nil, done, cmp.Or(err, errors.New(strings.TrimSpace(string(text))))
+	}
+	return resp, done, nil
 }
 
 // unixClient speaks HTTP over a unix socket, whatever the host in the URL.

@@ -8,14 +8,18 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 )
 
 // serve answers on the control socket until the function that it returns is called.
 func (s *supervisor) serve(ctx context.Context, l net.Listener, lock io.Closer) (stop func()) {
 	mux := http.NewServeMux()
+	following, endFollowing := context.WithCancel(ctx)
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") == "true" {
+			s.follow(following, w, r)
+			return
+		}
 		answer(w, s.status(r.Context()), nil)
 	})
 	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) {
@@ -31,9 +35,11 @@ func (s *supervisor) serve(ctx context.Context, l net.Listener, lock io.Closer) 
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
+	srv.RegisterOnShutdown(endFollowing)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer endFollowing()
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.cfg.Log.Error("the control socket does not answer any more", "error", err)
 		}
@@ -113,41 +119,4 @@ func (s *supervisor) commit(lock io.Closer, committed chan<- struct{}) error {
 	s.set(func() { s.handed = true })
 	close(committed)
 	return lock.Close()
-}
-
-// status asks Envoy's admin for what the supervisor does not know itself.
-func (s *supervisor) status(ctx context.Context) *Status {
-	s.mu.Lock()
-	st := &Status{State: "STOPPED", Restarts: s.restarts, Crashes: s.crashes, LastError: s.lastError, Supervisor: os.Getpid(), InPod: s.cfg.InPod}
-	if len(s.cfg.Tunnel) > 0 {
-		tunnel := s.tunnel
-		st.Tunnel = &tunnel
-	}
-	p := s.current
-	for _, d := range s.draining {
-		st.Draining = append(st.Draining, d.PID)
-	}
-	s.mu.Unlock()
-	if p == nil || p.gone() {
-		return st
-	}
-	st.PID, st.Epoch, st.Since, st.Binary = p.PID, p.Epoch, p.Since, p.Binary
-	st.Overload = s.overloadOf(p)
-	st.ResidentBytes = residentBytes(p.PID)
-	st.State = "UNKNOWN"
-	info, err := s.admin.info(ctx)
-	if err != nil || !info.of(p.envoy) {
-		st.Live = p.live.Load()
-		return st
-	}
-	st.State, st.Version, st.Live = info.State, info.release(), s.isLive(ctx, p)
-	if m, err := s.admin.memory(ctx); err == nil {
-		st.AllocatedBytes, st.HeapBytes = m.Allocated, m.HeapSize
-	}
-	if c, err := s.admin.counters(ctx, `^(control_plane\.connected_state|listener_manager\.total_listeners_active|server\.total_connections)$`); err == nil {
-		st.XDSConnected = c["control_plane.connected_state"] == 1
-		st.Listeners = int(c["listener_manager.total_listeners_active"])
-		st.Connections = int(c["server.total_connections"])
-	}
-	return st
 }

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// overloadPoll is how often Envoy is asked for the state of its overload manager.
-	overloadPoll = time.Second
+	// envoyPoll is how often Envoy is asked for its state, and for that of its overload manager.
+	envoyPoll = time.Second
 	// overloadCalm is how long Envoy must not refuse work to count as recovered. One that refuses work frees some memory,
 	// takes on work for a moment, and refuses again.
 	overloadCalm = 10 * time.Second
@@ -39,25 +39,10 @@ func refuses(actions map[string]bool) bool {
 	return false
 }
 
-// overload asks for the actions of Envoy's overload manager by name, as stop_accepting_requests, and whether each is
-// active (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
-func (a *admin) overload(ctx context.Context) (map[string]bool, error) {
-	const prefix, suffix = "overload.envoy.overload_actions.", ".active"
-	stats, err := a.counters(ctx, `^overload\.envoy\.overload_actions\..*\.active$`)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]bool, len(stats))
-	for name, v := range stats {
-		out[strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix)] = v != 0
-	}
-	return out, nil
-}
-
-// watchOverload keeps s.overload as Envoy has it until ctx ends, and replaces an Envoy that refuses work for longer than
+// watchEnvoy keeps s.polled as Envoy has it until ctx ends, and replaces an Envoy that refuses work for longer than
 // OverloadTime.
-func (s *supervisor) watchOverload(ctx context.Context) {
-	tick := time.NewTicker(overloadPoll)
+func (s *supervisor) watchEnvoy(ctx context.Context) {
+	tick := time.NewTicker(envoyPoll)
 	defer tick.Stop()
 	var w overloadWatch
 	var watched *process
@@ -70,16 +55,20 @@ func (s *supervisor) watchOverload(ctx context.Context) {
 		p := s.serving()
 		if p != watched {
 			watched, w = p, overloadWatch{replaced: w.replaced}
-			s.set(func() { s.overload = nil })
 		}
 		if p == nil {
 			continue
 		}
-		actions, err := s.admin.overload(ctx)
-		if err != nil || s.serving() != p {
+		now, err := s.admin.poll(ctx, p)
+		if s.serving() != p {
 			continue
 		}
-		s.noteOverload(p, actions)
+		if err != nil {
+			s.saw(&poll{of: p, state: "UNKNOWN", overload: s.overloadOf(p)})
+			continue
+		}
+		s.saw(now)
+		actions := now.overload
 		if !s.overloadDue(&w, p, actions) {
 			continue
 		}
@@ -103,23 +92,10 @@ func (s *supervisor) serving() *process {
 func (s *supervisor) overloadOf(p *process) map[string]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.current != p {
+	if s.current != p || s.polled == nil || s.polled.of != p {
 		return nil
 	}
-	return s.overload
-}
-
-// noteOverload shows the actions in Status, and logs a change.
-func (s *supervisor) noteOverload(p *process, actions map[string]bool) {
-	var before []string
-	s.set(func() { before, s.overload = Active(s.overload), actions })
-	switch now := Active(actions); {
-	case slices.Equal(before, now):
-	case len(now) > 0:
-		s.cfg.Log.Warn("Envoy is in overload", "pid", p.PID, "actions", strings.Join(now, ","), "memoryLimit", s.cfg.MemoryLimitBytes)
-	default:
-		s.cfg.Log.Info("Envoy is not in overload any more", "pid", p.PID)
-	}
+	return s.polled.overload
 }
 
 // overloadDue reports whether an Envoy is to be replaced now.

@@ -21,7 +21,9 @@ type process struct {
 	exited chan struct{} // closed when it has ended
 	log    *forwarder    // nil where another supervisor started it
 	live   atomic.Bool   // has been live once
-	remote bool          // in another PID namespace: neither watched nor ended from here
+	// version of Envoy, as 1.40.0; nil until it was asked.
+	version atomic.Pointer[string]
+	remote  bool // in another PID namespace: neither watched nor ended from here
 }
 
 var errGone = errors.New("the process has ended")

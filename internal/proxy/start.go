@@ -139,6 +139,8 @@ func (s *supervisor) isLive(ctx context.Context, p *process) bool {
 	if !p.live.Load() {
 		info, err := s.admin.info(ctx)
 		if err == nil && info.of(p.envoy) && info.State == "LIVE" {
+			version := info.release()
+			p.version.Store(&version)
 			busy, err := starting(p.BaseID)
 			p.live.Store(err != nil || !busy)
 		}

@@ -28,12 +28,13 @@ type supervisor struct {
 	restarts  int
 	crashes   int
 	lastError string
-	owner     bool            // has the lock
-	handing   bool            // another supervisor is starting the next Envoy
-	handed    bool            // it has
-	tunnels   []*process      // by age; the last one takes new connections if it has no end in sight
-	tunnel    TunnelStatus    // of the last one of tunnels
-	overload  map[string]bool // actions of the current Envoy's overload manager, and whether each is active
+	owner     bool          // has the lock
+	handing   bool          // another supervisor is starting the next Envoy
+	handed    bool          // it has
+	tunnels   []*process    // by age; the last one takes new connections if it has no end in sight
+	tunnel    TunnelStatus  // of the last one of tunnels
+	polled    *poll         // what the last poll saw; nil if there was none
+	changed   chan struct{} // closed with the next change; nil if nobody waits
 }
 
 // request is work that the control socket asks the loop to do.
@@ -106,7 +107,7 @@ func supervise(ctx context.Context, cfg Config, h *health, lock *os.File) (err e
 	s.startKeepingTunnel(ctx)
 	defer s.leaveTunnel()
 	var watch sync.WaitGroup // apart from s.wg, which the loop waits for before ctx ends
-	watch.Go(func() { s.watchOverload(ctx) })
+	watch.Go(func() { s.watchEnvoy(ctx) })
 	defer func() {
 		cancel()
 		watch.Wait()
@@ -294,6 +295,20 @@ func (s *supervisor) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
+
+// awaitChange returns a channel that is closed after the next change of what s.mu guards.
+func (s *supervisor) awaitChange() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
 }
 
 // save remembers the Envoys. A disk that is full costs the adoption by the next supervisor, not the traffic.

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// pollTimeout is how long Envoy's main thread may not answer until its state is unknown.
+const pollTimeout = 3 * time.Second
+
+// poll is what Envoy answered.
+type poll struct {
+	of    *process
+	state string // as in Status
+	// overload has the actions of the overload manager by name, as stop_accepting_requests, and whether each is active
+	// (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
+	overload map[string]bool
+}
+
+// envoyStates are the values of the gauge server.state
+// (https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/statistics).
+var envoyStates = []string{"LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"}
+
+func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
+	const prefix, suffix, state = "overload.envoy.overload_actions.", ".active", "server.state"
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	stats, err := a.counters(ctx, `^(server\.state|overload\.envoy\.overload_actions\..*\.active)$`)
+	if err != nil {
+		return nil, err
+	}
+	out := &poll{of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats))}
+	if v, ok := stats[state]; ok && v < uint64(len(envoyStates)) {
+		out.state = envoyStates[v]
+	}
+	delete(stats, state)
+	for name, v := range stats {
+		out.overload[strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix)] = v != 0
+	}
+	return out, nil
+}
+
+// serves is the Envoy that serves or starts; nil if there is none.
+func (s *supervisor) serves() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.current; p != nil && !p.gone() {
+		return p
+	}
+	return nil
+}
+
+// saw keeps what a poll saw, and logs when an overload begins or ends.
+func (s *supervisor) saw(now *poll) {
+	s.mu.Lock()
+	before := s.polled
+	s.mu.Unlock()
+	if before != nil && before.of == now.of && before.state == now.state && maps.Equal(before.overload, now.overload) {
+		return
+	}
+	s.set(func() { s.polled = now })
+	var had []string
+	if before != nil && before.of == now.of {
+		had = Active(before.overload)
+	}
+	switch active := Active(now.overload); {
+	case slices.Equal(had, active):
+	case len(active) > 0:
+		s.cfg.Log.Warn("Envoy is in overload", "pid", now.of.PID, "actions", strings.Join(active, ","), "memoryLimit", s.cfg.MemoryLimitBytes)
+	default:
+		s.cfg.Log.Info("Envoy is not in overload any more", "pid", now.of.PID)
+	}
+}
