@@ -225,10 +225,11 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	}
 	g.Go(func() error { return a.enforce(ctx) })
 	g.Go(func() error { return a.selections.run(ctx) })
+	g.Go(func() error { return a.followProxy(ctx) })
 	g.Go(func() error { return a.watchSockets(ctx) })
 	g.Go(func() error { return a.xds.Serve(ctx, a.xdsSocket) })
 	g.Go(func() error { return a.tunnel.Serve(ctx, a.tunnelSocket) })
-	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a)) })
+	g.Go(func() error { return serveHTTP(ctx, a.apiSocket, api.Handler(a.view())) })
 	a.node.run(ctx, g, &joiner{objs: a.objs, st: a.st})
 	if a.healthSocket != nil {
 		g.Go(func() error { return serveHTTP(ctx, a.healthSocket, a.health()) })
@@ -242,7 +243,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	}
 	if a.metricsSocket != nil {
 		g.Go(func() error {
-			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a, a.proxy.Metrics, a.connections, a.requests))
+			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a.view(), a.proxy.Metrics, a.connections, a.requests))
 		})
 	}
 	if a.cfg.StartProxy {

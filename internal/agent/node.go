@@ -75,7 +75,7 @@ func newNode(cfg Config, objs *kube.Objects, st *state.State, s Source) (*node, 
 		},
 	}
 	if cfg.CNI.Install {
-		n.installer = cni.NewInstaller(cni.InstallerConfig{ConfDir: cfg.CNI.ConfDir, BinDir: cfg.CNI.BinDir, Settings: n.self, Log: cfg.Log})
+		n.installer = cni.NewInstaller(cni.InstallerConfig{ConfDir: cfg.CNI.ConfDir, BinDir: cfg.CNI.BinDir, Settings: n.self, State: st, Log: cfg.Log})
 	}
 	return n, nil
 }

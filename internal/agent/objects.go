@@ -13,16 +13,12 @@ import (
 	"github.com/weft-mesh/weft/internal/kube/manifests"
 )
 
-// Source keeps the object tables equal to what users wrote: *manifests.Folder or *cluster.Cluster.
+// Source keeps the object tables, Problems among them, equal to what users wrote: *manifests.Folder or *cluster.Cluster.
 type Source interface {
 	// Run follows changes until ctx ends.
 	Run(ctx context.Context) error
 	// Loaded is closed when everything was read once.
 	Loaded() <-chan struct{}
-	// Problems lists what was not taken.
-	Problems() []kube.Problem
-	// Count gives the number of objects in force.
-	Count() int
 }
 
 // newSource gives the source that the configuration names, and where it reads.

@@ -101,7 +101,7 @@ func scripts(t *testing.T, kernel bool) {
 			},
 			"problems": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var b strings.Builder
-				for _, p := range nodeOf(ts).folder.Problems() {
+				for _, p := range nodeOf(ts).objs.AllProblems(nodeOf(ts).st.Snapshot()) {
 					b.WriteString(p.String() + "\n")
 				}
 				print1(ts, b.String())
@@ -117,6 +117,7 @@ var types = map[string]string{
 
 type scriptNode struct {
 	st      *state.State
+	objs    *kube.Objects
 	stop    func()
 	folder  *manifests.Folder
 	placed  *placement.Manifests
@@ -138,7 +139,7 @@ func newScriptNode(dir string, kernel bool) (*scriptNode, error) {
 		return nil, err
 	}
 	return &scriptNode{
-		st: st, path: path,
+		st: st, objs: objs, path: path,
 		folder:  manifests.NewFolder(dir, objs, manifests.FolderOptions{Log: log}),
 		placed:  placement.NewManifests(placement.ManifestsConfig{Objects: objs, State: st, Log: log}),
 		gateway: gateway.New(objs, st, gateway.Config{TrustDomain: "cluster.local", Node: "node", NodeAddresses: testenv.Addrs("192.168.0.10")}, log),

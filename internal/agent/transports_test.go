@@ -5,12 +5,10 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
-	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -128,35 +126,6 @@ func TestRowOfTheOnlyNode(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-// What weft status says of weft tunnel names what to look at.
-func TestTunnelFault(t *testing.T) {
-	running := &proxy.TunnelStatus{PID: 7, LastError: "it ended after 1s"}
-	for name, tc := range map[string]struct {
-		off     bool
-		carried []*model.Carried
-		proxy   *proxy.TunnelStatus
-		want    string
-	}{
-		"not used":         {off: true},
-		"none configured":  {want: "--tunnel=false"},
-		"it ended":         {proxy: &proxy.TunnelStatus{Crashes: 1, LastError: "it ended after 1s: panic"}, want: "it ended after 1s: panic"},
-		"not started":      {proxy: &proxy.TunnelStatus{}, want: "not started"},
-		"not connected":    {proxy: &proxy.TunnelStatus{PID: 7}, want: "pid 7"},
-		"it works again":   {carried: []*model.Carried{{Subject: model.Tunnel}}, proxy: running},
-		"a pod without it": {carried: []*model.Carried{{Subject: model.Tunnel}, {Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "port taken"}}, proxy: running, want: "ns/pod cannot be reached by it: port taken"},
-	} {
-		a := &Agent{cfg: Config{Tunnel: !tc.off}, st: state.New(state.NewDB())}
-		w := a.st.Write(a.st.Carried)
-		for _, c := range tc.carried {
-			a.st.Carried.Put(w, c)
-		}
-		w.Commit()
-		if got := a.tunnelFault(tc.proxy); tc.want == "" && got != "" || !strings.Contains(got, tc.want) {
-			t.Errorf("%s: %q, want %q", name, got, tc.want)
-		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
@@ -31,19 +32,20 @@ const (
 	Statuses     = "status"       // model.Status
 )
 
-// Source is the node that the handler tells about. Its methods are called at any time, from several goroutines, and
-// must not wait for anything slow.
-type Source interface {
-	State() *state.State
+// Node is what the handler tells about: rows, and what never changes. Nothing here asks a plane or takes its lock.
+type Node struct {
+	State *state.State
+	// Objects have the objects and what was wrong with them. Dir is where they come from, "" if nobody asks; Loaded is
+	// closed when they were read once.
+	Objects *kube.Objects
+	Dir     string
+	Loaded  <-chan struct{}
+	// Flows is nil where flows are not kept. They are a stream, not a state: a row would be written for each connection.
+	Flows *observe.Store
 	// Agent tells about the agent itself.
-	Agent() Agent
-	// Folder tells about the manifests; nil where the objects come from elsewhere.
-	Folder() *Folder
-	// CNI tells how the container runtime is told of the mesh; nil where it is not.
-	CNI() *CNI
-	Proxy() Proxy
-	// Flows is nil where flows are not kept.
-	Flows() *observe.Store
+	Agent Agent
+	// Tunnel is true if authenticated bytes are to go by weft tunnel.
+	Tunnel bool
 }
 
 // Agent is the process that answers.
@@ -88,13 +90,6 @@ func (p Problem) String() string {
 // OfNode reports whether nobody's object is the problem, but that the node cannot read: a kind, a folder or a file.
 func (p Problem) OfNode() bool { return p.Object.Name == "" && p.Line == 0 }
 
-// CNI is how the plugin stands in the node's network configuration.
-type CNI struct {
-	// File is the configuration that it is in; "" while it is in none.
-	File     string   `json:"file"`
-	Problems []string `json:"problems,omitempty"`
-}
-
 // Proxy is the node's Envoy.
 type Proxy struct {
 	Version  string    `json:"version,omitempty"`
@@ -121,7 +116,7 @@ type Status struct {
 	Synced     bool               `json:"synced"`
 	Agent      Agent              `json:"agent"`
 	Folder     *Folder            `json:"folder,omitempty"`
-	CNI        *CNI               `json:"cni,omitempty"`
+	CNI        *model.CNI         `json:"cni,omitempty"`
 	Datapath   Datapath           `json:"datapath"`
 	Proxy      Proxy              `json:"proxy"`
 	Workloads  []Workload         `json:"workloads"` // of this node

@@ -7,27 +7,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
-	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
 // sound is a node with nothing wrong but what a test writes into its tables.
 type sound struct {
-	st     *state.State
-	folder Folder
+	st   *state.State
+	objs *kube.Objects
 }
 
-func (s *sound) State() *state.State   { return s.st }
-func (s *sound) Agent() Agent          { return Agent{} }
-func (s *sound) Folder() *Folder       { return &s.folder }
-func (s *sound) CNI() *CNI             { return nil }
-func (s *sound) Proxy() Proxy          { return Proxy{State: "LIVE", Connected: true} }
-func (s *sound) Flows() *observe.Store { return nil }
+func (s *sound) node() Node { return Node{State: s.st, Objects: s.objs, Dir: "/etc/weft"} }
 
 func newSound() *sound {
-	s := &sound{st: state.New(state.NewDB()), folder: Folder{Dir: "/etc/weft"}}
+	db := state.NewDB()
+	s := &sound{st: state.New(db), objs: kube.NewObjects(db)}
 	s.st.MarkSynced()
+	w := s.st.Write(s.st.Proxies, s.st.Accepted)
+	s.st.Proxies.Put(w, &model.Proxy{State: "LIVE"})
+	s.st.Accepted.Put(w, &model.Accepted{Subject: model.Envoy})
+	w.Commit()
 	s.programmed(model.Programmed{Subject: model.Subject{Kind: model.SubjectHook, Name: "connect4"}})
 	return s
 }
@@ -48,8 +48,12 @@ func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 			w.Commit()
 		}
 	}
-	problem := func(p Problem) func(*sound) {
-		return func(s *sound) { s.folder.Problems = []Problem{p} }
+	problem := func(p kube.Problem) func(*sound) {
+		return func(s *sound) {
+			w := s.st.Write(s.objs.Problems)
+			s.objs.Problems.Put(w, &p)
+			w.Commit()
+		}
 	}
 	status := func(st *model.Status) func(*sound) {
 		return func(s *sound) {
@@ -67,11 +71,11 @@ func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 		{"nothing", func(*sound) {}, ""},
 		{"a Gateway that is not accepted, without an address", status(&model.Status{Object: ref("Gateway"), Conditions: failed}), ""},
 		{"a route that is not accepted", status(&model.Status{Object: ref("HTTPRoute"), Parents: []model.ParentStatus{{Parent: ref("Gateway"), Conditions: failed}}}), ""},
-		{"a manifest that cannot be read", problem(Problem{File: "a.yaml", Line: 3, Object: ref("Pod"), Reason: "bad"}), ""},
-		{"a document without a kind", problem(Problem{File: "a.yaml", Line: 3, Reason: "bad"}), ""},
-		{"an object of a cluster that is not understood", problem(Problem{File: "kubernetes", Object: ref("Namespace"), Reason: "bad"}), ""},
-		{"a folder that cannot be read", problem(Problem{File: ".", Reason: "permission denied"}), "permission denied"},
-		{"a kind that cannot be read", problem(Problem{File: "kubernetes", Object: model.ObjectRef{Kind: "Pod"}, Reason: "forbidden"}), "forbidden"},
+		{"a manifest that cannot be read", problem(kube.Problem{File: "a.yaml", Line: 3, Object: ref("Pod"), Reason: "bad"}), ""},
+		{"a document without a kind", problem(kube.Problem{File: "a.yaml", Line: 3, Reason: "bad"}), ""},
+		{"an object of a cluster that is not understood", problem(kube.Problem{File: "kubernetes", Object: ref("Namespace"), Reason: "bad"}), ""},
+		{"a folder that cannot be read", problem(kube.Problem{File: ".", Reason: "permission denied"}), "permission denied"},
+		{"a kind that cannot be read", problem(kube.Problem{File: "kubernetes", Object: model.ObjectRef{Kind: "Pod"}, Reason: "forbidden"}), "forbidden"},
 		{"a refused route", refused(ref("Service"), ref("HTTPRoute")), ""},
 		{"a refused policy", refused(ref("Pod"), ref("AuthorizationPolicy")), ""},
 		{"a refused certificate", refused(ref("Secret")), ""},
@@ -83,7 +87,7 @@ func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSound()
 			c.damage(s)
-			got := NewStatus(s, time.Now())
+			got := NewStatus(s.node(), time.Now())
 			all := strings.Join(got.Faults, "\n")
 			if c.fault == "" && (!got.Healthy || all != "") || !strings.Contains(all, c.fault) || got.Healthy != (c.fault == "") {
 				t.Errorf("healthy %t, faults %q, want %q", got.Healthy, all, c.fault)
@@ -135,7 +139,7 @@ func TestFaultsOfTheDatapath(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSound()
 			c.damage(s)
-			if got := NewStatus(s, time.Now()).Faults; !slices.Equal(got, c.faults) {
+			if got := NewStatus(s.node(), time.Now()).Faults; !slices.Equal(got, c.faults) {
 				t.Errorf("faults %q, want %q", got, c.faults)
 			}
 		})

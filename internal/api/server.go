@@ -15,10 +15,10 @@ import (
 )
 
 // Handler answers for a node. Serve it on a socket of mode 0600 only: it says all that the node knows, but for keys.
-func Handler(src Source) http.Handler {
+func Handler(n Node) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, NewStatus(src, time.Now()))
+		answer(w, NewStatus(n, time.Now()))
 	})
 	mux.HandleFunc("GET /v1/config/{what}", func(w http.ResponseWriter, r *http.Request) {
 		list, ok := listers[r.PathValue("what")]
@@ -27,9 +27,9 @@ func Handler(src Source) http.Handler {
 			http.Error(w, fmt.Sprintf("no list is called %q; there are %s", r.PathValue("what"), known), http.StatusNotFound)
 			return
 		}
-		answer(w, list(src.State(), r.URL.Query().Get("namespace"), r.URL.Query().Get("name")))
+		answer(w, list(n.State, r.URL.Query().Get("namespace"), r.URL.Query().Get("name")))
 	})
-	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(w, r, src.Flows()) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(w, r, n.Flows) })
 	return mux
 }
 

@@ -11,15 +11,16 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// NewStatus looks at every part of a node and says what is wrong.
-func NewStatus(src Source, now time.Time) Status {
-	st := src.State()
+// NewStatus returns what one snapshot of a node says, and what is wrong.
+func NewStatus(n Node, now time.Time) Status {
+	st := n.State
 	snap := st.Snapshot()
 	s := Status{
-		Agent: src.Agent(), Folder: src.Folder(), CNI: src.CNI(), Datapath: datapath(st, snap), Proxy: src.Proxy(),
+		Agent: n.Agent, Folder: n.folder(snap), Datapath: datapath(st, snap), Proxy: n.proxy(snap),
 		Workloads: []Workload{}, Identities: identities(st, snap),
 		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)), Lost: collect(st.Lost.All(snap)),
 	}
+	s.CNI, _ = st.CNI.Get(snap, (*model.CNI).Key(nil))
 	s.Objects, s.Troubles = troubles(st, snap)
 	for w := range st.Workloads.All(snap) {
 		if w.Local {

@@ -41,7 +41,7 @@ func whole(t *testing.T) *Installed {
 	}
 	agent := func(node string) Agent {
 		return Agent{Node: node, Status: api.Status{
-			Synced: true, Healthy: true, Agent: api.Agent{Version: "0.1.0"}, CNI: &api.CNI{File: "/etc/cni/net.d/10-net.conflist"},
+			Synced: true, Healthy: true, Agent: api.Agent{Version: "0.1.0"}, CNI: &model.CNI{File: "/etc/cni/net.d/10-net.conflist"},
 			Datapath: api.Datapath{Hooks: []api.Hook{{Name: "connect4"}}}, Proxy: api.Proxy{State: "LIVE", Connected: true},
 		}}
 	}

@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
@@ -18,20 +22,12 @@ import (
 // The fixture is read at this time. Certificates that are good end far from it, for the agent looks at the real time.
 var fixedNow = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 
-// node is a Source with tables of its own.
+// node has tables of its own.
 type node struct {
-	st     *state.State
-	folder api.Folder
-	cni    *api.CNI
-	proxy  api.Proxy
-	flows  *observe.Store
+	st    *state.State
+	objs  *kube.Objects
+	flows *observe.Store
 }
-
-func (n *node) State() *state.State   { return n.st }
-func (n *node) Folder() *api.Folder   { return &n.folder }
-func (n *node) CNI() *api.CNI         { return n.cni }
-func (n *node) Proxy() api.Proxy      { return n.proxy }
-func (n *node) Flows() *observe.Store { return n.flows }
 
 // certify puts an SVID and the row about it.
 func (n *node) certify(w *state.Write, svid *model.SVID) {
@@ -49,10 +45,15 @@ func (n *node) uncertify(w *state.Write, id model.Identity) {
 	n.st.Certified.Put(w, &model.Certified{Identity: id, Error: "no replica of the CA is known"})
 }
 
-func (n *node) Agent() api.Agent {
-	return api.Agent{
-		Version: "v1.2.3", Envoy: "1.40.0", Node: "worker-1", PID: 100, TrustDomain: "cluster.local",
-		Started: fixedNow.Add(-5 * time.Minute),
+func (n *node) view() api.Node {
+	loaded := make(chan struct{})
+	close(loaded)
+	return api.Node{
+		State: n.st, Objects: n.objs, Dir: "/etc/weft", Loaded: loaded, Flows: n.flows,
+		Agent: api.Agent{
+			Version: "v1.2.3", Envoy: "1.40.0", Node: "worker-1", PID: 100, TrustDomain: "cluster.local",
+			Started: fixedNow.Add(-5 * time.Minute),
+		},
 	}
 }
 
@@ -62,21 +63,36 @@ func addr(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
 
 // healthyNode has a shop in strict mode and a Gateway.
 func healthyNode() *node {
-	n := &node{
-		st:     state.New(state.NewDB()),
-		folder: api.Folder{Dir: "/etc/weft", Loaded: true, Objects: 12, Problems: []api.Problem{}},
-		proxy: api.Proxy{
-			Version: "1.40.0", State: "LIVE", PID: 200, Epoch: 2, Restarts: 1, Connected: true,
-			Started: fixedNow.Add(-90 * time.Second),
-		},
-		flows: observe.NewStore(100),
-	}
+	db := state.NewDB()
+	n := &node{st: state.New(db), objs: kube.NewObjects(db), flows: observe.NewStore(100)}
+	n.fillFolder()
+	n.fillProxy()
 	n.fillMesh()
 	n.fillGateway()
 	n.fillFlows()
 	n.fillKernel()
 	n.st.MarkSynced()
 	return n
+}
+
+// fillFolder puts 12 objects.
+func (n *node) fillFolder() {
+	var b strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Namespace, metadata: {name: ns-%d}}\n", i)
+	}
+	if _, err := manifests.Read(n.objs, []string{"-"}, strings.NewReader(b.String())); err != nil {
+		panic(err)
+	}
+}
+
+func (n *node) fillProxy() {
+	w := n.st.Write(n.st.Proxies, n.st.Accepted)
+	defer w.Commit()
+	n.st.Proxies.Put(w, &model.Proxy{
+		Version: "1.40.0", State: "LIVE", PID: 200, Epoch: 2, Restarts: 1, Started: fixedNow.Add(-90 * time.Second),
+	})
+	n.st.Accepted.Put(w, &model.Accepted{Subject: model.Envoy})
 }
 
 func (n *node) fillMesh() {
@@ -207,14 +223,17 @@ func (n *node) fillFlows() {
 // sickNode has something wrong in every part.
 func sickNode() *node {
 	n := healthyNode()
-	n.folder.Problems = []api.Problem{
+	st := n.st
+	w := st.Write(n.objs.Problems, st.Proxies, st.Accepted, st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
+	defer w.Commit()
+	for _, p := range []*kube.Problem{
 		{File: "canary.yaml", Line: 12, Object: model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "canary"}, Reason: `unknown field "spec.ruels"`},
 		{File: "huge.yaml", Reason: "is larger than 16777216 bytes"},
+	} {
+		n.objs.Problems.Put(w, p)
 	}
-	n.proxy = api.Proxy{Error: "weft proxy does not run"}
-	st := n.st
-	w := st.Write(st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
-	defer w.Commit()
+	st.Proxies.Put(w, &model.Proxy{Error: "weft proxy does not run"})
+	st.Accepted.Delete(w, model.Envoy.Key())
 	st.Programmed.Put(w, &model.Programmed{
 		Subject: model.Subject{Kind: model.SubjectHook, Name: "connect4"}, Error: "the program was detached; it was put right", Repairs: 1,
 	})
@@ -242,7 +261,7 @@ func sickNode() *node {
 }
 
 // serve answers for a node on a socket and gives the run directory.
-func serve(t *testing.T, src api.Source) string {
+func serve(t *testing.T, n *node) string {
 	t.Helper()
 	run, err := os.MkdirTemp("", "weft") // short: a socket's path has at most 107 bytes
 	if err != nil {
@@ -252,7 +271,7 @@ func serve(t *testing.T, src api.Source) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: api.Handler(src)}
+	s := &http.Server{Handler: api.Handler(n.view())}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-done; os.RemoveAll(run) })

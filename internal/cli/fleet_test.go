@@ -50,7 +50,9 @@ func meshOf(t *testing.T, nodes map[string]string) (kubeconfig string) {
 
 func TestCheckInstalled(t *testing.T) {
 	good := healthyNode()
-	good.cni = &api.CNI{File: "/etc/cni/net.d/10-net.conflist"}
+	row := good.st.Write(good.st.CNI)
+	good.st.CNI.Put(row, &model.CNI{File: "/etc/cni/net.d/10-net.conflist"})
+	row.Commit()
 	kubeconfig := meshOf(t, map[string]string{"worker-1": serve(t, good), "worker-2": serve(t, sickNode()), "worker-3": "/nowhere"})
 	out, err := run(t, "check", "--kubeconfig", kubeconfig)
 	if !errors.Is(err, ErrUnhealthy) {

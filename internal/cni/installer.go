@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 const (
@@ -33,7 +35,9 @@ type InstallerConfig struct {
 	// Self is the executable that becomes the plugin; "" is the running one.
 	Self     string
 	Settings Settings
-	Log      *slog.Logger
+	// State gets the row of its table CNI.
+	State *state.State
+	Log   *slog.Logger
 }
 
 // Installer keeps the plugin in a node's network configuration: in the first one by name, which is what runtimes use. It
@@ -44,30 +48,22 @@ type Installer struct {
 	putAt time.Time   // when the plugin was put in last
 	pause time.Duration
 
-	mu   sync.Mutex
-	said map[string]string // by file: the last thing that was logged about it
+	said map[string]string // by file or folder: what is wrong with it, as it was logged
 	in   string            // the configuration that holds the plugin
 }
 
-// State gives the configuration that holds the plugin, or "", and what is wrong.
-func (i *Installer) State() (file string, problems []string) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+// report writes the row of table CNI.
+func (i *Installer) report() {
+	row := &model.CNI{File: i.in}
 	for _, about := range slices.Sorted(maps.Keys(i.said)) {
-		if text := i.said[about]; text != "" {
-			problems = append(problems, text)
-		}
+		row.Problems = append(row.Problems, i.said[about])
 	}
-	return i.in, problems
+	w := i.cfg.State.Write(i.cfg.State.CNI)
+	defer w.Commit()
+	i.cfg.State.CNI.Put(w, row)
 }
 
-func (i *Installer) isIn(file string) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.in = file
-}
-
-// NewInstaller makes one. It does nothing before Run.
+// NewInstaller makes one. Before Run it does nothing but report that the plugin is in no configuration.
 func NewInstaller(cfg InstallerConfig) *Installer {
 	if cfg.Self == "" {
 		cfg.Self = "/proc/self/exe"
@@ -75,7 +71,9 @@ func NewInstaller(cfg InstallerConfig) *Installer {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Installer{cfg: cfg, said: map[string]string{}, pause: putBackFirst}
+	i := &Installer{cfg: cfg, said: map[string]string{}, pause: putBackFirst}
+	i.report()
+	return i
 }
 
 // Run keeps the plugin in until ctx ends. What fails is logged and tried again.
@@ -122,8 +120,10 @@ func pauseUntil(ctx context.Context, changes <-chan struct{}, most time.Duration
 	return true
 }
 
-// look sees to binary and configuration. It gives the time after which to look again, or 0 if there is no need.
+// look puts binary and configuration right, and reports. It returns the time after which to look again, or 0 if there is
+// no need.
 func (i *Installer) look(now time.Time) time.Duration {
+	defer i.report()
 	err := i.binary()
 	i.say(i.cfg.BinDir, err)
 	if err != nil {
@@ -134,16 +134,29 @@ func (i *Installer) look(now time.Time) time.Duration {
 	if err != nil {
 		return putBackFirst
 	}
+	i.forgetFiles(first, bad)
 	for _, c := range bad {
 		i.say(c.file, fmt.Errorf("it is no network configuration, and left alone: %w", c.err))
 	}
 	if first == nil {
-		i.isIn("")
+		i.in = ""
 		i.say("none", fmt.Errorf("no network configuration in %s yet: pods join the mesh after they start until there is one", i.cfg.ConfDir))
 		return 0
 	}
 	i.say("none", nil)
 	return i.install(first, now)
+}
+
+// forgetFiles forgets what was wrong with configurations that are gone, or that do not matter any more.
+func (i *Installer) forgetFiles(first *configuration, bad []configuration) {
+	matters := map[string]bool{i.cfg.BinDir: true, i.cfg.ConfDir: true, "none": true}
+	if first != nil {
+		matters[first.file] = true
+	}
+	for _, c := range bad {
+		matters[c.file] = true
+	}
+	maps.DeleteFunc(i.said, func(about, _ string) bool { return !matters[about] })
 }
 
 // binary puts the plugin in its place unless it is as it was left. To compare all of it each time costs too much.
@@ -169,13 +182,13 @@ func (i *Installer) install(c *configuration, now time.Time) time.Duration {
 	single := c.conflist() != c.file
 	if err == nil && !changed && !single {
 		i.say(c.file, nil)
-		i.isIn(c.file)
+		i.in = c.file
 		if now.Sub(i.putAt) > quiet {
 			i.pause = putBackFirst
 		}
 		return 0
 	}
-	i.isIn("")
+	i.in = ""
 	if wait := i.putAt.Add(i.pause).Sub(now); err == nil && !i.putAt.IsZero() && wait > 0 {
 		return wait
 	}
@@ -192,22 +205,20 @@ func (i *Installer) install(c *configuration, now time.Time) time.Duration {
 			"file", c.file, "nextNotBefore", i.pause.String())
 	}
 	i.putAt = now
-	i.isIn(c.conflist())
+	i.in = c.conflist()
 	i.cfg.Log.Info("CNI plugin is in the network configuration", "file", c.conflist())
 	return 0
 }
 
-// say logs what is wrong with something, once.
+// say notes what is wrong with something, or that nothing is, and logs what is new.
 func (i *Installer) say(about string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err == nil {
+		delete(i.said, about)
+		return
 	}
-	i.mu.Lock()
-	same := i.said[about] == text
-	i.said[about] = text
-	i.mu.Unlock()
-	if err != nil && !same {
+	same := i.said[about] == err.Error()
+	i.said[about] = err.Error()
+	if !same {
 		i.cfg.Log.Warn("CNI", "about", about, "error", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // logBuffer is a log that tests read.
@@ -48,7 +50,8 @@ func newInstallation(t *testing.T, in map[string]string) *installation {
 
 func (i *installation) installer() *Installer {
 	return NewInstaller(InstallerConfig{
-		ConfDir: i.conf, BinDir: i.bin, Self: i.self, Settings: testSettings, Log: slog.New(slog.NewTextHandler(&i.log, nil)),
+		ConfDir: i.conf, BinDir: i.bin, Self: i.self, Settings: testSettings, State: state.New(state.NewDB()),
+		Log: slog.New(slog.NewTextHandler(&i.log, nil)),
 	})
 }
 
@@ -240,27 +243,41 @@ func TestWriteModesReplacesTheFile(t *testing.T) {
 	}
 }
 
-func TestInstallerState(t *testing.T) {
+// TestInstallerReports looks at the row: who shows it holds no lock of the installer.
+func TestInstallerReports(t *testing.T) {
 	i := newInstallation(t, map[string]string{"00-bad.conflist": "{"})
 	in := i.installer()
-	in.look(time.Now())
-	if file, problems := in.State(); file != "" || len(problems) != 2 || !strings.Contains(problems[1], "no network configuration in") {
-		t.Errorf("without a configuration: %q, %q", file, problems)
-	}
 	good := filepath.Join(i.conf, "10-net.conflist")
-	i.write(good, `{"name": "n", "plugins": [{"type": "bridge"}]}`)
-	in.look(time.Now())
-	if file, problems := in.State(); file != good || len(problems) != 1 {
-		t.Errorf("in place: %q, %q", file, problems)
+	remove := func(file string) {
+		t.Helper()
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.Remove(i.self); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(i.bin, Type)); err != nil {
-		t.Fatal(err)
-	}
-	in.look(time.Now())
-	if _, problems := in.State(); len(problems) != 2 {
-		t.Errorf("without a binary: %q", problems)
+	for _, step := range []struct {
+		name     string
+		do       func()
+		file     string
+		problems []string
+	}{
+		{"without a configuration", func() {}, "", []string{"it is no network configuration", "no network configuration in"}},
+		{"in place", func() { i.write(good, `{"name": "n", "plugins": [{"type": "bridge"}]}`) }, good, []string{"it is no network configuration"}},
+		{"the bad one is gone", func() { remove(filepath.Join(i.conf, "00-bad.conflist")) }, good, nil},
+		{"without a binary", func() { remove(i.self); remove(filepath.Join(i.bin, Type)) }, good, []string{"weft"}},
+	} {
+		before, _ := in.cfg.State.CNI.Get(in.cfg.State.Snapshot(), "plugin")
+		if before == nil {
+			t.Fatal("there is no row before the first look")
+		}
+		step.do()
+		in.look(time.Now())
+		row, _ := in.cfg.State.CNI.Get(in.cfg.State.Snapshot(), "plugin")
+		ok := row.File == step.file && len(row.Problems) == len(step.problems)
+		for n := 0; ok && n < len(step.problems); n++ {
+			ok = strings.Contains(row.Problems[n], step.problems[n])
+		}
+		if !ok {
+			t.Errorf("%s: %+v, want file %q and problems %q", step.name, row, step.file, step.problems)
+		}
 	}
 }

@@ -454,7 +454,7 @@ func TestWhatIsHeld(t *testing.T) {
 	if ns == nil || ns.Labels["weft.io/mtls"] != "strict" {
 		t.Errorf("a label with a typing error opens the namespace: %v", ns)
 	}
-	if problems := c.Problems(); len(problems) != 1 || problems[0].Object.Name != "typo" {
+	if problems := objs.AllProblems(objs.DB.Snapshot()); len(problems) != 1 || problems[0].Object.Name != "typo" {
 		t.Errorf("problems are %v", problems)
 	}
 }

@@ -24,10 +24,11 @@ type Kind struct {
 	GVK        schema.GroupVersionKind
 	Namespaced bool
 	Table      state.AnyTable
-	// Remove, Get and All work on the table. Keys are those of Key.
+	// Remove, Get, All and Len work on the table. Keys are those of Key.
 	Remove func(*state.Write, string)
 	Get    func(*state.Snapshot, string) (metav1.Object, bool)
 	All    func(*state.Snapshot) iter.Seq[metav1.Object]
+	Len    func(*state.Snapshot) int
 
 	holds func(runtime.Object) bool
 	put   func(*state.Write, runtime.Object)
@@ -42,6 +43,7 @@ func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *st
 		},
 		put:    func(w *state.Write, o runtime.Object) { t.Put(w, o.(T)) },
 		Remove: t.Delete,
+		Len:    t.Len,
 		Get: func(s *state.Snapshot, key string) (metav1.Object, bool) {
 			v, ok := t.Get(s, key)
 			if !ok {
@@ -101,6 +103,15 @@ func Scheme() *runtime.Scheme {
 
 // Kinds returns every kind that has a table.
 func (o *Objects) Kinds() []Kind { return slices.Clone(o.kinds) }
+
+// Count returns the number of objects in all tables.
+func (o *Objects) Count(s *state.Snapshot) int {
+	n := 0
+	for _, k := range o.kinds {
+		n += k.Len(s)
+	}
+	return n
+}
 
 // Namespaced reports whether objects of a kind live in a namespace, and whether there is a table for the kind at all.
 func (o *Objects) Namespaced(gk schema.GroupKind) (namespaced, known bool) {

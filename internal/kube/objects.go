@@ -33,6 +33,8 @@ type Objects struct {
 	BackendTLSPolicies    *state.Table[*gwv1.BackendTLSPolicy]
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
 	AddressPools          *state.Table[*weftv1.AddressPool]
+	// Problems are written by the source of the objects.
+	Problems *state.Table[*Problem]
 
 	kinds []Kind
 }
@@ -57,6 +59,8 @@ const (
 	ByClass = "class"
 	// BySecret finds Gateways by the namespace/name of each Secret that a listener refers to.
 	BySecret = "secret"
+	// ByObject finds Problems; see ProblemsOf.
+	ByObject = "object"
 )
 
 // NewObjects makes the tables in a database.
@@ -101,6 +105,8 @@ func NewObjects(db *state.DB) *Objects {
 		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy](),
 			state.Index[*weftv1.AuthorizationPolicy]{Name: ByService, Of: policyServices}),
 		AddressPools: table[*weftv1.AddressPool](db, "kube-address-pools"),
+		Problems: state.NewTable(db, "kube-problems", (*Problem).Key,
+			state.Index[*Problem]{Name: ByObject, Of: func(p *Problem) []string { return []string{problemObject(p.Object)} }}),
 	}
 	o.kinds = o.allKinds()
 	return o

@@ -1,12 +1,16 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Problem is an object, or a part of the source, that could not be read.
+// Problem is an object, or a part of the source, that could not be read. The source writes it as a row of
+// Objects.Problems, and deletes the row when the problem is solved.
 type Problem struct {
 	File string // below the folder; "kubernetes" for an object of an API server
 	Line int    // from 1; 0 is the whole file
@@ -26,3 +30,28 @@ func (p Problem) String() string {
 	}
 	return s + ": " + p.Reason
 }
+
+// Key distinguishes the problem from all others.
+func (p *Problem) Key() string { return p.Object.Group + " " + p.String() }
+
+// ProblemsOf returns the problems of one object, or, without a name, of a kind as a whole.
+func (o *Objects) ProblemsOf(s *state.Snapshot, r model.ObjectRef) []*Problem {
+	return slices.Collect(o.Problems.By(s, ByObject, problemObject(r)))
+}
+
+// AllProblems returns all problems, sorted by file, line, object and reason.
+func (o *Objects) AllProblems(s *state.Snapshot) []Problem {
+	out := []Problem{}
+	for p := range o.Problems.All(s) {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, compareProblems)
+	return out
+}
+
+func compareProblems(a, b Problem) int {
+	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Object.Kind, b.Object.Kind),
+		cmp.Compare(a.Object.Namespace, b.Object.Namespace), cmp.Compare(a.Object.Name, b.Object.Name), cmp.Compare(a.Reason, b.Reason))
+}
+
+func problemObject(r model.ObjectRef) string { return r.Group + " " + r.String() }

@@ -38,7 +38,7 @@ func (o *outage) Sign(ctx context.Context, ids []model.Identity) []mtls.Issued {
 func TestCertificateAlarms(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s := newSource()
+		s := newNode()
 		cfg := mtls.Config{TrustDomain: "td", StateDir: dir, TTL: time.Hour}
 		ca, err := mtls.OpenCA(cfg)
 		if err != nil {
@@ -47,7 +47,7 @@ func TestCertificateAlarms(t *testing.T) {
 		source := &outage{CA: ca}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { defer close(done); _ = mtls.New(s.st, source, cfg).Run(ctx) }()
+		go func() { defer close(done); _ = mtls.New(s.State, source, cfg).Run(ctx) }()
 		defer func() { cancel(); <-done }()
 		synctest.Wait()
 
@@ -66,7 +66,7 @@ func TestCertificateAlarms(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", when, err)
 			}
-			c, _ := s.st.Certified.Get(s.st.Snapshot(), "spiffe://td/ns/shop/sa/a")
+			c, _ := s.State.Certified.Get(s.State.Snapshot(), "spiffe://td/ns/shop/sa/a")
 			if c == nil || (c.Failures > 0) != fails {
 				t.Errorf("%s: %+v", when, c)
 			}

@@ -40,7 +40,7 @@ spec: {addresses: [192.0.2.1]}
 `
 
 // translated gives a node whose tables are what becomes of a manifest.
-func translated(t *testing.T, manifest string) source {
+func translated(t *testing.T, manifest string) api.Node {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "all.yaml"), []byte(manifest), 0o600); err != nil {
@@ -48,11 +48,11 @@ func translated(t *testing.T, manifest string) source {
 	}
 	db := state.NewDB()
 	objs, quiet := kube.NewObjects(db), slog.New(slog.DiscardHandler)
-	s := source{st: state.New(db), flows: observe.NewStore(1)}
+	s := api.Node{State: state.New(db), Objects: objs, Flows: observe.NewStore(1)}
 	if err := manifests.NewFolder(dir, objs, manifests.FolderOptions{Log: quiet}).Load(); err != nil {
 		t.Fatal(err)
 	}
-	gateway.New(objs, s.st, gateway.Config{TrustDomain: "td", Addresses: gateway.AddressesOfPools}, quiet).Sync()
+	gateway.New(objs, s.State, gateway.Config{TrustDomain: "td", Addresses: gateway.AddressesOfPools}, quiet).Sync()
 	return s
 }
 

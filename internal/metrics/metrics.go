@@ -19,10 +19,11 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Handler answers both paths. proxy gives Envoy's metrics in the text format. What more collects is among the agent's own.
-func Handler(src api.Source, proxy func(context.Context) ([]byte, error), more ...prometheus.Collector) http.Handler {
+// Handler answers both paths, the first from rows and from what more collects. proxy gives Envoy's metrics in the text
+// format.
+func Handler(n api.Node, proxy func(context.Context) ([]byte, error), more ...prometheus.Collector) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node{src})
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node{n})
 	r.MustRegister(more...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
@@ -72,8 +73,8 @@ var all = []*prometheus.Desc{
 	restarts, missing, repairs, failed, entries, capacity, flows, lost, gateways,
 }
 
-// node collects from a status that is made for each scrape.
-type node struct{ src api.Source }
+// node collects from a status that is made of one snapshot for each scrape.
+type node struct{ api.Node }
 
 func (n node) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range all {
@@ -82,7 +83,7 @@ func (n node) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (n node) Collect(ch chan<- prometheus.Metric) {
-	s := api.NewStatus(n.src, time.Now())
+	s := api.NewStatus(n.Node, time.Now())
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
@@ -118,8 +119,8 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	}
 	count(restarts, float64(s.Proxy.Restarts))
 	datapath(&s.Datapath, gauge, count)
-	if f := n.src.Flows(); f != nil {
-		count(flows, float64(f.Count()))
+	if n.Flows != nil {
+		count(flows, float64(n.Flows.Count()))
 	}
 	for _, l := range s.Lost {
 		count(lost, float64(l.Count), l.Source)

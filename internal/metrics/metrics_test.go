@@ -15,46 +15,39 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-type source struct {
-	st    *state.State
-	flows *observe.Store
-}
-
-func (s source) State() *state.State   { return s.st }
-func (s source) Folder() *api.Folder   { return nil }
-func (s source) Flows() *observe.Store { return s.flows }
-func (s source) Agent() api.Agent {
-	return api.Agent{Version: "v1", Envoy: "1.40.0", Node: "n1", TrustDomain: "td"}
-}
-func (s source) CNI() *api.CNI    { return nil }
-func (s source) Proxy() api.Proxy { return api.Proxy{State: "LIVE", Restarts: 2} }
-
-func newSource() source {
-	s := source{st: state.New(state.NewDB()), flows: observe.NewStore(2)}
-	for range 5 {
-		s.flows.Add(observe.Flow{})
+func newNode() api.Node {
+	db := state.NewDB()
+	s := api.Node{
+		State: state.New(db), Objects: kube.NewObjects(db), Flows: observe.NewStore(2),
+		Agent: api.Agent{Version: "v1", Envoy: "1.40.0", Node: "n1", TrustDomain: "td"},
 	}
-	tx := s.st.Write(s.st.Workloads, s.st.Statuses, s.st.Programmed, s.st.MapUsage, s.st.Lost)
+	for range 5 {
+		s.Flows.Add(observe.Flow{})
+	}
+	st := s.State
+	tx := st.Write(st.Proxies, st.Workloads, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
+	st.Proxies.Put(tx, &model.Proxy{State: "LIVE", Restarts: 2})
 	report := func(kind model.SubjectKind, name, err string, repairs uint64) {
-		s.st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
+		st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
 	}
 	report(model.SubjectHook, "sockops", "the program was detached; it was put right", 2)
 	report(model.SubjectHook, "connect4", "", 1)
 	report(model.SubjectService, "shop/web", "map slots: full", 0)
 	report(model.SubjectWorkload, "shop/a", "", 0)
-	s.st.MapUsage.Put(tx, &model.MapUsage{Name: "services", Entries: 3, Max: 10})
-	s.st.Lost.Put(tx, &model.Lost{Source: model.LostKernelRing, Count: 7})
-	s.st.Workloads.Put(tx, &model.Workload{
+	st.MapUsage.Put(tx, &model.MapUsage{Name: "services", Entries: 3, Max: 10})
+	st.Lost.Put(tx, &model.Lost{Source: model.LostKernelRing, Count: 7})
+	st.Workloads.Put(tx, &model.Workload{
 		Namespace: "shop", Name: "a", Identity: "spiffe://td/ns/shop/sa/a", MTLS: model.MTLSStrict, Local: true,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 	})
-	s.st.Workloads.Put(tx, &model.Workload{Namespace: "shop", Name: "elsewhere", MTLS: model.MTLSStrict})
-	s.st.Statuses.Put(tx, &model.Status{Object: model.ObjectRef{Kind: "Gateway", Namespace: "shop", Name: "g"}, Conditions: []model.Condition{
+	st.Workloads.Put(tx, &model.Workload{Namespace: "shop", Name: "elsewhere", MTLS: model.MTLSStrict})
+	st.Statuses.Put(tx, &model.Status{Object: model.ObjectRef{Kind: "Gateway", Namespace: "shop", Name: "g"}, Conditions: []model.Condition{
 		{Type: model.ConditionAccepted, Reason: "Invalid"}, {Type: model.ConditionProgrammed, Reason: "AddressNotAssigned"},
 	}})
 	tx.Commit()
@@ -131,7 +124,7 @@ weft_workloads{mtls="strict"} 1
 
 func TestNode(t *testing.T) {
 	r := prometheus.NewPedanticRegistry()
-	r.MustRegister(node{newSource()})
+	r.MustRegister(node{newNode()})
 	if err := testutil.GatherAndCompare(r, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
@@ -155,7 +148,7 @@ func TestHandler(t *testing.T) {
 		{"/metrics/proxy", fails, 502, "Envoy does not answer"},
 		{"/other", nil, 404, ""},
 	} {
-		h := Handler(newSource(), func(context.Context) ([]byte, error) { return []byte("envoy_server_live 1\n"), test.err })
+		h := Handler(newNode(), func(context.Context) ([]byte, error) { return []byte("envoy_server_live 1\n"), test.err })
 		s := httptest.NewServer(h)
 		c := &http.Client{Timeout: 10 * time.Second}
 		resp, err := c.Get(s.URL + test.path)

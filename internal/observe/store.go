@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Event is a flow, or word that flows were lost.
@@ -20,7 +21,8 @@ type Store struct {
 	capacity uint64
 	blocks   [][]entry // the ring, in pieces that are made when they are needed
 	next     uint64    // Seq of the next flow
-	lost     uint64    // flows that never came in; Follow tells each reader the difference since its last look
+	count    atomic.Uint64
+	lost     uint64 // flows that never came in; Follow tells each reader the difference since its last look
 	// unmarked are those of lost that came after the last flow: the next one carries them.
 	unmarked uint64
 	// grown is closed and replaced when something is added and someone waits.
@@ -61,6 +63,7 @@ func (s *Store) Add(f Flow) {
 	*s.at(s.next) = entry{f, s.unmarked}
 	s.unmarked = 0
 	s.next++
+	s.count.Add(1)
 	s.wake()
 }
 
@@ -83,12 +86,8 @@ func (s *Store) wake() {
 	}
 }
 
-// Count returns how many flows came in since the start.
-func (s *Store) Count() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.next - 1
-}
+// Count returns how many flows came in since the start. It takes no lock.
+func (s *Store) Count() uint64 { return s.count.Load() }
 
 // List returns the last flows that the filter takes, oldest first, at most limit (0: all that are kept). Where flows were
 // lost between them, an event says how many: of all, for what was lost cannot be filtered.

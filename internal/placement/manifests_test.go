@@ -38,7 +38,7 @@ func (n *folderNode) pod(name, annotations string) {
 	if err := f.Load(); err != nil {
 		n.t.Fatal(err)
 	}
-	if p := f.Problems(); len(p) > 0 {
+	if p := n.objs.AllProblems(n.objs.DB.Snapshot()); len(p) > 0 {
 		n.t.Fatal(p)
 	}
 }

@@ -106,7 +106,7 @@ func (n *testNode) pods(in ...string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	n.t.Fatalf("objects %v, want %v; %v", got, in, n.folder.Problems())
+	n.t.Fatalf("objects %v, want %v; %v", got, in, n.objs.AllProblems(n.objs.DB.Snapshot()))
 }
 
 func (n *testNode) look(s *Sandboxes) { s.look(n.objs.NodePods(n.objs.DB.Snapshot(), "n1")) }

@@ -34,6 +34,10 @@ type State struct {
 	Placements *Table[*model.Placement]
 	// Written by whatever drops events; each source has a row of its own.
 	Lost *Table[*model.Lost]
+	// Written by cni, the installer of the plugin: how the plugin stands. One row, or none.
+	CNI *Table[*model.CNI]
+	// Written by the agent, from what weft proxy says: the node's Envoy. One row.
+	Proxies *Table[*model.Proxy]
 	// Written by announce: which node answers for which address. An address without an entry stays where it is.
 	Announcements *Table[*model.Announcement]
 	// Written by hostaddr: the addresses of the host's links.
@@ -85,6 +89,8 @@ func New(db *DB) *State {
 			Index[*model.Placement]{ByAddress, func(p *model.Placement) []string { return texts(p.Addresses) }},
 			Index[*model.Placement]{ByNetNS, func(p *model.Placement) []string { return []string{p.NetNS} }}),
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
+		CNI:           NewTable(db, "cni", (*model.CNI).Key),
+		Proxies:       NewTable(db, "proxies", (*model.Proxy).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
 		HostAddresses: NewTable(db, "host-addresses", (*model.HostAddress).Key),
 		Nodes:         NewTable(db, "node-transports", (*model.Node).Key),

@@ -1,10 +1,8 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -50,13 +48,6 @@ type Cluster struct {
 	loaded  chan struct{}
 	mu      sync.Mutex
 	waiting map[schema.GroupKind]struct{} // kinds that were not read yet
-	// problems of objects, and of whole kinds with an empty key.
-	problems map[problemKey]kube.Problem
-}
-
-type problemKey struct {
-	gk  schema.GroupKind
-	key string
 }
 
 // unread are the kinds that have a table but no reader; xmesh is read by who writes its status.
@@ -73,7 +64,6 @@ func New(cfg *rest.Config, objs *kube.Objects, opts Options) *Cluster {
 	c := &Cluster{
 		log: opts.Log, opts: opts, objs: objs, host: cfg.Host, clients: newClients(cfg),
 		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
-		problems: map[problemKey]kube.Problem{},
 	}
 	for _, k := range objs.Kinds() {
 		if gk := k.GVK.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {
@@ -136,40 +126,29 @@ func (c *Cluster) Address() netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), uint16(port))
 }
 
-// Count returns the number of objects in force.
-func (c *Cluster) Count() int {
-	s, n := c.objs.DB.Snapshot(), 0
-	for _, src := range c.sources {
-		for range src.kind.All(s) {
-			n++
+// fileOfProblems is the File of problems of objects of an API server.
+const fileOfProblems = "kubernetes"
+
+// setProblem notes what is wrong with an object, or with a whole kind (key ""); reason "" means nothing is. It may be
+// called while a transaction of the kind's table is open. Only one goroutine calls it for a kind.
+func (c *Cluster) setProblem(gk schema.GroupKind, key, reason string) {
+	p := &kube.Problem{File: fileOfProblems, Object: model.ObjectRef{Group: gk.Group, Kind: gk.Kind}, Reason: reason}
+	p.Object.Namespace, p.Object.Name = model.SplitKey(key)
+	snap, before := c.objs.DB.Snapshot(), ""
+	if reason == "" && c.objs.Problems.Len(snap) == 0 {
+		return
+	}
+	w := c.objs.DB.Write(c.objs.Problems)
+	for _, old := range c.objs.ProblemsOf(snap, p.Object) {
+		before = old.Reason
+		if before != reason {
+			c.objs.Problems.Delete(w, old.Key())
 		}
 	}
-	return n
-}
-
-// Problems lists the objects that were not taken and the kinds that cannot be read, sorted. File is "kubernetes".
-func (c *Cluster) Problems() []kube.Problem {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.SortedFunc(maps.Values(c.problems), func(a, b kube.Problem) int {
-		return cmp.Or(cmp.Compare(a.Object.Kind, b.Object.Kind), cmp.Compare(a.Object.Namespace, b.Object.Namespace),
-			cmp.Compare(a.Object.Name, b.Object.Name))
-	})
-}
-
-// setProblem notes what is wrong with an object, or with a whole kind (key ""); reason "" means nothing is.
-func (c *Cluster) setProblem(gk schema.GroupKind, key, reason string) {
-	pk := problemKey{gk, key}
-	c.mu.Lock()
-	before := c.problems[pk].Reason
-	if reason == "" {
-		delete(c.problems, pk)
-	} else {
-		p := kube.Problem{File: "kubernetes", Object: model.ObjectRef{Group: gk.Group, Kind: gk.Kind}, Reason: reason}
-		p.Object.Namespace, p.Object.Name = model.SplitKey(key)
-		c.problems[pk] = p
+	if reason != "" {
+		c.objs.Problems.Put(w, p)
 	}
-	c.mu.Unlock()
+	w.Commit()
 	switch reason {
 	case before:
 	case "":

@@ -50,7 +50,7 @@ func TestStoreReplaceRemovesWhatWent(t *testing.T) {
 		t.Errorf("%d pods are there", c.objs.Pods.Len(snap))
 	}
 	noError(t, s.Delete(pod("b")))
-	if n := c.Count(); n != 0 {
+	if n := c.objs.Count(c.objs.DB.Snapshot()); n != 0 {
 		t.Errorf("%d objects are left", n)
 	}
 }
@@ -71,8 +71,8 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 	if p := held(); p == nil || len(p.Spec.Rules) != 0 || p.Annotations[kube.AnnotationStandIn] == "" {
 		t.Errorf("what stands in for a policy is %v", p)
 	}
-	if len(c.Problems()) != 1 {
-		t.Errorf("problems are %v", c.Problems())
+	if len(c.objs.AllProblems(c.objs.DB.Snapshot())) != 1 {
+		t.Errorf("problems are %v", c.objs.AllProblems(c.objs.DB.Snapshot()))
 	}
 	noError(t, s.Update(policy("ALLOW")))
 	noError(t, s.Update(policy("AUDIT")))
@@ -80,8 +80,8 @@ func TestStoreClosesWhatItDoesNotUnderstand(t *testing.T) {
 		t.Errorf("the last good version is not kept, or is not marked: %v", p)
 	}
 	noError(t, s.Delete(policy("AUDIT")))
-	if held() != nil || len(c.Problems()) != 0 {
-		t.Errorf("after its deletion: %v, %v", held(), c.Problems())
+	if held() != nil || len(c.objs.AllProblems(c.objs.DB.Snapshot())) != 0 {
+		t.Errorf("after its deletion: %v, %v", held(), c.objs.AllProblems(c.objs.DB.Snapshot()))
 	}
 }
 
@@ -116,7 +116,7 @@ func TestStoreRefusesFieldsItDoesNotKnow(t *testing.T) {
 			t.Errorf("%s: %+v", step.name, p)
 			continue
 		}
-		closed, problems := len(p.Spec.Rules) == 0, c.Problems()
+		closed, problems := len(p.Spec.Rules) == 0, c.objs.AllProblems(c.objs.DB.Snapshot())
 		if closed != (step.unknown != "") || closed != (len(problems) == 1) {
 			t.Errorf("%s: rules %v, problems %v", step.name, p.Spec.Rules, problems)
 			continue
@@ -192,8 +192,8 @@ func TestStoreKeepsWhatANamespaceEnforces(t *testing.T) {
 		"weft.io/mtls": "strict", "weft.io/mtls-enforce": "yes",
 	}}}))
 	ns, _ := c.objs.Namespaces.Get(c.objs.DB.Snapshot(), "/ns")
-	if ns == nil || !kube.EnforcesMode(ns) || len(c.Problems()) != 1 {
-		t.Errorf("%v, problems %v", ns, c.Problems())
+	if ns == nil || !kube.EnforcesMode(ns) || len(c.objs.AllProblems(c.objs.DB.Snapshot())) != 1 {
+		t.Errorf("%v, problems %v", ns, c.objs.AllProblems(c.objs.DB.Snapshot()))
 	}
 }
 

@@ -94,11 +94,12 @@ func (s *store) write(change func(*state.Write)) error {
 
 // settle drops the problems of objects that are not there.
 func (s *store) settle(there map[string]struct{}) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	for pk := range s.c.problems {
-		if _, ok := there[pk.key]; pk.gk == s.gk() && pk.key != "" && !ok {
-			delete(s.c.problems, pk)
+	w := s.c.objs.DB.Write(s.c.objs.Problems)
+	defer w.Commit()
+	for p := range s.c.objs.Problems.All(s.c.objs.DB.Snapshot()) {
+		_, ok := there[model.Key(p.Object.Namespace, p.Object.Name)]
+		if !ok && p.Object.Group == s.gk().Group && p.Object.Kind == s.gk().Kind && p.Object.Name != "" {
+			s.c.objs.Problems.Delete(w, p.Key())
 		}
 	}
 }

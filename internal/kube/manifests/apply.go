@@ -206,13 +206,7 @@ func uid(k objectKey) types.UID {
 	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16]))
 }
 
-// Problems lists what was not taken, sorted by file and line.
-func (f *Folder) Problems() []kube.Problem {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.problems()
-}
-
+// problems lists what was not taken, sorted by file and line.
 func (f *Folder) problems() []kube.Problem {
 	out := []kube.Problem{}
 	if f.outside != nil {
@@ -248,20 +242,22 @@ func (f *Folder) problems() []kube.Problem {
 	return out
 }
 
-// maxLogged is how many new problems one change may log; Problems has them all.
+// maxLogged is how many new problems one change may log; Objects.Problems has them all.
 const maxLogged = 20
 
-// report logs problems that are new and calls back when they changed.
+// report writes the problems as rows, and logs those that are new.
 func (f *Folder) report() {
 	all := f.problems()
 	now := make(map[kube.Problem]struct{}, len(all))
-	changed, logged := len(all) != len(f.reported), 0
+	logged := 0
+	w := f.objs.DB.Write(f.objs.Problems)
+	defer w.Commit()
 	for _, p := range all {
 		now[p] = struct{}{}
 		if _, ok := f.reported[p]; ok {
 			continue
 		}
-		changed = true
+		f.objs.Problems.Put(w, &p)
 		if logged++; logged <= maxLogged {
 			f.log.Warn("failed to load a manifest", slog.String("file", p.File), slog.Int("line", p.Line),
 				slog.String("object", objectText(p)), slog.String("reason", p.Reason))
@@ -270,11 +266,12 @@ func (f *Folder) report() {
 	if logged > maxLogged {
 		f.log.Warn("failed to load more manifests; see weft status", "count", logged-maxLogged)
 	}
-	changed = changed || len(now) != len(f.reported)
-	f.reported = now
-	if changed && f.opts.OnProblems != nil {
-		f.opts.OnProblems(all)
+	for p := range f.reported {
+		if _, ok := now[p]; !ok {
+			f.objs.Problems.Delete(w, p.Key())
+		}
 	}
+	f.reported = now
 }
 
 func objectText(p kube.Problem) string {

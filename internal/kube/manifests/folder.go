@@ -18,8 +18,6 @@ import (
 type FolderOptions struct {
 	// Log defaults to slog.Default.
 	Log *slog.Logger
-	// OnProblems is called with all problems, sorted by file and line, when they changed. It must not block.
-	OnProblems func([]kube.Problem)
 	// MaxFile is how many bytes a file may have; 0 is 16 MiB.
 	MaxFile int64
 }
@@ -111,13 +109,6 @@ func (f *Folder) Load() error {
 
 // Loaded is closed when the folder was read for the first time.
 func (f *Folder) Loaded() <-chan struct{} { return f.loaded }
-
-// Count returns the number of objects in force.
-func (f *Folder) Count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.installed)
-}
 
 // Run follows changes until the context ends, and then gives nil. It reads the folder first if Load did not.
 func (f *Folder) Run(ctx context.Context) error {

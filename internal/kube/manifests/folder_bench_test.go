@@ -40,8 +40,8 @@ func BenchmarkLoadTenThousand(b *testing.B) {
 	}
 	for b.Loop() {
 		f, _ := newTestFolder(dir)
-		if err := f.Load(); err != nil || f.Count() != 10_000 {
-			b.Fatal(err, f.Count())
+		if err := f.Load(); err != nil || f.objs.Count(f.objs.DB.Snapshot()) != 10_000 {
+			b.Fatal(err, f.objs.Count(f.objs.DB.Snapshot()))
 		}
 	}
 }

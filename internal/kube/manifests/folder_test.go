@@ -119,7 +119,7 @@ func dump(f *Folder, objs *kube.Objects) string {
 	if b.Len() == 0 {
 		b.WriteString("no objects\n")
 	}
-	for _, p := range f.Problems() {
+	for _, p := range objs.AllProblems(snap) {
 		fmt.Fprintf(&b, "! %s\n", p)
 	}
 	return b.String()
@@ -186,16 +186,30 @@ func TestUIDsLast(t *testing.T) {
 	}
 }
 
-func TestCallback(t *testing.T) {
-	dir := t.TempDir()
-	var calls [][]kube.Problem
-	f := NewFolder(dir, kube.NewObjects(state.NewDB()), FolderOptions{Log: quiet, OnProblems: func(p []kube.Problem) { calls = append(calls, p) }})
-	path := filepath.Join(dir, "a.yaml")
-	for _, text := range []string{"{apiVersion: v1, kind: Pod, metadata: {name: a}}", "kind: [", "kind: [", "# nothing"} {
-		write(t, path, text)
+func TestProblemsAreRows(t *testing.T) {
+	dir, objs := t.TempDir(), kube.NewObjects(state.NewDB())
+	f := NewFolder(dir, objs, FolderOptions{Log: quiet})
+	feed := objs.DB.Feed()
+	defer feed.Close()
+	for _, step := range []struct {
+		text     string
+		changed  bool
+		problems int
+	}{
+		{"{apiVersion: v1, kind: Pod, metadata: {name: a}}", false, 0},
+		{"kind: [", true, 1},
+		{"kind: [", false, 1},
+		{"# nothing", true, 0},
+	} {
+		feed.Take()
+		write(t, filepath.Join(dir, "a.yaml"), step.text)
 		f.take(f.readAll([]string{"a.yaml"}))
-	}
-	if len(calls) != 2 || len(calls[0]) != 1 || len(calls[1]) != 0 {
-		t.Errorf("calls: %v", calls)
+		keys, snap := feed.Take()
+		if _, changed := keys[objs.Problems.AnyKey()]; changed != step.changed {
+			t.Errorf("%s: the table changed: %v, want %v", step.text, changed, step.changed)
+		}
+		if got := objs.AllProblems(snap); len(got) != step.problems {
+			t.Errorf("%s: problems %v, want %d", step.text, got, step.problems)
+		}
 	}
 }

@@ -96,7 +96,7 @@ func (o *Files) readFolder(objs *kube.Objects, dir, shown string) error {
 	if err := f.Load(); err != nil {
 		return err
 	}
-	for _, p := range f.Problems() {
+	for _, p := range f.problems() { // nothing changes it any more
 		if !unrelated(objs, p.Object) {
 			p.File = filepath.Join(shown, p.File)
 			o.Problems = append(o.Problems, p)

@@ -82,7 +82,7 @@ func (w *live) waitFor(name, version string, allowed ...string) {
 		case <-w.feed.Ready():
 			w.feed.Take()
 		case <-end:
-			w.Fatalf("%s is %q, want %q; problems %v", name, got, version, w.folder.Problems())
+			w.Fatalf("%s is %q, want %q; problems %v", name, got, version, w.objs.AllProblems(w.objs.DB.Snapshot()))
 		}
 	}
 }
@@ -147,7 +147,7 @@ func TestFolderIsUpToDate(t *testing.T) {
 	}
 	write(t, w.path("bad.yaml"), "{")
 	upToDate()
-	if p := w.folder.Problems(); len(p) != 2 {
+	if p := w.objs.AllProblems(w.objs.DB.Snapshot()); len(p) != 2 {
 		t.Errorf("problems %v, want one of the link and one of the bad file", p)
 	}
 	must(t, os.Remove(w.path("a.yaml")))
@@ -266,7 +266,7 @@ func TestFolderVanishes(t *testing.T) {
 	w.waitFor("a", "1")
 	must(t, os.Rename(dir, dir+"-away"))
 	end := time.After(patience)
-	for len(w.folder.Problems()) == 0 {
+	for len(w.objs.AllProblems(w.objs.DB.Snapshot())) == 0 {
 		select {
 		case <-end:
 			t.Fatal("no problem was reported")
@@ -280,7 +280,7 @@ func TestFolderVanishes(t *testing.T) {
 	write(t, filepath.Join(dir, "a.yaml"), config("a", "2"))
 	w.waitFor("a", "2", "1")
 	w.waitFor("b", "")
-	if p := w.folder.Problems(); len(p) > 0 {
+	if p := w.objs.AllProblems(w.objs.DB.Snapshot()); len(p) > 0 {
 		t.Errorf("problems left: %v", p)
 	}
 	write(t, filepath.Join(dir, "a.yaml"), config("a", "3"))

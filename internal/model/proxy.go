@@ -1,0 +1,30 @@
+package model
+
+import "time"
+
+// Proxy is this node's Envoy and weft tunnel, as the weft proxy that supervises them reports. A node has one row; it has
+// none before the agent has asked for the first time.
+type Proxy struct {
+	Version  string    `json:"version,omitempty"`
+	State    string    `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" if weft proxy does not answer
+	PID      int       `json:"pid,omitempty"`
+	Epoch    int       `json:"epoch"` // hot restarts of this line of Envoys
+	Restarts int       `json:"restarts"`
+	Started  time.Time `json:"started,omitzero"`
+	// OverloadActions are the actions of Envoy's overload manager, Overload those that are active. Both are sorted.
+	Overload        []string `json:"overload,omitempty"`
+	OverloadActions []string `json:"overloadActions,omitempty"`
+	// Tunnel is nil if weft proxy runs no weft tunnel.
+	Tunnel *TunnelProcess `json:"tunnel,omitempty"`
+	// Error is the last one, of weft proxy or of the way to it.
+	Error string `json:"error,omitempty"`
+}
+
+// TunnelProcess is the weft tunnel that takes new connections.
+type TunnelProcess struct {
+	PID   int    `json:"pid,omitempty"`   // 0 while none runs
+	Error string `json:"error,omitempty"` // why the last one did not start, or how it ended
+}
+
+// Key is the same for all rows: there is only one.
+func (*Proxy) Key() string { return "envoy" }
