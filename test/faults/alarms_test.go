@@ -107,7 +107,9 @@ func TestHooks(t *testing.T) {
 		{"link detached", filepath.Join(pins, "links", "connect4"), detach, "hook connect4: the program was detached"},
 		{"link replaced", filepath.Join(pins, "links", "connect4"), replace, "hook connect4: the program was replaced"},
 		{"pin removed", filepath.Join(pins, "links", "connect4"), unpin, "hook connect4: the pin "},
+		{"program unloaded", filepath.Join(pins, "links", "connect4"), unload, "hook connect4: the program was detached"},
 		{"a pod's link detached", inbound[0], detach, "hook sk_lookup/"},
+		{"a pod's program replaced", inbound[0], replaceInbound, "the program was replaced"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.breaks(t, c.pin)
@@ -173,10 +175,23 @@ func detach(t *testing.T, pin string) {
 	}
 }
 
-// replace puts a program that allows everything and does nothing in the place of connect4.
+// unload takes the program off its hook, and the pin away by which it could be put back.
+func unload(t *testing.T, pin string) {
+	detach(t, pin)
+	unpin(t, pin)
+}
+
+// replace puts a program in the place of connect4, and replaceInbound in that of a pod's sk_lookup. Theirs allow everything
+// and do nothing.
 func replace(t *testing.T, pin string) {
+	update(t, pin, ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect)
+}
+
+func replaceInbound(t *testing.T, pin string) { update(t, pin, ebpf.SkLookup, ebpf.AttachSkLookup) }
+
+func update(t *testing.T, pin string, kind ebpf.ProgramType, hook ebpf.AttachType) {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "theirs", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Name: "theirs", Type: kind, AttachType: hook, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
 	})
 	if err != nil {
