@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -43,29 +44,43 @@ func newAllotments(db *state.DB) *state.Table[*allotment] {
 // depends on the others.
 var budgetUnit = unitKind{name: "budget", stage: stageBudgets, compute: divide}
 
-// divide gives each namespace its share, and within a namespace the older Service what it asks for before the younger. A
-// namespace that asks for less than its share gets all, whatever others ask for.
 func divide(v *view, _ string) ([]output, bool) {
-	frontends, slots := map[string]int{}, map[string]int{}
-	for d := range v.demands.All(v.Snapshot) {
-		frontends[d.namespace] += d.frontends
-		slots[d.namespace] += d.slots
+	return divideAmong(v.cfg, v.demands.All(v.Snapshot), [2]int{model.MaxFrontends, model.MaxSlots},
+		func(d *demand) (string, [2]int) { return d.namespace, [2]int{d.frontends, d.slots} },
+		func(over []*demand, share [2]int) (outs []output) {
+			for _, a := range allot(over, share[0], share[1]) {
+				outs = append(outs, out(v.allotments, a.service, a))
+			}
+			return outs
+		}), true
+}
+
+// divideAmong gives each namespace its share of two resources, of which there are most. of returns what a demand asks for.
+// A namespace that asks for less than its share gets all, whatever others ask for; those that ask for more are divided by
+// allot, which gets all demands of one namespace and its shares.
+func divideAmong[D any](cfg *Config, demands iter.Seq[D], most [2]int, of func(D) (namespace string, asks [2]int),
+	allot func(over []D, share [2]int) []output) (outs []output) {
+	var asked [2]map[string]int
+	for i := range asked {
+		asked[i] = map[string]int{}
 	}
-	ofFrontends := v.cfg.shares(model.MaxFrontends, frontends)
-	ofSlots := v.cfg.shares(model.MaxSlots, slots)
-	over := map[string][]*demand{}
-	for d := range v.demands.All(v.Snapshot) {
-		if ns := d.namespace; frontends[ns] > ofFrontends(ns) || slots[ns] > ofSlots(ns) {
+	for d := range demands {
+		ns, asks := of(d)
+		for i, n := range asks {
+			asked[i][ns] += n
+		}
+	}
+	first, second := cfg.shares(most[0], asked[0]), cfg.shares(most[1], asked[1])
+	over := map[string][]D{}
+	for d := range demands {
+		if ns, _ := of(d); asked[0][ns] > first(ns) || asked[1][ns] > second(ns) {
 			over[ns] = append(over[ns], d)
 		}
 	}
-	var outs []output
-	for ns, demands := range over {
-		for _, a := range allot(demands, ofFrontends(ns), ofSlots(ns)) {
-			outs = append(outs, out(v.allotments, a.service, a))
-		}
+	for ns, all := range over {
+		outs = append(outs, allot(all, [2]int{first(ns), second(ns)})...)
 	}
-	return outs, true
+	return outs
 }
 
 // shares returns what each namespace may have of a table of so many entries. No namespace has more than NamespaceShare. If
@@ -107,7 +122,8 @@ func fairLevel(capacity int, asked []int) int {
 	return math.MaxInt
 }
 
-// allot returns the Services of a namespace that do not get all that they ask for.
+// allot returns the Services of a namespace that do not get all that they ask for. The older Service comes before the
+// younger.
 func allot(demands []*demand, frontends, slots int) []*allotment {
 	slices.SortFunc(demands, func(a, b *demand) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.service, b.service))

@@ -21,7 +21,7 @@ const (
 	maxExpressionKB = 256 << 10
 )
 
-// routeDemand is what a route would take of an Envoy, in all of its places.
+// routeDemand is what a route would take of an Envoy, in all route tables and hosts that it may be in.
 type routeDemand struct {
 	route       string // model.ObjectRef.String
 	namespace   string
@@ -67,20 +67,20 @@ var grpcDemandUnits = unitKind{
 	},
 }
 
-// routeDemand multiplies what a route takes in one place by the number of its places.
+// routeDemand multiplies what a route takes in one route table by the number of its attachments.
 func (v *view) routeDemand(r route, matches, kb int) []output {
-	places := v.places(&r)
-	if places == 0 {
+	n := v.countAttachments(&r)
+	if n == 0 {
 		return nil
 	}
 	d := &routeDemand{
-		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, matches: matches * places, expressions: kb * places,
+		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, matches: matches * n, expressions: kb * n,
 	}
 	return []output{out(v.routeDemands, d.route, d)}
 }
 
-// places counts the route tables, and in those of Gateways the hosts, that a route may be in.
-func (v *view) places(r *route) int {
+// countAttachments counts the route tables, and in those of Gateways the hosts, that a route may be in.
+func (v *view) countAttachments(r *route) int {
 	n := 0
 	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
 		key := model.Key(orDefault(p.Namespace, r.ref.Namespace), string(p.Name))
@@ -186,25 +186,14 @@ func grpcDemand(rules []gwv1.GRPCRouteRule) (_, kb int) {
 var routeBudgetUnit = unitKind{name: "route budget", stage: stageBudgets, compute: divideRoutes}
 
 func divideRoutes(v *view, _ string) ([]output, bool) {
-	matches, kb := map[string]int{}, map[string]int{}
-	for d := range v.routeDemands.All(v.Snapshot) {
-		matches[d.namespace] += d.matches
-		kb[d.namespace] += d.expressions
-	}
-	ofMatches, ofKB := v.cfg.shares(maxTableMatches, matches), v.cfg.shares(maxExpressionKB, kb)
-	over := map[string][]*routeDemand{}
-	for d := range v.routeDemands.All(v.Snapshot) {
-		if ns := d.namespace; matches[ns] > ofMatches(ns) || kb[ns] > ofKB(ns) {
-			over[ns] = append(over[ns], d)
-		}
-	}
-	var outs []output
-	for ns, demands := range over {
-		for _, r := range refuseRoutes(demands, ofMatches(ns), ofKB(ns)) {
-			outs = append(outs, out(v.routeRefusals, r.route, r))
-		}
-	}
-	return outs, true
+	return divideAmong(v.cfg, v.routeDemands.All(v.Snapshot), [2]int{maxTableMatches, maxExpressionKB},
+		func(d *routeDemand) (string, [2]int) { return d.namespace, [2]int{d.matches, d.expressions} },
+		func(over []*routeDemand, share [2]int) (outs []output) {
+			for _, r := range refuseRoutes(over, share[0], share[1]) {
+				outs = append(outs, out(v.routeRefusals, r.route, r))
+			}
+			return outs
+		}), true
 }
 
 // refuseRoutes returns the routes of a namespace that the older ones leave no room for.
@@ -221,7 +210,7 @@ func refuseRoutes(demands []*routeDemand, matches, kb int) []*routeRefusal {
 		}
 		out = append(out, &routeRefusal{d.route, fmt.Sprintf(
 			"older routes of the namespace leave %d of its %d matches and %d KiB of its %d for regular expressions, and this one has %d and %d KiB, "+
-				"in all of its places; use fewer or simpler expressions, or raise --namespace-share (chart value namespaceShare)",
+				"counted once for each Service port, listener and hostname; use fewer or simpler expressions, or raise --namespace-share (chart value namespaceShare)",
 			matches, ofMatches, kb, ofKB, d.matches, d.expressions)})
 	}
 	return out
