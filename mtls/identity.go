@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"crypto/x509"
 	"fmt"
 	"regexp"
 	"strings"
@@ -55,4 +56,14 @@ func parseIdentity(trustDomain string, id model.Identity) (parsed spiffeid.ID, n
 		return fail("%q is no name of a service account", parts[4])
 	}
 	return parsed, parts[2], parts[4], nil
+}
+
+// isOf reports whether the certificate of a CA belongs to a trust domain: its only URI is the domain's SPIFFE ID, which has
+// no path (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md).
+func isOf(ca *x509.Certificate, td string) bool {
+	if len(ca.URIs) != 1 {
+		return false
+	}
+	id, err := spiffeid.FromURI(ca.URIs[0])
+	return err == nil && id.Path() == "" && id.TrustDomain().Name() == td
 }

@@ -105,7 +105,7 @@ func ParseRoot(number int, td string, data []byte) (*Root, error) {
 	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, errors.New("its certificate is not a CA's")
 	}
-	if len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://"+td {
+	if !isOf(cert, td) {
 		return nil, fmt.Errorf("its certificate is of %v, not of spiffe://%s", cert.URIs, td)
 	}
 	return &Root{number, cert, key}, nil

@@ -85,7 +85,7 @@ func ParseBundle(td string, text []byte) ([]*x509.Certificate, error) {
 			return nil, fmt.Errorf("trust bundle: %w", err)
 		case !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
 			return nil, fmt.Errorf("trust bundle: %s is no certificate authority", cert.Subject)
-		case len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://"+td:
+		case !isOf(cert, td):
 			return nil, fmt.Errorf("trust bundle: %s is of %v, not of spiffe://%s", cert.Subject, cert.URIs, td)
 		case len(out) == maxRoots:
 			return nil, fmt.Errorf("trust bundle: more than %d roots", maxRoots)
