@@ -137,7 +137,7 @@ func (v *view) checkForeign(svc *corev1.Service, t *problems) {
 		for _, ep := range s.Endpoints {
 			for _, text := range ep.Addresses {
 				a, err := netip.ParseAddr(text)
-				if err != nil || !v.endpoint(svc, netip.AddrPortFrom(a.Unmap(), 0), false, "").Foreign {
+				if err != nil || !v.endpoint(svc, netip.AddrPortFrom(a.Unmap(), 0), false, "").NotGranted {
 					continue
 				}
 				if n++; n == 1 || a.Less(first) {
@@ -236,7 +236,7 @@ func (v *view) endpoint(svc *corev1.Service, a netip.AddrPort, terminating bool,
 	if pod == nil {
 		return e
 	}
-	e.Foreign = pod.Namespace != svc.Namespace && !v.granted("", "Service", svc.Namespace, "Pod", pod.Namespace, pod.Name)
+	e.NotGranted = pod.Namespace != svc.Namespace && !v.granted("", "Service", svc.Namespace, "Pod", pod.Namespace, pod.Name)
 	// The slice tells it later than the pod, which may end before that.
 	e.Terminating = terminating || pod.DeletionTimestamp != nil
 	var ignored problems

@@ -31,9 +31,9 @@ func TestPodsOfOtherNamespacesAreForeign(t *testing.T) {
 		if !ok || len(e.Backends) != 3 {
 			t.Fatalf("%s: endpoints %+v", what, e)
 		}
-		for i, foreign := range []bool{vault, false, false} {
-			if e.Backends[i].Foreign != foreign {
-				t.Errorf("%s: %s is foreign: %v, want %v", what, e.Backends[i].Address, !foreign, foreign)
+		for i, wanted := range []bool{vault, false, false} {
+			if e.Backends[i].NotGranted != wanted {
+				t.Errorf("%s: %s is not granted: %v, want %v", what, e.Backends[i].Address, !wanted, wanted)
 			}
 		}
 	}

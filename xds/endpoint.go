@@ -43,9 +43,9 @@ func buildEndpoints(b *builder, name string) *built {
 	return &built{message: out, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
 }
 
-// serving leaves foreign endpoints out, and those that are terminating unless there is no other.
+// serving leaves out endpoints that are not granted, and those that are terminating unless there is no other.
 func serving(all []model.Endpoint) []model.Endpoint {
-	all = slices.DeleteFunc(slices.Clone(all), func(e model.Endpoint) bool { return e.Foreign })
+	all = slices.DeleteFunc(slices.Clone(all), func(e model.Endpoint) bool { return e.NotGranted })
 	var live []model.Endpoint
 	for _, e := range all {
 		if !e.Terminating {

@@ -14,7 +14,7 @@ import (
 func TestForeignEndpointsGetNothingFromEnvoy(t *testing.T) {
 	w := newWorld(t, Config{})
 	put(w, w.st.Endpoints, &model.Endpoints{Service: "evil/s", Port: 80, Protocol: model.TCP, Backends: []model.Endpoint{
-		{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Identity: "spiffe://weft.test/ns/bank/sa/vault", Foreign: true},
+		{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Identity: "spiffe://weft.test/ns/bank/sa/vault", NotGranted: true},
 		{Address: netip.MustParseAddrPort("10.0.0.2:8080"), Identity: "spiffe://weft.test/ns/evil/sa/own"},
 	}})
 	for _, name := range []string{"service/evil/s/80", "service/evil/s/80|plain"} {

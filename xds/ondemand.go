@@ -191,7 +191,7 @@ func (c *cache) setUnit(s *store, unit string, names []string, snap *state.Snaps
 func (c *cache) addWild(s *store, name string, snap *state.Snapshot) {
 	s.wild[name]++
 	if s.wild[name] == 1 {
-		c.hold(s, name, snap)
+		c.acquire(s, name, snap)
 		s.changed(name)
 	}
 }
@@ -259,8 +259,8 @@ func (c *cache) closeWild(s *store) {
 	s.wild = map[string]int{}
 }
 
-// hold builds a resource for one more subscriber.
-func (c *cache) hold(s *store, name string, snap *state.Snapshot) {
+// acquire builds a resource for one more subscriber.
+func (c *cache) acquire(s *store, name string, snap *state.Snapshot) {
 	r := s.resources[name]
 	if r == nil {
 		r = &resource{}

@@ -130,7 +130,7 @@ func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription
 		}
 		if _, ok := sub.named[n]; !ok {
 			sub.named[n] = struct{}{}
-			c.hold(sub.store, n, snap)
+			c.acquire(sub.store, n, snap)
 		}
 		if !first {
 			delete(sub.known, n) // asked for, so it wants an answer

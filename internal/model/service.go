@@ -76,10 +76,10 @@ type Endpoint struct {
 	MTLS     MTLSMode `json:"mtls"`
 	Identity Identity `json:"identity,omitempty"`
 	Node     string   `json:"node,omitempty"`
-	// Foreign endpoints are pods of another namespace than the Service's, which no ReferenceGrant there allows. The kernel
+	// NotGranted endpoints are pods of another namespace than the Service's, which no ReferenceGrant there allows. The kernel
 	// balances to them, as kube-proxy does. Envoy sends nothing there, for it would lend an identity to who wrote the
 	// EndpointSlice.
-	Foreign bool `json:"foreign,omitempty"`
+	NotGranted bool `json:"notGranted,omitempty"`
 	// Terminating endpoints get new connections only when no other endpoint is left. Endpoints that are not
 	// ready do not appear at all.
 	Terminating bool `json:"terminating,omitempty"`
