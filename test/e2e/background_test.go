@@ -12,7 +12,7 @@ import (
 	"github.com/weft-mesh/weft/test/e2e/workload"
 )
 
-// Namespaces of the standing workloads, which all tests share.
+// Namespaces of the background workloads, which all tests share.
 const (
 	plain  = "e2e-plain"
 	strict = "e2e-strict"
@@ -58,10 +58,10 @@ spec:
 
 const edgeHost = "edge.e2e.example"
 
-// standing makes, where they are not yet, the workloads that traffic goes between, and gives that traffic: by a route,
+// background makes, where they are not yet, the workloads that traffic goes between, and gives that traffic: by a route,
 // straight in the kernel, authenticated as bytes and as requests, and through a Gateway from outside. Clients are on n1,
 // servers on both nodes.
-func standing(t testing.TB) []flow {
+func background(t testing.TB) []flow {
 	t.Helper()
 	addressPool(t, pool)
 	for ns, labels := range map[string]string{plain: "", strict: "weft.io/mtls: strict"} {
@@ -83,7 +83,7 @@ func standing(t testing.TB) []flow {
 	return flows
 }
 
-// rate of one standing flow, requests a second.
+// rate of one background flow, requests a second.
 const rate = 30
 
 func inside(t testing.TB, namespace, name, service string) []flow {
@@ -125,5 +125,5 @@ func (e *env) clear(ctx context.Context) {
 	_ = e.pool(ctx, cluster.Pool.String())
 }
 
-// hold keeps flows running for so long after what a test did.
-func hold(d time.Duration) { time.Sleep(d) }
+// keepFlowing keeps flows running for so long after what a test did.
+func keepFlowing(d time.Duration) { time.Sleep(d) }

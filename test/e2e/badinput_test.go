@@ -12,11 +12,11 @@ import (
 	"github.com/weft-mesh/weft/internal/load"
 )
 
-// TestBadInput applies what cannot work. Each object says so in a condition and an event, and the standing Gateway, in
+// TestBadInput applies what cannot work. Each object says so in a condition and an event, and the shared Gateway, in
 // the same pool, answers all the time.
 func TestBadInput(t *testing.T) {
 	var edge []flow
-	for _, f := range standing(t) {
+	for _, f := range background(t) {
 		if strings.HasPrefix(f.name, "gateway") {
 			edge = append(edge, f)
 		}
@@ -38,7 +38,7 @@ func TestBadInput(t *testing.T) {
 		apply(t, "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: e2e-other}\nspec: {controllerName: example.com/other}\n"+
 			strings.Replace(httpGateway(ns, "foreign", ""), "gatewayClassName: weft", "gatewayClassName: e2e-other", 1))
 		t.Cleanup(func() { remove(t, gatewayAPI, "GatewayClass", "", "e2e-other") })
-		hold(3 * time.Second)
+		keepFlowing(3 * time.Second)
 		var gw gatewayStatus
 		if err := read(t, gatewayAPI, "Gateway", ns, "foreign", &gw); err != nil {
 			t.Fatal(err)
@@ -124,7 +124,7 @@ func warned(t *testing.T, ns, kind, name, reason string) {
 func twoWantOne(t *testing.T, ns string) {
 	apply(t, httpGateway(ns, "first", addresses("10.89.1.219"))+gatewayRoute(ns, "first", "first", "first.example", "web"))
 	address := gatewayAddress(t, ns, "first")
-	hold(1100 * time.Millisecond) // creation times are whole seconds
+	keepFlowing(1100 * time.Millisecond) // creation times are whole seconds
 	apply(t, httpGateway(ns, "second", addresses("10.89.1.219"))+gatewayRoute(ns, "second", "second", "second.example", "web"))
 	eventually(t, settle, func() error {
 		var gw gatewayStatus
@@ -215,7 +215,7 @@ spec:
 	eventually(t, settle, answers)
 	apply(t, tlsSecret(ns, "cert", []byte("no certificate"), []byte("no key")))
 	listenerCondition(t, ns, "tls", "https", "ResolvedRefs", "False", "InvalidCertificateRef")
-	hold(time.Second)
+	keepFlowing(time.Second)
 	if err := answers(); err != nil {
 		t.Errorf("a Secret in use became no certificate, and what worked does not any more: %v", err)
 	}

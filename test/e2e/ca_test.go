@@ -16,7 +16,7 @@ const controller = "deployment/weft-controller"
 // TestCADown takes all replicas of the CA away and restarts every agent. What has a certificate goes on, over new
 // connections too; a pod whose identity has none yet waits, says why, and starts when the CA is back.
 func TestCADown(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	ns := "e2e-late"
 	namespace(t, ns, "weft.io/mtls: strict")
 	deploy(t, deployment{namespace: ns, name: "client", node: "n1"})
@@ -54,7 +54,7 @@ func TestCADown(t *testing.T) {
 	rolledOut(t, ns, "deployment/web")
 	works(t, inside(t, ns, "mTLS bytes", "web"))
 	measured(t, "from the CA's return to the answer of the pod that waited", time.Since(back))
-	hold(5 * time.Second)
+	keepFlowing(5 * time.Second)
 	f.end()
 }
 
@@ -76,7 +76,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	f := begin(t, all...)
 	for range 3 {
-		hold(life)
+		keepFlowing(life)
 		now := serials(t, ns)
 		for who, serial := range now {
 			if before[who] == serial {
@@ -99,7 +99,7 @@ func anotherRoot(t *testing.T) {
 	kubectl(t, "-n", system, "annotate", "secret", "weft-ca", "weft.io/next-root=2")
 	trusted(t, 2)
 	measured(t, "from asking for a root to its trust on all nodes", time.Since(asked))
-	hold(5 * time.Second)
+	keepFlowing(5 * time.Second)
 }
 
 // firstRoot makes the first root the only one.

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// churning are the standing flows that must never fail while the pods that serve them come and go: all but kept
+// churning are the background flows that must never fail while the pods that serve them come and go: all but kept
 // connections without a route, which break without a mesh too when their server ends.
 func churning(t testing.TB) []flow {
 	t.Helper()
-	return without(standing(t), "kernel, kept", "mTLS bytes, kept")
+	return without(background(t), "kernel, kept", "mTLS bytes, kept")
 }
 
 func without(all []flow, names ...string) []flow {
@@ -38,7 +38,7 @@ func TestRestartedWhileRolling(t *testing.T) {
 			}
 			rolledOut(t, system, part)
 			measured(t, "rollouts", time.Since(began))
-			hold(2 * time.Second)
+			keepFlowing(2 * time.Second)
 			f.end()
 		})
 	}
@@ -58,30 +58,30 @@ func TestScaled(t *testing.T) {
 		for _, ns := range []string{plain, strict} {
 			kubectl(t, "-n", ns, "scale", "deployment/web", fmt.Sprintf("--replicas=%d", 8-6*(i%2)))
 		}
-		hold(5 * time.Second)
+		keepFlowing(5 * time.Second)
 	}
 	f.end()
 }
 
 // TestRoutesAndPoliciesComeAndGo makes and deletes a route of a Service in use, and a policy that allows its clients.
 func TestRoutesAndPoliciesComeAndGo(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	f := begin(t, all...)
 	for i := range 6 {
 		for _, ns := range []string{plain, strict} {
 			apply(t, route(ns, "churn", "bytes", backend{"web", 1}))
 		}
 		apply(t, allowClients)
-		hold(time.Second)
+		keepFlowing(time.Second)
 		if i%2 == 0 {
 			apply(t, route(plain, "churn", "bytes", backend{"bytes", 1}))
-			hold(time.Second)
+			keepFlowing(time.Second)
 		}
 		for _, ns := range []string{plain, strict} {
 			kubectl(t, "-n", ns, "delete", "httproute", "churn")
 		}
 		kubectl(t, "-n", strict, "delete", "authorizationpolicy", "churn")
-		hold(time.Second)
+		keepFlowing(time.Second)
 	}
 	f.end()
 }
@@ -103,7 +103,7 @@ func TestModesFlip(t *testing.T) {
 	f := begin(t, all...)
 	for _, mode := range []string{"permissive", "strict", "permissive", "disabled", "permissive", "disabled"} {
 		kubectl(t, "label", "--overwrite", "namespace", ns, "weft.io/mtls="+mode)
-		hold(4 * time.Second)
+		keepFlowing(4 * time.Second)
 	}
 	f.end()
 }

@@ -56,7 +56,7 @@ func refused(t *testing.T, ns string) {
 func joins(t *testing.T, ns string) {
 	web := podOf(t, ns, "web")
 	url := "http://" + web.Status.PodIP + ":8080/"
-	standing(t) // has a client without an identity
+	background(t) // has a client without an identity
 	kubectl(t, "label", "namespace", ns, "weft.io/mtls=strict")
 	took := eventually(t, settle, func() error {
 		if a := call(t, plain, "client", url); a.Status != 0 {
@@ -112,7 +112,7 @@ func patchAgent(t *testing.T, patch string) {
 // TestCNIFileRewritten lets another installer write a node's CNI configuration anew: the plugin comes back into it, and
 // what starts then is in the mesh.
 func TestCNIFileRewritten(t *testing.T) {
-	standing(t)
+	background(t)
 	if conf := cniConf(t, "n2"); !strings.Contains(conf, "weft-cni") {
 		t.Fatalf("the plugin is not in the CNI configuration:\n%s", conf)
 	}

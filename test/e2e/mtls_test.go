@@ -82,7 +82,7 @@ func captured(t *testing.T, ns, client, at string) *capture.Traffic {
 	}
 	f := begin(t, both(flow{name: "teller", namespace: ns, client: client,
 		spec: workload.Spec{URL: "http://" + at + "/" + marker, Workers: 1, Rate: 50}})...)
-	hold(rounds)
+	keepFlowing(rounds)
 	f.end()
 	tr, err := c.Stop()
 	if err != nil {

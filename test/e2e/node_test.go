@@ -19,7 +19,7 @@ import (
 // over, traffic between pods of the other node goes on, and the dead node's strict pod never answers in the clear,
 // neither before it died nor at any moment of its return.
 func TestNodeDies(t *testing.T) {
-	standing(t)
+	background(t)
 	ns := "e2e-death"
 	namespace(t, ns, "")
 	apply(t, httpGateway(ns, "edge", ""))
@@ -59,7 +59,7 @@ func TestNodeDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	returns(t, vaults, dies, booted)
-	hold(5 * time.Second)
+	keepFlowing(5 * time.Second)
 	p.end()
 	f.end()
 	measured(t, "the Gateway's address is at the node that came back", ownerOf(t, address) == dies)

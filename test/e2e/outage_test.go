@@ -14,7 +14,7 @@ const outage = 2 * time.Minute
 // TestAPIServerDown ends the API server for two minutes. What is known goes on, over new connections too; once the API
 // server is back, nodes hear of changes again.
 func TestAPIServerDown(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	f := begin(t, all...)
 	t.Cleanup(func() {
 		if err := mesh.StartAPIServer(context.WithoutCancel(t.Context())); err != nil {
@@ -25,7 +25,7 @@ func TestAPIServerDown(t *testing.T) {
 	if _, err := mesh.Kubectl(t.Context(), nil, "get", "nodes"); err == nil {
 		t.Error("the API server answers during its outage")
 	}
-	hold(outage)
+	keepFlowing(outage)
 	if err := mesh.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +36,6 @@ func TestAPIServerDown(t *testing.T) {
 	deploy(t, deployment{namespace: ns, name: "web"}, deployment{namespace: ns, name: "client", node: "n1"})
 	works(t, inside(t, ns, "route", "web"))
 	measured(t, "from the API server's return to the answer of a workload made since", time.Since(back))
-	hold(30 * time.Second) // who was thought dead meanwhile is found alive
+	keepFlowing(30 * time.Second) // who was thought dead meanwhile is found alive
 	f.end()
 }

@@ -16,7 +16,7 @@ var parts = []string{"daemonset/weft-agent", "daemonset/weft-proxy", "deployment
 
 // TestRestarted restarts each part of the mesh under load, as kubectl rollout restart does.
 func TestRestarted(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	for _, part := range parts {
 		t.Run(part[strings.Index(part, "-")+1:], func(t *testing.T) {
 			f := begin(t, all...)
@@ -24,7 +24,7 @@ func TestRestarted(t *testing.T) {
 			kubectl(t, "-n", system, "rollout", "restart", part)
 			rolledOut(t, system, part)
 			measured(t, "rollout", time.Since(began))
-			hold(5 * time.Second)
+			keepFlowing(5 * time.Second)
 			f.end()
 		})
 	}
@@ -33,7 +33,7 @@ func TestRestarted(t *testing.T) {
 // TestUpgraded gives all parts another image at once under load, as helm upgrade does, and then the one before, as helm
 // rollback does.
 func TestUpgraded(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	old := map[string]string{}
 	for _, part := range parts {
 		image := kubectl(t, "-n", system, "get", part, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
@@ -55,7 +55,7 @@ func TestUpgraded(t *testing.T) {
 			setImages(t, step.images)
 			rolledOut(t, system, parts...)
 			measured(t, "rollout", time.Since(began))
-			hold(5 * time.Second)
+			keepFlowing(5 * time.Second)
 			f.end()
 		})
 	}

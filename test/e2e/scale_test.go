@@ -19,7 +19,7 @@ const (
 
 // TestManyObjects applies 500 Services and 2,000 HTTPRoutes while traffic flows, and takes them away again.
 func TestManyObjects(t *testing.T) {
-	all := standing(t)
+	all := background(t)
 	ns := "e2e-many"
 	namespace(t, ns, "")
 	deploy(t, deployment{namespace: ns, name: "web", replicas: 2}, deployment{namespace: ns, name: "client", node: "n1"})
@@ -55,7 +55,7 @@ func TestManyObjects(t *testing.T) {
 		return nil
 	})
 	measured(t, "all of it is gone", took)
-	hold(5 * time.Second)
+	keepFlowing(5 * time.Second)
 	f.end()
 }
 

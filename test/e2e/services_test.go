@@ -74,7 +74,7 @@ func says(t *testing.T, what, want string, run func(args ...string) (string, err
 func reachesAll(t *testing.T, ns, ip string) {
 	f := begin(t, flow{name: "spread", namespace: ns, client: "client",
 		spec: workload.Spec{URL: "http://" + ip + "/", Workers: 1, Rate: 100, NewConnections: true}})
-	hold(rounds)
+	keepFlowing(rounds)
 	f.end()
 	client := podOf(t, ns, "client").Status.PodIP
 	for _, p := range podsOf(t, ns, "deployment=web") {

@@ -29,7 +29,7 @@ const (
 // request that applies it to the first request that it answers, sent by a pod or to a Gateway: a path without a route
 // is answered with 404.
 func TestTimeToFirstAnswer(t *testing.T) {
-	standing(t)
+	background(t)
 	ns := timedNamespace
 	namespace(t, ns, "")
 	deploy(t, deployment{namespace: ns, name: "web"}, deployment{namespace: ns, name: "client", node: "n1"})

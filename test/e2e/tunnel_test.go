@@ -23,7 +23,7 @@ done`
 func TestTunnelComesAndGoes(t *testing.T) {
 	const agent, proxy = "daemonset/weft-agent", "daemonset/weft-proxy"
 	const byHBONE, none = "--bytes=hbone", "--tunnel=false"
-	all := standing(t)
+	all := background(t)
 	t.Cleanup(func() {
 		withArg(t, agent, byHBONE, false)
 		withArg(t, proxy, none, false)
@@ -46,7 +46,7 @@ func TestTunnelComesAndGoes(t *testing.T) {
 			f := begin(t, all...)
 			withArg(t, step.part, step.arg, step.there)
 			rolledOut(t, system, step.part)
-			hold(10 * time.Second) // kept connections stay as they are, new ones take the new way
+			keepFlowing(10 * time.Second) // kept connections stay as they are, new ones take the new way
 			if step.tunnel {
 				usesTunnel(t)
 			}
