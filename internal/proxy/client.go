@@ -63,12 +63,12 @@ func (c *Client) Follow(ctx context.Context, take func(*Status)) error {
 	defer cancel(nil)
 	silence := time.AfterFunc(followPatience, func() { cancel(fmt.Errorf("weft proxy has not answered for %v", followPatience)) })
 	defer silence.Stop()
-	resp, done, err := c.open(ctx, http.MethodGet, "/status?follow=true", nil)
-	defer done()
+	body, err := c.open(ctx, http.MethodGet, "/status?follow=true", nil)
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	in := json.NewDecoder(&noisy{resp.Body, func() { silence.Reset(followPatience) }})
+	defer body.Close()
+	in := json.NewDecoder(&noisy{body, func() { silence.Reset(followPatience) }})
 	for {
 		var st Status
 		switch err := in.Decode(&st); {
@@ -99,12 +99,12 @@ func (n *noisy) Read(p []byte) (int, error) {
 
 // call sends JSON and reads JSON; an answer other than 2xx holds the error as text.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	resp, done, err := c.open(ctx, method, path, in)
-	defer done()
+	body, err := c.open(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	defer body.Close()
+	answer, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("ask weft proxy: %w", err)
 	}
@@ -117,34 +117,32 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 // maxAnswer bounds an answer in bytes.
 const maxAnswer = 1 << 20
 
-// open sends JSON. The body of the answer is read until done is called, which must be called after an error too.
-func (c *Client) open(ctx context.Context, method, path string, in any) (resp *http.Response, done func(), err error) {
+// open sends JSON, and returns the body of the answer. Close it.
+func (c *Client) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
 	socket := filepath.Join(or(c.RunDir, DefaultRunDir), ControlSocket)
-	body, err := json.Marshal(in)
+	text, err := json.Marshal(in)
 	if err != nil {
-		return nil, func() {}, err
+		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, bytes.NewReader(text))
 	if err != nil {
-		return nil, func() {}, err
+		return nil, err
 	}
 	h := unixClient(socket)
-	resp, err = h.Do(req)
+	h.Transport.(*http.Transport).DisableKeepAlives = true // the end of the body ends the connection
+	resp, err := h.Do(req)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, h.CloseIdleConnections, fmt.Errorf("%w (nothing answers at %s)", ErrNotRunning, socket)
+		return nil, fmt.Errorf("%w (nothing answers at %s)", ErrNotRunning, socket)
 	}
 	if err != nil {
-		return nil, h.CloseIdleConnections, fmt.Errorf("ask weft proxy at %s: %w", socket, err)
-	}
-	done = func() {
-		_ = resp.Body.Close()
-		h.CloseIdleConnections()
+		return nil, fmt.Errorf("ask weft proxy at %s: %w", socket, err)
 	}
 	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
 		text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-		return nil, done, cmp.Or(err, errors.New(strings.TrimSpace(string(text))))
+		return nil, cmp.Or(err, errors.New(strings.TrimSpace(string(text))))
 	}
-	return resp, done, nil
+	return resp.Body, nil
 }
 
 // unixClient speaks HTTP over a unix socket, whatever the host in the URL.
