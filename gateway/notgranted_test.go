@@ -10,9 +10,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// TestPodsOfOtherNamespacesAreForeign: who may write an EndpointSlice must not send requests to a pod of another namespace
+// TestPodsOfOtherNamespacesAreNotGranted: who may write an EndpointSlice must not send requests to a pod of another namespace
 // under the identity of a Gateway or of a caller. The pod's namespace may allow it.
-func TestPodsOfOtherNamespacesAreForeign(t *testing.T) {
+func TestPodsOfOtherNamespacesAreNotGranted(t *testing.T) {
 	w := newWorld(testConfig)
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "evil", Name: "s", Labels: map[string]string{discoveryv1.LabelServiceName: "s"}},
