@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
@@ -33,6 +34,28 @@ func (p Problem) String() string {
 
 // Key distinguishes the problem from all others.
 func (p *Problem) Key() string { return p.Object.Group + " " + p.String() }
+
+// Longest texts of a problem, in bytes. No valid name is longer (RFC 1123 subdomains); a reason may quote what was written.
+const (
+	maxName   = 253
+	maxReason = 2048
+)
+
+// Bounded returns the problem with texts of bounded length: they are whatever somebody wrote, and are the row's key.
+func (p Problem) Bounded() Problem {
+	for _, s := range []*string{&p.Object.Group, &p.Object.Kind, &p.Object.Namespace, &p.Object.Name} {
+		*s = cut(*s, maxName)
+	}
+	p.Reason = cut(p.Reason, maxReason)
+	return p
+}
+
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
 
 // ProblemsOf returns the problems of one object, or, without a name, of a kind as a whole.
 func (o *Objects) ProblemsOf(s *state.Snapshot, r model.ObjectRef) []*Problem {

@@ -236,6 +236,9 @@ func (f *Folder) problems() []kube.Problem {
 			}
 		}
 	}
+	for i := range out {
+		out[i] = out[i].Bounded()
+	}
 	slices.SortFunc(out, func(a, b kube.Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Reason, b.Reason))
 	})

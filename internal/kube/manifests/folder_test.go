@@ -200,16 +200,18 @@ func TestProblemsAreRows(t *testing.T) {
 		{"kind: [", true, 1},
 		{"kind: [", false, 1},
 		{"# nothing", true, 0},
+		{"{apiVersion: v1, kind: Service, metadata: {name: " + strings.Repeat("a", 1<<20) + "}}", true, 1},
+		{"# nothing", true, 0},
 	} {
 		feed.Take()
 		write(t, filepath.Join(dir, "a.yaml"), step.text)
 		f.take(f.readAll([]string{"a.yaml"}))
 		keys, snap := feed.Take()
 		if _, changed := keys[objs.Problems.AnyKey()]; changed != step.changed {
-			t.Errorf("%s: the table changed: %v, want %v", step.text, changed, step.changed)
+			t.Errorf("%.99s: the table changed: %v, want %v", step.text, changed, step.changed)
 		}
 		if got := objs.AllProblems(snap); len(got) != step.problems {
-			t.Errorf("%s: problems %v, want %d", step.text, got, step.problems)
+			t.Errorf("%.99s: problems %.999v, want %d", step.text, got, step.problems)
 		}
 	}
 }
