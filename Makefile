@@ -85,6 +85,11 @@ images: ## container images for amd64 and arm64 in build/images; ARGS="-arch amd
 install-manifest: ## refresh what is rendered from the chart: install/*.yaml
 	@go -C install/render run . -write $(QUIET)
 
+.PHONY: alerts
+alerts: ## the chart's alerts in promtool, each against series that are well and series that are not
+	@install/setup.sh promtool
+	@promtool test rules install/rules/weft_test.yaml
+
 .PHONY: lint
 lint: setup $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## formatting, vet, import rules
 	@$(TOOLS)/golangci-lint-$(GOLANGCI_LINT) run ./...

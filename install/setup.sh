@@ -10,6 +10,7 @@ for command in "$@"; do
   case $command in
     gcc) need+=(gcc libc6-dev) ;;
     ip) need+=(iproute2) ;;
+    promtool) need+=(prometheus) ;;
     sysctl) need+=(procps) ;;
     *) need+=("$command") ;;
   esac

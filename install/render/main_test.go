@@ -48,10 +48,13 @@ func TestValues(t *testing.T) {
 		"metrics.enabled=true":                  {"- --metrics-address=:15020", "ServiceMonitor"},
 		"metrics.serviceMonitor.create=true":    {"", "metrics"},
 		"metrics.enabled=true,metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", ""},
+		"metrics.enabled=true,metrics.prometheusRule.create=true,metrics.prometheusRule.labels.team=x": {"team: x\nspec:\n  # Alerts", "ServiceMonitor"},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
 		"externalIPs={203.0.113.0/24,2001:db8::/48}": {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
 		"namespaceShare=40":                          {"- --namespace-share=40", "--namespace-share=25"},
 		"cleanup=true":                               {"- cleanup\n", "weft-agent"},
+		"metrics.enabled=true,metrics.prometheusRule.create=true": {"expr: weft_datapath_missing_hooks > 0", ""},
+		"metrics.prometheusRule.create=true":                      {"", "PrometheusRule"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
