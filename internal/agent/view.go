@@ -72,7 +72,7 @@ func (a *Agent) putProxy(row *model.Proxy) {
 
 func proxyRow(st *proxy.Status) *model.Proxy {
 	row := &model.Proxy{
-		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Started: st.Since,
+		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Overloads: st.Overloads, Started: st.Since,
 		Overload: proxy.Active(st.Overload), OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,
 	}
 	if t := st.Tunnel; t != nil {

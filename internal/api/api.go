@@ -92,12 +92,14 @@ func (p Problem) OfNode() bool { return p.Object.Name == "" && p.Line == 0 }
 
 // Proxy is the node's Envoy.
 type Proxy struct {
-	Version  string    `json:"version,omitempty"`
-	State    string    `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" when it does not answer
-	PID      int       `json:"pid,omitempty"`
-	Epoch    int       `json:"epoch"` // hot restarts of this line of Envoys
-	Restarts int       `json:"restarts"`
-	Started  time.Time `json:"started,omitzero"`
+	Version  string `json:"version,omitempty"`
+	State    string `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" when it does not answer
+	PID      int    `json:"pid,omitempty"`
+	Epoch    int    `json:"epoch"` // hot restarts of this line of Envoys
+	Restarts int    `json:"restarts"`
+	// Overloads are the restarts in place of an Envoy that stayed in overload.
+	Overloads int       `json:"overloads,omitempty"`
+	Started   time.Time `json:"started,omitzero"`
 	// Connected is true when Envoy holds a stream to the agent's xDS server.
 	Connected bool `json:"connected"`
 	// Overload names the active actions of Envoy's overload manager, as "stop_accepting_requests": it is short of memory.

@@ -31,7 +31,7 @@ func (n *Node) proxy(snap *state.Snapshot) Proxy {
 		return Proxy{}
 	}
 	out := Proxy{
-		Version: row.Version, State: row.State, PID: row.PID, Epoch: row.Epoch, Restarts: row.Restarts, Started: row.Started,
+		Version: row.Version, State: row.State, PID: row.PID, Epoch: row.Epoch, Restarts: row.Restarts, Overloads: row.Overloads, Started: row.Started,
 		Connected: n.State.EnvoyConnected(snap), Overload: row.Overload, OverloadActions: row.OverloadActions, Error: row.Error,
 	}
 	if n.Tunnel && row.State != "" {

@@ -131,6 +131,9 @@ func proxyLine(p api.Proxy, now time.Time) string {
 		return "does not answer"
 	}
 	s := fmt.Sprintf("%s, Envoy %s, pid %d, epoch %d, restarts %d", p.State, p.Version, p.PID, p.Epoch, p.Restarts)
+	if p.Overloads > 0 {
+		s += fmt.Sprintf(" (%d for overload)", p.Overloads)
+	}
 	if !p.Started.IsZero() {
 		s += ", up " + age(now.Sub(p.Started))
 	}

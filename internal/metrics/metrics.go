@@ -58,6 +58,7 @@ var (
 	connected  = desc("proxy_connected", "1 while Envoy holds a stream to the agent.")
 	overload   = desc("proxy_overload", "1 while an action of Envoy's overload manager is active: Envoy is short of memory.", "action")
 	restarts   = desc("proxy_restarts_total", "Starts of Envoy after the first.")
+	overloads  = desc("proxy_overload_restarts_total", "Starts of Envoy in place of one that stayed in overload.")
 	missing    = desc("datapath_missing_hooks", "Hooks at which the kernel does not run the mesh's eBPF program as it should.")
 	repairs    = desc("datapath_hook_repairs_total", "Times that a hook or its pin was changed by somebody else and was put right.")
 	failed     = desc("datapath_failures", "Objects that the kernel does not hold as it should, by kind.", "kind")
@@ -70,7 +71,7 @@ var (
 
 var all = []*prometheus.Desc{
 	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, overload,
-	restarts, missing, repairs, failed, entries, capacity, flows, lost, gateways,
+	restarts, overloads, missing, repairs, failed, entries, capacity, flows, lost, gateways,
 }
 
 // node collects from a status that is made of one snapshot for each scrape.
@@ -118,6 +119,7 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 		gauge(overload, number(slices.Contains(s.Proxy.Overload, action)), action)
 	}
 	count(restarts, float64(s.Proxy.Restarts))
+	count(overloads, float64(s.Proxy.Overloads))
 	datapath(&s.Datapath, gauge, count)
 	if n.Flows != nil {
 		count(flows, float64(n.Flows.Count()))

@@ -32,7 +32,7 @@ func newNode() api.Node {
 	}
 	st := s.State
 	tx := st.Write(st.Proxies, st.Workloads, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
-	st.Proxies.Put(tx, &model.Proxy{State: "LIVE", Restarts: 2})
+	st.Proxies.Put(tx, &model.Proxy{State: "LIVE", Restarts: 2, Overloads: 1})
 	report := func(kind model.SubjectKind, name, err string, repairs uint64) {
 		st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
 	}
@@ -100,6 +100,9 @@ weft_proxy_connected 0
 # HELP weft_proxy_live 1 while Envoy serves.
 # TYPE weft_proxy_live gauge
 weft_proxy_live 1
+# HELP weft_proxy_overload_restarts_total Starts of Envoy in place of one that stayed in overload.
+# TYPE weft_proxy_overload_restarts_total counter
+weft_proxy_overload_restarts_total 1
 # HELP weft_proxy_rejected_resources xDS resources that Envoy refuses now.
 # TYPE weft_proxy_rejected_resources gauge
 weft_proxy_rejected_resources 0

@@ -5,12 +5,14 @@ import "time"
 // Proxy is this node's Envoy and weft tunnel, as the weft proxy that supervises them reports. A node has one row; it has
 // none before the agent has asked for the first time.
 type Proxy struct {
-	Version  string    `json:"version,omitempty"`
-	State    string    `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" if weft proxy does not answer
-	PID      int       `json:"pid,omitempty"`
-	Epoch    int       `json:"epoch"` // hot restarts of this line of Envoys
-	Restarts int       `json:"restarts"`
-	Started  time.Time `json:"started,omitzero"`
+	Version  string `json:"version,omitempty"`
+	State    string `json:"state"` // Envoy's: LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING; "" if weft proxy does not answer
+	PID      int    `json:"pid,omitempty"`
+	Epoch    int    `json:"epoch"` // hot restarts of this line of Envoys
+	Restarts int    `json:"restarts"`
+	// Overloads are the restarts in place of an Envoy that stayed in overload.
+	Overloads int       `json:"overloads,omitempty"`
+	Started   time.Time `json:"started,omitzero"`
 	// OverloadActions are the actions of Envoy's overload manager, Overload those that are active. Both are sorted.
 	Overload        []string `json:"overload,omitempty"`
 	OverloadActions []string `json:"overloadActions,omitempty"`

@@ -15,7 +15,9 @@ import (
 
 // adopt makes the Envoys of a record that still run this supervisor's: the newest that is live serves, others drain.
 func (s *supervisor) adopt(r record) {
-	s.set(func() { s.restarts, s.crashes = max(s.restarts, r.Restarts), max(s.crashes, r.Crashes) })
+	s.set(func() {
+		s.restarts, s.overloads, s.crashes = max(s.restarts, r.Restarts), max(s.overloads, r.Overloads), max(s.crashes, r.Crashes)
+	})
 	alive := s.alive(r.Envoys)
 	if len(alive) == 0 {
 		for _, e := range r.Envoys {
@@ -138,7 +140,9 @@ func (s *supervisor) joinOffer(r record) error {
 		s.adopt(r)
 	} else {
 		serving := r.Envoys[len(r.Envoys)-1]
-		s.set(func() { s.restarts, s.crashes, s.current = r.Restarts, r.Crashes, remoteProcess(serving) })
+		s.set(func() {
+			s.restarts, s.overloads, s.crashes, s.current = r.Restarts, r.Overloads, r.Crashes, remoteProcess(serving)
+		})
 	}
 	if s.current == nil {
 		return errors.New("the other weft proxy's Envoy is not live yet; try again when it is")

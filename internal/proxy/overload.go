@@ -152,7 +152,11 @@ func (s *supervisor) replaceOverloaded(ctx context.Context, p *process, actions 
 		old.end(time.Second)
 	}
 	hot := s.hotRestart(ctx)
-	if hot == nil || ctx.Err() != nil {
+	if hot == nil {
+		s.countOverload()
+		return nil
+	}
+	if ctx.Err() != nil {
 		return hot
 	}
 	conn, err := net.DialTimeout("unix", s.cfg.path(XDSSocket), time.Second)
@@ -164,5 +168,15 @@ func (s *supervisor) replaceOverloaded(ctx context.Context, p *process, actions 
 	p.end(2 * time.Second)
 	s.set(func() { s.current = nil; s.restarts++ })
 	s.forget(p.BaseID)
-	return s.coldStart(ctx, false)
+	if err := s.coldStart(ctx, false); err != nil {
+		return err
+	}
+	s.countOverload()
+	return nil
+}
+
+// countOverload counts a replacement of an Envoy that stayed in overload, also for the next supervisor.
+func (s *supervisor) countOverload() {
+	s.set(func() { s.overloads++ })
+	s.save()
 }

@@ -134,10 +134,13 @@ func TestOverloadIsReplaced(t *testing.T) {
 	n.run(n.cfg)
 	first := n.untilLive()
 	h.fill()
-	second := n.until("Envoy is replaced", func(st *Status) bool { return st.PID != first.PID && st.Live && calm(st) })
+	second := n.until("Envoy is replaced", func(st *Status) bool {
+		return st.PID != first.PID && st.Live && calm(st) && st.Overloads == 1
+	})
 	if second.Epoch != 1 || second.Restarts != 1 || second.Crashes != 0 {
 		t.Errorf("status %+v, want one hot restart", second)
 	}
+	n.until("the next supervisor would know it", func(*Status) bool { return n.cfg.loadRecord().Overloads == 1 })
 	if err := n.get(); err != nil {
 		t.Error(err)
 	}
@@ -168,7 +171,7 @@ func TestOverloadIsRestartedCold(t *testing.T) {
 	first := n.untilLive()
 	h.fill()
 	n.until("Envoy is replaced", func(st *Status) bool {
-		return st.PID != first.PID && st.Live && st.Epoch == 0 && st.Restarts == 1 && calm(st)
+		return st.PID != first.PID && st.Live && st.Epoch == 0 && st.Restarts == 1 && st.Overloads == 1 && calm(st)
 	})
 	if err := n.get(); err != nil {
 		t.Error(err)

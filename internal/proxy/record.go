@@ -27,10 +27,11 @@ type envoy struct {
 
 // record is <run>/proxy.json: what a supervisor must know of the one before it.
 type record struct {
-	Boot     string  `json:"boot"`   // boot ID and PID namespace, in which the pids mean something
-	Envoys   []envoy `json:"envoys"` // by age; the last one serves, or is about to
-	Restarts int     `json:"restarts"`
-	Crashes  int     `json:"crashes"`
+	Boot      string  `json:"boot"`   // boot ID and PID namespace, in which the pids mean something
+	Envoys    []envoy `json:"envoys"` // by age; the last one serves, or is about to
+	Restarts  int     `json:"restarts"`
+	Overloads int     `json:"overloads,omitempty"`
+	Crashes   int     `json:"crashes"`
 }
 
 // bootID names the space of pids.

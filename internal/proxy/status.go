@@ -26,9 +26,11 @@ type Status struct {
 	Binary  string `json:"binary,omitempty"`
 
 	Since time.Time `json:"since,omitzero"` // start of this Envoy
-	// Restarts and Crashes are counted by this supervisor and those that handed over to it.
-	Restarts int `json:"restarts"`
-	Crashes  int `json:"crashes"`
+	// Restarts, Overloads and Crashes are counted by this supervisor and those that handed over to it. Overloads are the
+	// restarts in place of an Envoy that stayed in overload.
+	Restarts  int `json:"restarts"`
+	Overloads int `json:"overloads,omitempty"`
+	Crashes   int `json:"crashes"`
 	// Overload has the actions of Envoy's overload manager, as "stop_accepting_requests", and whether each is active. An
 	// Envoy with an active one is short of memory. Nil until it was asked.
 	Overload map[string]bool `json:"overload,omitempty"`
@@ -67,7 +69,10 @@ type TunnelStatus struct {
 func (s *supervisor) known() *Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := &Status{State: "STOPPED", Restarts: s.restarts, Crashes: s.crashes, LastError: s.lastError, Supervisor: os.Getpid(), InPod: s.cfg.InPod}
+	st := &Status{
+		State: "STOPPED", Restarts: s.restarts, Overloads: s.overloads, Crashes: s.crashes, LastError: s.lastError,
+		Supervisor: os.Getpid(), InPod: s.cfg.InPod,
+	}
 	if len(s.cfg.Tunnel) > 0 {
 		tunnel := s.tunnel
 		st.Tunnel = &tunnel

@@ -26,6 +26,7 @@ type supervisor struct {
 	current   *process   // nil while none runs
 	draining  []*process
 	restarts  int
+	overloads int // of them, those in place of an Envoy that stayed in overload
 	crashes   int
 	lastError string
 	owner     bool          // has the lock
@@ -321,7 +322,7 @@ func (s *supervisor) save(starting ...*process) {
 func (s *supervisor) record(starting ...*process) record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := record{Boot: bootID(), Restarts: s.restarts, Crashes: s.crashes}
+	r := record{Boot: bootID(), Restarts: s.restarts, Overloads: s.overloads, Crashes: s.crashes}
 	all := append(slices.Clone(s.draining), s.current)
 	for _, p := range append(all, starting...) {
 		if p != nil && !p.gone() {
