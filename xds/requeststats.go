@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"strings"
+
 	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	stats "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stats/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -46,6 +48,7 @@ func (cfg *Config) destinationStats(w *model.Workload) []*accesslog.AccessLog {
 	})
 }
 
+// requestStats writes all tags into the value of the first one, because each tag of Envoy's costs every request something.
 func (cfg *Config) requestStats(namespace string, tags map[string]string) []*accesslog.AccessLog {
 	if !cfg.RequestStats {
 		return nil
@@ -54,13 +57,14 @@ func (cfg *Config) requestStats(namespace string, tags map[string]string) []*acc
 	tags[model.TagFlags] = "%RESPONSE_FLAGS%"
 	tags[model.TagGRPC] = "%GRPC_STATUS_NUMBER%"
 	stat := func(name string, order []string) *stats.Config_Stat {
-		s := &stats.Config_Stat{Name: name}
-		for _, tag := range order {
+		var value strings.Builder
+		value.WriteString(tags[model.TagReporter])
+		for _, tag := range order[1:] {
 			if format, ok := tags[tag]; ok {
-				s.Tags = append(s.Tags, &stats.Config_Tag{Name: tag, ValueFormat: format})
+				value.WriteString("." + tag + "." + format)
 			}
 		}
-		return s
+		return &stats.Config_Stat{Name: name, Tags: []*stats.Config_Tag{{Name: model.TagReporter, ValueFormat: value.String()}}}
 	}
 	return []*accesslog.AccessLog{{
 		Name: "envoy.access_loggers.stats",

@@ -51,7 +51,8 @@ type DurationStats struct {
 	Sum        float64
 }
 
-// RequestTags and DurationTags are the tags in their order in names.
+// RequestTags and DurationTags are the tags in their order in names. To Envoy they are one tag: the others are in the value of
+// the first.
 var (
 	RequestTags = []string{TagReporter, TagSource, TagAddress, TagPeer, TagCluster, TagCode, TagFlags, TagGRPC, TagPolicy}
 	// DurationTags lack what would multiply histograms.

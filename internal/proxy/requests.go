@@ -78,16 +78,13 @@ func parseDurations(body []byte, out *model.RequestStats) error {
 		if h == nil {
 			continue
 		}
-		tags := map[string]string{}
+		var tags string
 		for _, l := range m.GetLabel() {
-			tags["|"+strings.TrimPrefix(l.GetName(), "_")] = l.GetValue()
-		}
-		name := model.RequestScope + "." + model.RequestDuration
-		for _, tag := range model.DurationTags {
-			if value, ok := tags[tag]; ok {
-				name += "." + tag + "." + value
+			if "|"+strings.TrimPrefix(l.GetName(), "_") == model.TagReporter {
+				tags = l.GetValue()
 			}
 		}
+		name := model.RequestScope + "." + model.RequestDuration + "." + model.TagReporter + "." + tags
 		d := model.DurationStats{Sum: h.GetSampleSum()}
 		for _, b := range h.GetBucket() {
 			d.Cumulative = append(d.Cumulative, b.GetCumulativeCount())

@@ -39,7 +39,7 @@ const (
 	webID = "spiffe://td/ns/shop/sa/web"
 	dbID  = "spiffe://td/ns/bank/sa/db"
 	tags  = "|by.source.|own.shop/Deployment/web.v1 " + webID + ".|addr.10.96.0.1:80.|peer.bank/StatefulSet/db " + dbID + ".|cluster.service/bank/db/80"
-	ok    = "weft.requests." + tags + ".|code.200.|flags.-.|grpc."
+	ok    = "weft.requests." + tags + ".|code.200.|flags.-.|grpc"
 )
 
 func line(labels string, protocol, verdict, class, grpc string, n int) string {
