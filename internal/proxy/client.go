@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -45,9 +46,10 @@ func (c *Client) Counters(ctx context.Context, filter string) (map[string]uint64
 	return newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).counters(ctx, filter)
 }
 
-// Metrics gives what Envoy counts in Prometheus' text format.
+// Metrics gives what Envoy counts in Prometheus' text format, without what Requests returns: that is by client and by code,
+// and the agent's metrics hold it by workload. It alone begins with a w (statsConfig).
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
-	status, body, err := newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).do(ctx, http.MethodGet, "/stats/prometheus")
+	status, body, err := newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).do(ctx, http.MethodGet, "/stats/prometheus?filter="+url.QueryEscape("^[^w]"))
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("Envoy's admin answers %d to a question for its statistics", status)
 	}
