@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -182,7 +183,7 @@ func (r *route) tend(now time.Time) (unused bool) {
 			end = append(end, u)
 		}
 	}
-	all := r.sessions
+	all := slices.Clone(r.sessions) // sessions that end are removed meanwhile
 	unused = len(all) == 0 && r.dialling == nil && !r.serving
 	r.closed = r.closed || unused
 	r.mu.Unlock()
@@ -197,7 +198,7 @@ func (r *route) tend(now time.Time) (unused bool) {
 
 func (r *route) close() {
 	r.mu.Lock()
-	all := append([]*used(nil), r.sessions...)
+	all := slices.Clone(r.sessions)
 	r.closed = true
 	r.mu.Unlock()
 	for _, u := range all {
