@@ -158,6 +158,9 @@ func podListener(w *model.Workload, suffix string, at []netip.AddrPort, directio
 		TrafficDirection: direction,
 		// No listener filter waits for bytes, so a protocol in which the server speaks first works.
 		ListenerFiltersTimeout: duration(0),
+		// The addresses may come after the namespace. Envoy 1.40 stays in the namespace in which bind fails, and listens there
+		// for Gateways from then on.
+		Freebind: yes(),
 	}
 	for _, a := range at[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{Address: tcpAddress(a, w.NetNS)})
