@@ -52,11 +52,11 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		StatPrefix:       "gateway",
 		TrafficDirection: core.TrafficDirection_INBOUND,
 		Freebind:         yes(),
-		Address:          tcpAddress(netip.AddrPortFrom(g.Addresses[0], p.Port), ""),
+		Address:          tcpAddress(netip.AddrPortFrom(g.Addresses[0], p.Port), cfg.GatewayNetNS),
 	}
 	for _, a := range g.Addresses[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{
-			Address: tcpAddress(netip.AddrPortFrom(a, p.Port), ""),
+			Address: tcpAddress(netip.AddrPortFrom(a, p.Port), cfg.GatewayNetNS),
 		})
 	}
 	state := stateFilter(identityState(gatewayPrefix+g.Key(), g.Identity, ""))

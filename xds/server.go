@@ -34,6 +34,9 @@ type Config struct {
 	RequestLog bool
 	// RequestStats makes Envoy count requests and their durations.
 	RequestStats bool
+	// GatewayNetNS is the path, in Envoy, to the network namespace that Gateways' addresses are in; "" is that of Envoy's
+	// main thread. Envoy 1.40 loses its own: it stays in the namespace of a pod in which it cannot bind a port.
+	GatewayNetNS string
 	// ConnectionsPerListener bounds the connections of each pod's listeners, and of all Gateways of a namespace five
 	// times as many; 10,000 if it is 0. Envoy as a whole has a limit too, of ten times as many: without this one a single pod could use it up, and
 	// nobody else would be served.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // The names by which this executable calls itself to start an Envoy that is not its child.
@@ -82,6 +84,9 @@ func runGate() error {
 	if err != nil {
 		return err
 	}
+	if err := keepNetNS(); err != nil {
+		return err
+	}
 	// Without the right to raise it the limit stays at what is allowed.
 	_ = raiseOpenFiles(files)
 	runtime.LockOSThread() // the one that executes
@@ -90,6 +95,25 @@ func runGate() error {
 	}
 	name, binary := os.Args[4], os.Args[5]
 	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{name}, os.Args[6:]...), os.Environ()))
+}
+
+// NetNS leads, in what is launched, to the network namespace that it started in, wherever its threads are now.
+const NetNS = "/proc/self/fd/3"
+
+const netNSDescriptor = 3
+
+// keepNetNS makes NetNS lead to the network namespace of this process, also after it executes another program.
+func keepNetNS() error {
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return err
+	}
+	if ns.Fd() == netNSDescriptor {
+		_, err = unix.FcntlInt(ns.Fd(), unix.F_SETFD, 0)
+		return err
+	}
+	defer ns.Close()
+	return unix.Dup3(int(ns.Fd()), netNSDescriptor, 0)
 }
 
 func raiseOpenFiles(n uint64) error {

@@ -51,6 +51,7 @@ func attackDefault(t *testing.T) {
 		{"B6", "what Envoy and weft tunnel keep of root", false, privileges},
 		{"B8", "a policy's Service relabelled while no agent runs", false, relabelledService},
 		{"B9", "a pod's label against what its namespace enforces", false, weakerLabel},
+		{"B10", "a port of the mesh taken before a pod gets its listener", false, takenPort},
 		{"T1", "sessions without a certificate of the mesh", false, strangers},
 		{"T2", "sessions of one peer", true, manySessions},
 		{"T3", "streams of one peer", true, manyStreams},
