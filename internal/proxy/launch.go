@@ -104,16 +104,12 @@ const netNSDescriptor = 3
 
 // keepNetNS makes NetNS lead to the network namespace of this process, also after it executes another program.
 func keepNetNS() error {
-	ns, err := os.Open("/proc/self/ns/net")
-	if err != nil {
+	ns, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY, 0) // not closed by exec
+	if err != nil || ns == netNSDescriptor {
 		return err
 	}
-	if ns.Fd() == netNSDescriptor {
-		_, err = unix.FcntlInt(ns.Fd(), unix.F_SETFD, 0)
-		return err
-	}
-	defer ns.Close()
-	return unix.Dup3(int(ns.Fd()), netNSDescriptor, 0)
+	defer unix.Close(ns)
+	return unix.Dup3(ns, netNSDescriptor, 0)
 }
 
 func raiseOpenFiles(n uint64) error {
