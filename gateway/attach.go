@@ -111,10 +111,7 @@ func (a *attacher) rules(grants bool) *compiled {
 
 // parent attaches the route to one parent. ours is false for parents that are another controller's.
 func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.ParentStatus, ours bool) {
-	ref := model.ObjectRef{
-		Group: orDefault(p.Group, gwv1.GroupName), Kind: orDefault(p.Kind, "Gateway"),
-		Namespace: orDefault(p.Namespace, a.route.ref.Namespace), Name: string(p.Name),
-	}
+	ref := parentObject(p, a.route.ref.Namespace)
 	ps = model.ParentStatus{Parent: ref, SectionName: orDefault(p.SectionName, "")}
 	if p.Port != nil && validPort(*p.Port) {
 		ps.Port = uint16(*p.Port)
@@ -141,6 +138,14 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 	}
 	ps.Conditions = parentConditions(c, f, rejected, note)
 	return ps, true
+}
+
+// parentObject returns the object that a parentRef of a route in a namespace names.
+func parentObject(p gwv1.ParentReference, namespace string) model.ObjectRef {
+	return model.ObjectRef{
+		Group: orDefault(p.Group, gwv1.GroupName), Kind: orDefault(p.Kind, "Gateway"),
+		Namespace: orDefault(p.Namespace, namespace), Name: string(p.Name),
+	}
 }
 
 // hintOfGroup tells of the group that a Service has: a parentRef that names none means that of Gateways.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,10 +32,8 @@ func otherProtocol(p model.ServicePort) (protocol string, declared bool) {
 		return app, true
 	}
 	name, _, _ := strings.Cut(strings.ToLower(p.Name), "-")
-	for _, o := range otherProtocols {
-		if name == o {
-			return o, false
-		}
+	if slices.Contains(otherProtocols, name) {
+		return name, false
 	}
 	return "", false
 }
@@ -61,10 +60,10 @@ type portSelection struct {
 func selectPorts(svc *corev1.Service, p gwv1.ParentReference) portSelection {
 	var s portSelection
 	var ignored problems
-	named := p.Port != nil || orDefault(p.SectionName, "") != ""
+	section := orDefault(p.SectionName, "")
+	named := p.Port != nil || section != ""
 	for _, port := range servicePorts(svc, &ignored) {
-		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) ||
-			(p.SectionName != nil && *p.SectionName != "" && string(*p.SectionName) != port.Name) {
+		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) || (section != "" && section != port.Name) {
 			continue
 		}
 		if other, declared := otherProtocol(port); other != "" && (declared || !named) {
@@ -79,15 +78,14 @@ func selectPorts(svc *corev1.Service, p gwv1.ParentReference) portSelection {
 // grpcPorts returns the ports of a Service that GRPCRoutes for the same callers take: an HTTPRoute does not attach to them
 // (GEP-1426, Route types).
 func (v *view) grpcPorts(svc *corev1.Service, caller string) map[uint16]bool {
-	taken := map[uint16]bool{}
+	taken, parent := map[uint16]bool{}, model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}
 	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, kube.ParentKey("Service", svc.Namespace, svc.Name)) {
 		r := grpcRouteInput(o)
 		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller || r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
 			continue
 		}
 		for _, p := range r.parents[:min(len(r.parents), maxParents)] {
-			if orDefault(p.Kind, "Gateway") != "Service" || orDefault(p.Group, gwv1.GroupName) != "" ||
-				string(p.Name) != svc.Name || orDefault(p.Namespace, r.ref.Namespace) != svc.Namespace {
+			if parentObject(p, r.ref.Namespace) != parent {
 				continue
 			}
 			for _, port := range selectPorts(svc, p).ports {

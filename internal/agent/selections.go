@@ -63,7 +63,9 @@ func (k *selectionKeeper) run(ctx context.Context) error {
 			}
 		}
 		keys, _ := feed.Take()
-		pending = pending || k.changed(keys)
+		if _, ok := keys[k.table.AnyKey()]; ok {
+			pending = true
+		}
 		if ctx.Err() != nil {
 			if pending {
 				k.save()
@@ -71,15 +73,6 @@ func (k *selectionKeeper) run(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-func (k *selectionKeeper) changed(keys map[state.Key]struct{}) bool {
-	for key := range keys {
-		if _, ok := k.table.Row(key); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // save writes the file. It reports whether it could.

@@ -42,6 +42,9 @@ type outcome struct {
 	grpc              string // status by number, "" if the request was not gRPC
 }
 
+// overflowOutcome is that of requests for whose own there is no room.
+var overflowOutcome = outcome{protocol: Overflow, verdict: Overflow, code: Overflow, flags: Overflow}
+
 // NewRequests counts requests. ask asks the node's Envoy. st says who has an address.
 func NewRequests(st *state.State, ask func(context.Context) (*model.RequestStats, error)) *Requests {
 	return &Requests{st: st, ask: ask, now: time.Now, updating: make(chan struct{}, 1), extra: map[string]int64{}, sets: newSets[requests](MaxSets, MaxSetsPerNamespace)}
@@ -105,7 +108,7 @@ func (r *Requests) countOverflow(now *model.RequestStats, counted map[string]uin
 			extra = 0
 		case extra > 0:
 			l := Labels{Reporter: reporter}
-			r.sets.at(l.overflow(), r.now()).add(outcome{protocol: Overflow, verdict: Overflow, code: Overflow, flags: Overflow}, uint64(extra))
+			r.sets.at(l.overflow(), r.now()).add(overflowOutcome, uint64(extra))
 			extra = 0
 		}
 		r.extra[reporter] = extra
@@ -137,7 +140,7 @@ func (c *requests) add(o outcome, n uint64) {
 		c.outcomes = map[outcome]uint64{}
 	}
 	if _, ok := c.outcomes[o]; !ok && len(c.outcomes) >= MaxOutcomes {
-		o = outcome{protocol: Overflow, verdict: Overflow, code: Overflow, flags: Overflow}
+		o = overflowOutcome
 	}
 	c.outcomes[o] += n
 }
