@@ -78,7 +78,7 @@ type attacher struct {
 func (v *view) attachRoute(r route) []output {
 	a := &attacher{v: v, route: r}
 	s := &model.Status{Object: r.ref, Generation: r.generation}
-	rejected := v.rejected(r.ref)
+	rejected := v.rejected(r.ref, r.generation)
 	for i, p := range r.parents {
 		if i == maxParents {
 			break
@@ -105,6 +105,9 @@ func (a *attacher) rules(grants bool) *compiled {
 	}
 	if *c == nil {
 		*c = a.route.compile(&resolver{v: a.v, route: a.route.ref, grants: grants})
+		for i := range (*c).rules {
+			(*c).rules[i].Generation = a.route.generation
+		}
 	}
 	return *c
 }

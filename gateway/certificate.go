@@ -108,7 +108,7 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 			problem = v.checkSecret(secret)
 		}
 		if problem == "" {
-			problem = v.rejected(model.ObjectRef{Kind: "Secret", Namespace: ns, Name: string(r.Name)})
+			problem = v.rejected(model.ObjectRef{Kind: "Secret", Namespace: ns, Name: string(r.Name)}, 0)
 		}
 		_, served := v.st.Certificates.Get(v.Snapshot, key)
 		if problem != "" && served {

@@ -48,7 +48,7 @@ func TestCertificateInUseOutlivesItsSecret(t *testing.T) {
 			return
 		}
 		w.st.Rejections.Put(txn, &model.Rejection{
-			Resource: resource, Objects: []model.ObjectRef{{Kind: "Secret", Namespace: "ns", Name: "cert"}}, Message: message,
+			Resource: resource, Objects: []model.ObjectVersion{{ObjectRef: model.ObjectRef{Kind: "Secret", Namespace: "ns", Name: "cert"}}}, Message: message,
 		})
 	}
 	w.put(t, &gwv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: "weft"}, Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}}, gw)

@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -71,20 +74,46 @@ func problem(s *model.Status) string {
 	return strings.Join(out, "; ")
 }
 
-// rejected returns what Envoy said about resources that come from an object, or "".
-func (v *view) rejected(ref model.ObjectRef) string {
-	var out []string
+// maxNamedNodes bounds how many nodes a condition names.
+const maxNamedNodes = 3
+
+// rejected returns what Envoy said about resources that come from a generation of an object, or "". What Envoys of
+// several nodes said is told once.
+func (v *view) rejected(ref model.ObjectRef, generation int64) string {
+	type refusal struct{ resource, message string }
+	nodes := map[refusal][]string{}
 	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {
-		if len(out) < maxMessages {
-			out = append(out, "Envoy refused "+r.Resource+": "+r.Message)
+		if slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return o.ObjectRef == ref && o.Matches(generation) }) {
+			f := refusal{r.Resource, r.Message}
+			nodes[f] = append(nodes[f], r.Node)
 		}
+	}
+	refusals := slices.SortedFunc(maps.Keys(nodes), func(a, b refusal) int {
+		return cmp.Or(strings.Compare(a.resource, b.resource), strings.Compare(a.message, b.message))
+	})
+	var out []string
+	for _, f := range refusals[:min(len(refusals), maxMessages)] {
+		out = append(out, "Envoy"+ofNodes(nodes[f])+" refused "+f.resource+": "+f.message)
 	}
 	return strings.Join(out, "; ")
 }
 
+// ofNodes names the nodes of Envoys. It does not count those that it leaves out: each that joins would change the text.
+func ofNodes(nodes []string) string {
+	if nodes[0] == "" {
+		return ""
+	}
+	slices.Sort(nodes)
+	text := " of node " + strings.Join(nodes[:min(len(nodes), maxNamedNodes)], ", ")
+	if len(nodes) > maxNamedNodes {
+		text += " and others"
+	}
+	return text
+}
+
 // objectStatus is the status of an object that is only worth one when something is wrong with it.
 func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *problems) []output {
-	if m := v.rejected(ref); m != "" {
+	if m := v.rejected(ref, generation); m != "" {
 		t.add("Invalid", m)
 	}
 	if t.ok() {

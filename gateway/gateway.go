@@ -32,7 +32,7 @@ func translateGateway(v *view, key string) ([]output, bool) {
 	b := &gatewayBuilder{
 		v: v, gw: gw, listeners: v.listeners(gw), attached: map[string]int{}, certs: map[*listener][]string{},
 		model: &model.Gateway{
-			Namespace: gw.Namespace, Name: gw.Name, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
+			Namespace: gw.Namespace, Name: gw.Name, Generation: gw.Generation, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
 		},
 	}
 	b.assigned, _ = v.assignments.Get(v.Snapshot, key)
@@ -102,6 +102,7 @@ func (b *gatewayBuilder) table(name string, listeners, all []*listener) {
 	for l, n := range attached {
 		b.attached[l] += n
 	}
+	t.Generation = b.gw.Generation
 	b.outs = append(b.outs, out(b.v.st.RouteTables, name, t))
 }
 
@@ -109,7 +110,7 @@ func (b *gatewayBuilder) table(name string, listeners, all []*listener) {
 func (b *gatewayBuilder) status() *model.Status {
 	ref := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: b.gw.Namespace, Name: b.gw.Name}
 	s := &model.Status{Object: ref, Generation: b.gw.Generation}
-	rejected := b.v.rejected(ref)
+	rejected := b.v.rejected(ref, b.gw.Generation)
 	var bad []string
 	good := 0
 	for _, l := range b.listeners {

@@ -25,6 +25,7 @@ var policyUnits = unitKind{
 // if none of its rules is valid: then it allows nothing.
 func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
 	var p *model.Policy
+	counted := false
 	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByNamespace, pod.Namespace) {
 		if !v.selects(ap, pod) {
 			continue
@@ -32,9 +33,13 @@ func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
 		if p == nil {
 			p = &model.Policy{}
 		}
-		p.Names = append(p.Names, kube.Key(ap))
+		p.Names, p.Generations = append(p.Names, kube.Key(ap)), append(p.Generations, ap.Generation)
+		counted = counted || ap.Generation != 0
 		rules, _ := v.policyRules(ap)
 		p.Rules = append(p.Rules, rules...)
+	}
+	if p != nil && !counted {
+		p.Generations = nil
 	}
 	return p
 }
@@ -192,7 +197,7 @@ func policyStatus(v *view, key string) ([]output, bool) {
 	if note, ok := ap.Annotations[kube.AnnotationStandIn]; ok {
 		accepted.add("Invalid", "its document cannot be read: "+note)
 	}
-	if m := v.rejected(ref); m != "" {
+	if m := v.rejected(ref, ap.Generation); m != "" {
 		accepted.add("Invalid", m)
 	}
 	switch {

@@ -86,7 +86,7 @@ func (v *view) serviceTable(s *model.Service, port uint16) serviceRoutes {
 			rules = append(rules, p.Rule)
 		}
 		if c != "" {
-			rules = append(rules, model.Rule{Route: byCaller[c][0].Route, CallerNamespace: c, Status: 404})
+			rules = append(rules, model.Rule{Route: byCaller[c][0].Route, Generation: byCaller[c][0].Generation, CallerNamespace: c, Status: 404})
 		}
 	}
 	if len(byCaller[""]) == 0 {

@@ -168,7 +168,7 @@ func TestWhatEnvoyRefusedIsToldOfItsObject(t *testing.T) {
 	before := w.model()
 	txn := w.st.Write(w.st.Rejections)
 	w.st.Rejections.Put(txn, &model.Rejection{
-		Resource: "RouteConfiguration/service/ns/web/80", Objects: []model.ObjectRef{httpRouteRef("ns", "bad")}, Message: "no such thing",
+		Resource: "RouteConfiguration/service/ns/web/80", Objects: []model.ObjectVersion{{ObjectRef: httpRouteRef("ns", "bad")}}, Message: "no such thing",
 	})
 	txn.Commit()
 	w.Sync()

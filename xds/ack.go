@@ -87,6 +87,14 @@ func (s *Server) reject(st *store, name, message string) {
 	s.cache.touched(st.typeURL, name)
 }
 
+// stillRejected reports against the objects as they are now a refused resource that they have not changed: Envoy is not
+// asked again.
+func (s *Server) stillRejected(st *store, name string) {
+	if r := s.cache.rejected[rejectionKey(st.typeURL, name)]; r != nil {
+		s.reject(st, name, r.Message)
+	}
+}
+
 // tidy shortens Envoy's message, which may hold the whole resource, and keeps secrets out of logs and status.
 func tidy(typeURL, message string) string {
 	if typeURL == TypeSecret {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	if m.absent && old != "" && s.kind.frozen != nil && s.kind.frozen(name) {
 		return
 	}
+	before := r.objects
 	r.objects = m.objects
 	if m.err != nil {
 		c.invalid(s, name, m.err)
@@ -36,8 +38,11 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 	if m.absent {
 		c.server.clearRejection(s.typeURL, name)
 	}
-	if r.version != old {
+	switch {
+	case r.version != old:
 		s.changed(name)
+	case !slices.Equal(before, r.objects):
+		c.server.stillRejected(s, name)
 	}
 }
 
@@ -45,7 +50,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 type made struct {
 	any     *anypb.Any
 	version string
-	objects []model.ObjectRef
+	objects []model.ObjectVersion
 	absent  bool // there is no resource of this name
 	err     error
 	reads   map[state.Key]struct{}

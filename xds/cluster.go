@@ -178,7 +178,7 @@ func podCluster(b *builder, name string, a netip.Addr) *built {
 			ClusterName: name,
 			Endpoints:   localities(plainEndpoint(b.cfg, model.Endpoint{Address: netip.AddrPortFrom(a, PortHBONE)})),
 		}
-		return &built{message: overHBONE(c, upstreamTLS(exactly(string(w.Identity)))), objects: []model.ObjectRef{podRef(w.Key())}}
+		return &built{message: overHBONE(c, upstreamTLS(exactly(string(w.Identity)))), objects: []model.ObjectVersion{podRef(w.Key())}}
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 		}
 	}
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
-	return &built{message: c, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
+	return &built{message: c, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
 }
 
 // isHTTP2 reports whether an appProtocol means HTTP/2 without TLS.
@@ -277,7 +277,7 @@ func inHTTPCluster(b *builder, name, key string) *built {
 		return nil
 	}
 	if !terminates(b.cfg.formerly(w)) {
-		return &built{message: connectCluster(name), objects: []model.ObjectRef{podRef(key)}}
+		return &built{message: connectCluster(name), objects: []model.ObjectVersion{podRef(key)}}
 	}
 	c := newCluster(name)
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
@@ -289,7 +289,7 @@ func inHTTPCluster(b *builder, name, key string) *built {
 		}}),
 	}
 	c.TransportSocket = throughInternal()
-	return &built{message: c, objects: []model.ObjectRef{podRef(key)}}
+	return &built{message: c, objects: []model.ObjectVersion{podRef(key)}}
 }
 
 const matchHBONE = "hbone" // key in endpoints' envoy.transport_socket_match metadata

@@ -40,7 +40,7 @@ func buildEndpoints(b *builder, name string) *built {
 			out.Endpoints = localities(list...)
 		}
 	}
-	return &built{message: out, objects: []model.ObjectRef{serviceRef(n.namespace, n.name)}}
+	return &built{message: out, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
 }
 
 // serving leaves out endpoints that are not granted, and those that are terminating unless there is no other.

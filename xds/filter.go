@@ -31,7 +31,7 @@ func buildFilter(b *builder, name string) *built {
 	if !ok || !w.Local {
 		return nil
 	}
-	objects := []model.ObjectRef{podRef(key)}
+	objects := []model.ObjectVersion{podRef(key)}
 	var filter proto.Message
 	switch suffix {
 	case outHTTP:

@@ -37,7 +37,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 		if p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
 				message: b.cfg.gatewayLimited(gatewayListener(b.cfg, g, p, name), gatewayChains(b, g.Namespace)),
-				objects: []model.ObjectRef{gatewayRef(g.Namespace, g.Name)},
+				objects: []model.ObjectVersion{gatewayRef(g.Namespace, g.Name, g.Generation)},
 			}
 		}
 	}

@@ -124,7 +124,7 @@ func buildListener(b *builder, name string) *built {
 	local := *w
 	local.NetNS = b.netns(w.NetNS)
 	w = &local
-	objects := []model.ObjectRef{podRef(key)}
+	objects := []model.ObjectVersion{podRef(key)}
 	if suffix != outHTTP && suffix != outTCP {
 		objects = append(objects, policyRefs(w)...)
 	}

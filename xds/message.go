@@ -170,15 +170,16 @@ func literal(s string) string {
 	return string(out)
 }
 
-func podRef(key string) model.ObjectRef {
+func podRef(key string) model.ObjectVersion {
 	ns, name := model.SplitKey(key)
-	return model.ObjectRef{Kind: "Pod", Namespace: ns, Name: name}
+	return model.ObjectVersion{ObjectRef: model.ObjectRef{Kind: "Pod", Namespace: ns, Name: name}}
 }
 
-func serviceRef(namespace, name string) model.ObjectRef {
-	return model.ObjectRef{Kind: "Service", Namespace: namespace, Name: name}
+func serviceRef(namespace, name string) model.ObjectVersion {
+	return model.ObjectVersion{ObjectRef: model.ObjectRef{Kind: "Service", Namespace: namespace, Name: name}}
 }
 
-func gatewayRef(namespace, name string) model.ObjectRef {
-	return model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "Gateway", Namespace: namespace, Name: name}
+func gatewayRef(namespace, name string, generation int64) model.ObjectVersion {
+	ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "Gateway", Namespace: namespace, Name: name}
+	return model.ObjectVersion{ObjectRef: ref, Generation: generation}
 }

@@ -53,8 +53,8 @@ func (k *kind) grow(mode string, b *builder) string {
 // built is a resource and what the cache must know about it.
 type built struct {
 	message proto.Message
-	objects []model.ObjectRef // whose configuration it comes from
-	err     error             // why it must not be sent
+	objects []model.ObjectVersion // whose configuration it comes from
+	err     error                 // why it must not be sent
 }
 
 // builder is what build functions read from. Reads are remembered.
@@ -69,7 +69,7 @@ type builder struct {
 type resource struct {
 	any     *anypb.Any
 	version string // hash of the content; "" if there is no resource of this name
-	objects []model.ObjectRef
+	objects []model.ObjectVersion
 	invalid bool // the model's newest version cannot be served
 	refs    int  // subscriptions by name, and one if a wildcard subscription holds it
 }

@@ -52,14 +52,18 @@ func plainPorts(p *model.Policy) (ports []uint16, all bool) {
 	return slices.Compact(ports), false
 }
 
-func policyRefs(w *model.Workload) []model.ObjectRef {
+func policyRefs(w *model.Workload) []model.ObjectVersion {
 	if w.Policy == nil {
 		return nil
 	}
-	var refs []model.ObjectRef
-	for _, key := range w.Policy.Names {
+	var refs []model.ObjectVersion
+	for i, key := range w.Policy.Names {
 		ns, name := model.SplitKey(key)
-		refs = append(refs, model.ObjectRef{Group: "weft.io", Kind: "AuthorizationPolicy", Namespace: ns, Name: name})
+		v := model.ObjectVersion{ObjectRef: model.ObjectRef{Group: "weft.io", Kind: "AuthorizationPolicy", Namespace: ns, Name: name}}
+		if i < len(w.Policy.Generations) {
+			v.Generation = w.Policy.Generations[i]
+		}
+		refs = append(refs, v)
 	}
 	return refs
 }

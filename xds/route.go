@@ -25,7 +25,7 @@ type table struct {
 	gateway bool
 	scheme  string // that requests come in with
 	port    uint16 // that requests come in on
-	objects []model.ObjectRef
+	objects []model.ObjectVersion
 }
 
 func buildRoutes(b *builder, name string) *built {
@@ -40,8 +40,12 @@ func buildRoutes(b *builder, name string) *built {
 		if n.listener != "" {
 			t.scheme = "https"
 		}
-		t.objects = append(t.objects, gatewayRef(n.namespace, n.name))
 		source, _ = b.st.RouteTables.Get(b.snap, n.table())
+		generation := int64(0)
+		if source != nil {
+			generation = source.Generation
+		}
+		t.objects = append(t.objects, gatewayRef(n.namespace, n.name, generation))
 	} else {
 		return nil
 	}
@@ -72,7 +76,7 @@ func serviceTable(b *builder, n serviceName) *model.RouteTable {
 	return &model.RouteTable{Name: n.table(), VirtualHosts: []model.VirtualHost{{
 		Hosts: []string{"*"},
 		Rules: []model.Rule{{
-			Route:    serviceRef(n.namespace, n.name),
+			Route:    serviceRef(n.namespace, n.name).ObjectRef,
 			Backends: []model.Backend{{Namespace: n.namespace, Name: n.name, Port: n.port, Weight: 1}},
 		}},
 	}}}
@@ -97,7 +101,8 @@ func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {
 		vh := &routev3.VirtualHost{Name: domains[0], Domains: domains}
 		for i := range h.Rules {
 			vh.Routes = append(vh.Routes, t.routes(&h.Rules[i])...)
-			if r := h.Rules[i].Route; r != (model.ObjectRef{}) && !slices.Contains(t.objects, r) {
+			r := model.ObjectVersion{ObjectRef: h.Rules[i].Route, Generation: h.Rules[i].Generation}
+			if r.ObjectRef != (model.ObjectRef{}) && !slices.Contains(t.objects, r) {
 				t.objects = append(t.objects, r)
 			}
 		}

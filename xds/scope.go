@@ -119,7 +119,7 @@ func buildScope(b *builder, name string) *built {
 				RouteConfigurationName: table.String(),
 				Key:                    scopeKeyOf(name),
 			},
-			objects: []model.ObjectRef{serviceRef(s.Namespace, s.Name)},
+			objects: []model.ObjectVersion{serviceRef(s.Namespace, s.Name)},
 		}
 	}
 	return nil

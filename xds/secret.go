@@ -58,7 +58,7 @@ func certificate(name string, chain, key []byte, object model.ObjectRef) *built 
 				PrivateKey:       inline(key),
 			}},
 		},
-		objects: []model.ObjectRef{object},
+		objects: []model.ObjectVersion{{ObjectRef: object}},
 	}
 	if _, err := stdtls.X509KeyPair(chain, key); err != nil {
 		b.err = fmt.Errorf("certificate and key of %s: %w", object, err)

@@ -296,7 +296,7 @@ func TestRefusedResourceStandsAlone(t *testing.T) {
 	})
 	c.quiet() // it is not sent again and again
 	r, _ := w.st.Rejections.Get(w.st.Snapshot(), "RouteConfiguration/"+bad[0])
-	if !slices.Contains(r.Objects, model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "s3"}) || !strings.Contains(r.Message, bad[0]) {
+	if !slices.Contains(r.Objects, model.ObjectVersion{ObjectRef: model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "s3"}}) || !strings.Contains(r.Message, bad[0]) {
 		t.Errorf("%+v", r)
 	}
 	if w.accepted(TypeRoute, bad[0]) || !w.accepted(TypeRoute, names[0]) {
@@ -311,6 +311,42 @@ func TestRefusedResourceStandsAlone(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A refusal is of the generation that was built. An object that changes without changing the refused resource is refused
+// at its new generation, though Envoy is not asked again.
+func TestRefusalHasTheGeneration(t *testing.T) {
+	w := newWorld(t, Config{})
+	const name = "service/shop/s1/80"
+	ref := model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "r"}
+	route := func(generation int64, status int) {
+		put(w, w.st.RouteTables, &model.RouteTable{Name: name, VirtualHosts: []model.VirtualHost{{
+			Hosts: []string{"*"}, Rules: []model.Rule{{Route: ref, Generation: generation, Status: status}},
+		}}})
+	}
+	refused := func(generation int64) {
+		t.Helper()
+		until(t, fmt.Sprint("refused at generation ", generation), func() error {
+			w.reported()
+			r, ok := w.st.Rejections.Get(w.st.Snapshot(), "RouteConfiguration/"+name)
+			if !ok || !slices.Contains(r.Objects, model.ObjectVersion{ObjectRef: ref, Generation: generation}) {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+	}
+	route(1, 200)
+	c := w.client()
+	c.refuse = func(*discovery.DeltaDiscoveryResponse) string { return "no" }
+	c.subscribe(TypeRoute, name)
+	c.next()
+	refused(1)
+	route(2, 200)
+	c.quiet()
+	refused(2)
+	route(3, 201)
+	c.next()
+	refused(3)
 }
 
 // rejections returns the keys of the table's rows, when all that is known is written.
@@ -329,7 +365,7 @@ func TestInvalidModel(t *testing.T) {
 	w := newWorld(t, Config{})
 	rule := func(name string) {
 		put(w, w.st.RouteTables, &model.RouteTable{Name: "service/shop/s1/80", VirtualHosts: []model.VirtualHost{{
-			Hosts: []string{"*"}, Rules: []model.Rule{{Route: serviceRef("shop", "r"), Match: model.Match{Headers: []model.ValueMatch{{Name: name, Value: "x"}}}, Status: 200}},
+			Hosts: []string{"*"}, Rules: []model.Rule{{Route: serviceRef("shop", "r").ObjectRef, Match: model.Match{Headers: []model.ValueMatch{{Name: name, Value: "x"}}}, Status: 200}},
 		}}})
 	}
 	rule("a\nb")

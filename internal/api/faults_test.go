@@ -41,8 +41,12 @@ func (s *sound) programmed(p model.Programmed) {
 // TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode: a tenant must not make nodes unhealthy.
 func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 	ref := func(kind string) model.ObjectRef { return model.ObjectRef{Kind: kind, Namespace: "ns", Name: "x"} }
-	refused := func(objects ...model.ObjectRef) func(*sound) {
+	refused := func(refs ...model.ObjectRef) func(*sound) {
 		return func(s *sound) {
+			var objects []model.ObjectVersion
+			for _, r := range refs {
+				objects = append(objects, model.ObjectVersion{ObjectRef: r})
+			}
 			w := s.st.Write(s.st.Rejections)
 			s.st.Rejections.Put(w, &model.Rejection{Resource: "Listener/x", Objects: objects, Message: "no"})
 			w.Commit()

@@ -119,7 +119,7 @@ func (s *Status) faults(now time.Time) []string {
 // ofNode reports whether what Envoy refused is of the mesh's own making. What comes from a route, a policy, a Gateway or
 // a certificate follows what its author asked for, and is a problem of that object.
 func ofNode(r *model.Rejection) bool {
-	return !slices.ContainsFunc(r.Objects, func(o model.ObjectRef) bool {
+	return !slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool {
 		switch o.Kind {
 		case "Gateway", "HTTPRoute", "GRPCRoute", "AuthorizationPolicy", "Secret":
 			return true

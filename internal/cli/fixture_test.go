@@ -244,11 +244,11 @@ func sickNode() *node {
 	st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: 7})
 	n.uncertify(w, model.NewIdentity(trust, "edge", "public"))
 	n.certify(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
-	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectRef{
-		{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "canary"},
+	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectVersion{
+		{ObjectRef: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: "canary"}},
 	}})
-	st.Rejections.Put(w, &model.Rejection{Resource: "Listener/shop/web-1/hbone", Message: "no such namespace", Objects: []model.ObjectRef{
-		{Kind: "Pod", Namespace: "shop", Name: "web-1"},
+	st.Rejections.Put(w, &model.Rejection{Resource: "Listener/shop/web-1/hbone", Message: "no such namespace", Objects: []model.ObjectVersion{
+		{ObjectRef: model.ObjectRef{Kind: "Pod", Namespace: "shop", Name: "web-1"}},
 	}})
 	st.Statuses.Put(w, &model.Status{
 		Object: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "Gateway", Namespace: "edge", Name: "new"},

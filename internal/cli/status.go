@@ -279,6 +279,6 @@ var troubleColumns = []column[api.Trouble]{
 
 var rejectionColumns = []column[*model.Rejection]{
 	{head: "RESOURCE", of: func(r *model.Rejection) string { return r.Resource }},
-	{head: "FROM", of: func(r *model.Rejection) string { return join(r.Objects, 3, model.ObjectRef.String) }},
+	{head: "FROM", of: func(r *model.Rejection) string { return join(r.Objects, 3, model.ObjectVersion.String) }},
 	{head: "REASON", of: func(r *model.Rejection) string { return r.Message }},
 }

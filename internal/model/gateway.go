@@ -4,9 +4,10 @@ import "net/netip"
 
 // Gateway is a Gateway of class weft with the listeners that were accepted.
 type Gateway struct {
-	Namespace string       `json:"namespace"`
-	Name      string       `json:"name"`
-	Addresses []netip.Addr `json:"addresses"`
+	Namespace  string       `json:"namespace"`
+	Name       string       `json:"name"`
+	Generation int64        `json:"generation,omitempty"`
+	Addresses  []netip.Addr `json:"addresses"`
 	// Identity is what the Gateway shows to authenticated backends: service account = the Gateway's name.
 	Identity Identity      `json:"identity"`
 	Ports    []GatewayPort `json:"ports"`

@@ -21,6 +21,17 @@ func (r ObjectRef) String() string {
 	return r.Kind + "/" + r.Namespace + "/" + r.Name
 }
 
+// ObjectVersion is an object at a generation. 0 stands for every generation: Secrets, for example, have none.
+type ObjectVersion struct {
+	ObjectRef
+	Generation int64 `json:"generation,omitempty"`
+}
+
+// Matches reports whether v is about an object that has a generation now.
+func (v ObjectVersion) Matches(generation int64) bool {
+	return v.Generation == 0 || v.Generation == generation
+}
+
 // Key joins namespace and name the way that the keys of all tables do.
 func Key(namespace, name string) string { return namespace + "/" + name }
 

@@ -9,7 +9,9 @@ import (
 type RouteTable struct {
 	// Name is "service/" + PortKey for a service port, "gateway/ns/name/port" for a Gateway's HTTP port,
 	// "gateway/ns/name/port/listener" for an HTTPS listener.
-	Name         string        `json:"name"`
+	Name string `json:"name"`
+	// Generation is the Gateway's; 0 for a service port.
+	Generation   int64         `json:"generation,omitempty"`
 	VirtualHosts []VirtualHost `json:"virtualHosts"`
 }
 
@@ -36,9 +38,10 @@ type VirtualHost struct {
 
 // Rule is one match of one rule of an HTTPRoute or GRPCRoute.
 type Rule struct {
-	Route ObjectRef `json:"route"`
-	Index int       `json:"index"` // the rule's place in the route
-	Name  string    `json:"name,omitempty"`
+	Route      ObjectRef `json:"route"`
+	Generation int64     `json:"generation,omitempty"` // of the route
+	Index      int       `json:"index"`                // the rule's place in the route
+	Name       string    `json:"name,omitempty"`
 	// CallerNamespace restricts the rule to callers of a namespace: consumer routes (GEP-1294). "" is anybody.
 	CallerNamespace string         `json:"callerNamespace,omitempty"`
 	Match           Match          `json:"match"`

@@ -109,10 +109,16 @@ type ListenerStatus struct {
 
 // Rejection is an Envoy's refusal (NACK) of a resource.
 type Rejection struct {
-	Resource string      `json:"resource"` // type/name
-	Objects  []ObjectRef `json:"objects"`  // whose configuration it comes from
-	Message  string      `json:"message"`
+	Node     string          `json:"node,omitempty"` // of the Envoy; "" for this node
+	Resource string          `json:"resource"`       // type/name
+	Objects  []ObjectVersion `json:"objects"`        // whose configuration it comes from
+	Message  string          `json:"message"`
 }
 
-// Key is the resource.
-func (r *Rejection) Key() string { return r.Resource }
+// Key is the resource, after the node if it is another one. A node's name has no "|".
+func (r *Rejection) Key() string {
+	if r.Node == "" {
+		return r.Resource
+	}
+	return r.Node + "|" + r.Resource
+}

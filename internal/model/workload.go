@@ -101,8 +101,10 @@ func (w *Workload) CountedAs() Owner { return countedAs(w.Owner, w.Name) }
 // Policy is the union of the AuthorizationPolicies that select a workload. What no rule allows is refused.
 type Policy struct {
 	// Names of the policies it comes from, namespace/name, sorted.
-	Names []string     `json:"names"`
-	Rules []PolicyRule `json:"rules"`
+	Names []string `json:"names"`
+	// Generations of these policies, in the same order; nil if none has one.
+	Generations []int64      `json:"generations,omitempty"`
+	Rules       []PolicyRule `json:"rules"`
 }
 
 // HTTP is true when a rule looks at requests, so that the traffic must be parsed.
