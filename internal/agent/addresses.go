@@ -8,16 +8,18 @@ import (
 	"github.com/weft-mesh/weft/internal/announce"
 	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
+	"github.com/weft-mesh/weft/internal/nodereport"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
 // addresses brings what is sent to the Gateways' addresses to this host: all of it where it is alone, and in a cluster,
-// for the addresses that this node is elected for.
+// for the addresses that this node is elected for. In a cluster it also keeps the node's report, by the same client.
 type addresses struct {
 	host    *hostaddr.Watcher
 	local   *hostaddr.LocalRoutes // nil in a cluster
-	links   *hostaddr.Announcer   // nil on a node alone, and elector too
+	links   *hostaddr.Announcer   // nil on a node alone; elector and report too
 	elector *announce.Elector
+	report  *nodereport.Writer
 }
 
 func (a *Agent) newAddresses() (*addresses, error) {
@@ -34,11 +36,15 @@ func (a *Agent) newAddresses() (*addresses, error) {
 		return nil, err
 	}
 	rc.UserAgent = "weft-agent"
-	return &addresses{host: host, links: hostaddr.NewAnnouncer(a.cfg.Log), elector: announce.New(a.st, announce.Config{
-		Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log,
-		Ready:   func() bool { return a.cfg.Announce && a.st.EnvoyConnected(a.st.Snapshot()) },
-		Accepts: a.transports.accepted,
-	})}, nil
+	return &addresses{
+		host: host, links: hostaddr.NewAnnouncer(a.cfg.Log),
+		elector: announce.New(a.st, announce.Config{
+			Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log,
+			Ready:   func() bool { return a.cfg.Announce && a.st.EnvoyConnected(a.st.Snapshot()) },
+			Accepts: a.transports.accepted,
+		}),
+		report: nodereport.New(a.st, nodereport.Config{Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log}),
+	}, nil
 }
 
 // Run works until ctx ends. The addresses stay then.
@@ -50,5 +56,6 @@ func (a *addresses) Run(ctx context.Context, st *state.State) error {
 	}
 	g.Go(func() error { return a.links.Run(ctx, st) })
 	g.Go(func() error { return a.elector.Run(ctx) })
+	g.Go(func() error { return a.report.Run(ctx) })
 	return g.Wait()
 }

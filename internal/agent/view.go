@@ -72,11 +72,11 @@ func (a *Agent) putProxy(row *model.Proxy) {
 
 func proxyRow(st *proxy.Status) *model.Proxy {
 	row := &model.Proxy{
-		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Overloads: st.Overloads, Started: st.Since,
+		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Overloads: st.Overloads, Crashes: st.Crashes, Started: st.Since,
 		Overload: proxy.Active(st.Overload), OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,
 	}
 	if t := st.Tunnel; t != nil {
-		row.Tunnel = &model.TunnelProcess{PID: t.PID, Error: t.LastError}
+		row.Tunnel = &model.TunnelProcess{PID: t.PID, Crashes: t.Crashes, Error: t.LastError}
 	}
 	return row
 }

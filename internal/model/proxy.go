@@ -11,8 +11,10 @@ type Proxy struct {
 	Epoch    int    `json:"epoch"` // hot restarts of this line of Envoys
 	Restarts int    `json:"restarts"`
 	// Overloads are the restarts in place of an Envoy that stayed in overload.
-	Overloads int       `json:"overloads,omitempty"`
-	Started   time.Time `json:"started,omitzero"`
+	Overloads int `json:"overloads,omitempty"`
+	// Crashes are the Envoys that ended by themselves.
+	Crashes int       `json:"crashes,omitempty"`
+	Started time.Time `json:"started,omitzero"`
 	// OverloadActions are the actions of Envoy's overload manager, Overload those that are active. Both are sorted.
 	Overload        []string `json:"overload,omitempty"`
 	OverloadActions []string `json:"overloadActions,omitempty"`
@@ -24,8 +26,9 @@ type Proxy struct {
 
 // TunnelProcess is the weft tunnel that takes new connections.
 type TunnelProcess struct {
-	PID   int    `json:"pid,omitempty"`   // 0 while none runs
-	Error string `json:"error,omitempty"` // why the last one did not start, or how it ended
+	PID     int    `json:"pid,omitempty"`     // 0 while none runs
+	Crashes int    `json:"crashes,omitempty"` // of this weft proxy's
+	Error   string `json:"error,omitempty"`   // why the last one did not start, or how it ended
 }
 
 // Key is the same for all rows: there is only one.
