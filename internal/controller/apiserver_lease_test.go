@@ -14,20 +14,35 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// An agent with the token of its pod writes the Lease of its own node and no other: by the Leases a node says what it
-// takes, and which addresses it answers for.
-func TestAgentWritesItsOwnLease(t *testing.T) {
+// TestAgentsLeases is about what an agent writes with the token of its pod. It is one test, for a server costs seconds to
+// start.
+func TestAgentsLeases(t *testing.T) {
 	w := &caWorld{world: newWorld(t)}
 	w.client = kubernetes.NewForConfigOrDie(w.cfg)
+	w.create(`{apiVersion: v1, kind: Node, metadata: {name: n1}}`)
 	w.account(namespace, "weft-agent")
 	w.pod(namespace, "agent-1", "weft-agent", "n1")
+	cfg := w.agentConfig()
+	t.Run("own node only", func(t *testing.T) { ownLeases(t, w, cfg) })
+	t.Run("reports", func(t *testing.T) { reportsReachConditions(t, w, cfg) })
+}
+
+// agentConfig is the configuration of the agent of node n1.
+func (w *caWorld) agentConfig() *rest.Config {
+	w.Helper()
 	spec := authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "agent-1"}}
-	token, err := w.client.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), "weft-agent", &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+	token, err := w.client.CoreV1().ServiceAccounts(namespace).CreateToken(w.Context(), "weft-agent", &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
 	cfg := rest.AnonymousClientConfig(w.cfg)
 	cfg.BearerToken = token.Status.Token
+	return cfg
+}
+
+// An agent writes the Leases of its own node and no other: by them a node says what it takes, which addresses it answers
+// for, and what its Envoy refused.
+func ownLeases(t *testing.T, w *caWorld, cfg *rest.Config) {
 	leases := kubernetes.NewForConfigOrDie(cfg).CoordinationV1().Leases(namespace)
 	create := func(name string) error {
 		_, err := leases.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
@@ -41,9 +56,13 @@ func TestAgentWritesItsOwnLease(t *testing.T) {
 	}
 	w.until("the policy is in force", func() bool { return create("weft-agent-n2") != nil || w.drop(t, "weft-agent-n2") })
 	refused("another node's Lease", create("weft-agent-n2"))
+	refused("another node's report", create("weft-report-n2"))
 	refused("a Lease of another name", create("weft-controller"))
 	if err := create("weft-agent-n1"); err != nil {
 		t.Errorf("its own node's Lease: %v", err)
+	}
+	if err := create("weft-report-n1"); err != nil {
+		t.Errorf("its own node's report: %v", err)
 	}
 	own, err := leases.Get(t.Context(), "weft-agent-n1", metav1.GetOptions{})
 	if err != nil {

@@ -65,6 +65,7 @@ type Controller struct {
 	objs       *kube.Objects
 	st         *state.State
 	notes      *state.Table[*note]
+	reports    *reports
 	cluster    *cluster.Cluster
 	translator *gateway.Translator
 	ca         *ca.CA        // nil for none
@@ -95,8 +96,9 @@ func New(cfg Config) (*Controller, error) {
 	db := state.NewDB()
 	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
 	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true})
+	c.reports = newReports(c.objs, c.st, cfg.Log)
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
-		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.cluster.Loaded(),
+		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.reports.first,
 		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare,
 	}, cfg.Log)
 	if cfg.CAAddress == "" {
@@ -133,8 +135,14 @@ func (c *Controller) awaitReady(ctx context.Context) error {
 
 // Run reads, translates and, while it holds the Lease, writes, until the context ends. Then it gives nil.
 func (c *Controller) Run(ctx context.Context) error {
+	leases, err := coordinationv1.NewForConfig(c.cfg.Kube)
+	if err != nil {
+		return fmt.Errorf("make a client for the Leases of nodes: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.cluster.Run(ctx) })
+	g.Go(func() error { return c.reports.watch(ctx, leases.Leases(c.cfg.Namespace)) })
+	g.Go(func() error { return c.reports.run(ctx, c.cluster.Loaded()) })
 	g.Go(func() error { return c.translator.Run(ctx) })
 	g.Go(func() error { return c.elect(ctx) })
 	g.Go(func() error { return c.awaitReady(ctx) })
@@ -216,5 +224,7 @@ func (c *Controller) lead(ctx context.Context) {
 	wg.Go(func() { services.run(ctx) })
 	notices := newNotices(c.objs, c.st, c.cluster, c.cfg.Log)
 	wg.Go(func() { notices.run(ctx) })
+	incidents := newIncidentEvents(c.objs, c.reports.incidents, c.cfg.Namespace, c.cluster, c.cfg.Log)
+	wg.Go(func() { incidents.run(ctx) })
 	newWriter(c.objs, c.st, c.notes, c.cluster, c.cluster, c.cfg.Log).run(ctx)
 }

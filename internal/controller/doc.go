@@ -9,9 +9,11 @@
 // see another's is refused (409) and computed anew, and the status that the watch shows is all that has to be compared.
 //
 // It also keeps a Service of type LoadBalancer for each Gateway (GEP-1762), by server-side apply, and creates the
-// GatewayClass and the XMesh named weft.
+// GatewayClass and the XMesh named weft. What nodes report (internal/nodereport) becomes rows, on which statuses depend, and
+// Events of the nodes.
 //
 // Files: controller.go (wiring, election), queue.go (what changed -> what is written), writer.go (statuses), merge.go and
 // conditions.go (status -> patch, pure), services.go (Services), infrastructure.go (Gateway -> Service, pure), note.go
-// (conditions that follow from writes), defaults.go (class and mesh).
+// (conditions that follow from writes), reports.go (reports of nodes -> rows), incidents.go (rows -> Events),
+// defaults.go (class and mesh).
 package controller

@@ -1,0 +1,122 @@
+//go:build cluster
+
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/nodereport"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// What the Envoy of a node refuses, and that it was replaced, comes from its agent to the object's condition and to an
+// Event of the node. The route beside it is accepted throughout.
+func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
+	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants")...)
+	w.create(service)
+	bad, good := w.create(serviceRoute("bad")), w.create(serviceRoute("good"))
+	w.start("controller", func(c *Config) { c.Defaults = false })
+
+	st := state.New(state.NewDB())
+	w.refuses(st, 1)
+	txn := st.Write(st.Proxies)
+	st.Proxies.Put(txn, &model.Proxy{State: "LIVE"})
+	txn.Commit()
+	stop := w.report(st, agent)
+	w.until("the refused route says so", func() bool {
+		return condition(w.get(bad), "Accepted") == "False UnsupportedValue" && condition(w.get(good), "Accepted") == "True Accepted"
+	})
+	if text := message(w.get(bad), "Accepted"); !strings.Contains(text, "Envoy of node n1 refused RouteConfiguration/x: no such thing") {
+		t.Errorf("the condition says %q", text)
+	}
+
+	txn = st.Write(st.Proxies)
+	st.Proxies.Put(txn, &model.Proxy{State: "LIVE", Overloads: 1})
+	txn.Commit()
+	w.until("an Event of the node", func() bool {
+		events, err := w.client.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events.Items {
+			if e.Regarding.Kind == "Node" && e.Regarding.Name == "n1" && e.Reason == "EnvoyReplaced" {
+				return true
+			}
+		}
+		return false
+	})
+
+	changed := w.get(bad)
+	if err := unstructured.SetNestedStringSlice(changed.Object, []string{"mended.example"}, "spec", "hostnames"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.resource(bad).Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("a newer generation is not marked", func() bool { return condition(w.get(bad), "Accepted") == "True Accepted" })
+	w.refuses(st, 2)
+	w.until("until it is refused too", func() bool { return condition(w.get(bad), "Accepted") == "False UnsupportedValue" })
+	stop()
+	w.until("a report that is not renewed ends", func() bool { return condition(w.get(bad), "Accepted") == "True Accepted" })
+	if c := condition(w.get(good), "Accepted"); c != "True Accepted" {
+		t.Errorf("the other route is %s", c)
+	}
+}
+
+func serviceRoute(name string) string {
+	return `{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: ` + name + `, namespace: default},
+  spec: {parentRefs: [{group: "", kind: Service, name: s}], rules: [{backendRefs: [{name: s, port: 80}]}]}}`
+}
+
+// refuses writes that the node's Envoy refused the route named bad.
+func (w *caWorld) refuses(st *state.State, generation int64) {
+	ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "default", Name: "bad"}
+	txn := st.Write(st.Rejections)
+	defer txn.Commit()
+	st.Rejections.Put(txn, &model.Rejection{
+		Resource: "RouteConfiguration/x", Message: "no such thing", Objects: []model.ObjectVersion{{ObjectRef: ref, Generation: generation}},
+	})
+}
+
+// report reports as the agent of node n1 until the function that it returns is called.
+func (w *caWorld) report(st *state.State, cfg *rest.Config) (stop func()) {
+	writer := nodereport.New(st, nodereport.Config{
+		Kube: cfg, Node: "n1", Log: slog.New(slog.NewTextHandler(w.Output(), nil)),
+		Times: nodereport.Times{Pause: 100 * time.Millisecond, Renew: 500 * time.Millisecond, Lasts: 3 * time.Second, Settle: time.Second, Look: 50 * time.Millisecond},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- writer.Run(ctx) }()
+	stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.Error(err)
+		}
+		done <- nil
+	}
+	w.Cleanup(stop)
+	return stop
+}
+
+// message is the message of a condition of a route's parent of ours.
+func message(o *unstructured.Unstructured, kind string) string {
+	parents, _, _ := unstructured.NestedSlice(o.Object, "status", "parents")
+	for _, p := range parents {
+		conditions, _, _ := unstructured.NestedSlice(p.(map[string]any), "conditions")
+		for _, c := range conditions {
+			if c := c.(map[string]any); c["type"] == kind {
+				return c["message"].(string)
+			}
+		}
+	}
+	return ""
+}
