@@ -248,9 +248,9 @@ func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
 	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {
 		return nil
 	}
-	for _, p := range r.parents {
-		if orDefault(p.Kind, "Gateway") != "Gateway" || string(p.Name) != gw.Name ||
-			orDefault(p.Namespace, r.ref.Namespace) != gw.Namespace || !l.selectedBy(p) {
+	self := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}
+	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
+		if parentObject(p, r.ref.Namespace) != self || !l.selectedBy(p) {
 			continue
 		}
 		if hosts, f := routeHosts(r.hostnames); f == nil {

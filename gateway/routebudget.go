@@ -83,15 +83,16 @@ func (v *view) routeDemand(r route, matches, kb int) []output {
 func (v *view) countAttachments(r *route) int {
 	n := 0
 	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
-		key := model.Key(orDefault(p.Namespace, r.ref.Namespace), string(p.Name))
-		switch kind := orDefault(p.Kind, "Gateway"); kind {
-		case "Service":
+		ref := parentObject(p, r.ref.Namespace)
+		key := model.Key(ref.Namespace, ref.Name)
+		switch {
+		case ref.Kind == "Service" && ref.Group == "":
 			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok && p.Port == nil && orDefault(p.SectionName, "") == "" {
 				n += min(len(svc.Spec.Ports), maxServicePorts)
 			} else if ok {
 				n++
 			}
-		case "Gateway":
+		case ref.Kind == "Gateway" && ref.Group == gwv1.GroupName:
 			gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
 			if !ok || !v.ours(gw) {
 				continue
