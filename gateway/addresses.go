@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -52,17 +53,24 @@ func newAssignments(db *state.DB) *state.Table[*assignment] {
 type assigner struct {
 	v     *view
 	pools []addressRange
-	used  map[netip.Addr]bool
-	done  map[string]*assignment
+	// shared are those of the pools whose addresses Gateways of several namespaces may have together.
+	shared []addressRange
+	used   map[netip.Addr]bool
+	// owners are the Gateways whose namespaces the addresses belong to.
+	owners map[netip.Addr]*gwv1.Gateway
+	done   map[string]*assignment
 }
 
 // assignAddresses finds every Gateway's addresses, the older first. Where they are given here: those of its spec, else
 // one of each family of the pools, else the node's.
 func assignAddresses(v *view, _ string) ([]output, bool) {
-	a := &assigner{v: v, used: map[netip.Addr]bool{}, done: map[string]*assignment{}}
+	a := &assigner{v: v, used: map[netip.Addr]bool{}, owners: map[netip.Addr]*gwv1.Gateway{}, done: map[string]*assignment{}}
 	for p := range v.objs.AddressPools.All(v.Snapshot) {
 		ranges, _ := poolRanges(p)
 		a.pools = append(a.pools, ranges...)
+		if p.Spec.Sharing == weftv1.SharingCluster {
+			a.shared = append(a.shared, ranges...)
+		}
 	}
 	var gateways []*gwv1.Gateway
 	parameters := map[string]bool{} // classes that ask for what is not known here
@@ -127,6 +135,7 @@ func statusAddresses(gw *gwv1.Gateway) []netip.Addr {
 
 func (a *assigner) give(gateways []*gwv1.Gateway) {
 	a.keep(gateways)
+	a.findOwners(gateways)
 	for _, gw := range gateways {
 		a.static(gw)
 	}
@@ -204,7 +213,7 @@ func (a *assigner) static(gw *gwv1.Gateway) {
 			continue
 		}
 		addr = addr.Unmap()
-		if err := a.unusable(addr, gw); err != "" {
+		if err := cmp.Or(a.unusable(addr, gw), a.foreign(addr, gw)); err != "" {
 			as.programmed.add(string(gwv1.GatewayReasonAddressNotUsable), err)
 			continue
 		}
@@ -291,14 +300,7 @@ func (a *assigner) free(is4 bool, gw *gwv1.Gateway) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (a *assigner) pooled(addr netip.Addr) bool {
-	for _, r := range a.pools {
-		if r.contains(addr) {
-			return true
-		}
-	}
-	return false
-}
+func (a *assigner) pooled(addr netip.Addr) bool { return within(a.pools, addr) }
 
 // claimPorts lets the oldest Gateway have a port of an address that several have.
 func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
@@ -327,6 +329,10 @@ type addressRange struct{ first, last netip.Addr }
 
 func (r addressRange) contains(a netip.Addr) bool {
 	return r.first.Is4() == a.Is4() && r.first.Compare(a) <= 0 && a.Compare(r.last) <= 0
+}
+
+func within(ranges []addressRange, addr netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(r addressRange) bool { return r.contains(addr) })
 }
 
 // poolRanges reads a pool's addresses, CIDRs and ranges.

@@ -85,7 +85,7 @@ var fieldClasses = map[string]map[string][]string{
 		"NetworkAttributes":                         {"ports"},
 		"HTTPAttributes":                            {"methods", "paths"},
 		"PathMatch":                                 {"type", "value"},
-		"AddressPoolSpec":                           {"addresses"},
+		"AddressPoolSpec":                           {"addresses", "sharing"},
 	},
 	harmless: {
 		// Nobody reads ListenerSets, so none is attached.

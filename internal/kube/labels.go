@@ -15,3 +15,7 @@ const (
 
 // AnnotationStandIn is on objects that stand in for one that cannot be read. Its value says what that means.
 const AnnotationStandIn = "weft.io/stands-in"
+
+// AnnotationSharedWith is on a Gateway and names other namespaces, separated by commas, whose Gateways may ask for its
+// addresses too.
+const AnnotationSharedWith = "weft.io/address-shared-with"

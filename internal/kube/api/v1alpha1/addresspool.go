@@ -39,7 +39,23 @@ type AddressPoolSpec struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	// +kubebuilder:validation:items:Pattern=`^[0-9A-Fa-f:.]+(/[0-9]{1,3}| *- *[0-9A-Fa-f:.]+)?$`
 	Addresses []string `json:"addresses"`
+	// Sharing says whether Gateways of several namespaces may have one of the addresses together, each with ports of its
+	// own. Namespace, the default: an address belongs to the namespace of the Gateway that has it. Cluster: Gateways of all
+	// namespaces may ask for it.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=Namespace;Cluster
+	Sharing Sharing `json:"sharing,omitempty"`
 }
+
+// Sharing says who may have an address together.
+type Sharing string
+
+// The values of AddressPoolSpec.Sharing.
+const (
+	SharingNamespace Sharing = "Namespace"
+	SharingCluster   Sharing = "Cluster"
+)
 
 // AddressPoolStatus is what the mesh thinks of the pool.
 type AddressPoolStatus struct {
