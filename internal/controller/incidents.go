@@ -88,9 +88,7 @@ func (e *incidentEvents) sync(ctx context.Context, key string) error {
 		}
 		ev.Name, ev.Action = cut(obj.GetName(), 200)+"."+i.name(), "Restart"
 		if err := e.event.CreateEvent(ctx, ev); err != nil && !apierrors.IsAlreadyExists(err) {
-			e.mu.Lock()
-			delete(e.said, key)
-			e.mu.Unlock()
+			e.failed(i)
 			return err
 		}
 	}
@@ -112,6 +110,16 @@ func (e *incidentEvents) allowed(i *incident, now time.Time) bool {
 	e.said[i.key()] = true
 	s.n++
 	return s.n <= maxNodeEvents
+}
+
+// failed takes back that an incident was counted: it is tried again.
+func (e *incidentEvents) failed(i *incident) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.said, i.key())
+	if s := e.spent[i.node]; s != nil {
+		s.n--
+	}
 }
 
 // forget drops what is known of an incident that is not reported any more, and of nodes that have none left to count.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -69,9 +70,11 @@ type reported struct {
 	seen    time.Time // by our clock, when it was last renewed
 	lasts   time.Duration
 	text    string
-	// applied is the text that the rows are of.
-	applied   string
-	appliedAt time.Time
+	// applied is the text that the rows are of, and these are their keys.
+	applied    string
+	appliedAt  time.Time
+	rejections []string
+	incidents  []string
 }
 
 func newReports(objs *kube.Objects, st *state.State, log *slog.Logger) *reports {
@@ -164,7 +167,7 @@ func (r *reports) step(now time.Time) {
 			text = ""
 		}
 		if text != n.applied && (n.appliedAt.IsZero() || now.Sub(n.appliedAt) >= reportPause) {
-			r.apply(node, text)
+			r.apply(node, n, text)
 			n.applied, n.appliedAt = text, now
 		}
 		if n.text == "" && n.applied == "" && now.Sub(n.appliedAt) >= reportPause {
@@ -174,35 +177,35 @@ func (r *reports) step(now time.Time) {
 }
 
 // apply makes the rows of a node those of its report.
-func (r *reports) apply(node, text string) {
+func (r *reports) apply(node string, n *reported, text string) {
 	report, err := nodereport.Decode(node, text)
 	if err != nil {
 		r.log.Warn("what a node reports is left out", "node", node, "error", err)
 	}
 	w := r.st.Write(r.st.Rejections, r.incidents)
 	defer w.Abort()
-	wanted := map[string]bool{}
+	var rejections, incidents []string
 	for _, x := range report.Refused {
-		wanted[x.Key()] = true
+		rejections = append(rejections, x.Key())
 		r.st.Rejections.Put(w, x)
 	}
-	for x := range r.st.Rejections.All(w.Snapshot()) {
-		if x.Node == node && !wanted[x.Key()] {
-			r.st.Rejections.Delete(w, x.Key())
-		}
-	}
-	happened := map[string]bool{}
 	for _, i := range report.Incidents {
 		row := &incident{node, i}
-		happened[row.key()] = true
+		incidents = append(incidents, row.key())
 		r.incidents.Put(w, row)
 	}
-	for i := range r.incidents.All(w.Snapshot()) {
-		if i.node == node && !happened[i.key()] {
-			r.incidents.Delete(w, i.key())
+	for _, key := range n.rejections {
+		if !slices.Contains(rejections, key) {
+			r.st.Rejections.Delete(w, key)
+		}
+	}
+	for _, key := range n.incidents {
+		if !slices.Contains(incidents, key) {
+			r.incidents.Delete(w, key)
 		}
 	}
 	w.Commit()
+	n.rejections, n.incidents = rejections, incidents
 }
 
 // watch sends what happens to the nodes' Leases until the context ends, a complete list first.
