@@ -23,17 +23,23 @@ import (
 func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
 	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants")...)
 	w.create(service)
-	bad, good := w.create(serviceRoute("bad")), w.create(serviceRoute("good"))
+	bad, mended, good := w.create(serviceRoute("bad")), w.create(serviceRoute("mended")), w.create(serviceRoute("good"))
 	w.start("controller", func(c *Config) { c.Defaults = false })
 
 	st := state.New(state.NewDB())
-	w.refuses(st, 1)
-	txn := st.Write(st.Proxies)
+	txn := st.Write(st.Rejections, st.Proxies)
+	refused := &model.Rejection{Resource: "RouteConfiguration/x", Message: "no such thing"}
+	for _, name := range []string{"bad", "mended"} {
+		ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "default", Name: name}
+		refused.Objects = append(refused.Objects, model.ObjectVersion{ObjectRef: ref, Generation: 1})
+	}
+	st.Rejections.Put(txn, refused)
 	st.Proxies.Put(txn, &model.Proxy{State: "LIVE"})
 	txn.Commit()
 	stop := w.report(st, agent)
-	w.until("the refused route says so", func() bool {
-		return condition(w.get(bad), "Accepted") == "False UnsupportedValue" && condition(w.get(good), "Accepted") == "True Accepted"
+	w.until("the refused routes say so", func() bool {
+		return condition(w.get(bad), "Accepted") == "False UnsupportedValue" && condition(w.get(mended), "Accepted") == "False UnsupportedValue" &&
+			condition(w.get(good), "Accepted") == "True Accepted"
 	})
 	if text := message(w.get(bad), "Accepted"); !strings.Contains(text, "Envoy of node n1 refused RouteConfiguration/x: no such thing") {
 		t.Errorf("the condition says %q", text)
@@ -55,16 +61,15 @@ func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
 		return false
 	})
 
-	changed := w.get(bad)
+	changed := w.get(mended)
 	if err := unstructured.SetNestedStringSlice(changed.Object, []string{"mended.example"}, "spec", "hostnames"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.resource(bad).Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
+	if _, err := w.resource(mended).Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.until("a newer generation is not marked", func() bool { return condition(w.get(bad), "Accepted") == "True Accepted" })
-	w.refuses(st, 2)
-	w.until("until it is refused too", func() bool { return condition(w.get(bad), "Accepted") == "False UnsupportedValue" })
+	w.until("a newer generation is not marked", func() bool { return condition(w.get(mended), "Accepted") == "True Accepted" })
+	w.until("the route that is refused as it was still is", func() bool { return condition(w.get(bad), "Accepted") == "False UnsupportedValue" })
 	stop()
 	w.until("a report that is not renewed ends", func() bool { return condition(w.get(bad), "Accepted") == "True Accepted" })
 	if c := condition(w.get(good), "Accepted"); c != "True Accepted" {
@@ -75,16 +80,6 @@ func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
 func serviceRoute(name string) string {
 	return `{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: ` + name + `, namespace: default},
   spec: {parentRefs: [{group: "", kind: Service, name: s}], rules: [{backendRefs: [{name: s, port: 80}]}]}}`
-}
-
-// refuses writes that the node's Envoy refused the route named bad.
-func (w *caWorld) refuses(st *state.State, generation int64) {
-	ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "default", Name: "bad"}
-	txn := st.Write(st.Rejections)
-	defer txn.Commit()
-	st.Rejections.Put(txn, &model.Rejection{
-		Resource: "RouteConfiguration/x", Message: "no such thing", Objects: []model.ObjectVersion{{ObjectRef: ref, Generation: generation}},
-	})
 }
 
 // report reports as the agent of node n1 until the function that it returns is called.

@@ -52,6 +52,7 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("a Gateway of another controller has our addresses %v", gw.Status.Addresses)
 		}
 	})
+	t.Run("what Envoy refuses", func(t *testing.T) { refusedByEnvoy(t, ns) })
 	t.Run("secrets", func(t *testing.T) { badSecrets(t, ns) })
 	f.end()
 }
@@ -176,6 +177,44 @@ func poolRunsDry(t *testing.T, ns string) {
 	warned(t, ns, "Gateway", "thirsty", "AddressNotAssigned")
 	addressPool(t, pool)
 	gatewayAddress(t, ns, "thirsty")
+}
+
+// refusedByEnvoy adds a route with an expression that Go compiles and Envoy does not take. The route says so, by what the
+// nodes report, the other route of the Gateway is served, and once it is mended both are.
+func refusedByEnvoy(t *testing.T, ns string) {
+	apply(t, httpGateway(ns, "refusing", "")+gatewayRoute(ns, "neighbour", "refusing", "neighbour.example", "web"))
+	address := gatewayAddress(t, ns, "refusing")
+	statuses(t, address, "neighbour.example", 200)
+	matches := func(path string) string {
+		return strings.Replace(gatewayRoute(ns, "huge", "refusing", "huge.example", "web"),
+			"rules: [{", "rules: [{matches: [{path: "+path+"}], ", 1)
+	}
+	apply(t, matches("{type: RegularExpression, value: '/[acegikmoqsuwyACEGIKMOQSUWY]{900}'}"))
+	routeCondition := func(status, reason string) (c condition) {
+		t.Helper()
+		eventually(t, settle, func() error {
+			var r routeStatus
+			if err := read(t, gatewayAPI, "HTTPRoute", ns, "huge", &r); err != nil {
+				return err
+			}
+			if len(r.Status.Parents) > 0 {
+				c = find(r.Status.Parents[0].Conditions, "Accepted")
+			}
+			if c.Status != status || c.Reason != reason {
+				return fmt.Errorf("HTTPRoute huge: Accepted is %+v, want %s with reason %s", c, status, reason)
+			}
+			return nil
+		})
+		return c
+	}
+	mentions(t, routeCondition("False", "UnsupportedValue").Message, "Envoy of node n", "refused RouteConfiguration/")
+	warned(t, ns, "HTTPRoute", "huge", "UnsupportedValue")
+	statuses(t, address, "neighbour.example", 200)
+	apply(t, matches("{type: PathPrefix, value: /}"))
+	routeCondition("True", "Accepted")
+	statuses(t, address, "huge.example", 200)
+	statuses(t, address, "neighbour.example", 200)
+	remove(t, gatewayAPI, "Gateway", ns, "refusing")
 }
 
 // badSecrets gives a listener no certificate, a good one, takes it away in use, and gives another.
