@@ -20,7 +20,8 @@ type State struct {
 	// Written by mtls: an SVID for each identity of this node's workloads and gateways; the trust bundles.
 	SVIDs   *Table[*model.SVID]
 	Bundles *Table[*model.Bundle]
-	// Written by xds: what Envoy refused, and what it accepted.
+	// Written by xds: what Envoy refused, and what it accepted. In the controller Rejections are of the Envoys of all nodes,
+	// and written by it from what the nodes report.
 	Rejections *Table[*model.Rejection]
 	Accepted   *Table[*model.Accepted]
 	// Written by tunnel: what weft tunnel carries.
