@@ -3,6 +3,8 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +15,9 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
+// MaxCertificate bounds a chain of certificates and its key together, in bytes of PEM.
+const MaxCertificate = 64 << 10
+
 var certificateUnits = unitKind{
 	name: "certificate", stage: stageRoutes, compute: certificate,
 	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Secret] { return o.Secrets }),
@@ -22,7 +27,7 @@ var certificateUnits = unitKind{
 // last valid, so that what works goes on.
 func certificate(v *view, key string) ([]output, bool) {
 	secret, there := v.objs.Secrets.Get(v.Snapshot, key)
-	if !v.certificateUsed(key) {
+	if !v.certificateUsed(key) || !v.st.ServesGateways(v.Snapshot) {
 		v.memo.forgetSecret(key)
 		return nil, there
 	}
@@ -42,6 +47,54 @@ func (v *view) certificateUsed(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	for gw := range v.objs.Gateways.By(v.Snapshot, kube.BySecret, key) {
 		if v.ours(gw) && v.mayUse(gw, namespace, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Bounds of UsedSecrets: of all Gateways, and of those of one namespace.
+const (
+	MaxSecrets            = 8192
+	maxSecretsOfNamespace = MaxSecrets / 4
+)
+
+// UsedSecrets returns the keys of the Secrets that the listeners of the mesh's Gateways use, there or not. A Gateway without
+// an address does not count, nor does a Secret that the Gateway may not refer to. Younger Gateways that are past a bound
+// are left out; left counts their references. It is safe for concurrent use.
+func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
+	v := &view{Snapshot: s, tables: t.tables, cfg: &t.cfg}
+	var gateways []*gwv1.Gateway
+	for gw := range t.objs.Gateways.All(s) {
+		if as, ok := t.assignments.Get(s, kube.Key(gw)); ok && len(as.addresses) > 0 && v.ours(gw) {
+			gateways = append(gateways, gw)
+		}
+	}
+	slices.SortFunc(gateways, func(a, b *gwv1.Gateway) int { return compareAge(a, b) })
+	used, of := map[string]bool{}, map[string]int{} // of a namespace
+	for _, gw := range gateways {
+		for _, key := range kube.GatewaySecrets(gw) {
+			namespace, name, _ := strings.Cut(key, "/")
+			if used[key] || !v.mayUse(gw, namespace, name) {
+				continue
+			}
+			if of[gw.Namespace] == maxSecretsOfNamespace || len(used) == MaxSecrets {
+				left++
+				continue
+			}
+			used[key] = true
+			of[gw.Namespace]++
+		}
+	}
+	return slices.Sorted(maps.Keys(used)), left
+}
+
+// RefersToSecrets reports whether a listener of one of the mesh's Gateways refers to a Secret. It is safe for concurrent
+// use, and does not depend on what was translated.
+func (t *Translator) RefersToSecrets(s *state.Snapshot) bool {
+	v := &view{Snapshot: s, tables: t.tables, cfg: &t.cfg}
+	for gw := range t.objs.Gateways.All(s) {
+		if v.ours(gw) && len(kube.GatewaySecrets(gw)) > 0 {
 			return true
 		}
 	}
@@ -68,6 +121,8 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 	c := checkedSecret{secret: secret}
 	chain, private := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	switch {
+	case len(chain)+len(private) > MaxCertificate:
+		c.err = fmt.Sprintf("Secret %s has more than %d KiB of certificates and key", key, MaxCertificate>>10)
 	case len(chain) == 0 || len(private) == 0:
 		c.err = fmt.Sprintf("Secret %s has no %s or no %s", key, corev1.TLSCertKey, corev1.TLSPrivateKeyKey)
 	default:

@@ -25,7 +25,7 @@ func translateGateway(v *view, key string) ([]output, bool) {
 		v.memo.forgetHosts(key)
 		return nil, false
 	}
-	if !v.ours(gw) {
+	if !v.ours(gw) || !v.st.ServesGateways(v.Snapshot) {
 		v.memo.forgetHosts(key)
 		return nil, true
 	}

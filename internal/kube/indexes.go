@@ -112,7 +112,8 @@ func texts(addrs []netip.Addr) []string {
 	return out
 }
 
-func gatewaySecrets(g *gwv1.Gateway) []string {
+// GatewaySecrets returns the keys of the Secrets that the listeners of a Gateway refer to, sorted, without duplicates.
+func GatewaySecrets(g *gwv1.Gateway) []string {
 	var out []string
 	for _, l := range g.Spec.Listeners {
 		if l.TLS == nil {

@@ -92,7 +92,7 @@ func NewObjects(db *state.DB) *Objects {
 		ConfigMaps: table[*corev1.ConfigMap](db, "kube-config-maps"),
 		Gateways: table(db, "kube-gateways",
 			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }},
-			state.Index[*gwv1.Gateway]{Name: BySecret, Of: gatewaySecrets}),
+			state.Index[*gwv1.Gateway]{Name: BySecret, Of: GatewaySecrets}),
 		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
 		Meshes:         table[*gwxv1.XMesh](db, "kube-meshes"),
 		HTTPRoutes: table(db, "kube-http-routes",

@@ -37,6 +37,12 @@ func (s *State) ProgrammedAt(snap *Snapshot, subject model.Subject, revision uin
 	return ok && row.Revision >= revision
 }
 
+// ServesGateways reports whether this node serves Gateways.
+func (s *State) ServesGateways(snap *Snapshot) bool {
+	role, ok := s.Role.Get(snap, (*model.NodeRole)(nil).Key())
+	return !ok || role.Gateways
+}
+
 // NodeAccepts reports whether a node takes connections by a transport. A node of which nothing is known takes HBONE only.
 func (s *State) NodeAccepts(snap *Snapshot, node string, t model.Transport) bool {
 	if t == model.TransportHBONE {
