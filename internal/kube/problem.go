@@ -13,7 +13,7 @@ import (
 // Problem is an object, or a part of the source, that could not be read. The source writes it as a row of
 // Objects.Problems, and deletes the row when the problem is solved.
 type Problem struct {
-	File string // below the folder; "kubernetes" for an object of an API server
+	File string // below the folder; "kubernetes" for an object of an API server, "controller" for what the controller sends
 	Line int    // from 1; 0 is the whole file
 	// Object is empty if the text does not say which object it is.
 	Object model.ObjectRef

@@ -1,0 +1,121 @@
+package gatewaysecrets
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// PublisherConfig of a Publisher.
+type PublisherConfig struct {
+	Objects *kube.Objects
+	// Used returns the keys of the Secrets that agents need, and how many more were left out.
+	Used func(*state.Snapshot) (keys []string, left int)
+	// Nodes returns the nodes that may serve Gateways; nil for all.
+	Nodes func(*state.Snapshot) map[string]bool
+	// Loaded is closed when the objects were read and translated once.
+	Loaded <-chan struct{}
+	// Times are DefaultTimes if zero.
+	Times Times
+	Log   *slog.Logger
+}
+
+// Publisher follows which Secrets agents need, and serves them.
+type Publisher struct {
+	cfg   PublisherConfig
+	ended chan struct{} // closed when Run returns
+
+	mu      sync.Mutex
+	now     *published
+	changed chan struct{}        // closed, and replaced, when now is another
+	streams map[string][]*stream // by node, the oldest first
+}
+
+// published is what agents are to have. It is not changed.
+type published struct {
+	secrets map[string]*corev1.Secret
+	nodes   map[string]bool // nil for all
+}
+
+func (p *published) serves(node string) bool { return p.nodes == nil || p.nodes[node] }
+
+// NewPublisher makes a Publisher. Streams wait for Run.
+func NewPublisher(cfg PublisherConfig) *Publisher {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Times == (Times{}) {
+		cfg.Times = DefaultTimes
+	}
+	return &Publisher{cfg: cfg, ended: make(chan struct{}), changed: make(chan struct{}), streams: map[string][]*stream{}}
+}
+
+// Run follows the objects until ctx ends. The streams end then.
+func (p *Publisher) Run(ctx context.Context) error {
+	defer close(p.ended)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.cfg.Loaded:
+	}
+	feed := p.cfg.Objects.DB.Feed()
+	defer feed.Close()
+	deps := state.NewDeps[string]()
+	const reader = "secrets"
+	for left := 0; ; {
+		s := p.cfg.Objects.DB.Track()
+		left = p.publish(s, left)
+		deps.Set(reader, s.Reads())
+		for dirty := false; !dirty; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-feed.Ready():
+				keys, _ := feed.Take()
+				dirty = len(deps.Dirty(keys)) > 0
+			}
+		}
+	}
+}
+
+// publish reads what agents are to have, and wakes the streams if it changed. It returns how many Secrets were left out;
+// before is that of the last time.
+func (p *Publisher) publish(s *state.Snapshot, before int) int {
+	keys, left := p.cfg.Used(s)
+	if left > 0 && left != before {
+		p.cfg.Log.Error("Gateways refer to more Secrets than are sent to nodes; the youngest Gateways lack certificates", "leftOut", left)
+	}
+	var found []*corev1.Secret
+	for _, key := range keys {
+		if o, ok := p.cfg.Objects.Secrets.Get(s, key); ok && size(o) <= maxSecret {
+			found = append(found, o)
+		}
+	}
+	next := &published{secrets: keyed(found), nodes: p.cfg.Nodes(s)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now != nil && maps.Equal(p.now.secrets, next.secrets) && (p.now.nodes == nil) == (next.nodes == nil) && maps.Equal(p.now.nodes, next.nodes) {
+		return left
+	}
+	p.now = next
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return left
+}
+
+func size(s *corev1.Secret) int {
+	return len(s.Data[corev1.TLSCertKey]) + len(s.Data[corev1.TLSPrivateKeyKey])
+}
+
+// look returns what is published now, nil before the first time, and what is closed when that changes.
+func (p *Publisher) look() (*published, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now, p.changed
+}
