@@ -117,7 +117,7 @@ func TestReads(t *testing.T) {
 		if statuses {
 			rules = append(slices.Clone(agent.Rules), controller.Rules...)
 		}
-		reads := cluster.New(&rest.Config{}, kube.NewObjects(state.NewDB()), cluster.Options{Statuses: statuses}).Reads()
+		reads := cluster.New(&rest.Config{}, kube.NewObjects(state.NewDB()), cluster.Options{Statuses: statuses, Secrets: statuses}).Reads()
 		if len(reads) < 10 {
 			t.Fatalf("it reads %v", reads)
 		}
@@ -135,6 +135,45 @@ func TestReads(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestAgentReadsNoSecrets: no role that an agent has allows anything of Secrets.
+func TestAgentReadsNoSecrets(t *testing.T) {
+	all := objects(t, "weft.yaml")
+	roles := map[string][]rbacv1.PolicyRule{} // by kind and name
+	for _, o := range all {
+		switch o := o.(type) {
+		case *rbacv1.ClusterRole:
+			roles["ClusterRole "+o.Name] = o.Rules
+		case *rbacv1.Role:
+			roles["Role "+o.Name] = o.Rules
+		}
+	}
+	bound := 0
+	check := func(ref rbacv1.RoleRef, subjects []rbacv1.Subject) {
+		for _, s := range subjects {
+			if s.Kind == "ServiceAccount" && s.Name == "weft-controller" {
+				continue
+			}
+			bound++
+			for _, r := range roles[ref.Kind+" "+ref.Name] {
+				if slices.Contains(r.Resources, "secrets") {
+					t.Errorf("%s %s lets %s %v Secrets", ref.Kind, ref.Name, s.Name, r.Verbs)
+				}
+			}
+		}
+	}
+	for _, o := range all {
+		switch o := o.(type) {
+		case *rbacv1.ClusterRoleBinding:
+			check(o.RoleRef, o.Subjects)
+		case *rbacv1.RoleBinding:
+			check(o.RoleRef, o.Subjects)
+		}
+	}
+	if bound == 0 {
+		t.Error("nothing is bound to the agent")
 	}
 }
 

@@ -208,39 +208,60 @@ func requests(ids []model.Identity, out []Issued) ([]*ecdsa.PrivateKey, *SignReq
 	return keys, request, nil
 }
 
-// ask gives the answer of the first replica that has one.
+// ask returns the answer of the first replica that has one.
 func (r *Remote) ask(ctx context.Context, request *SignRequest) (*SignResponse, error) {
-	r.mu.Lock()
-	client := r.client
-	r.mu.Unlock()
-	if client == nil {
-		return nil, errors.New("the trust bundle is not known yet: see whether the Deployment weft-controller runs, which writes the ConfigMap weft-trust-bundle")
-	}
-	token, err := os.ReadFile(r.cfg.TokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("the agent's token for the CA: %w", err)
-	}
 	body, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
 	}
+	var response *SignResponse
+	err = r.first(ctx, func(client *http.Client, replica netip.AddrPort, token string) (err error) {
+		response, err = post(ctx, client, replica, token, body, len(request.CSRs))
+		return err
+	})
+	return response, err
+}
+
+// Stream returns the body of the answer to a GET at the first replica that answers 200. It lasts until ctx ends or it is
+// closed, however long that takes.
+func (r *Remote) Stream(ctx context.Context, path string) (io.ReadCloser, error) {
+	var body io.ReadCloser
+	err := r.first(ctx, func(client *http.Client, replica netip.AddrPort, token string) (err error) {
+		body, err = open(ctx, client, "https://"+replica.String()+path, token)
+		return err
+	})
+	return body, err
+}
+
+// first calls try for one replica after the other until it succeeds.
+func (r *Remote) first(ctx context.Context, try func(client *http.Client, replica netip.AddrPort, token string) error) error {
+	r.mu.Lock()
+	client := r.client
+	r.mu.Unlock()
+	if client == nil {
+		return errors.New("the trust bundle is not known yet: see whether the Deployment weft-controller runs, which writes the ConfigMap weft-trust-bundle")
+	}
+	token, err := os.ReadFile(r.cfg.TokenFile)
+	if err != nil {
+		return fmt.Errorf("the agent's token for the CA: %w", err)
+	}
 	replicas := r.replicas()
 	if len(replicas) == 0 {
-		return nil, errors.New("no replica of the CA is known: see whether the pods of the Deployment weft-controller run")
+		return errors.New("no replica of the CA is known: see whether the pods of the Deployment weft-controller run")
 	}
 	var errs []error
 	for _, replica := range replicas {
-		response, err := post(ctx, client, replica, strings.TrimSpace(string(token)), body, len(request.CSRs))
+		err := try(client, replica, strings.TrimSpace(string(token)))
 		r.note(replica, err)
 		if err == nil {
-			return response, nil
+			return nil
 		}
 		errs = append(errs, fmt.Errorf("the CA at %s: %w", replica, err))
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // replicas gives first those that did not fail, then those whose failure is the longest ago.
@@ -265,6 +286,44 @@ func (r *Remote) note(replica netip.AddrPort, err error) {
 		return
 	}
 	delete(r.failed, replica)
+}
+
+// stream is a body that ends its request when it is closed.
+type stream struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (s *stream) Close() error {
+	s.cancel()
+	return s.ReadCloser.Close()
+}
+
+// open bounds the time until the answer begins.
+func open(ctx context.Context, client *http.Client, url, token string) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(attemptTimeout, cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := client.Do(req)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if res.StatusCode == http.StatusOK && late.Stop() {
+		return &stream{res.Body, cancel}, nil
+	}
+	defer cancel()
+	defer res.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // the status says enough
+	if res.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("%s: it is older than this agent; upgrade the Deployment weft-controller", res.Status)
+	}
+	return nil, fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(text)))
 }
 
 func post(ctx context.Context, client *http.Client, replica netip.AddrPort, token string, body []byte, want int) (*SignResponse, error) {

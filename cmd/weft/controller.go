@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -16,6 +17,7 @@ func newControllerCmd() *cobra.Command {
 	var level slog.Level
 	var kubeconfig, health string
 	var external []string
+	var gatewayNodes string
 	cmd := &cobra.Command{
 		Use:   "controller",
 		Short: "Run the cluster's controller: statuses of Gateways, routes and policies, and the CA",
@@ -27,6 +29,9 @@ roots are in the Secret weft-ca.`,
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			if cfg.ExternalIPs, err = parseRanges(external); err != nil {
 				return err
+			}
+			if cfg.GatewayNodes, err = controller.ParseNodes(gatewayNodes); err != nil {
+				return fmt.Errorf("--gateway-nodes: %w", err)
 			}
 			if cfg.Kube, err = cluster.Config(kubeconfig); err != nil {
 				return err
@@ -55,6 +60,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	externalIPsFlag(f, &external)
 	namespaceShareFlag(f, &cfg.NamespaceShare)
+	f.StringVar(&gatewayNodes, "gateway-nodes", "", "selector of labels of the nodes that may serve Gateways and so have their certificates' keys (default: all nodes)")
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")

@@ -50,11 +50,13 @@ func TestValues(t *testing.T) {
 		"metrics.enabled=true,metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", ""},
 		"metrics.enabled=true,metrics.prometheusRule.create=true,metrics.prometheusRule.labels.team=x": {"team: x\nspec:\n  # Alerts", "ServiceMonitor"},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
-		"externalIPs={203.0.113.0/24,2001:db8::/48}": {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
-		"namespaceShare=40":                          {"- --namespace-share=40", "--namespace-share=25"},
-		"cleanup=true":                               {"- cleanup\n", "weft-agent"},
-		"metrics.enabled=true,metrics.prometheusRule.create=true": {"expr: weft_datapath_missing_hooks > 0", ""},
-		"metrics.prometheusRule.create=true":                      {"", "PrometheusRule"},
+		"externalIPs={203.0.113.0/24,2001:db8::/48}":                               {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
+		"gatewayNodes.node-restriction\\.kubernetes\\.io/edge=yes,gatewayNodes.b=": {"- --gateway-nodes=b=,node-restriction.kubernetes.io/edge=yes\n", ""},
+		"gatewayClass.create=true":                                                 {"", "--gateway-nodes"},
+		"namespaceShare=40":                                                        {"- --namespace-share=40", "--namespace-share=25"},
+		"cleanup=true":                                                             {"- cleanup\n", "weft-agent"},
+		"metrics.enabled=true,metrics.prometheusRule.create=true":                  {"expr: weft_datapath_missing_hooks > 0", ""},
+		"metrics.prometheusRule.create=true":                                       {"", "PrometheusRule"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
@@ -74,7 +76,7 @@ func TestBadValues(t *testing.T) {
 	for _, set := range []string{
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
-		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "namespaceShare=0", "namespaceShare=101",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "gatewayNodes=edge", "gatewayNodes.a=b c", "namespaceShare=0", "namespaceShare=101",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

@@ -40,7 +40,10 @@ func (a *Agent) newAddresses() (*addresses, error) {
 		host: host, links: hostaddr.NewAnnouncer(a.cfg.Log),
 		elector: announce.New(a.st, announce.Config{
 			Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log,
-			Ready:   func() bool { return a.cfg.Announce && a.st.EnvoyConnected(a.st.Snapshot()) },
+			Ready: func() bool {
+				s := a.st.Snapshot()
+				return a.cfg.Announce && a.st.ServesGateways(s) && a.st.EnvoyConnected(s)
+			},
 			Accepts: a.transports.accepted,
 		}),
 		report: nodereport.New(a.st, nodereport.Config{Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log}),

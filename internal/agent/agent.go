@@ -19,6 +19,7 @@ import (
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/gatewaysecrets"
 	"github.com/weft-mesh/weft/internal/metrics"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/placement"
@@ -94,10 +95,12 @@ type Agent struct {
 	path       *datapath.Datapath
 	addrs      *addresses
 	// transports says what this node's Envoy takes. loaded is closed when the first translation lacks nothing.
-	transports  *accepting
-	loaded      chan struct{}
-	mtls        *mtls.Manager
-	ca          *clusterCA // nil if this node has its own
+	transports *accepting
+	loaded     chan struct{}
+	mtls       *mtls.Manager
+	ca         *clusterCA // nil if this node has its own
+	// secrets receives the Secrets of Gateways from the controller; nil if they are read with the other objects.
+	secrets     *gatewaysecrets.Receiver
 	flows       *observe.Store
 	connections *traffic.Connections
 	requests    *traffic.Requests
@@ -110,9 +113,10 @@ type Agent struct {
 	// The sockets by name, and those of them that are served. nil until the agent that ran before has left.
 	sockets                                                                   sockets
 	xdsSocket, tunnelSocket, apiSocket, healthSocket, metricsSocket, takeover net.Listener
-	alone                                                                     bool      // no other agent ran at the start
-	predecessor                                                               net.Conn  // open while this agent runs
-	handover                                                                  *handover // what the next agent asked for
+	alone                                                                     bool          // no other agent ran at the start
+	noOther                                                                   chan struct{} // closed when no other agent serves this node
+	predecessor                                                               net.Conn      // open while this agent runs
+	handover                                                                  *handover     // what the next agent asked for
 }
 
 // New prepares a node's agent. It leaves alone what a running agent has: sockets, pins, hooks.
@@ -122,7 +126,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}, loaded: make(chan struct{})}
+	a := &Agent{cfg: cfg, started: time.Now(), flows: observe.NewStore(flowsKept), proxy: &proxy.Client{RunDir: cfg.RunDir}, loaded: make(chan struct{}), noOther: make(chan struct{})}
 	db := state.NewDB()
 	objs := kube.NewObjects(db)
 	a.st = state.New(db)
@@ -151,6 +155,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.mtls, a.ca, err = newMTLS(cfg, objs, a.st); err != nil {
 		return nil, err
 	}
+	a.secrets = newSecrets(cfg, objs, a.st, a.ca)
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS,
@@ -188,6 +193,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.mtls.Run(work) })
 	a.ca.run(work, g)
+	if a.secrets != nil {
+		g.Go(func() error { return a.secrets.Run(work) })
+	}
 	g.Go(func() error { return a.addrs.host.Run(work) })
 	a.node.find(work, g)
 	g.Go(func() error { return a.load(work) })

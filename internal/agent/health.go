@@ -72,6 +72,7 @@ func (a *Agent) lacks() []string {
 	}{
 		{a.source.Loaded(), "objects are not all read from " + a.where},
 		{a.placed(), "pods that run on this node were not looked for yet"},
+		{a.loaded, "what other nodes take, or the certificates of Gateways, are not known yet"},
 		{a.st.Synced(), "objects are not translated yet"},
 	} {
 		select {

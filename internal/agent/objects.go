@@ -32,7 +32,7 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 			return nil, "", err
 		}
 		rc.UserAgent = "weft-agent"
-		return cluster.New(rc, objs, cluster.Options{Log: cfg.Log}), rc.Host, nil
+		return cluster.New(rc, objs, cluster.Options{Log: cfg.Log, Secrets: !cfg.CA.Controller}), rc.Host, nil
 	}
 	if info, err := os.Stat(cfg.Manifests); err != nil {
 		return nil, "", fmt.Errorf("--manifests: %w", err)

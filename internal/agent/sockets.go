@@ -42,7 +42,9 @@ func (a *Agent) listen(ctx context.Context) error {
 			return err
 		}
 	}
-	a.alone = c == nil
+	if a.alone = c == nil; a.alone {
+		close(a.noOther)
+	}
 	err = a.openTCP(inherited, false)
 	if err == nil {
 		err = a.released(ctx, errServed, func() error { return a.openUnix(inherited) })
@@ -78,6 +80,7 @@ func (a *Agent) takeOver(ctx context.Context, c *net.UnixConn) (sockets, error) 
 	}()
 	select {
 	case <-ended:
+		close(a.noOther)
 		return nil, errors.Join(ctx.Err(), c.Close())
 	case <-a.st.Synced():
 	}

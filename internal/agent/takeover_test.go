@@ -16,7 +16,7 @@ import (
 
 func socketAgent(t *testing.T, dir string, inCluster bool) *Agent {
 	t.Helper()
-	a := &Agent{cfg: Config{RunDir: dir, InCluster: inCluster, Log: slog.New(slog.DiscardHandler)}, st: state.New(state.NewDB())}
+	a := &Agent{cfg: Config{RunDir: dir, InCluster: inCluster, Log: slog.New(slog.DiscardHandler)}, st: state.New(state.NewDB()), noOther: make(chan struct{})}
 	t.Cleanup(func() { _ = a.closeSockets() })
 	return a
 }

@@ -127,7 +127,7 @@ func (a *Agent) withdraw(ctx context.Context, next []model.Transport) {
 	}
 }
 
-// load closes a.loaded when objects and placements are read, and what other nodes take.
+// load closes a.loaded when objects and placements are read, what other nodes take, and the Secrets of Gateways.
 func (a *Agent) load(ctx context.Context) error {
 	if a.addrs.elector != nil {
 		if err := a.addrs.elector.Load(ctx); err != nil && ctx.Err() == nil {
@@ -136,7 +136,11 @@ func (a *Agent) load(ctx context.Context) error {
 	}
 	select {
 	case <-ctx.Done():
+		return nil
 	case <-a.placed():
+	}
+	a.awaitSecrets(ctx)
+	if ctx.Err() == nil {
 		close(a.loaded)
 	}
 	return nil

@@ -17,8 +17,8 @@ import (
 type Cluster interface {
 	// Runs tells whether a pod of a ServiceAccount is on a node and has not ended.
 	Runs(node, namespace, serviceAccount string) bool
-	// Gateway tells whether there is a Gateway of the mesh's own that nodes serve.
-	Gateway(namespace, name string) bool
+	// Gateway reports whether there is a Gateway of the mesh's own that a node may serve.
+	Gateway(node, namespace, name string) bool
 	// NodeOf gives the node of a pod; "" if there is no such pod.
 	NodeOf(namespace, name, uid string) string
 	// NamespaceUID gives a namespace's UID; "" if there is no such namespace.
@@ -83,12 +83,12 @@ func allowed(ctx context.Context, cluster Cluster, meshNamespace, node string, w
 		if cluster.Runs(node, w.namespace, w.serviceAccount) {
 			return nil
 		}
-		// Every node serves every Gateway. Ours are none, and who may make Gateways there must not become the controller.
-		if w.namespace != meshNamespace && cluster.Gateway(w.namespace, w.serviceAccount) {
+		// Whoever may make Gateways in our namespace must not become the controller.
+		if w.namespace != meshNamespace && cluster.Gateway(node, w.namespace, w.serviceAccount) {
 			return nil
 		}
 		if !time.Now().Before(end) {
-			return fmt.Errorf("no pod of ServiceAccount %s/%s runs on node %s, and there is no Gateway of that name", w.namespace, w.serviceAccount, node)
+			return fmt.Errorf("no pod of ServiceAccount %s/%s runs on node %s, and there is no Gateway of that name that the node may serve", w.namespace, w.serviceAccount, node)
 		}
 		select {
 		case <-ctx.Done():

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ type Config struct {
 	// Cluster tells who runs where, once Loaded is closed.
 	Cluster Cluster
 	Loaded  <-chan struct{}
+	// Streams serve what else agents follow, by path. They are called with the node of the agent, which the CA has
+	// authenticated as it does for certificates.
+	Streams map[string]func(w http.ResponseWriter, r *http.Request, node string)
 	Log     *slog.Logger
 }
 

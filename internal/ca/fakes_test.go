@@ -128,7 +128,8 @@ func agentOf(extra map[string]string) authenticationv1.TokenReviewStatus {
 	return st
 }
 
-// fakeCluster is a Cluster: what runs, as node/namespace/account, Gateways as gateway/namespace/name, nodes of pods as
+// fakeCluster is a Cluster: what runs, as node/namespace/account, Gateways as gateway/namespace/name with the only node that
+// may serve it or "" for all, nodes of pods as
 // pod/namespace/name/uid.
 type fakeCluster struct {
 	mu  sync.Mutex
@@ -153,9 +154,9 @@ func (p *fakeCluster) Runs(node, ns, sa string) bool {
 	return ok
 }
 
-func (p *fakeCluster) Gateway(ns, name string) bool {
-	_, ok := p.get("gateway/" + ns + "/" + name)
-	return ok
+func (p *fakeCluster) Gateway(node, ns, name string) bool {
+	nodes, ok := p.get("gateway/" + ns + "/" + name)
+	return ok && (nodes == "" || nodes == node)
 }
 
 func (p *fakeCluster) NodeOf(ns, name, uid string) string {

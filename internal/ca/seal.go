@@ -23,9 +23,8 @@ const (
 	sealType = "WEFT SEALED ROOT" // of a PEM block
 )
 
-// seal holds the key by which the roots are sealed (AES-256-GCM, the entry's name as additional data). Agents may list
-// the Secrets of all namespaces, for those that Gateways refer to, and RBAC cannot leave one out; this ConfigMap they may
-// not read. So neither who reads all Secrets nor who reads all ConfigMaps has the roots' keys.
+// seal holds the key by which the roots are sealed (AES-256-GCM, the entry's name as additional data). So
+// neither who reads all Secrets nor who reads all ConfigMaps has the roots' keys.
 type seal struct {
 	api       configMaps
 	namespace string

@@ -34,6 +34,9 @@ func newServer(cfg Config, a *authority, reviews reviewer) *server {
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+mtls.SignPath, s.sign)
+	for path, handle := range s.cfg.Streams {
+		mux.HandleFunc("GET "+path, s.stream(handle))
+	}
 	srv := &http.Server{
 		Handler: mux, TLSConfig: s.authority.tlsConfig(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 2 * maxToken,
@@ -61,35 +64,11 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // sign handles a request.
 func (s *server) sign(w http.ResponseWriter, r *http.Request) {
-	source, _, _ := net.SplitHostPort(r.RemoteAddr)
-	if !s.slots.take(source) {
-		busy.Inc()
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the CA is busy", http.StatusServiceUnavailable)
+	node, done := s.authenticate(w, r)
+	if node == "" {
 		return
 	}
-	defer s.slots.give(source)
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || token == "" || len(token) > maxToken {
-		strangers.Inc()
-		http.Error(w, "no bearer token", http.StatusUnauthorized)
-		return
-	}
-	if s.refusals.tooMany(source, token, time.Now()) {
-		strangers.Inc()
-		w.Header().Set("Retry-After", "60")
-		http.Error(w, "too many tokens of this address were refused", http.StatusTooManyRequests)
-		return
-	}
-	node, err := agentNode(r.Context(), s.reviews, s.cfg.Cluster, s.cfg.Namespace, token)
-	if err != nil {
-		if errors.Is(err, errToken) || errors.Is(err, errAgent) {
-			s.refusals.refused(source, time.Now())
-		}
-		s.refuse(w, r, err)
-		return
-	}
-	s.refusals.believe(token, time.Now())
+	defer done()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, mtls.MaxRequest))
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
@@ -104,6 +83,56 @@ func (s *server) sign(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(s.answer(r.Context(), node, request)) // who asked may be gone
+}
+
+// stream handles requests that last. They hold no slot once it is known who asks: what serves them bounds them by node.
+func (s *server) stream(handle func(http.ResponseWriter, *http.Request, string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		node, done := s.authenticate(w, r)
+		if node == "" {
+			return
+		}
+		done()
+		handle(w, r, node)
+	}
+}
+
+// authenticate returns the node whose agent asks, and a function that must be called when the request is done. It answers
+// those that it does not believe, and returns "" for them.
+func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (node string, done func()) {
+	source, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if !s.slots.take(source) {
+		busy.Inc()
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the CA is busy", http.StatusServiceUnavailable)
+		return "", nil
+	}
+	done = func() { s.slots.give(source) }
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" || len(token) > maxToken {
+		done()
+		strangers.Inc()
+		http.Error(w, "no bearer token", http.StatusUnauthorized)
+		return "", nil
+	}
+	if s.refusals.tooMany(source, token, time.Now()) {
+		done()
+		strangers.Inc()
+		w.Header().Set("Retry-After", "60")
+		http.Error(w, "too many tokens of this address were refused", http.StatusTooManyRequests)
+		return "", nil
+	}
+	node, err := agentNode(r.Context(), s.reviews, s.cfg.Cluster, s.cfg.Namespace, token)
+	if err != nil {
+		done()
+		if errors.Is(err, errToken) || errors.Is(err, errAgent) {
+			s.refusals.refused(source, time.Now())
+		}
+		s.refuse(w, r, err)
+		return "", nil
+	}
+	s.refusals.believe(token, time.Now())
+	return node, done
 }
 
 // refuse tells an agent why it is not believed.

@@ -43,7 +43,7 @@ type service struct {
 func newService(t *testing.T) *service {
 	s := &service{t: t, cluster: &fakeCluster{}, dir: t.TempDir()}
 	s.cluster.set(map[string]string{
-		"n1/shop/web": "", "n2/shop/db": "", "gateway/edge/public": "", "gateway/weft-system/weft-controller": "",
+		"n1/shop/web": "", "n2/shop/db": "", "gateway/edge/public": "", "gateway/edge/private": "n2", "gateway/weft-system/weft-controller": "",
 		"pod/weft-system/agent-2/uid-2": "n2",
 	})
 	var err error
@@ -64,6 +64,13 @@ func newService(t *testing.T) *service {
 	user.User.Username = "system:serviceaccount:shop:weft-agent"
 	srv := newServer(Config{
 		TrustDomain: td, Namespace: namespace, Cluster: s.cluster, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Streams: map[string]func(http.ResponseWriter, *http.Request, string){
+			"/v1/node": func(w http.ResponseWriter, _ *http.Request, node string) { _, _ = io.WriteString(w, node) },
+			"/v1/lasting": func(w http.ResponseWriter, r *http.Request, _ string) {
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			},
+		},
 	}, s.authority, reviews{
 		"agent-1":  agentOf(map[string]string{extraNode: "n1"}),
 		"agent-2":  agentOf(map[string]string{extraPod: "agent-2", extraUID: "uid-2"}),
@@ -113,6 +120,8 @@ func TestWhoGetsWhat(t *testing.T) {
 		{"a pod on the node", "agent-1", "shop", "web", ""},
 		{"the node by the agent's pod", "agent-2", "shop", "db", ""},
 		{"a Gateway, on any node", "agent-2", "edge", "public", ""},
+		{"a Gateway of this node", "agent-2", "edge", "private", ""},
+		{"a Gateway that this node may not serve", "agent-1", "edge", "private", "that the node may serve"},
 		{"a pod on another node", "agent-1", "shop", "db", "runs on node n1"},
 		{"no pod", "agent-1", "shop", "nobody", "runs on node n1"},
 		{"a Gateway that poses as the controller", "agent-1", namespace, Account, "runs on node n1"},

@@ -443,12 +443,17 @@ func TestWhatIsHeld(t *testing.T) {
 		p.Spec.NodeName != "node" || p.Spec.ServiceAccountName != "default" || p.Labels["app"] != "s":
 		t.Errorf("of the pod too little is held: %v", p)
 	}
+	if n := objs.Secrets.Len(s); n != 0 {
+		t.Errorf("an agent holds %d Secrets", n)
+	}
+	leader, _ := w.start("controller")
+	w.until("a controller has read everything", func() bool { return closed(leader.Ready()) })
 	var secrets []string
-	for x := range objs.Secrets.All(s) {
+	for x := range leader.objs.Secrets.All(leader.st.Snapshot()) {
 		secrets = append(secrets, fmt.Sprint(x.Name, len(x.Data)))
 	}
 	if !slices.Equal(secrets, []string{"tls2"}) {
-		t.Errorf("Secrets held, with the number of their keys: %v", secrets)
+		t.Errorf("Secrets that a controller holds, with the number of their keys: %v", secrets)
 	}
 	ns, _ := objs.Namespaces.Get(s, "/typo")
 	if ns == nil || ns.Labels["weft.io/mtls"] != "strict" {

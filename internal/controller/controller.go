@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
@@ -20,6 +22,7 @@ import (
 	"github.com/weft-mesh/weft/internal/ca"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
+	"github.com/weft-mesh/weft/internal/kube/gatewaysecrets"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -42,6 +45,9 @@ type Config struct {
 	ExternalIPs []netip.Prefix
 	// NamespaceShare is gateway.Config's, as given to weft agent.
 	NamespaceShare int
+	// GatewayNodes selects by their labels the nodes that may serve Gateways; nil for all. Others get no certificate or key
+	// of a Gateway.
+	GatewayNodes labels.Selector
 	// Writes bounds the status writes in a second; 0 is 100.
 	Writes int
 	Log    *slog.Logger
@@ -68,7 +74,8 @@ type Controller struct {
 	reports    *reports
 	cluster    *cluster.Cluster
 	translator *gateway.Translator
-	ca         *ca.CA        // nil for none
+	ca         *ca.CA // nil for none
+	secrets    *gatewaysecrets.Publisher
 	leads      chan struct{} // closed when this replica has held the Lease for the first time
 	ready      chan struct{}
 	once       sync.Once
@@ -95,7 +102,7 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
 	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
-	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true})
+	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true, Secrets: true})
 	c.reports = newReports(c.objs, c.st, cfg.Log)
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.reports.first,
@@ -104,10 +111,15 @@ func New(cfg Config) (*Controller, error) {
 	if cfg.CAAddress == "" {
 		return c, nil
 	}
+	known := tables{c.objs, c.st, cfg.GatewayNodes}
+	c.secrets = gatewaysecrets.NewPublisher(gatewaysecrets.PublisherConfig{
+		Objects: c.objs, Used: c.translator.UsedSecrets, Nodes: known.gatewayNodes, Loaded: c.st.Synced(), Log: cfg.Log,
+	})
 	var err error
 	c.ca, err = ca.New(ca.Config{
 		Kube: cfg.Kube, Namespace: cfg.Namespace, TrustDomain: cfg.TrustDomain, Address: cfg.CAAddress, TTL: cfg.SVIDTTL,
-		Cluster: tables{c.objs, c.st}, Loaded: c.st.Synced(), Log: cfg.Log,
+		Cluster: known, Loaded: c.st.Synced(), Log: cfg.Log,
+		Streams: map[string]func(http.ResponseWriter, *http.Request, string){gatewaysecrets.Path: c.secrets.Serve},
 	})
 	return c, err
 }
@@ -147,6 +159,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.elect(ctx) })
 	g.Go(func() error { return c.awaitReady(ctx) })
 	if c.ca != nil {
+		g.Go(func() error { return c.secrets.Run(ctx) })
 		g.Go(func() error { return c.ca.Run(ctx) })
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

@@ -24,6 +24,9 @@ type Options struct {
 	Log *slog.Logger
 	// Statuses keeps status and resourceVersion of the kinds that WritesStatus names, for a controller that writes them.
 	Statuses bool
+	// Secrets reads the Secrets of type kubernetes.io/tls. Without it their table is somebody else's to write: an agent gets
+	// from the controller those that it needs.
+	Secrets bool
 }
 
 // Cluster keeps the object tables equal to what an API server holds.
@@ -53,6 +56,7 @@ type Cluster struct {
 // unread are the kinds that have a table but no reader; xmesh is read by who writes its status.
 var (
 	unread = []schema.GroupKind{{Kind: "ServiceAccount"}, {Kind: "ConfigMap"}}
+	secret = schema.GroupKind{Kind: "Secret"}
 	xmesh  = schema.GroupKind{Group: gwxv1.GroupName, Kind: "XMesh"}
 )
 
@@ -66,7 +70,7 @@ func New(cfg *rest.Config, objs *kube.Objects, opts Options) *Cluster {
 		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
 	}
 	for _, k := range objs.Kinds() {
-		if gk := k.GVK.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) {
+		if gk := k.GVK.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) && (gk != secret || opts.Secrets) {
 			c.waiting[gk] = struct{}{}
 			c.sources = append(c.sources, newSource(c, k))
 		}

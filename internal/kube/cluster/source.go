@@ -187,7 +187,7 @@ func fieldSelector(gk schema.GroupKind) string {
 	switch gk {
 	case schema.GroupKind{Kind: "Pod"}:
 		return "status.phase!=Succeeded,status.phase!=Failed"
-	case schema.GroupKind{Kind: "Secret"}:
+	case secret:
 		return "type=kubernetes.io/tls"
 	}
 	return ""

@@ -34,7 +34,7 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	case *corev1.Namespace:
 		o.Spec, o.Status, keep = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}, false
 	case *corev1.Node:
-		trimNode(o)
+		trimNode(o, keep)
 		keep = false
 	case *corev1.Pod:
 		trimPod(o)
@@ -116,9 +116,12 @@ func trimMeta(o metav1.Object, resourceVersion bool) {
 	o.SetAnnotations(ours)
 }
 
-// trimNode keeps the addresses of the node and of its pods. A kubelet writes the rest every few minutes.
-func trimNode(n *corev1.Node) {
-	n.Labels = nil
+// trimNode keeps the addresses of the node and of its pods, and for a controller the labels, which say what the node may
+// serve. A kubelet writes the rest every few minutes.
+func trimNode(n *corev1.Node, labels bool) {
+	if !labels {
+		n.Labels = nil
+	}
 	n.Spec = corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs}
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
 }
