@@ -78,6 +78,23 @@ func ownLeases(t *testing.T, w *caWorld, cfg *rest.Config) {
 	}
 	_, err = leases.Update(t.Context(), other, metav1.UpdateOptions{})
 	refused("an update of another node's Lease", err)
+
+	// The leader's: whoever holds it is the controller that writes.
+	leader, _ := w.start("leader")
+	w.until("a controller leads", func() bool { return closed(leader.leads) })
+	w.until("no renewal comes between", func() bool {
+		held, getErr := leases.Get(t.Context(), "weft-controller", metav1.GetOptions{})
+		if getErr != nil {
+			t.Fatal(getErr)
+		}
+		held.Spec.HolderIdentity = new("agent-1")
+		_, err = leases.Update(t.Context(), held, metav1.UpdateOptions{})
+		return !apierrors.IsConflict(err)
+	})
+	refused("the leader's Lease", err)
+	if err := leases.Delete(t.Context(), "weft-controller", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("the leader's Lease is deleted: %v", err)
+	}
 }
 
 // drop deletes a Lease that should not have been made. It returns false.
