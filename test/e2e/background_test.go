@@ -56,7 +56,19 @@ spec:
 `, name, namespace, gateway, host, service)
 }
 
-const edgeHost = "edge.e2e.example"
+const (
+	edgeHost    = "edge.e2e.example"
+	edgeGateway = `---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: ` + plain + `}
+spec:
+  gatewayClassName: weft
+  listeners:
+    - {name: http, protocol: HTTP, port: 80}
+    - {name: https, protocol: HTTPS, port: 443, tls: {certificateRefs: [{name: edge}]}}
+`
+)
 
 // background makes, where they are not yet, the workloads that traffic goes between, and gives that traffic: by a route,
 // straight in the kernel, authenticated as bytes and as requests, and through a Gateway from outside. Clients are on n1,
@@ -70,7 +82,8 @@ func background(t testing.TB) []flow {
 		apply(t, deployment{namespace: ns, name: "client", node: "n1"}.manifest())
 		apply(t, service(ns, "web", "web")+service(ns, "bytes", "web")+route(ns, "web", "web", backend{"web", 1}))
 	}
-	apply(t, httpGateway(plain, "edge", "")+gatewayRoute(plain, "edge", "edge", edgeHost, "web"))
+	cert, key := selfSigned(t, edgeHost)
+	apply(t, tlsSecret(plain, "edge", cert, key)+edgeGateway+gatewayRoute(plain, "edge", "edge", edgeHost, "web"))
 	for _, ns := range []string{plain, strict} {
 		rolledOut(t, ns, "deployment/web", "deployment/client")
 		accepted(t, ns, "web")
@@ -79,6 +92,9 @@ func background(t testing.TB) []flow {
 	flows = append(flows, inside(t, strict, "mTLS route", "web")...)
 	flows = append(flows, inside(t, strict, "mTLS bytes", "bytes")...)
 	flows = append(flows, outside(t, "gateway", plain, "edge", edgeHost)...)
+	flows = append(flows, flow{name: "gateway TLS, new", spec: workload.Spec{
+		URL: "https://" + gatewayAddress(t, plain, "edge") + "/", Host: edgeHost, SNI: edgeHost, Workers: 2, Rate: rate, NewConnections: true,
+	}})
 	works(t, flows)
 	return flows
 }

@@ -176,7 +176,7 @@ func shopCertificate(t *testing.T) {
 }
 
 // selfSigned gives a certificate for a host and its key, as PEM.
-func selfSigned(t *testing.T, host string) (cert, key []byte) {
+func selfSigned(t testing.TB, host string) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -3,6 +3,7 @@ package workload
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,14 +29,20 @@ type Spec struct {
 	MaxAge         time.Duration `json:"maxAge,omitempty"`
 	Rate           float64       `json:"rate"`
 	Timeout        time.Duration `json:"timeout,omitempty"`
+	// SNI is the name that an https URL is asked by; the server's certificate is not verified.
+	SNI string `json:"sni,omitempty"`
 }
 
 // Config is the Spec as load takes it.
 func (s Spec) Config() load.Config {
-	return load.Config{
+	c := load.Config{
 		URL: s.URL, Host: s.Host, Workers: s.Workers, NewConnections: s.NewConnections, MaxAge: s.MaxAge, Rate: s.Rate,
 		Timeout: s.Timeout,
 	}
+	if s.SNI != "" {
+		c.TLS = &tls.Config{InsecureSkipVerify: true, ServerName: s.SNI}
+	}
+	return c
 }
 
 // Summary is what became of load.
