@@ -197,7 +197,7 @@ func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter 
 	m := newHTTP(cfg, inHTTP)
 	m.SkipXffAppend = true
 	m.AccessLog = append(cfg.requestLog(logRequest), cfg.destinationStats(w)...)
-	if comparesPaths(w.Policy) {
+	if w.Policy.ComparesPaths() {
 		// An app may take %2F for a slash, and so see another path than the one that was allowed.
 		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_REJECT_REQUEST
 		m.MergeSlashes = true
@@ -215,15 +215,4 @@ func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter 
 	}}
 	m.HttpFilters = []*hcm.HttpFilter{authorization(w, where), routerFilter()}
 	return managed(m)
-}
-
-func comparesPaths(p *model.Policy) bool {
-	for _, r := range p.Rules {
-		for _, h := range r.HTTP {
-			if len(h.Paths) > 0 {
-				return true
-			}
-		}
-	}
-	return false
 }

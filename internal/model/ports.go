@@ -13,3 +13,13 @@ const (
 
 // ProxyMark is the mark (SO_MARK) of Envoy's connections to the workload that keep the client's address.
 const ProxyMark = 1337
+
+// IsOwnPort reports whether the mesh listens on a port in each pod. Nobody reaches one through the mesh: a proxy would call
+// itself.
+func IsOwnPort(port uint16) bool {
+	switch port {
+	case PortHTTP, PortTCP, PortTunnelOut, PortInbound, PortHBONE, PortTunnel:
+		return true
+	}
+	return false
+}

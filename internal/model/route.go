@@ -1,7 +1,9 @@
 package model
 
 import (
+	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -84,6 +86,23 @@ const (
 type PathMatch struct {
 	Type  MatchType `json:"type,omitempty"`
 	Value string    `json:"value,omitempty"`
+}
+
+// Matches compares a path without its query. An expression that does not compile matches nothing.
+func (m PathMatch) Matches(path string) bool {
+	switch m.Type {
+	case MatchExact:
+		return path == m.Value
+	case MatchRegex:
+		return matchesWhole(m.Value, path)
+	}
+	prefix := strings.TrimRight(m.Value, "/")
+	return prefix == "" || path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+func matchesWhole(expression, text string) bool {
+	re, err := regexp.Compile("^(?:" + expression + ")$")
+	return err == nil && re.MatchString(text)
 }
 
 // ValueMatch compares a header (name case-insensitive, lower case here) or a query parameter.
