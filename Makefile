@@ -57,6 +57,10 @@ node: setup envoy build ## what the demo does not measure, on a whole real node;
 node-hbone: setup envoy build ## parts of the whole node whose authenticated bytes go by HBONE, more than make test; as root
 	@WEFT_TEST_LONG=1 go test -race -p 1 -count 1 -timeout 20m -run TestNodeHBONE ./test/node
 
+.PHONY: explain
+explain: setup envoy build ## weft explain against the data plane of a node: 1,200 connections and requests under random policies, modes and routes; as root
+	@WEFT_TEST_LONG=1 go test -p 1 -count 1 -timeout 10m -v -run 'TestNode$$/Explain' ./test/node
+
 .PHONY: attack
 attack: setup envoy build ## attacks on a node as an outsider, a tenant and another node, with what a neighbour notices; as root; some 10 minutes
 	@WEFT_TEST_LONG=1 go test -p 1 -count 1 -timeout 20m -v $(ARGS) ./test/attack

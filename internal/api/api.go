@@ -3,6 +3,8 @@
 //
 //	GET /v1/status                                  Status
 //	GET /v1/config/<what>?namespace=NS&name=NAME    a list; what is one of the constants below
+//	GET /v1/explain?q=JSON                          explain.Answer; q is an explain.Question
+//	GET /v1/explain/arrival?q=JSON                  explain.Decision; q is an explain.Arrival
 //	GET /v1/flows?follow=true&limit=N&...           observe.Event, one a line (see FlowQuery)
 package api
 

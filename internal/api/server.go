@@ -29,6 +29,8 @@ func Handler(n Node) http.Handler {
 		}
 		answer(w, list(n.State, r.URL.Query().Get("namespace"), r.URL.Query().Get("name")))
 	})
+	mux.HandleFunc("GET /v1/explain", n.explain)
+	mux.HandleFunc("GET /v1/explain/arrival", n.arrive)
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(w, r, n.Flows) })
 	return mux
 }

@@ -93,6 +93,7 @@ func (n *node) fillProxy() {
 		Version: "1.40.0", State: "LIVE", PID: 200, Epoch: 2, Restarts: 1, Started: fixedNow.Add(-90 * time.Second),
 	})
 	n.st.Accepted.Put(w, &model.Accepted{Subject: model.Envoy})
+	n.st.Accepted.Put(w, &model.Accepted{Subject: model.Subject{Kind: model.SubjectWorkload, Name: "shop/web-1"}, Revision: 1 << 20})
 }
 
 func (n *node) fillMesh() {

@@ -30,12 +30,18 @@ type mesh struct {
 
 // TestNode starts a node once, as it is by default: its authenticated bytes go by weft tunnel. Parts leave it as they found
 // it.
-func TestNode(t *testing.T) { node(t, model.PortTunnel) }
+func TestNode(t *testing.T) {
+	var without []string
+	if !long {
+		without = []string{"Explain"} // make explain
+	}
+	node(t, model.PortTunnel, without...)
+}
 
 // TestNodeHBONE does the same with HBONE, by which bytes go to nodes without weft tunnel, and runs the parts that depend on
 // it. make node-hbone runs those too that take minutes.
 func TestNodeHBONE(t *testing.T) {
-	without := []string{"Services", "Routes", "Gateway", "Tunnel"}
+	without := []string{"Services", "Routes", "Gateway", "Tunnel", "Explain"}
 	if !long {
 		without = append(without, "Changes", "Observe")
 	}
@@ -52,7 +58,7 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 		run  func(*testing.T, *mesh)
 	}{
 		{"Services", services}, {"Routes", routes}, {"MTLS", mtls}, {"Policies", policies}, {"Gateway", gateways},
-		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled},
+		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled}, {"Explain", explained},
 	} {
 		if slices.Contains(without, part.name) {
 			continue
