@@ -36,7 +36,7 @@ func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
 	st.Rejections.Put(txn, refused)
 	st.Proxies.Put(txn, &model.Proxy{State: "LIVE"})
 	txn.Commit()
-	stop := w.report(st, agent)
+	w.report(st, agent)
 	w.until("the refused routes say so", func() bool {
 		return condition(w.get(bad), "Accepted") == "False UnsupportedValue" && condition(w.get(mended), "Accepted") == "False UnsupportedValue" &&
 			condition(w.get(good), "Accepted") == "True Accepted"
@@ -70,8 +70,6 @@ func reportsReachConditions(t *testing.T, w *caWorld, agent *rest.Config) {
 	}
 	w.until("a newer generation is not marked", func() bool { return condition(w.get(mended), "Accepted") == "True Accepted" })
 	w.until("the route that is refused as it was still is", func() bool { return condition(w.get(bad), "Accepted") == "False UnsupportedValue" })
-	stop()
-	w.until("a report that is not renewed ends", func() bool { return condition(w.get(bad), "Accepted") == "True Accepted" })
 	if c := condition(w.get(good), "Accepted"); c != "True Accepted" {
 		t.Errorf("the other route is %s", c)
 	}
@@ -82,24 +80,20 @@ func serviceRoute(name string) string {
   spec: {parentRefs: [{group: "", kind: Service, name: s}], rules: [{backendRefs: [{name: s, port: 80}]}]}}`
 }
 
-// report reports as the agent of node n1 until the function that it returns is called.
-func (w *caWorld) report(st *state.State, cfg *rest.Config) (stop func()) {
-	writer := nodereport.New(st, nodereport.Config{
-		Kube: cfg, Node: "n1", Log: slog.New(slog.NewTextHandler(w.Output(), nil)),
-		Times: nodereport.Times{Pause: 100 * time.Millisecond, Renew: 500 * time.Millisecond, Lasts: 3 * time.Second, Settle: time.Second, Look: 50 * time.Millisecond},
-	})
+// report reports as the agent of node n1 until the test ends.
+func (w *caWorld) report(st *state.State, cfg *rest.Config) {
+	times := nodereport.DefaultTimes
+	times.Pause, times.Look = 100*time.Millisecond, 50*time.Millisecond
+	writer := nodereport.New(st, nodereport.Config{Kube: cfg, Node: "n1", Times: times, Log: slog.New(slog.NewTextHandler(w.Output(), nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- writer.Run(ctx) }()
-	stop = func() {
+	w.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			w.Error(err)
 		}
-		done <- nil
-	}
-	w.Cleanup(stop)
-	return stop
+	})
 }
 
 // message is the message of a condition of a route's parent of ours.
