@@ -96,7 +96,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 
 // run works until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	feed := r.st.Feed()
+	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Workloads, r.st.Placements, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
 	defer feed.Close()
 	r.started(false)
 	_, snap := feed.Take()

@@ -37,7 +37,7 @@ func New(st *state.State, src Source, cfg Config) *Manager {
 
 // Run works until ctx is done, and returns its error. What is in the tables then stays there.
 func (m *Manager) Run(ctx context.Context) error {
-	feed := m.st.Feed()
+	feed := m.st.Feed(m.st.Workloads, m.st.Gateways)
 	defer feed.Close()
 	deps := state.NewDeps[string]()
 	const reader = "identities"

@@ -69,7 +69,8 @@ func New(st *state.State, cfg Config) *Server {
 // Serve answers Envoys on l until ctx ends, and closes l. It answers nothing before st.Synced().
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	feed := s.st.Feed()
+	st := s.st
+	feed := st.Feed(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements)
 	s.mu.Lock()
 	_, s.cache.snap = feed.Take()
 	s.mu.Unlock()

@@ -104,7 +104,7 @@ func (c *clusterCA) followBundle(ctx context.Context) error {
 // followReplicas has what failed tried again as soon as there is another replica, or one is ready again.
 func (c *clusterCA) followReplicas(ctx context.Context) error {
 	defer c.remote.Close()
-	feed := c.objs.DB.Feed()
+	feed := c.objs.DB.Feed(c.objs.Pods)
 	defer feed.Close()
 	deps := state.NewDeps[string]()
 	const reader = "replicas"

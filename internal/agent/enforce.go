@@ -61,7 +61,7 @@ func (a *Agent) enforce(ctx context.Context) error {
 }
 
 func (e *enforcer) run(ctx context.Context) error {
-	feed := e.st.Feed()
+	feed := e.st.Feed(e.st.Workloads, e.st.Accepted, e.st.Programmed)
 	defer feed.Close()
 	select {
 	case <-ctx.Done():

@@ -51,7 +51,7 @@ func (m *modes) strict(namespace string) bool {
 
 // run keeps the file until ctx ends.
 func (m *modes) run(ctx context.Context) error {
-	feed := m.objs.DB.Feed()
+	feed := m.objs.DB.Feed(m.objs.Namespaces, m.objs.Pods)
 	defer feed.Close()
 	select {
 	case <-ctx.Done():

@@ -38,7 +38,7 @@ type selectionKeeper struct {
 
 // run keeps the file until ctx ends, and then writes what changed last.
 func (k *selectionKeeper) run(ctx context.Context) error {
-	feed := k.st.Feed()
+	feed := k.st.Feed(k.table)
 	defer feed.Close()
 	select {
 	case <-ctx.Done():

@@ -115,7 +115,7 @@ func (e *Elector) client(timeout time.Duration) (clientv1.LeaseInterface, error)
 
 // run is the loop that all decisions are made in.
 func (e *Elector) run(ctx context.Context) error {
-	feed := e.st.Feed()
+	feed := e.st.Feed(e.st.Gateways, e.st.HostAddresses)
 	defer feed.Close()
 	tick := time.NewTicker(look)
 	defer tick.Stop()

@@ -49,7 +49,7 @@ func NewAnnouncer(log *slog.Logger) *Announcer {
 // Run keeps the links as st.Announcements says, until ctx ends. Addresses stay when it returns, so that traffic goes on;
 // Remove removes them.
 func (a *Announcer) Run(ctx context.Context, st *state.State) error {
-	feed := st.Feed()
+	feed := st.Feed(st.Gateways, st.Announcements, st.HostAddresses)
 	defer feed.Close()
 	synced := st.Synced()
 	var retry <-chan time.Time

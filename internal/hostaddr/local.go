@@ -45,7 +45,7 @@ func NewLocalRoutes(log *slog.Logger) *LocalRoutes {
 // Run keeps the host's local routes as st.Gateways says, until ctx ends. Routes stay when it returns, so that traffic
 // goes on; Remove removes them.
 func (a *LocalRoutes) Run(ctx context.Context, st *state.State) error {
-	feed := st.Feed()
+	feed := st.Feed(st.Gateways, st.HostAddresses)
 	defer feed.Close()
 	synced := st.Synced()
 	var last string

@@ -35,7 +35,7 @@ func NewManifests(cfg ManifestsConfig) *Manifests {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Manifests{cfg: cfg, feed: cfg.State.Feed(), placed: make(chan struct{}), rows: map[string]string{}}
+	return &Manifests{cfg: cfg, feed: cfg.State.Feed(cfg.Objects.Pods), placed: make(chan struct{}), rows: map[string]string{}}
 }
 
 // Placed is closed when the placements of all pods that there were at the start are in the table.

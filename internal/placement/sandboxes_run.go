@@ -19,7 +19,7 @@ func (s *Sandboxes) Placed() <-chan struct{} { return s.searched }
 
 // Run searches for pods, and forgets those that are gone, until ctx ends.
 func (s *Sandboxes) Run(ctx context.Context) error {
-	feed := s.cfg.Objects.DB.Feed()
+	feed := s.cfg.Objects.DB.Feed(s.cfg.Objects.Pods)
 	defer feed.Close()
 	select {
 	case <-ctx.Done():

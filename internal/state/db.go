@@ -75,6 +75,7 @@ type Write struct {
 	db      *DB
 	txn     statedb.WriteTxn
 	changed map[Key]struct{}
+	tables  []TableID // of the changed keys
 }
 
 // AnyTable is a Table of any type.
@@ -111,7 +112,9 @@ func (w *Write) Commit() {
 	w.db.mu.Lock()
 	defer w.db.mu.Unlock()
 	for f := range w.db.feeds {
-		f.add(w.changed)
+		if f.follows(w.tables) {
+			f.add(w.changed)
+		}
 	}
-	w.changed = map[Key]struct{}{}
+	w.changed, w.tables = map[Key]struct{}{}, nil
 }

@@ -9,7 +9,9 @@ import (
 
 // Feed collects the keys that commits change until they are taken.
 type Feed struct {
-	db   *DB
+	db     *DB
+	tables []TableID // none stands for all
+
 	mu   sync.Mutex
 	keys map[Key]struct{}
 	// shared is true while keys is also that of a commit, and of other feeds.
@@ -17,9 +19,14 @@ type Feed struct {
 	ready  chan struct{}
 }
 
-// Feed starts to collect. Close it when done.
-func (db *DB) Feed() *Feed {
+// Feed starts to collect. With tables, it collects the keys of commits that change one of them: a reader of few tables is
+// not woken by all others. A commit is taken whole, so keys of other tables may be among them. Without tables it collects
+// all keys. Close it when done.
+func (db *DB) Feed(tables ...AnyTable) *Feed {
 	f := &Feed{db: db, keys: map[Key]struct{}{}, ready: make(chan struct{}, 1)}
+	for _, t := range tables {
+		f.tables = append(f.tables, t.ID())
+	}
 	db.mu.Lock()
 	db.feeds[f] = struct{}{}
 	db.mu.Unlock()
@@ -44,6 +51,11 @@ func (f *Feed) Close() {
 	f.db.mu.Lock()
 	delete(f.db.feeds, f)
 	f.db.mu.Unlock()
+}
+
+// follows reports whether the feed collects the keys of a commit that changed tables.
+func (f *Feed) follows(tables []TableID) bool {
+	return len(f.tables) == 0 || slices.ContainsFunc(tables, func(t TableID) bool { return slices.Contains(f.tables, t) })
 }
 
 // add takes in the keys of a commit, which nobody changes any more. Where a feed has no others it keeps the map itself: a

@@ -132,3 +132,41 @@ func TestRevisionFollowsChanges(t *testing.T) {
 		t.Errorf("a missing row has revision %d, found %v", rev, ok)
 	}
 }
+
+// A feed of some tables is woken by commits that change one of them, and takes these whole.
+func TestFeedOfTables(t *testing.T) {
+	st := New(NewDB())
+	feed := st.Feed(st.Services, st.Nodes)
+	defer feed.Close()
+	commit := func(write func(w *Write)) {
+		w := st.Write(st.Workloads, st.Services)
+		write(w)
+		w.Commit()
+	}
+	workload := func(w *Write, name string) { st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: name}) }
+	service := func(w *Write) { st.Services.Put(w, &model.Service{Namespace: "ns", Name: "s"}) }
+	ready := func() bool {
+		select {
+		case <-feed.Ready():
+			return true
+		default:
+			return false
+		}
+	}
+	commit(func(w *Write) { workload(w, "a") })
+	if keys, _ := feed.Take(); ready() || len(keys) != 0 {
+		t.Errorf("a commit to another table gave %v", keys)
+	}
+	commit(func(w *Write) { workload(w, "b"); service(w) })
+	keys, snap := feed.Take()
+	if _, ok := keys[Key{Table: st.Services.ID(), Value: "ns/s"}]; !ready() || !ok {
+		t.Errorf("a commit to a table of the feed gave %v", keys)
+	}
+	if _, ok := st.Workloads.Get(snap, "ns/a"); !ok {
+		t.Error("the snapshot lacks a commit to another table that came before")
+	}
+	commit(service)
+	if keys, _ := feed.Take(); ready() || len(keys) != 0 {
+		t.Errorf("a commit that changed nothing gave %v", keys)
+	}
+}

@@ -3,6 +3,7 @@ package state
 import (
 	"iter"
 	"reflect"
+	"slices"
 
 	"github.com/cilium/statedb"
 	"github.com/cilium/statedb/index"
@@ -137,6 +138,9 @@ func (t *Table[T]) Delete(w *Write, key string) {
 }
 
 func (t *Table[T]) touch(w *Write, o T) {
+	if !slices.Contains(w.tables, t.id) {
+		w.tables = append(w.tables, t.id)
+	}
 	w.changed[Key{t.id, "", t.key(o)}] = struct{}{}
 	w.changed[Key{t.id, wholeTable, ""}] = struct{}{}
 	for name, i := range t.indexes {
