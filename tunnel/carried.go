@@ -2,12 +2,12 @@ package tunnel
 
 import "github.com/weft-mesh/weft/internal/model"
 
-// What tunnels answer becomes rows: Carried, for each local workload that a tunnel was told of.
+// What tunnels answer becomes rows: Carried, for each local workload that was sent to a tunnel.
 
-// toldWorkload is what a tunnel was told of a workload last.
-type toldWorkload struct {
+// sentWorkload is the workload that was sent to a tunnel last.
+type sentWorkload struct {
 	*Workload
-	row uint64 // revision of the model's row that says so
+	row uint64 // revision of the row of the model that it was made from
 }
 
 // subjectOf is what the row of a workload is about.
@@ -48,13 +48,13 @@ func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carrie
 	return &model.Carried{Subject: subject}
 }
 
-// carried computes the row of a workload; nil if no tunnel was told of it. One tunnel is enough: while one takes over from
+// carried computes the row of a workload; nil if it was sent to no tunnel. One tunnel is enough: while one takes over from
 // another, the old one takes no new connections. The lock is held.
 func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Carried {
 	var row *model.Carried
 	failure := ""
 	for l := range s.links {
-		t, ok := l.told[subject.Name]
+		t, ok := l.sent[subject.Name]
 		if !ok {
 			continue
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// listener is what a tunnel hears from a Server, and says to it.
+// listener is the end of a tunnel at a Server.
 type listener struct {
 	net.Conn
 	t   *testing.T
@@ -22,17 +22,17 @@ type listener struct {
 	out *json.Encoder
 }
 
-// answer answers the next workload that it is told of.
+// answer answers the next workload that is sent to it.
 func (l *listener) answer(failure string) {
 	l.t.Helper()
 	_ = l.SetReadDeadline(time.Now().Add(10 * time.Second))
 	for {
-		var m told
+		var m agentMessage
 		if err := l.in.Decode(&m); err != nil {
 			l.t.Fatal(err)
 		}
 		if m.Workload != nil {
-			if err := l.out.Encode(&said{Applied: &applied{Key: m.Workload.Key, Revision: m.Workload.Revision, Error: failure}}); err != nil {
+			if err := l.out.Encode(&tunnelMessage{Applied: &applied{Key: m.Workload.Key, Revision: m.Workload.Revision, Error: failure}}); err != nil {
 				l.t.Fatal(err)
 			}
 			return

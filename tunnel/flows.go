@@ -9,10 +9,10 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// flowsKept bounds the flows that wait to be told to the agent.
+// flowsKept bounds the flows that wait to be sent to the agent.
 const flowsKept = 8192
 
-// flows are what the agent has not been told yet.
+// flows are those that were not sent to the agent yet.
 type flows struct {
 	mu   sync.Mutex
 	kept []Flow
@@ -38,7 +38,7 @@ func (f *flows) take() ([]Flow, uint64) {
 	return kept, lost
 }
 
-// giveBack counts flows that the agent could not be told.
+// giveBack counts flows that could not be sent to the agent.
 func (f *flows) giveBack(n int, lost uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -21,7 +21,7 @@ const (
 	flowsAtOnce = 512
 )
 
-// linkPending bounds what waits to be said.
+// linkPending bounds the messages that wait to be sent.
 const linkPending = 1 << 16
 
 // link is the connection to the agent. Without it the node goes on with what it knows.
@@ -31,8 +31,8 @@ type link struct {
 
 	mu      sync.Mutex
 	up      bool
-	pending []said        // to be said while the link is up
-	ready   chan struct{} // something is pending
+	pending []tunnelMessage // to be sent while the link is up
+	ready   chan struct{}   // something is pending
 }
 
 func newLink(path string, n *Node) *link {
@@ -80,9 +80,9 @@ func (l *link) once(ctx context.Context) error {
 	for _, a := range l.node.wanted() {
 		l.want(a)
 	}
-	go l.speak(ended, c)
-	go l.tellFlows(ended)
-	return l.listen(json.NewDecoder(bufio.NewReader(c)))
+	go l.send(ended, c)
+	go l.reportFlows(ended)
+	return l.receive(json.NewDecoder(bufio.NewReader(c)))
 }
 
 func (l *link) set(up bool) {
@@ -91,8 +91,8 @@ func (l *link) set(up bool) {
 	l.up, l.pending = up, nil
 }
 
-// speak says what is pending.
-func (l *link) speak(ended <-chan struct{}, c net.Conn) {
+// send sends what is pending.
+func (l *link) send(ended <-chan struct{}, c net.Conn) {
 	defer c.Close()
 	out := json.NewEncoder(c)
 	for {
@@ -114,8 +114,8 @@ func (l *link) speak(ended <-chan struct{}, c net.Conn) {
 	}
 }
 
-// listen hears the agent. What it did not tell of until it said that this was all is gone.
-func (l *link) listen(in *json.Decoder) error {
+// receive reads what the agent sends. Workloads and certificates that it has not sent before Synced are gone.
+func (l *link) receive(in *json.Decoder) error {
 	workloads, ids := map[string]bool{}, map[model.Identity]bool{}
 	synced := false
 	for {
@@ -139,12 +139,12 @@ func (l *link) listen(in *json.Decoder) error {
 
 // decode reads a message. A workload in which there is something that this version does not know may be one whose policy
 // allows less than is understood, so nobody is let in.
-func (l *link) decode(in *json.Decoder) (*told, error) {
+func (l *link) decode(in *json.Decoder) (*agentMessage, error) {
 	var line json.RawMessage
 	if err := in.Decode(&line); err != nil {
 		return nil, err
 	}
-	m := &told{}
+	m := &agentMessage{}
 	if err := json.Unmarshal(line, m); err != nil {
 		return nil, err
 	}
@@ -153,15 +153,16 @@ func (l *link) decode(in *json.Decoder) (*told, error) {
 	}
 	strict := json.NewDecoder(bytes.NewReader(line))
 	strict.DisallowUnknownFields()
-	if err := strict.Decode(&told{}); err != nil {
+	if err := strict.Decode(&agentMessage{}); err != nil {
 		l.node.log.Error("a pod of a newer agent is not understood, so nobody may connect to it", "pod", m.Workload.Key, "error", err)
 		m.Workload.Policy = &model.Policy{}
 	}
 	return m, nil
 }
 
-// say reports whether the link is up. It does not wait.
-func (l *link) say(m said) bool {
+// enqueue has a message sent. It does not wait. It reports whether the message was taken: not without a link, nor if too
+// many are pending.
+func (l *link) enqueue(m tunnelMessage) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.up || len(l.pending) == linkPending {
@@ -176,9 +177,9 @@ func (l *link) say(m said) bool {
 }
 
 // want asks for a peer. Without a link it is asked for when there is one.
-func (l *link) want(a netip.Addr) { l.say(said{Want: a}) }
+func (l *link) want(a netip.Addr) { l.enqueue(tunnelMessage{Want: a}) }
 
-func (l *link) forget(a netip.Addr) { l.say(said{Forget: a}) }
+func (l *link) forget(a netip.Addr) { l.enqueue(tunnelMessage{Forget: a}) }
 
 func (l *link) applied(w *Workload, err error) {
 	m := &applied{Key: w.Key, Revision: w.Revision}
@@ -186,11 +187,11 @@ func (l *link) applied(w *Workload, err error) {
 		m.Error = err.Error()
 		l.node.log.Warn("connections of a pod cannot be taken", "pod", w.Key, "error", err)
 	}
-	l.say(said{Applied: m})
+	l.enqueue(tunnelMessage{Applied: m})
 }
 
-// tellFlows tells what happened every now and then.
-func (l *link) tellFlows(ended <-chan struct{}) {
+// reportFlows sends the flows that were seen, every flowsEvery.
+func (l *link) reportFlows(ended <-chan struct{}) {
 	tick := time.NewTicker(flowsEvery)
 	defer tick.Stop()
 	for {
@@ -202,7 +203,7 @@ func (l *link) tellFlows(ended <-chan struct{}) {
 		kept, lost := l.node.flows.take()
 		for len(kept) > 0 || lost > 0 {
 			n := min(len(kept), flowsAtOnce)
-			if !l.say(said{Flows: kept[:n], Lost: lost}) {
+			if !l.enqueue(tunnelMessage{Flows: kept[:n], Lost: lost}) {
 				l.node.flows.giveBack(len(kept), lost)
 				return
 			}

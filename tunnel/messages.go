@@ -12,18 +12,18 @@ const SocketName = "tunnel.sock"
 
 // The agent and the tunnel speak JSON over a Unix socket, a message a line, in both directions.
 
-// told is what the agent tells. One field is set.
-type told struct {
+// agentMessage is a message from the agent to the tunnel. One field is set.
+type agentMessage struct {
 	Hello    *hello    `json:"hello,omitempty"`
 	Workload *Workload `json:"workload,omitempty"`
 	Gone     string    `json:"gone,omitempty"` // a workload's key
 	SVID     *svid     `json:"svid,omitempty"`
 	Bundle   []byte    `json:"bundle,omitempty"` // PEM
 	Peer     *peer     `json:"peer,omitempty"`
-	Synced   bool      `json:"synced,omitempty"` // all that there is was told: the rest is gone
+	Synced   bool      `json:"synced,omitempty"` // everything there is has been sent: what the tunnel knows beyond it is gone
 }
 
-// hello is the first message.
+// hello is the first message from the agent.
 type hello struct {
 	TrustDomain string `json:"trustDomain"`
 }
@@ -53,11 +53,11 @@ type peer struct {
 	Identity model.Identity `json:"identity,omitempty"`
 }
 
-// said is what the tunnel says. One field is set.
-type said struct {
+// tunnelMessage is a message from the tunnel to the agent. One field is set.
+type tunnelMessage struct {
 	Applied *applied   `json:"applied,omitempty"`
-	Want    netip.Addr `json:"want,omitzero"`   // tell of the peer at this address, now and when it changes
-	Forget  netip.Addr `json:"forget,omitzero"` // no more
+	Want    netip.Addr `json:"want,omitzero"`   // send the peer at this address, now and when it changes
+	Forget  netip.Addr `json:"forget,omitzero"` // send it no more
 	Flows   []Flow     `json:"flows,omitempty"`
 	Lost    uint64     `json:"lost,omitempty"` // flows that were dropped since the last time
 }

@@ -45,7 +45,7 @@ type Node struct {
 	draining    bool // another process takes new connections
 }
 
-// New makes a Node that is told by the agent at a Unix socket.
+// New makes a Node that gets its workloads from the agent at a Unix socket.
 func New(agent string, log *slog.Logger) *Node {
 	n := &Node{
 		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
@@ -139,7 +139,7 @@ func (n *Node) work(ctx context.Context) {
 }
 
 // hear takes in what the agent tells.
-func (n *Node) hear(m *told) {
+func (n *Node) hear(m *agentMessage) {
 	switch {
 	case m.Hello != nil:
 		n.mu.Lock()

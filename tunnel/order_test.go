@@ -21,7 +21,7 @@ func TestOrder(t *testing.T) {
 	to := netip.MustParseAddrPort("192.0.2.1:80")
 	n := New("", slog.New(slog.DiscardHandler))
 	n.ctx = t.Context()
-	n.peers[to.Addr()] = &known{told: make(chan struct{}), identity: "spiffe://a/b"}
+	n.peers[to.Addr()] = &known{answered: make(chan struct{}), identity: "spiffe://a/b"}
 	p := n.emptyPod()
 	p.spec.Store(&Workload{})
 	making := &dialling{done: make(chan struct{})}
@@ -31,7 +31,7 @@ func TestOrder(t *testing.T) {
 	for port := uint16(1); port <= 60; port++ {
 		switch port {
 		case 10:
-			close(n.peers[to.Addr()].told)
+			close(n.peers[to.Addr()].answered)
 		case 20:
 			r.mu.Lock()
 			r.dialling = nil

@@ -13,27 +13,27 @@ import (
 // peerKept is how long a peer that nobody asks for is remembered.
 const peerKept = 10 * time.Minute
 
-// known is what the agent said of an address.
+// known is what the agent has sent for an address.
 type known struct {
-	told     chan struct{} // closed when the agent has said something
+	answered chan struct{} // closed when the agent has sent something
 	identity model.Identity
 	used     time.Time
 	leaving  *time.Timer // until nobody is there; nil if somebody is
 }
 
 // peerAt gives the identity that the pod at an address must have, and whether the pod leaves the mesh. The agent is asked
-// once. If it has not said anything yet, peerAt fails with errWait unless it may wait.
+// once. If it has not answered yet, peerAt fails with errWait unless it may wait.
 func (n *Node) peerAt(a netip.Addr, wait bool) (id model.Identity, leaves bool, err error) {
 	n.mu.Lock()
 	k := n.peers[a]
 	if k == nil {
-		k = &known{told: make(chan struct{})}
+		k = &known{answered: make(chan struct{})}
 		n.peers[a] = k
 		n.link.want(a)
 	}
 	k.used = time.Now()
 	n.mu.Unlock()
-	if err := n.awaitTold(k, a, wait); err != nil {
+	if err := n.awaitAnswer(k, a, wait); err != nil {
 		return "", false, err
 	}
 	n.mu.Lock()
@@ -44,9 +44,9 @@ func (n *Node) peerAt(a netip.Addr, wait bool) (id model.Identity, leaves bool, 
 	return k.identity, k.leaving != nil, nil
 }
 
-func (n *Node) awaitTold(k *known, a netip.Addr, wait bool) error {
+func (n *Node) awaitAnswer(k *known, a netip.Addr, wait bool) error {
 	select {
-	case <-k.told:
+	case <-k.answered:
 		return nil
 	default:
 		if !wait {
@@ -56,10 +56,10 @@ func (n *Node) awaitTold(k *known, a netip.Addr, wait bool) error {
 	timeout := time.NewTimer(peerTimeout)
 	defer timeout.Stop()
 	select {
-	case <-k.told:
+	case <-k.answered:
 		return nil
 	case <-timeout.C:
-		return fmt.Errorf("the agent does not say who is at %s", a)
+		return fmt.Errorf("the agent has not answered who is at %s", a)
 	case <-n.ctx.Done():
 		return n.ctx.Err()
 	}
@@ -77,7 +77,7 @@ func (n *Node) takePeer(m *peer) {
 	}
 }
 
-// setPeer keeps what the agent said of an address, and reports whether who was there leaves.
+// setPeer keeps what the agent has sent for an address, and reports whether the pod that was there leaves.
 func (n *Node) setPeer(m *peer) (leaves bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,14 +105,14 @@ func (n *Node) setPeer(m *peer) (leaves bool) {
 	}
 	k.identity = m.Identity
 	select {
-	case <-k.told:
+	case <-k.answered:
 	default:
-		close(k.told)
+		close(k.answered)
 	}
 	return false
 }
 
-// wanted are the peers that the agent is to tell of.
+// wanted returns the addresses whose peers the agent is asked for.
 func (n *Node) wanted() []netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()

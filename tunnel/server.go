@@ -28,7 +28,7 @@ type Config struct {
 	Log  *slog.Logger
 }
 
-// Server tells the tunnel of its node what the tables hold. It is the agent's part.
+// Server sends to the tunnel of its node what the tables hold. It is the agent's part.
 type Server struct {
 	st  *state.State
 	cfg Config
@@ -44,7 +44,7 @@ func NewServer(st *state.State, cfg Config) *Server {
 	return &Server{st: st, cfg: cfg, links: map[*serverLink]struct{}{}}
 }
 
-// Serve answers on l until ctx ends, and closes l. It tells nothing before st.Synced.
+// Serve answers on l until ctx ends, and closes l. It sends nothing before st.Synced.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -70,7 +70,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// workload gives what is told of a local workload; nil if nothing is.
+// workload returns what is sent for a local workload; nil for nothing.
 func workload(w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return nil
@@ -91,12 +91,12 @@ type serverLink struct {
 	conn   net.Conn
 	out    *json.Encoder
 
-	// Of the goroutine that tells.
+	// Of the goroutine of send.
 	peers    map[netip.Addr]model.Identity
 	revision uint64
 
 	// Guarded by the server's lock.
-	told    map[string]toldWorkload
+	sent    map[string]sentWorkload
 	answers map[string]*applied
 }
 
@@ -109,7 +109,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	}
 	l := &serverLink{
 		server: s, conn: c, out: json.NewEncoder(c), peers: map[netip.Addr]model.Identity{},
-		told: map[string]toldWorkload{}, answers: map[string]*applied{},
+		sent: map[string]sentWorkload{}, answers: map[string]*applied{},
 	}
 	s.mu.Lock()
 	s.links[l] = struct{}{}
@@ -119,7 +119,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 		s.mu.Lock()
 		delete(s.links, l)
 		lost := []model.Subject{model.Tunnel}
-		for key := range l.told {
+		for key := range l.sent {
 			lost = append(lost, subjectOf(key))
 		}
 		s.mu.Unlock()
@@ -127,20 +127,20 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	asked := make(chan said, 64)
-	go func() { cancel(l.listen(ctx, asked)) }()
+	requests := make(chan tunnelMessage, 64)
+	go func() { cancel(l.receive(ctx, requests)) }()
 	go func() { <-ctx.Done(); c.Close() }()
-	if err := l.tell(ctx, asked); err != nil && ctx.Err() == nil {
+	if err := l.send(ctx, requests); err != nil && ctx.Err() == nil {
 		return err
 	}
 	return context.Cause(ctx)
 }
 
-// listen hears the tunnel.
-func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
+// receive reads what the tunnel sends, and passes requests for peers on.
+func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage) error {
 	in := json.NewDecoder(bufio.NewReader(l.conn))
 	for {
-		var m said
+		var m tunnelMessage
 		if err := in.Decode(&m); err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
 			l.server.report(subjectOf(m.Applied.Key))
 		case m.Want.IsValid(), m.Forget.IsValid():
 			select {
-			case asked <- m:
+			case requests <- m:
 			case <-ctx.Done():
 				return nil
 			}
@@ -167,13 +167,13 @@ func (l *serverLink) listen(ctx context.Context, asked chan<- said) error {
 	}
 }
 
-// tell tells everything, and then what changes.
-func (l *serverLink) tell(ctx context.Context, asked <-chan said) error {
+// send sends everything, and then what changes.
+func (l *serverLink) send(ctx context.Context, requests <-chan tunnelMessage) error {
 	st := l.server.st
-	feed := st.Feed()
+	feed := st.Feed(st.SVIDs, st.Bundles, st.Workloads, st.Placements)
 	defer feed.Close()
 	_, snap := feed.Take()
-	if err := l.tellAll(snap); err != nil {
+	if err := l.sendAll(snap); err != nil {
 		return err
 	}
 	for {
@@ -184,9 +184,9 @@ func (l *serverLink) tell(ctx context.Context, asked <-chan said) error {
 		case <-feed.Ready():
 			keys, snap := feed.Take()
 			err = l.changed(keys, snap)
-		case m := <-asked:
+		case m := <-requests:
 			if m.Want.IsValid() {
-				err = l.tellPeer(st.Snapshot(), m.Want)
+				err = l.sendPeer(st.Snapshot(), m.Want)
 			} else {
 				delete(l.peers, m.Forget)
 			}
@@ -197,16 +197,16 @@ func (l *serverLink) tell(ctx context.Context, asked <-chan said) error {
 	}
 }
 
-func (l *serverLink) tellAll(snap *state.Snapshot) error {
+func (l *serverLink) sendAll(snap *state.Snapshot) error {
 	st := l.server.st
-	errs := []error{l.say(&told{Hello: &hello{TrustDomain: l.server.cfg.TrustDomain}}), l.tellBundle(snap)}
+	errs := []error{l.write(&agentMessage{Hello: &hello{TrustDomain: l.server.cfg.TrustDomain}}), l.sendBundle(snap)}
 	for v := range st.SVIDs.All(snap) {
-		errs = append(errs, l.tellSVID(snap, v.Identity))
+		errs = append(errs, l.sendSVID(snap, v.Identity))
 	}
 	for w := range st.Workloads.By(snap, state.ByLocal, "true") {
-		errs = append(errs, l.tellWorkload(snap, w.Key()))
+		errs = append(errs, l.sendWorkload(snap, w.Key()))
 	}
-	return errors.Join(append(errs, l.say(&told{Synced: true}))...)
+	return errors.Join(append(errs, l.write(&agentMessage{Synced: true}))...)
 }
 
 func (l *serverLink) changed(keys map[state.Key]struct{}, snap *state.Snapshot) error {
@@ -216,9 +216,9 @@ func (l *serverLink) changed(keys map[state.Key]struct{}, snap *state.Snapshot) 
 	for k := range keys {
 		switch {
 		case k.Table == st.SVIDs.ID() && k.Index == "":
-			errs = append(errs, l.tellSVID(snap, model.Identity(k.Value)))
+			errs = append(errs, l.sendSVID(snap, model.Identity(k.Value)))
 		case k.Table == st.Bundles.ID() && k.Index == "":
-			errs = append(errs, l.tellBundle(snap))
+			errs = append(errs, l.sendBundle(snap))
 		case k.Table == st.Workloads.ID() && k.Index == "":
 			workloads[k.Value] = struct{}{}
 		case k.Table == st.Placements.ID() && k.Index == state.ByNetNS:
@@ -230,18 +230,18 @@ func (l *serverLink) changed(keys map[state.Key]struct{}, snap *state.Snapshot) 
 		case k.Table == st.Workloads.ID() && k.Index == state.ByAddress:
 			if a, err := netip.ParseAddr(k.Value); err == nil {
 				if _, wanted := l.peers[a]; wanted {
-					errs = append(errs, l.tellPeer(snap, a))
+					errs = append(errs, l.sendPeer(snap, a))
 				}
 			}
 		}
 	}
 	for key := range workloads {
-		errs = append(errs, l.tellWorkload(snap, key))
+		errs = append(errs, l.sendWorkload(snap, key))
 	}
 	return errors.Join(errs...)
 }
 
-func (l *serverLink) tellWorkload(snap *state.Snapshot, key string) error {
+func (l *serverLink) sendWorkload(snap *state.Snapshot, key string) error {
 	var want *Workload
 	w, row, ok := l.server.st.Workloads.Revision(snap, key)
 	if ok {
@@ -252,55 +252,55 @@ func (l *serverLink) tellWorkload(snap *state.Snapshot, key string) error {
 	if m == nil {
 		return nil
 	}
-	return l.say(m)
+	return l.write(m)
 }
 
-// note keeps what the tunnel is told of a workload, and gives the message; nil if it knows.
-func (l *serverLink) note(key string, want *Workload, row uint64) *told {
+// note remembers what is sent to the tunnel for a workload, and returns the message; nil if the tunnel has it.
+func (l *serverLink) note(key string, want *Workload, row uint64) *agentMessage {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
-	had, known := l.told[key]
+	had, known := l.sent[key]
 	if want == nil {
-		delete(l.told, key)
+		delete(l.sent, key)
 		delete(l.answers, key)
 		if !known {
 			return nil
 		}
-		return &told{Gone: key}
+		return &agentMessage{Gone: key}
 	}
 	if known {
 		want.Revision = had.Revision
 		if reflect.DeepEqual(want, had.Workload) {
-			l.told[key] = toldWorkload{want, row}
+			l.sent[key] = sentWorkload{want, row}
 			return nil
 		}
 	}
 	l.revision++
 	want.Revision = l.revision
-	l.told[key] = toldWorkload{want, row}
-	return &told{Workload: want}
+	l.sent[key] = sentWorkload{want, row}
+	return &agentMessage{Workload: want}
 }
 
-func (l *serverLink) tellSVID(snap *state.Snapshot, id model.Identity) error {
+func (l *serverLink) sendSVID(snap *state.Snapshot, id model.Identity) error {
 	m := &svid{Identity: id}
 	if v, ok := l.server.st.SVIDs.Get(snap, string(id)); ok {
 		m.Chain, m.Key = v.ChainPEM, v.KeyPEM
 	}
-	return l.say(&told{SVID: m})
+	return l.write(&agentMessage{SVID: m})
 }
 
-func (l *serverLink) tellBundle(snap *state.Snapshot) error {
+func (l *serverLink) sendBundle(snap *state.Snapshot) error {
 	b, ok := l.server.st.Bundles.Get(snap, l.server.cfg.TrustDomain)
 	if !ok || len(b.PEM) == 0 {
 		return nil
 	}
-	return l.say(&told{Bundle: b.PEM})
+	return l.write(&agentMessage{Bundle: b.PEM})
 }
 
-func (l *serverLink) tellPeer(snap *state.Snapshot, a netip.Addr) error {
+func (l *serverLink) sendPeer(snap *state.Snapshot, a netip.Addr) error {
 	id := l.server.identityAt(snap, a)
 	l.peers[a] = id
-	return l.say(&told{Peer: &peer{Address: a, Identity: id}})
+	return l.write(&agentMessage{Peer: &peer{Address: a, Identity: id}})
 }
 
 // identityAt is nobody's where workloads of different identities claim an address.
@@ -316,11 +316,11 @@ func (s *Server) identityAt(snap *state.Snapshot, a netip.Addr) model.Identity {
 	return id
 }
 
-// toldTimeout bounds the wait for a tunnel that does not read.
-const toldTimeout = 10 * time.Second
+// sendTimeout bounds the wait for a tunnel that does not read.
+const sendTimeout = 10 * time.Second
 
-func (l *serverLink) say(m *told) error {
-	if err := l.conn.SetWriteDeadline(time.Now().Add(toldTimeout)); err != nil {
+func (l *serverLink) write(m *agentMessage) error {
+	if err := l.conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return err
 	}
 	return l.out.Encode(m)
