@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -69,16 +70,18 @@ func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Coll
 // notHooks are the programs that are loaded one by one, when they are needed.
 var notHooks = []string{weftProgInbound, weftProgFindListeners, weftProgFindDatagrams}
 
-// loadOne loads one program with constants set.
-func loadOne(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, name string, constants map[string]uint64) (*ebpf.Program, error) {
-	spec = spec.Copy()
-	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+// loadOne loads one program with constants set. A program that reads structures of the kernel needs types, or the kernel's
+// BTF is decoded for it anew.
+func loadOne(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, name string, constants map[string]uint64, types *btf.Cache) (*ebpf.Program, error) {
+	one := *spec // copied without the other programs
+	one.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	spec = one.Copy()
 	for c, value := range constants {
 		if err := spec.Variables[c].Set(value); err != nil {
 			return nil, fmt.Errorf("embedded BPF object: %w", err)
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps, Cache: types})
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF program %s: %w", name, verifier(err))
 	}

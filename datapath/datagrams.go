@@ -54,7 +54,7 @@ func (f *datagramFinder) find() ([]datagram, error) {
 }
 
 func (f *datagramFinder) walk() ([]datagram, error) {
-	prog, err := loadOne(f.spec, f.maps, weftProgFindDatagrams, nil)
+	prog, err := loadOne(f.spec, f.maps, weftProgFindDatagrams, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -98,7 +98,7 @@ func (d *Datapath) namespaces() *kernelNamespaces {
 	ns := &kernelNamespaces{
 		log: d.cfg.Log, datagrams: &datagramFinder{log: d.cfg.Log, spec: d.spec, maps: d.maps}, dir: filepath.Join(d.cfg.PinDir, podDir),
 		load: func(cookie uint64) (*ebpf.Program, error) {
-			return loadOne(d.spec, d.maps, weftProgInbound, map[string]uint64{weftVarOwnNetns: cookie})
+			return loadOne(d.spec, d.maps, weftProgInbound, map[string]uint64{weftVarOwnNetns: cookie}, nil)
 		},
 	}
 	if d.fresh[weftMapListeners] {
