@@ -50,7 +50,7 @@ func (r *reconciler) started(done bool) {
 	w := r.st.Write(r.st.Programmed)
 	defer w.Commit()
 	row := &model.Programmed{
-		Subject: model.Subject{Kind: model.SubjectNode, Name: "start"}, Error: "not everything was programmed since the agent started",
+		Subject: model.Start, Error: "not everything was programmed since the agent started",
 	}
 	if done {
 		r.st.Programmed.Delete(w, row.Key())

@@ -4,31 +4,75 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 const (
 	// gcPercent is lower than Go's default: an agent's heap is nearly all live tables, and changes make little garbage, so
 	// the collector is cheap, and memory that it lets lie would be paid on every node.
 	gcPercent = 40
-	// settled is how long after the first translation the memory that it took is given back. Collecting at once would take
-	// the processors from answering those that wait for this agent.
-	settled = 2 * time.Second
+	// quiet is how long no row changes when work is over. Work that takes longer than it from one commit to the next is
+	// waited for at the start, and found afterwards by the memory that it left.
+	quiet = time.Second
+	// spare is the memory, in bytes, beyond what the collector lets the heap grow to, for which a collection is worth its
+	// time: it reads the whole heap.
+	spare = 16 << 20
 )
 
-// returnMemory keeps the heap small, and gives back what reading and translating everything for the first time took. Until
-// then Go's default holds: the heap grows, and each collection reads all of it.
+// returnMemory keeps the heap small, and gives memory back after work that took much of it: first when everything was read,
+// translated and programmed once, and later when the tables are quiet after a burst of changes. Until then Go's default
+// holds: the heap grows, and each collection reads all of it.
 func (a *Agent) returnMemory(ctx context.Context) error {
+	feed := a.st.Feed()
+	defer feed.Close()
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-a.st.Synced():
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-time.After(settled):
+	started := false
+	for {
+		feed.Take()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(quiet):
+		}
+		select {
+		case <-feed.Ready():
+			continue
+		default:
+		}
+		switch {
+		case started:
+			if spareMemory() > spare {
+				debug.FreeOSMemory()
+			}
+		case programmedOnce(a.st):
+			started = true
+			a.shrink()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-feed.Ready():
+		}
 	}
+}
+
+// programmedOnce reports whether the kernel holds everything that was read at the start.
+func programmedOnce(st *state.State) bool {
+	snap := st.Snapshot()
+	_, waits := st.Programmed.Get(snap, model.Start.Key())
+	return !waits && st.Programmed.Len(snap) > 0
+}
+
+// shrink gives back what the start took.
+func (a *Agent) shrink() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -36,5 +80,14 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
 	}
-	return nil
+}
+
+// spareMemory is the heap's resident memory, in bytes, beyond the size at which it is collected next.
+func spareMemory() int64 {
+	s := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/goal:bytes"},
+	}
+	metrics.Read(s)
+	return int64(s[0].Value.Uint64()+s[1].Value.Uint64()+s[2].Value.Uint64()) - int64(s[3].Value.Uint64())
 }

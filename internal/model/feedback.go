@@ -67,6 +67,10 @@ type Programmed struct {
 	Repairs uint64 `json:"repairs,omitempty"`
 }
 
+// Start is the subject of the row in Programmed that is there until everything that was read at the agent's start was
+// programmed once.
+var Start = Subject{Kind: SubjectNode, Name: "start"}
+
 // MapUsage is how full a map in the kernel is.
 type MapUsage struct {
 	Name    string `json:"name"`
