@@ -52,7 +52,13 @@ func (a *Agent) listen(ctx context.Context) error {
 	return errors.Join(err, inherited.close())
 }
 
-// released calls f until it does not fail with inUse any more, where an agent ran that has ended or is about to.
+// releasePoll is between two tries to take what another process holds. The kernel reports neither the end of a lock nor that
+// nobody listens on a socket any more, except to a call that blocks and that ctx cannot end. It is short, because nobody
+// serves meanwhile.
+const releasePoll = 20 * time.Millisecond
+
+// released calls f until it no longer fails with inUse, for at most stopLimit, where an agent ran that has ended or is about
+// to.
 func (a *Agent) released(ctx context.Context, inUse error, f func() error) error {
 	end := time.Now().Add(stopLimit)
 	for {
@@ -63,7 +69,7 @@ func (a *Agent) released(ctx context.Context, inUse error, f func() error) error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(releasePoll):
 		}
 	}
 }
