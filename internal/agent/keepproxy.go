@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const (
@@ -17,13 +19,20 @@ const (
 	proxyLog = "proxy.log"
 )
 
-// keepProxy sees to it that a weft proxy answers on its control socket: one that runs is left alone, so that the
-// agent's restart does not touch Envoy, and none is started while another comes up.
+// keepProxy starts a weft proxy when none listens on the control socket. One that runs is left alone, so that the agent's
+// restart does not touch Envoy. While one reports (followProxy), its row is waited for and nothing is asked. One that
+// listens and reports nothing is looked at again: a second beside it would take its Envoy.
 func (a *Agent) keepProxy(ctx context.Context) error {
+	feed := a.st.Feed(a.st.Proxies)
+	defer feed.Close()
 	backoff := proxyPoll
 	for {
-		wait := proxyPoll
-		if _, err := a.proxy.Status(ctx); err != nil && ctx.Err() == nil {
+		feed.Take()
+		ready, again := feed.Ready(), time.NewTimer(proxyPoll)
+		switch {
+		case a.proxyReports():
+			again.Stop()
+		case !a.proxy.Listening(ctx) && ctx.Err() == nil:
 			began := time.Now()
 			if err := a.runProxy(ctx); err != nil {
 				a.cfg.Log.Error("weft proxy ended", "error", err, "retryIn", backoff.String())
@@ -31,14 +40,24 @@ func (a *Agent) keepProxy(ctx context.Context) error {
 			if time.Since(began) > proxyMaxBackoff {
 				backoff = proxyPoll
 			}
-			wait, backoff = backoff, min(2*backoff, proxyMaxBackoff)
+			ready = nil
+			again.Reset(backoff)
+			backoff = min(2*backoff, proxyMaxBackoff)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
+		case <-ready:
+		case <-again.C:
 		}
+		again.Stop()
 	}
+}
+
+// proxyReports reports whether a weft proxy reports to this agent.
+func (a *Agent) proxyReports() bool {
+	p, ok := a.st.Proxies.Get(a.st.Snapshot(), (*model.Proxy)(nil).Key())
+	return ok && p.State != ""
 }
 
 // runProxy starts weft proxy in a session of its own and returns when it ends, or when ctx does: it lives on then.

@@ -35,6 +35,17 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &st, nil
 }
 
+// Listening reports whether a supervisor listens on its control socket. It asks nothing, so it does not wait for one that is
+// silent.
+func (c *Client) Listening(ctx context.Context) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(or(c.RunDir, DefaultRunDir), ControlSocket))
+	if err == nil {
+		conn.Close()
+	}
+	return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED)
+}
+
 // Restart hot-restarts Envoy and returns when the new one is live and has the listeners. On an error the old one goes
 // on serving.
 func (c *Client) Restart(ctx context.Context) error {

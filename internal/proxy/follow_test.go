@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,5 +106,27 @@ func (f *follower) ended() error {
 		case err := <-f.end:
 			return err
 		}
+	}
+}
+
+// A supervisor that is silent listens.
+func TestListening(t *testing.T) {
+	c := &Client{RunDir: t.TempDir()}
+	if c.Listening(t.Context()) {
+		t.Error("something listens where there is no socket")
+	}
+	l, err := net.Listen("unix", filepath.Join(c.RunDir, ControlSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if !c.Listening(t.Context()) {
+		t.Error("a supervisor that accepts nothing does not count as listening")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Listening(t.Context()) {
+		t.Error("something listens at a socket that was left behind")
 	}
 }
