@@ -91,7 +91,7 @@ func (r *report) mark() {
 	r.markAuthenticated(atLeast, below)
 	if m := r.Memory; m != nil {
 		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
-		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 150)
+		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 130)
 	}
 	if m := r.Restart; m != nil {
 		below("agent killed, a new Service answers, median at 5,000 Services", "s", m.Median.Seconds(), 1.5)
