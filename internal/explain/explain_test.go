@@ -128,6 +128,7 @@ func TestConnections(t *testing.T) {
 		{"another port", func(m *mesh) { m.policy("permissive", anybody) }, "ns/strict", "pod/ns/permissive:9090", nil, Refused, ByTunnel, "ns/guard", "have to allow port 9090"},
 		{"a policy without rules", func(m *mesh) { m.policy("strict") }, "ns/permissive", "ns/strict:80", nil, Refused, ByTunnel, "ns/guard", "refuses everything"},
 		{"a policy that looks at requests", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "/a/b/../c?d"}, Allowed, ByHBONE, "GET /a/*", ""},
+		{"doubled slashes", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "//a"}, Allowed, ByHBONE, "GET /a/*", ""},
 		{"another path", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "/ab"}, Refused, ByHBONE, "ns/guard", "have to allow the path /ab"},
 		{"another method, in the clear", func(m *mesh) { m.policy("permissive", gets) }, "ns/disabled", "ns/permissive:80", &Request{Method: "PUT", Path: "/a"}, Refused, ByKernel, "ns/guard", "have to allow the method PUT"},
 		{"an escaped slash", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "/a%2Fb"}, Refused, ByHBONE, "ns/guard", ""},
