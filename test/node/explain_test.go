@@ -17,19 +17,24 @@ import (
 
 // Each round has policies, routes and a mode of its own, drawn from the round's number, and is asked with probes.
 const (
-	explainRounds = 20
-	explainProbes = 60
+	explainRounds     = 5
+	explainRoundsLong = 20 // make explain
+	explainProbes     = 60
 )
 
 // explained compares weft explain with what connections and requests see.
 func explained(t *testing.T, m *mesh) {
+	rounds := explainRounds
+	if long {
+		rounds = explainRoundsLong
+	}
 	t.Cleanup(func() {
 		if err := m.Write("mesh/ns-flip.yaml", []byte(namespaceManifest("flip", "disabled"))); err != nil {
 			t.Error(err)
 		}
 	})
 	verdicts := map[explain.Verdict]int{}
-	for n := range explainRounds {
+	for n := range rounds {
 		t.Run(fmt.Sprintf("round %d", n), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(uint64(n), 12))
 			m.explainRound(t, rng, n)
@@ -41,7 +46,7 @@ func explained(t *testing.T, m *mesh) {
 	}
 	t.Logf("verdicts: %v", verdicts)
 	for _, v := range []explain.Verdict{explain.Allowed, explain.Refused, explain.Failing} {
-		if verdicts[v] < explainRounds {
+		if verdicts[v] < rounds {
 			t.Errorf("%d of the probes were %s: too few to show anything", verdicts[v], v)
 		}
 	}

@@ -30,13 +30,7 @@ type mesh struct {
 
 // TestNode starts a node once, as it is by default: its authenticated bytes go by weft tunnel. Parts leave it as they found
 // it.
-func TestNode(t *testing.T) {
-	var without []string
-	if !long {
-		without = []string{"Explain"} // make explain
-	}
-	node(t, model.PortTunnel, without...)
-}
+func TestNode(t *testing.T) { node(t, model.PortTunnel) }
 
 // TestNodeHBONE does the same with HBONE, by which bytes go to nodes without weft tunnel, and runs the parts that depend on
 // it. make node-hbone runs those too that take minutes.
