@@ -86,8 +86,9 @@ images: ## container images for amd64 and arm64 in build/images; ARGS="-arch amd
 	@go run ./install/images $(ARGS) $(QUIET)
 
 .PHONY: install-manifest
-install-manifest: ## refresh what is rendered from the chart: install/*.yaml
+install-manifest: ## refresh what is rendered: install/*.yaml from the chart, and the dashboards of the chart
 	@go -C install/render run . -write $(QUIET)
+	@go -C install/render run ./dashboards
 
 .PHONY: alerts
 alerts: ## the chart's alerts in promtool, each against series that are well and series that are not
@@ -131,7 +132,7 @@ E2E_SCALE := ^TestManyObjects
 
 .PHONY: cluster-ci
 cluster-ci: ## what CI runs on a cluster: cluster-test, then e2e and conformance on one that is taken away afterwards
-	@$(MAKE) --no-print-directory cluster-down cluster-test
+	@$(MAKE) --no-print-directory alerts cluster-down cluster-test
 	@trap '$(MAKE) --no-print-directory cluster-down' EXIT; \
 	$(MAKE) --no-print-directory cluster; \
 	$(MAKE) --no-print-directory e2e ARGS="-skip='$(E2E_SCALE)'"; \

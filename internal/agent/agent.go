@@ -20,7 +20,6 @@ import (
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/gatewaysecrets"
-	"github.com/weft-mesh/weft/internal/metrics"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/proxy"
@@ -58,8 +57,10 @@ type Config struct {
 	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
 	// that serves, while HealthAddress is that of whichever serves. "" for none.
 	HealthSocket string
-	// MetricsAddress is host:port of what Prometheus reads; "" for none, and then Envoy does not count requests.
+	// MetricsAddress is host:port of what Prometheus reads; "" for none, and then Envoy does not count requests. If the port
+	// is in use, the agent serves them once it is free.
 	MetricsAddress string
+	IstioMetrics   bool // the counts of traffic also by the names of Istio's metrics
 	RequestLog     bool // a flow for each HTTP request
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
 	// it, and not by HBONE.
@@ -249,10 +250,8 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 		}
 		g.Go(func() error { return serveHTTP(ctx, l, a.health()) })
 	}
-	if a.metricsSocket != nil {
-		g.Go(func() error {
-			return serveHTTP(ctx, a.metricsSocket, metrics.Handler(a.view(), a.proxy.Metrics, a.connections, a.requests))
-		})
+	if a.cfg.MetricsAddress != "" {
+		g.Go(func() error { return a.serveMetrics(ctx, a.metricsHandler(), metricsRetry) })
 	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
@@ -85,7 +87,20 @@ func lost(l net.Listener) error {
 }
 
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	return serve(ctx, l, &http.Server{Handler: h})
+}
+
+// maxOutside bounds the connections to an address that others than this node may reach.
+const maxOutside = 64
+
+// serveOutside is serveHTTP for clients that nobody vouches for: their connections are few, and end when they are idle or
+// slow to read.
+func serveOutside(ctx context.Context, l net.Listener, h http.Handler) error {
+	return serve(ctx, netutil.LimitListener(l, maxOutside), &http.Server{Handler: h, IdleTimeout: 2 * time.Minute, WriteTimeout: time.Minute})
+}
+
+func serve(ctx context.Context, l net.Listener, s *http.Server) error {
+	s.ReadHeaderTimeout, s.BaseContext = 5*time.Second, func(net.Listener) context.Context { return ctx }
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {

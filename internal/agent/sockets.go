@@ -131,12 +131,13 @@ func (a *Agent) openUnix(inherited sockets) error {
 	return nil
 }
 
-// openTCP does the same for the addresses. With busy, an address that is in use is left for later: it may be inherited.
+// openTCP does the same for the addresses. With busy, an address that is in use is left for later: it may be inherited. The
+// metrics' address is always left for later then (serveMetrics): the mesh works without them.
 func (a *Agent) openTCP(inherited sockets, busy bool) error {
 	for _, s := range []struct {
 		to            *net.Listener
 		flag, address string
-	}{{&a.healthSocket, "--health-address", a.cfg.HealthAddress}, {&a.metricsSocket, "--metrics-address", a.cfg.MetricsAddress}} {
+	}{{&a.healthSocket, "--health-address", a.cfg.HealthAddress}, {&a.metricsSocket, metricsFlag, a.cfg.MetricsAddress}} {
 		name := s.flag + "=" + s.address
 		if s.address == "" || a.sockets[name] != nil {
 			continue
@@ -144,7 +145,7 @@ func (a *Agent) openTCP(inherited sockets, busy bool) error {
 		l := inherited[name]
 		if delete(inherited, name); l == nil {
 			var err error
-			if l, err = net.Listen("tcp", s.address); busy && errors.Is(err, unix.EADDRINUSE) {
+			if l, err = net.Listen("tcp", s.address); errors.Is(err, unix.EADDRINUSE) && (busy || s.flag == metricsFlag) {
 				continue
 			} else if err != nil {
 				return fmt.Errorf("%s: %w", s.flag, err)

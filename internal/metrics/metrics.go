@@ -19,6 +19,9 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
+// maxInFlight bounds the requests that each path answers at once: every one makes the agent or Envoy work.
+const maxInFlight = 4
+
 // Handler answers both paths, the first from rows and from what more collects. proxy gives Envoy's metrics in the text
 // format.
 func Handler(n api.Node, proxy func(context.Context) ([]byte, error), more ...prometheus.Collector) http.Handler {
@@ -26,8 +29,16 @@ func Handler(n api.Node, proxy func(context.Context) ([]byte, error), more ...pr
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node{n})
 	r.MustRegister(more...)
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: maxInFlight}))
+	asking := make(chan struct{}, maxInFlight)
 	mux.HandleFunc("GET /metrics/proxy", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asking <- struct{}{}:
+			defer func() { <-asking }()
+		default:
+			http.Error(w, "too many ask for Envoy's metrics at once", http.StatusServiceUnavailable)
+			return
+		}
 		text, err := proxy(r.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)

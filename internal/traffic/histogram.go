@@ -28,6 +28,17 @@ func (h *histogram) add(bounds []float64, bucket int, n uint64, sum float64) {
 	h.sum += sum
 }
 
+// merge adds what another histogram with the same bounds has counted.
+func (h *histogram) merge(other histogram) {
+	if h.counts == nil {
+		h.counts = make([]uint64, len(other.counts))
+	}
+	for i, n := range other.counts {
+		h.counts[i] += n
+	}
+	h.sum += other.sum
+}
+
 // metric returns the histogram, with its bounds and its sum multiplied by a unit.
 func (h *histogram) metric(d *prometheus.Desc, bounds []float64, unit float64, labels []string) prometheus.Metric {
 	buckets, n := make(map[float64]uint64, len(bounds)), uint64(0)

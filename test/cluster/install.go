@@ -120,7 +120,7 @@ func (c *Cluster) ctr(ctx context.Context, node string, args ...string) (string,
 // has a cgroup of its own for a root.
 func renderWeft(ctx context.Context, root, tag string, more ...string) ([]byte, error) {
 	values := append(more,
-		"namespace.create=true", "image.tag="+tag, "image.pullPolicy=Never", "cgroup.hostRoot="+nodeCgroups,
+		"namespace.create=true", "metrics.istioNames=true", "image.tag="+tag, "image.pullPolicy=Never", "cgroup.hostRoot="+nodeCgroups,
 		"kubernetes.apiServer.host="+APIAddress.Addr().String(), "kubernetes.apiServer.port="+strconv.Itoa(int(APIAddress.Port())),
 	)
 	cmd := exec.CommandContext(ctx, "go", "run", ".", "-set", strings.Join(values, ","))

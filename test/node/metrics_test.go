@@ -13,20 +13,29 @@ import (
 	"github.com/weft-mesh/weft/internal/lab"
 )
 
-// scrape returns the sum of the agent's series of a name whose labels match all expressions.
-func scrape(name string, labels ...string) (float64, error) {
-	r, err := http.Get("http://" + metricsAddress + "/metrics")
+// metricsPage returns what the agent answers to Prometheus.
+func metricsPage(path string) (string, error) {
+	r, err := http.Get("http://" + metricsAddress + path)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer r.Body.Close()
 	text, err := io.ReadAll(r.Body)
 	if err != nil || r.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("%s: %.500s %w", r.Status, text, err)
+		return "", fmt.Errorf("%s: %.500s %w", r.Status, text, err)
+	}
+	return string(text), nil
+}
+
+// scrape returns the sum of the agent's series of a name whose labels match all expressions.
+func scrape(name string, labels ...string) (float64, error) {
+	text, err := metricsPage("/metrics")
+	if err != nil {
+		return 0, err
 	}
 	sum := 0.0
 lines:
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		series, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
 		if !strings.HasPrefix(series, name+"{") {
 			continue
@@ -138,5 +147,8 @@ func requestMetrics(t *testing.T, m *mesh) {
 		{"calls by gRPC", "weft_requests_total", []string{`reporter="source"`, `source_workload="c"`, `source_namespace="plain"`, inTheClear,
 			`protocol="grpc"`, `grpc_status="5"`, `response_class="2xx"`, `verdict="forwarded"`, `destination_workload="s1"`, `destination_service="s1"`},
 			func() error { return grpcCalls(t, plain, at(serviceIPs("plain", "echo")[0], 90)) }},
-	})
+	}) // Envoy's own page has them neither by client nor by code.
+	if page, err := metricsPage("/metrics/proxy"); err != nil || strings.Contains(page, "envoy_weft_") || !strings.Contains(page, "envoy_http_downstream_rq_completed") {
+		t.Errorf("%v %.2000s", err, page)
+	}
 }

@@ -39,6 +39,18 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{- /* Annotations by which Prometheus finds a pod: (list $ 15020). A ServiceMonitor would scrape it a second time. */ -}}
+{{- define "weft.scrape" -}}
+{{- with (index . 0).Values.metrics }}
+{{- if and .enabled .annotations (not .serviceMonitor.create) }}
+annotations:
+  prometheus.io/scrape: "true"
+  prometheus.io/port: {{ index $ 1 | quote }}
+  prometheus.io/path: /metrics
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Bytes of a quantity with a binary suffix, or without. */ -}}
 {{- define "weft.bytes" -}}
 {{- $q := toString . -}}
