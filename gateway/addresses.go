@@ -308,7 +308,7 @@ func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
 	for _, gw := range gateways {
 		as := a.done[kube.Key(gw)]
 		for _, l := range gw.Spec.Listeners {
-			if !validPort(l.Port) || (l.Protocol != gwv1.HTTPProtocolType && l.Protocol != gwv1.HTTPSProtocolType) {
+			if !validPort(l.Port) || !slices.Contains(protocols, l.Protocol) {
 				continue
 			}
 			for _, addr := range as.addresses {

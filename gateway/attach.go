@@ -14,7 +14,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// route is what HTTPRoute and GRPCRoute (later: TLSRoute, TCPRoute, UDPRoute) have in common.
+// route is what routes of all kinds have in common.
 type route struct {
 	ref        model.ObjectRef
 	generation int64
@@ -39,6 +39,14 @@ type attachment struct {
 	route    model.ObjectRef
 	created  time.Time
 	bindings []binding
+}
+
+// compareAge is route.compareAge.
+func (a *attachment) compareAge(o *attachment) int {
+	if c := a.created.Compare(o.created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.route.String(), o.route.String())
 }
 
 // binding is one place: a route table, and for a Gateway the listener and the hosts there.
@@ -104,7 +112,7 @@ func (a *attacher) rules(grants bool) *compiled {
 		c = &a.gateway
 	}
 	if *c == nil {
-		*c = a.route.compile(&resolver{v: a.v, route: a.route.ref, grants: grants})
+		*c = a.route.compile(&resolver{v: a.v, route: a.route.ref, grants: grants, bytes: a.route.streams()})
 		for i := range (*c).rules {
 			(*c).rules[i].Generation = a.route.generation
 		}
@@ -123,6 +131,9 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 	var c *compiled
 	var note string
 	switch {
+	case ref.Kind == "Service" && ref.Group == "" && a.route.streams():
+		c = a.rules(true)
+		f = noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections without a route", a.route.ref.Kind)
 	case ref.Kind == "Service" && ref.Group == "":
 		c = a.rules(false)
 		note, f = a.service(ref, p, c)

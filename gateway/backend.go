@@ -17,6 +17,7 @@ type resolver struct {
 	// grants is false for Services as parents: their routes may send traffic to any namespace (GEP-1294), for pods
 	// can reach every Service anyway. A Gateway would expose it to others.
 	grants bool
+	bytes  bool // of a route of connections: what they speak does not matter
 	refs   problems
 }
 
@@ -59,7 +60,7 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		if proto, ok := protocol(p.Protocol); !ok || proto != model.TCP || p.Port != *b.Port || !validPort(p.Port) {
 			continue
 		}
-		if !appProtocolServed(p.AppProtocol) {
+		if !r.bytes && !appProtocolServed(p.AppProtocol) {
 			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf("port %d of Service %s speaks %s", p.Port, kube.Key(svc), short(*p.AppProtocol))
 		}
 		if policy := r.v.tlsPolicy(svc, p); policy != "" {

@@ -139,7 +139,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 	const invalid = string(gwv1.ListenerReasonInvalidCertificateRef)
 	if l.spec.TLS == nil || len(l.spec.TLS.CertificateRefs) == 0 {
-		l.refs.add(invalid, "a listener of protocol HTTPS needs tls.certificateRefs")
+		l.refs.add(invalid, fmt.Sprintf("a listener of protocol %s needs tls.certificateRefs", l.spec.Protocol))
 		return nil
 	}
 	var certs []string

@@ -9,6 +9,7 @@
 //	budgets     budget       which of them do not get that
 //	conflicts   conflict     Gateway -> the routes that conflict with an older one
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
+//	            route        TLSRoute, TCPRoute -> what its connections are divided among, and the same
 //	            certificate  Secret -> certificate
 //	model       workload     Pod -> workload with identity and policy
 //	            service      Service -> service, its L7 ports and their route tables
@@ -22,7 +23,7 @@
 //
 //	translator.go, unit.go, view.go       the engine
 //	attach.go, listener.go, table.go      routes and their parents
-//	httproute.go, grpcroute.go, match.go, filter.go, backend.go
+//	httproute.go, grpcroute.go, streamroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	routebudget.go, expression.go         what it may have of Envoy

@@ -15,6 +15,8 @@ func ClassFeatures() []string {
 		string(features.SupportGatewayHTTPSListenerDetectMisdirectedRequests),
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
 		string(features.SupportGatewayInfrastructure),
+		string(features.SupportTLSRoute), string(features.SupportTLSRouteModeTerminate), string(features.SupportTLSRouteModeMixed),
+		string(features.SupportTCPRoute),
 	}, routeFeatures())
 }
 

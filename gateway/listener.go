@@ -23,6 +23,9 @@ type listener struct {
 	name     string
 	port     uint16 // 0 if the spec's is not a port
 	https    bool
+	streams  bool   // of protocol TLS or TCP: connections are forwarded as they are
+	sni      bool   // of protocol HTTPS or TLS: chosen by the name in the handshake
+	certs    bool   // needs certificates
 	hostname string // "" for all
 	table    string
 	kinds    []string // of routes that it supports and allows
@@ -30,6 +33,9 @@ type listener struct {
 	accepted, conflicted, refs problems
 	overlapping                []string // HTTPS listeners of the port that share a name with it
 }
+
+// protocols are those of listeners that are served.
+var protocols = []gwv1.ProtocolType{gwv1.HTTPProtocolType, gwv1.HTTPSProtocolType, gwv1.TLSProtocolType, gwv1.TCPProtocolType}
 
 // pattern is the hostname as route tables have it.
 func (l *listener) pattern() string {
@@ -82,13 +88,24 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "a listener of protocol HTTP cannot have tls")
 		}
 	case gwv1.HTTPSProtocolType:
-		l.https = true
+		l.https, l.sni, l.certs = true, true, true
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
 		l.checkTLS(gw)
+	case gwv1.TLSProtocolType:
+		l.streams, l.sni = true, true
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		l.certs = spec.TLS == nil || orDefault(spec.TLS.Mode, string(gwv1.TLSModeTerminate)) == string(gwv1.TLSModeTerminate)
+		l.checkTLS(gw)
+	case gwv1.TCPProtocolType:
+		l.streams = true
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		if spec.TLS != nil {
+			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "a listener of protocol TCP cannot have tls")
+		}
 	default:
-		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is neither HTTP nor HTTPS", short(string(spec.Protocol))))
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS and TCP", short(string(spec.Protocol))))
 	}
-	if spec.Hostname != nil && *spec.Hostname != "" {
+	if spec.Hostname != nil && *spec.Hostname != "" && spec.Protocol != gwv1.TCPProtocolType {
 		l.hostname = string(*spec.Hostname)
 		if err := validHostname(l.hostname, true); err != "" {
 			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), err)
@@ -107,6 +124,12 @@ func (l *listener) routeKinds() {
 		return
 	}
 	supported := []string{"HTTPRoute", "GRPCRoute"}
+	switch l.spec.Protocol {
+	case gwv1.TLSProtocolType:
+		supported = []string{"TLSRoute"}
+	case gwv1.TCPProtocolType:
+		supported = []string{"TCPRoute"}
+	}
 	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
 		l.kinds = supported
 		return
@@ -156,7 +179,8 @@ func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 		(p.Port == nil || *p.Port == l.spec.Port)
 }
 
-// markConflicts finds listeners whose traffic could not be distinguished. None of them is accepted (Gateway API,
+// markConflicts finds listeners whose traffic could not be distinguished: one port can have HTTP, or TCP once, or HTTPS and
+// TLS for different names. None of them is accepted (Gateway API,
 // "Handling indistinct Listeners"). Of HTTPS listeners it also notes which others have names in common with them.
 func markConflicts(list []*listener) {
 	for i, a := range list {
@@ -168,7 +192,7 @@ func markConflicts(list []*listener) {
 				a.overlapping, b.overlapping = append(a.overlapping, b.name), append(b.overlapping, a.name)
 			}
 			reason, message := string(gwv1.ListenerReasonHostnameConflict), "listeners %s and %s have one port and hostname"
-			if a.https != b.https {
+			if a.sni != b.sni || !a.sni && a.streams != b.streams {
 				reason, message = string(gwv1.ListenerReasonProtocolConflict), "listeners %s and %s have one port and different protocols"
 			} else if a.hostname != b.hostname {
 				continue

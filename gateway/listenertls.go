@@ -9,11 +9,16 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// checkTLS refuses what an HTTPS listener asks of its TLS connections and is not built: who asked for it must not be
+// passthrough reports whether the listener forwards TLS as it is. Who the clients are is the backend's to ask then.
+func (l *listener) passthrough() bool {
+	return l.streams && l.spec.TLS != nil && orDefault(l.spec.TLS.Mode, "") == string(gwv1.TLSModePassthrough)
+}
+
+// checkTLS refuses what a listener asks of its TLS connections and is not built: who asked for it must not be
 // served without.
 func (l *listener) checkTLS(gw *gwv1.Gateway) {
-	if l.spec.TLS != nil && l.spec.TLS.Mode != nil && *l.spec.TLS.Mode != gwv1.TLSModeTerminate {
-		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("tls mode %q is not Terminate", short(string(*l.spec.TLS.Mode))))
+	if l.spec.TLS != nil && l.spec.TLS.Mode != nil && *l.spec.TLS.Mode != gwv1.TLSModeTerminate && !l.passthrough() {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("tls mode %q is not supported with protocol %s", short(string(*l.spec.TLS.Mode)), l.spec.Protocol))
 	}
 	if l.spec.TLS != nil && len(l.spec.TLS.Options) > 0 {
 		var names []string
@@ -22,7 +27,7 @@ func (l *listener) checkTLS(gw *gwv1.Gateway) {
 		}
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "tls.options are not supported: "+strings.Join(names, ", "))
 	}
-	if clientValidation(gw, l.spec.Port) != nil {
+	if clientValidation(gw, l.spec.Port) != nil && !l.passthrough() {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf(
 			"spec.tls.frontend asks for certificates of the clients of port %d, which is not supported; the listener serves nobody", l.spec.Port))
 	}

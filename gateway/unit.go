@@ -37,7 +37,8 @@ const (
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &routeBudgetUnit, &selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &certificateUnits,
+	&addressUnit, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
+	&selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits,
 	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &poolUnits,
 }
 

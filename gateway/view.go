@@ -47,7 +47,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
 		t.attachments, t.assignments, t.conflicts, t.selections, t.demands, t.allotments, t.routeDemands, t.routeRefusals,
-		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.Gateways, t.st.Certificates, t.st.Statuses,
+		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }
 

@@ -202,14 +202,14 @@ func gatewayNeeds(g *model.Gateway) []ref {
 	}
 	for _, p := range g.Ports {
 		for i, l := range p.Listeners {
-			if !p.HTTPS && i > 0 {
+			if !p.TLS && i > 0 {
 				break // the port has one table
 			}
 			table := l.RouteTable
 			if g.Identity == "" {
 				table += plainSuffix
 			}
-			if !p.HTTPS || len(l.Certificates) > 0 {
+			if l.RouteTable != "" && (!p.TLS || len(l.Certificates) > 0) {
 				needs = append(needs, ref{TypeRoute, table})
 			}
 			for _, key := range l.Certificates {

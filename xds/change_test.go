@@ -141,7 +141,7 @@ func TestEnvoyRefusesOne(t *testing.T) {
 		put(w, w.st.Certificates, &model.Certificate{Namespace: "shop", Name: name, ChainPEM: chain, KeyPEM: key})
 		table := model.GatewayTable("shop", name, p, "l")
 		put(w, w.st.RouteTables, &model.RouteTable{Name: table, VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{{Status: 200}}}}})
-		other.Ports = []model.GatewayPort{{Port: p, HTTPS: true, Listeners: []model.GatewayListener{{Name: "l", RouteTable: table, Certificates: []string{"shop/" + name}}}}}
+		other.Ports = []model.GatewayPort{{Port: p, TLS: true, Listeners: []model.GatewayListener{{Name: "l", RouteTable: table, Certificates: []string{"shop/" + name}}}}}
 		put(w, w.st.Gateways, &other)
 	}
 	// An expression that Go's and Envoy's RE2 both compile, but whose program is larger than Envoy takes.

@@ -84,6 +84,9 @@ func buildCluster(b *builder, name string) *built {
 	if n, ok := parseServiceName(name); ok {
 		return serviceCluster(b, name, n)
 	}
+	if n, ok := parseStreamName(name); ok {
+		return streamCluster(b, name, n)
+	}
 	if a, ok := parseTCPCluster(name); ok {
 		return podCluster(b, name, a)
 	}

@@ -22,25 +22,34 @@ const (
 var endpointKind = &kind{build: buildEndpoints}
 
 func buildEndpoints(b *builder, name string) *built {
+	if n, ok := parseStreamName(name); ok {
+		return streamEndpoints(b, name, n)
+	}
 	n, ok := parseServiceName(name)
 	if !ok {
 		return nil
 	}
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
-	if e, ok := b.st.Endpoints.Get(b.snap, n.portKey()); ok {
-		var list []*endpoint.LbEndpoint
-		for _, be := range serving(e.Backends) {
-			if be.Identity != "" && !n.plain {
-				list = append(list, tunnelEndpoint(b.cfg, be))
-			} else {
-				list = append(list, plainEndpoint(b.cfg, be))
-			}
-		}
-		if len(list) > 0 {
-			out.Endpoints = localities(list...)
-		}
+	if list := serviceEndpoints(b, n); len(list) > 0 {
+		out.Endpoints = localities(list...)
 	}
 	return &built{message: out, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
+}
+
+func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
+	e, ok := b.st.Endpoints.Get(b.snap, n.portKey())
+	if !ok {
+		return nil
+	}
+	var list []*endpoint.LbEndpoint
+	for _, be := range serving(e.Backends) {
+		if be.Identity != "" && !n.plain {
+			list = append(list, tunnelEndpoint(b.cfg, be))
+		} else {
+			list = append(list, plainEndpoint(b.cfg, be))
+		}
+	}
+	return list
 }
 
 // serving leaves out endpoints that are not granted, and those that are terminating unless there is no other.

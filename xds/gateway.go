@@ -60,7 +60,11 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		})
 	}
 	state := stateFilter(identityState(gatewayPrefix+g.Key(), g.Identity, ""))
-	if !p.HTTPS {
+	if !p.TLS && len(p.Listeners[0].Streams) > 0 {
+		l.FilterChains = streamChains(cfg, g, p, p.Listeners[0], state, map[string]bool{})
+		return l
+	}
+	if !p.TLS {
 		l.FilterChains = []*listener.FilterChain{{
 			Filters: []*listener.Filter{state, gatewayHTTP(cfg, g, p.Listeners[0].RouteTable)},
 		}}
@@ -70,6 +74,10 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 	l.ListenerFiltersTimeout = duration(cfg.timeouts().handshake) // then the connection is closed
 	seen := map[string]bool{}
 	for _, gl := range p.Listeners {
+		if len(gl.Streams) > 0 {
+			l.FilterChains = append(l.FilterChains, streamChains(cfg, g, p, gl, state, seen)...)
+			continue
+		}
 		if seen[gl.Hostname] || len(gl.Certificates) == 0 {
 			continue // a second chain for one SNI would make Envoy refuse all of them
 		}
@@ -80,10 +88,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 			TransportSocketConnectTimeout: duration(cfg.timeouts().handshake),
 			Filters:                       []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
 		}
-		chain.FilterChainMatch = &listener.FilterChainMatch{TransportProtocol: "tls"}
-		if gl.Hostname != "" {
-			chain.FilterChainMatch.ServerNames = []string{gl.Hostname}
-		}
+		chain.FilterChainMatch = sniMatch(gl.Hostname)
 		l.FilterChains = append(l.FilterChains, chain)
 	}
 	return l
@@ -97,10 +102,12 @@ func gatewayChains(b *builder, namespace string) int {
 			continue
 		}
 		for _, p := range g.Ports {
-			if p.HTTPS {
-				n += len(p.Listeners)
-			} else {
+			if !p.TLS {
 				n++
+				continue
+			}
+			for _, l := range p.Listeners {
+				n += max(1, len(l.Streams))
 			}
 		}
 	}

@@ -362,7 +362,7 @@ func TestGatewayHTTPS(t *testing.T) {
 	port := freePort(t)
 	g := &model.Gateway{
 		Namespace: "shop", Name: "gw", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("203.0.113.9")},
-		Ports: []model.GatewayPort{{Port: port, HTTPS: true}},
+		Ports: []model.GatewayPort{{Port: port, TLS: true}},
 	}
 	for i, host := range []string{"a.example", "*.wild.example", ""} {
 		name := fmt.Sprint("l", i)

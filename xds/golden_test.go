@@ -86,9 +86,14 @@ var cases = map[string]struct {
 		TypeRoute:    {"gateway/shop/edge/80", "gateway/shop/edge/443/https"},
 		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/echo/80|grpc"},
 	}},
+	"streams": {goldenStreams, map[string][]string{
+		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/3306"},
+		TypeCluster:  {"stream/TLSRoute/shop/pass"},
+		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain"},
+	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
-		TypeListener: {listenerOriginate, listenerMirror},
+		TypeListener: {listenerOriginate, listenerMirror, listenerRefused},
 		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror},
 	}},
 }
@@ -131,7 +136,26 @@ func goldenGateway(w *world) {
 		Namespace: "shop", Name: "edge", Identity: identity("shop", "edge"), Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.9")},
 		Ports: []model.GatewayPort{
 			{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: plain}}},
-			{Port: 443, HTTPS: true, Listeners: []model.GatewayListener{{Name: "https", Hostname: "shop.example", RouteTable: tls, Certificates: []string{"shop/tls"}}}},
+			{Port: 443, TLS: true, Listeners: []model.GatewayListener{{Name: "https", Hostname: "shop.example", RouteTable: tls, Certificates: []string{"shop/tls"}}}},
+		},
+	})
+}
+
+func goldenStreams(w *world) {
+	goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP})
+	chain, key := w.ca.issue("", "shop.example")
+	put(w, w.st.Certificates, &model.Certificate{Namespace: "shop", Name: "tls", ChainPEM: chain, KeyPEM: key})
+	pass, none := streamRef("TLSRoute", "pass"), streamRef("TCPRoute", "none")
+	putStream(w, pass, to("echo", 3), to("gone", 1), to("echo", 2))
+	putStream(w, none)
+	put(w, w.st.Gateways, &model.Gateway{
+		Namespace: "shop", Name: "edge", Identity: identity("shop", "edge"), Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.9")},
+		Ports: []model.GatewayPort{
+			{Port: 443, TLS: true, Listeners: []model.GatewayListener{
+				{Name: "pass", Hostname: "*.example", Streams: []model.GatewayStream{{Hostname: "a.example", Route: pass}}},
+				{Name: "end", Certificates: []string{"shop/tls"}, Streams: []model.GatewayStream{{Route: pass}}},
+			}},
+			{Port: 3306, Listeners: []model.GatewayListener{{Name: "tcp", Streams: []model.GatewayStream{{Route: none}}}}},
 		},
 	})
 }

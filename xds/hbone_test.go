@@ -291,11 +291,15 @@ func TestHTTPPolicy(t *testing.T) {
 // The counter is of the connections that it accepted.
 func hboneServer(t *testing.T, p *lab.Pod, at string, cfg *tls.Config) *atomic.Int32 {
 	t.Helper()
-	var accepted atomic.Int32
 	l, err := p.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveHBONE(t, l, cfg)
+}
+
+func serveHBONE(t *testing.T, l net.Listener, cfg *tls.Config) *atomic.Int32 {
+	var accepted atomic.Int32
 	count := func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			accepted.Add(1)

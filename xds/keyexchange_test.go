@@ -40,7 +40,7 @@ func TestKeyExchangeInbound(t *testing.T) {
 	put(w, w.st.RouteTables, &model.RouteTable{Name: table})
 	put(w, w.st.Gateways, &model.Gateway{
 		Namespace: "shop", Name: "gw", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
-		Ports: []model.GatewayPort{{Port: port, HTTPS: true, Listeners: []model.GatewayListener{
+		Ports: []model.GatewayPort{{Port: port, TLS: true, Listeners: []model.GatewayListener{
 			{Name: "l", RouteTable: table, Certificates: []string{"shop/cert"}},
 		}}},
 	})

@@ -19,7 +19,7 @@ func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
 			Namespace: namespace, Name: fmt.Sprint("g", n), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(n + 1)})},
 			Ports: []model.GatewayPort{{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: "t"}}}},
 		}
-		https := model.GatewayPort{Port: 443, HTTPS: true}
+		https := model.GatewayPort{Port: 443, TLS: true}
 		for i := range listeners {
 			https.Listeners = append(https.Listeners, model.GatewayListener{
 				Name: fmt.Sprint("l", i), Hostname: fmt.Sprint("h", i, ".example"), Certificates: []string{namespace + "/c"}, RouteTable: "t",

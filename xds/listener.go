@@ -13,8 +13,8 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE and send
-// copies of requests on. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
+// Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE, send
+// copies of requests on, and refuse connections. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
 // constant ones.
 var listenerKind = &kind{
 	build: buildListener,
@@ -69,7 +69,7 @@ const (
 func listenerNames(b *builder, unit string) []string {
 	switch {
 	case unit == "":
-		return []string{listenerOriginate, listenerMirror}
+		return []string{listenerOriginate, listenerMirror, listenerRefused}
 	case unit[:2] == unitGateway:
 		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
 		if !ok {
@@ -109,6 +109,8 @@ func buildListener(b *builder, name string) *built {
 		return &built{message: originateListener(b.cfg)}
 	case listenerMirror:
 		return &built{message: mirrorListener(b.cfg)}
+	case listenerRefused:
+		return &built{message: refusedListener()}
 	}
 	if n, ok := parseGatewayName(name); ok {
 		return buildGatewayListener(b, name, n)

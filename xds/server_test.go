@@ -97,7 +97,7 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(resourceNames(r), r.RemovedResources)
 	}
 	c.subscribe(TypeEndpoint, "service/shop/s1/80", "service/gone/gone/80")
-	if r := c.next(); len(r.Resources) != 2 {
+	if r := c.next(); len(r.Resources) != 3 {
 		t.Fatal("endpoints are served for every service name: ", resourceNames(r), r.RemovedResources)
 	}
 
@@ -167,7 +167,7 @@ func TestWildcards(t *testing.T) {
 	remove(w, w.st.Workloads, "shop/plain")
 	c.quiet() // the variant is kept
 	c.subscribe(TypeListener)
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused}) {
 		t.Fatal(resourceNames(r))
 	}
 	pod := &model.Workload{

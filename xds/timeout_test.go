@@ -67,7 +67,7 @@ func newServed(t *testing.T, limits timeouts, others ...string) *served {
 		Namespace: "shop", Name: "gw", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
 		Ports: []model.GatewayPort{
 			{Port: m.http, Listeners: []model.GatewayListener{{Name: "h", RouteTable: table}}},
-			{Port: m.https, HTTPS: true, Listeners: []model.GatewayListener{{Name: "l", RouteTable: tableTLS, Certificates: []string{"shop/tls"}}}},
+			{Port: m.https, TLS: true, Listeners: []model.GatewayListener{{Name: "l", RouteTable: tableTLS, Certificates: []string{"shop/tls"}}}},
 		},
 	})
 	m.ways = m.allWays()

@@ -55,6 +55,9 @@ func (m *Mesh) Envoy() ([]Resource, error) {
 		}
 		clusters = append(clusters, clustersOf(table)...)
 	}
+	for _, r := range rows.StreamRoutes {
+		clusters = append(clusters, xds.StreamCluster(r))
+	}
 	slices.Sort(clusters)
 	for _, name := range slices.Compact(clusters) {
 		for _, typeURL := range []string{xds.TypeCluster, xds.TypeEndpoint} {

@@ -41,17 +41,18 @@ func Read(paths []string, in io.Reader) (*Mesh, error) {
 
 // Model is what is handed to the node's planes.
 type Model struct {
-	RouteTables []*model.RouteTable `json:"routeTables"`
-	Services    []*model.Service    `json:"services"`
-	Gateways    []*model.Gateway    `json:"gateways"`
-	Workloads   []*model.Workload   `json:"workloads"`
+	RouteTables  []*model.RouteTable  `json:"routeTables"`
+	StreamRoutes []*model.StreamRoute `json:"streamRoutes"`
+	Services     []*model.Service     `json:"services"`
+	Gateways     []*model.Gateway     `json:"gateways"`
+	Workloads    []*model.Workload    `json:"workloads"`
 }
 
 // Model returns the rows that the manifests come to, sorted by key.
 func (m *Mesh) Model() *Model {
 	snap := m.st.Snapshot()
 	return &Model{
-		RouteTables: all(m.st.RouteTables, snap), Services: all(m.st.Services, snap),
+		RouteTables: all(m.st.RouteTables, snap), StreamRoutes: all(m.st.StreamRoutes, snap), Services: all(m.st.Services, snap),
 		Gateways: all(m.st.Gateways, snap), Workloads: all(m.st.Workloads, snap),
 	}
 }

@@ -84,7 +84,7 @@ func (r *report) gatewayAPI(crds []survey.CRD) {
 			continue
 		case !d.Established:
 			pending = append(pending, kind)
-		case !slices.Contains(d.Served, "v1") && kind != "tcproutes" && kind != "udproutes" && kind != "tlsroutes":
+		case !slices.Contains(d.Served, "v1") && kind != "udproutes":
 			old = append(old, kind)
 		}
 		have = append(have, kind)

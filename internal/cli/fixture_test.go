@@ -172,7 +172,7 @@ func (n *node) fillGateway() {
 	id := model.NewIdentity(trust, "edge", "public")
 	st.Gateways.Put(w, &model.Gateway{Namespace: "edge", Name: "public", Addresses: addr("192.0.2.1"), Identity: id, Ports: []model.GatewayPort{
 		{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: model.GatewayTable("edge", "public", 80, "")}}},
-		{Port: 443, HTTPS: true, Listeners: []model.GatewayListener{{
+		{Port: 443, TLS: true, Listeners: []model.GatewayListener{{
 			Name: "https", Hostname: "*.example.com", RouteTable: model.GatewayTable("edge", "public", 443, "https"), Certificates: []string{"edge/tls"},
 		}}},
 	}})

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/weft-mesh/weft/internal/api"
@@ -35,7 +36,7 @@ func printGateways(w io.Writer, list []model.Gateway, wide bool) error {
 			if r.p.Port == 0 {
 				return ""
 			}
-			return fmt.Sprintf("%d/%s", r.p.Port, gatewayProtocol(r.p))
+			return fmt.Sprintf("%d/%s", r.p.Port, gatewayProtocol(r.p, r.l))
 		}},
 		{head: "LISTENER", of: func(r listenerRow) string { return r.l.Name }},
 		{head: "HOSTNAME", of: func(r listenerRow) string {
@@ -50,9 +51,28 @@ func printGateways(w io.Writer, list []model.Gateway, wide bool) error {
 	}, wide)
 }
 
-func gatewayProtocol(p model.GatewayPort) string {
-	if p.HTTPS {
+// protocols returns those of a port's listeners. A port for connections has none while no route attaches.
+func protocols(p model.GatewayPort) []string {
+	var out []string
+	for _, l := range p.Listeners {
+		if name := gatewayProtocol(p, l); !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	if out == nil {
+		return []string{"no route"}
+	}
+	return out
+}
+
+func gatewayProtocol(p model.GatewayPort, l model.GatewayListener) string {
+	switch {
+	case p.TLS && len(l.Streams) > 0:
+		return "TLS"
+	case p.TLS:
 		return "HTTPS"
+	case len(l.Streams) > 0:
+		return "TCP"
 	}
 	return "HTTP"
 }

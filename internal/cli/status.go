@@ -248,7 +248,9 @@ var gatewaySummary = []column[*model.Gateway]{
 	{head: "NAME", of: func(g *model.Gateway) string { return g.Name }},
 	{head: "ADDRESSES", of: func(g *model.Gateway) string { return join(g.Addresses, 0, stringer) }},
 	{head: "PORTS", of: func(g *model.Gateway) string {
-		return join(g.Ports, 0, func(p model.GatewayPort) string { return fmt.Sprintf("%d/%s", p.Port, gatewayProtocol(p)) })
+		return join(g.Ports, 0, func(p model.GatewayPort) string {
+			return fmt.Sprintf("%d/%s", p.Port, join(protocols(p), 0, same))
+		})
 	}},
 }
 

@@ -78,6 +78,10 @@ func conditionsOf(obj metav1.Object) map[[3]string]bool {
 		parents(o.Status.Parents)
 	case *gwv1.GRPCRoute:
 		parents(o.Status.Parents)
+	case *gwv1.TLSRoute:
+		parents(o.Status.Parents)
+	case *gwv1.TCPRoute:
+		parents(o.Status.Parents)
 	case *gwv1.GatewayClass:
 		add(o.Status.Conditions)
 	case *weftv1.AuthorizationPolicy:

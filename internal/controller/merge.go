@@ -63,6 +63,12 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 	case *gwv1.GRPCRoute:
 		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
 		return f
+	case *gwv1.TLSRoute:
+		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
+		return f
+	case *gwv1.TCPRoute:
+		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
+		return f
 	}
 	if want == nil {
 		return nil

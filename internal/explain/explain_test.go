@@ -264,7 +264,7 @@ func TestGateway(t *testing.T) {
 	defer m.w.Abort()
 	id := model.NewIdentity("td", "ns", "edge")
 	m.Certified.Put(m.w, &model.Certified{Identity: id, NotAfter: now.Add(time.Hour)})
-	m.Gateways.Put(m.w, &model.Gateway{Namespace: "ns", Name: "edge", Identity: id, Ports: []model.GatewayPort{{Port: 443, HTTPS: true, Listeners: []model.GatewayListener{
+	m.Gateways.Put(m.w, &model.Gateway{Namespace: "ns", Name: "edge", Identity: id, Ports: []model.GatewayPort{{Port: 443, TLS: true, Listeners: []model.GatewayListener{
 		{Name: "a", Hostname: "a.example", RouteTable: "a"}, {Name: "all", Hostname: "*.example", RouteTable: "all"},
 	}}}})
 	m.RouteTables.Put(m.w, &model.RouteTable{Name: "all", VirtualHosts: []model.VirtualHost{{Hosts: []string{"*.example"}, Rules: []model.Rule{{Backends: []model.Backend{to("strict", 1)}}}}}})

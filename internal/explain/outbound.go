@@ -219,6 +219,10 @@ func (e *explanation) toGateway() {
 			continue
 		}
 		if l := listenerFor(p, e.request.Host); l != nil {
+			if t := e.streamTable(p, l); t != nil {
+				e.requests(t, "", g.Identity)
+				return
+			}
 			if t, ok := e.State.RouteTables.Get(e.Snapshot, l.RouteTable); ok {
 				e.requests(t, "", g.Identity)
 				return
@@ -232,12 +236,34 @@ func (e *explanation) toGateway() {
 	e.end(Failing, 0, "Gateway %s does not listen on port %d", g.Key(), e.to.Port)
 }
 
+// streamTable returns what a TLSRoute or TCPRoute of a listener does with all requests of a connection; nil if the listener
+// has none for the name.
+func (e *explanation) streamTable(p model.GatewayPort, l *model.GatewayListener) *model.RouteTable {
+	var hosts []model.VirtualHost
+	for _, s := range l.Streams {
+		name := s.Hostname
+		if name == "" || !p.TLS {
+			name = "*"
+		}
+		rule := model.Rule{Route: s.Route}
+		if r, ok := e.State.StreamRoutes.Get(e.Snapshot, model.StreamKey(s.Route)); ok {
+			rule.Backends, rule.Generation = r.Backends, r.Generation
+		}
+		hosts = append(hosts, model.VirtualHost{Hosts: []string{name}, Rules: []model.Rule{rule}})
+	}
+	h := virtualHost(hosts, e.request.Host)
+	if h == nil {
+		return nil
+	}
+	return &model.RouteTable{VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: h.Rules}}}
+}
+
 // listenerFor returns the listener that the client's server name chooses.
 func listenerFor(p model.GatewayPort, host string) *model.GatewayListener {
 	var hosts []model.VirtualHost
 	for _, l := range p.Listeners {
 		name := l.Hostname
-		if name == "" || !p.HTTPS {
+		if name == "" || !p.TLS {
 			name = "*"
 		}
 		hosts = append(hosts, model.VirtualHost{Hosts: []string{name}})

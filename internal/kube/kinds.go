@@ -81,6 +81,8 @@ func (o *Objects) allKinds() []Kind {
 		kindOf(schema.GroupVersionKind{Group: gwxv1.GroupName, Version: gwxv1.GroupVersion.Version, Kind: "XMesh"}, false, o.Meshes),
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
+		kindOf(gw("TLSRoute"), true, o.TLSRoutes),
+		kindOf(gw("TCPRoute"), true, o.TCPRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
 		kindOf(gw("BackendTLSPolicy"), true, o.BackendTLSPolicies),
 		kindOf(weft("AuthorizationPolicy"), true, o.AuthorizationPolicies),

@@ -29,6 +29,8 @@ type Objects struct {
 	Meshes                *state.Table[*gwxv1.XMesh]
 	HTTPRoutes            *state.Table[*gwv1.HTTPRoute]
 	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
+	TLSRoutes             *state.Table[*gwv1.TLSRoute]
+	TCPRoutes             *state.Table[*gwv1.TCPRoute]
 	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
 	BackendTLSPolicies    *state.Table[*gwv1.BackendTLSPolicy]
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
@@ -99,6 +101,8 @@ func NewObjects(db *state.DB) *Objects {
 			state.Index[*gwv1.HTTPRoute]{Name: ByParent, Of: func(r *gwv1.HTTPRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }}),
 		GRPCRoutes: table(db, "kube-grpc-routes",
 			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }}),
+		TLSRoutes:       table[*gwv1.TLSRoute](db, "kube-tls-routes"),
+		TCPRoutes:       table[*gwv1.TCPRoute](db, "kube-tcp-routes"),
 		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
 		BackendTLSPolicies: table(db, "kube-backend-tls-policies",
 			state.Index[*gwv1.BackendTLSPolicy]{Name: ByService, Of: tlsPolicyServices}),

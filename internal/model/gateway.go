@@ -16,21 +16,28 @@ type Gateway struct {
 // Key is the gateway's key in its table.
 func (g *Gateway) Key() string { return Key(g.Namespace, g.Name) }
 
-// GatewayPort is a port that a Gateway listens on. All its listeners are HTTP or all HTTPS.
+// GatewayPort is a port that a Gateway listens on. Its listeners are HTTP, one of TCP, or of HTTPS and TLS.
 type GatewayPort struct {
-	Port  uint16 `json:"port"`
-	HTTPS bool   `json:"https,omitempty"`
-	// Listeners of an HTTP port share one route table and are one entry here; of an HTTPS port each is chosen by SNI.
+	Port uint16 `json:"port"`
+	TLS  bool   `json:"tls,omitempty"` // its listeners are HTTPS or TLS, and each is chosen by SNI
+	// Listeners of an HTTP port share one route table and are one entry here.
 	Listeners []GatewayListener `json:"listeners"`
 }
 
-// GatewayListener is a filter chain.
+// GatewayListener has a route table for requests, or Streams for connections.
 type GatewayListener struct {
 	Name       string `json:"name"`
 	Hostname   string `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
-	RouteTable string `json:"routeTable"`
-	// Certificates are keys (namespace/name) of Certificate; HTTPS only.
-	Certificates []string `json:"certificates,omitempty"`
+	RouteTable string `json:"routeTable,omitempty"`
+	// Certificates are keys (namespace/name) of Certificate. Without them TLS is forwarded as it is.
+	Certificates []string        `json:"certificates,omitempty"`
+	Streams      []GatewayStream `json:"streams,omitempty"`
+}
+
+// GatewayStream says which StreamRoute the connections for a name take. No two of a listener have one name.
+type GatewayStream struct {
+	Hostname string    `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
+	Route    ObjectRef `json:"route"`
 }
 
 // Certificate is a TLS Secret that a listener uses. It holds a private key: never print it.

@@ -185,3 +185,17 @@ type Backend struct {
 
 // Cluster is the name of the backend's Envoy cluster.
 func (b Backend) Cluster() string { return ServiceTable(b.Namespace, b.Name, b.Port) }
+
+// StreamRoute is a TLSRoute or TCPRoute: what connections are divided among. Those of Invalid backends are refused, and all
+// if there is none.
+type StreamRoute struct {
+	Route      ObjectRef `json:"route"`
+	Generation int64     `json:"generation,omitempty"`
+	Backends   []Backend `json:"backends,omitempty"`
+}
+
+// Key is the route's key in its table: kind/namespace/name.
+func (r *StreamRoute) Key() string { return StreamKey(r.Route) }
+
+// StreamKey is the key of a StreamRoute.
+func StreamKey(route ObjectRef) string { return route.Kind + "/" + Key(route.Namespace, route.Name) }

@@ -14,6 +14,7 @@ type State struct {
 	Services     *Table[*model.Service]
 	Endpoints    *Table[*model.Endpoints]
 	RouteTables  *Table[*model.RouteTable]
+	StreamRoutes *Table[*model.StreamRoute]
 	Gateways     *Table[*model.Gateway]
 	Certificates *Table[*model.Certificate]
 	Statuses     *Table[*model.Status]
@@ -76,6 +77,7 @@ func New(db *DB) *State {
 			Index[*model.Service]{ByAddress, func(s *model.Service) []string { return texts(s.Addresses) }}),
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
+		StreamRoutes: NewTable(db, "stream-routes", (*model.StreamRoute).Key),
 		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
 		Certificates: NewTable(db, "certificates", (*model.Certificate).Key),
 		Statuses:     NewTable(db, "statuses", (*model.Status).Key),

@@ -16,6 +16,8 @@ import (
 var profiles = []suite.ConformanceProfile{
 	suite.GatewayHTTPConformanceProfile,
 	suite.GatewayGRPCConformanceProfile,
+	suite.GatewayTLSConformanceProfile,
+	suite.GatewayTCPConformanceProfile,
 	suite.MeshHTTPConformanceProfile,
 	suite.MeshGRPCConformanceProfile,
 }

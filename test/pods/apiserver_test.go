@@ -91,6 +91,7 @@ var (
 	}
 	customKinds = map[string]string{
 		"gateways": "Gateway", "gatewayclasses": "GatewayClass", "httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute",
+		"tlsroutes": "TLSRoute", "tcproutes": "TCPRoute",
 		"referencegrants": "ReferenceGrant", "authorizationpolicies": "AuthorizationPolicy", "addresspools": "AddressPool",
 	}
 )

@@ -22,7 +22,8 @@ func WritesStatus() []schema.GroupKind {
 	gw := func(kind string) schema.GroupKind { return schema.GroupKind{Group: gwv1.GroupName, Kind: kind} }
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
-		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), weft("AuthorizationPolicy"), weft("AddressPool"),
+		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"),
+		weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }
 
@@ -69,6 +70,14 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	case *gwv1.GRPCRoute:
 		if !keep {
 			o.Status = gwv1.GRPCRouteStatus{}
+		}
+	case *gwv1.TLSRoute:
+		if !keep {
+			o.Status = gwv1.TLSRouteStatus{}
+		}
+	case *gwv1.TCPRoute:
+		if !keep {
+			o.Status = gwv1.TCPRouteStatus{}
 		}
 	case *gwv1.BackendTLSPolicy:
 		o.Status, keep = gwv1.PolicyStatus{}, false

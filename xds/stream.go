@@ -1,0 +1,183 @@
+package xds
+
+import (
+	"strings"
+	"time"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	directresponse "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
+	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Connections of TLSRoutes and TCPRoutes. A route is one cluster, which has a locality with a weight for each backend. So a
+// change of backends or weights changes endpoints alone: a change of the listener would end connections.
+
+const (
+	streamPrefix = "stream/"
+	// listenerRefused takes the share of backends that are not there, and ends each connection. An address that refuses would
+	// make Envoy try another backend.
+	listenerRefused = "refused"
+	refusedAfter    = 10 * time.Millisecond
+	streamAttempts  = 3 // for an endpoint that does not answer
+)
+
+// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain] of a cluster.
+type streamName struct {
+	key   string // of the StreamRoute
+	plain bool
+}
+
+func (n streamName) String() string {
+	if n.plain {
+		return streamPrefix + n.key + plainSuffix
+	}
+	return streamPrefix + n.key
+}
+
+func parseStreamName(s string) (streamName, bool) {
+	rest, ok := strings.CutPrefix(s, streamPrefix)
+	if !ok {
+		return streamName{}, false
+	}
+	var n streamName
+	n.key, n.plain = strings.CutSuffix(rest, plainSuffix)
+	parts := strings.Split(n.key, "/")
+	return n, len(parts) == 3 && parts[0] != "" && parts[1] != "" && parts[2] != "" && !strings.Contains(n.key, "|")
+}
+
+// StreamCluster is the name of a route's cluster, for Gateways with an identity.
+func StreamCluster(r *model.StreamRoute) string { return streamName{key: r.Key()}.String() }
+
+// streamCluster is there for every name, as that of a service is.
+func streamCluster(b *builder, name string, n streamName) *built {
+	c := newCluster(name)
+	c.ConnectTimeout = duration(endpointTimeout)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
+	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
+	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
+	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{
+		LocalityConfigSpecifier: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		},
+	}
+	c.TransportSocketMatches = socketsByEndpoint()
+	return &built{message: c, objects: streamRefs(b, n)}
+}
+
+func streamRefs(b *builder, n streamName) []model.ObjectVersion {
+	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
+		return []model.ObjectVersion{{ObjectRef: r.Route, Generation: r.Generation}}
+	}
+	return nil
+}
+
+func streamEndpoints(b *builder, name string, n streamName) *built {
+	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
+	var backends []model.Backend
+	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
+		backends = r.Backends
+	}
+	if len(backends) == 0 {
+		backends = []model.Backend{{Invalid: true, Weight: 1}}
+	}
+	at := map[string]*endpoint.LocalityLbEndpoints{} // a backend may be listed twice
+	for _, be := range backends {
+		l := at[be.Cluster()]
+		if l == nil {
+			l = &endpoint.LocalityLbEndpoints{
+				Locality:            &core.Locality{Region: be.Cluster()},
+				LoadBalancingWeight: number(0),
+				LbEndpoints:         backendEndpoints(b, be, n.plain),
+			}
+			at[be.Cluster()] = l
+			out.Endpoints = append(out.Endpoints, l)
+		}
+		l.LoadBalancingWeight.Value += be.Weight
+	}
+	return &built{message: out, objects: streamRefs(b, n)}
+}
+
+// backendEndpoints returns those of a backend. One that has none keeps its share, which is refused. Envoy would take the same
+// address in two localities for one host.
+func backendEndpoints(b *builder, be model.Backend, plain bool) []*endpoint.LbEndpoint {
+	var list []*endpoint.LbEndpoint
+	if !be.Invalid {
+		list = serviceEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: plain})
+	}
+	if len(list) == 0 {
+		return []*endpoint.LbEndpoint{{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
+			Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerRefused, be.Cluster())},
+		}}}
+	}
+	return list
+}
+
+// refusedListener ends connections once they are there. One that ended before would count as one that could not be made, for
+// which another backend is tried.
+func refusedListener() *listener.Listener {
+	return &listener.Listener{
+		Name:              listenerRefused,
+		StatPrefix:        listenerRefused,
+		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerFilters: []*listener.ListenerFilter{
+			listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{}), // waits for bytes
+		},
+		ListenerFiltersTimeout: duration(refusedAfter),
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
+			networkFilter("envoy.filters.network.direct_response", &directresponse.Config{}),
+		}}},
+	}
+}
+
+// gatewayStream forwards a Gateway's connections to what a route divides them among.
+func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream) *listener.Filter {
+	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
+		StatPrefix: "gateway",
+		ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{
+			Cluster: streamName{key: model.StreamKey(s.Route), plain: g.Identity == ""}.String(),
+		},
+		IdleTimeout:        duration(0),
+		MaxConnectAttempts: number(streamAttempts),
+		OnDemand:           &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)},
+	})
+}
+
+// streamChains returns a filter chain for each route of a listener. Names that an earlier listener of the port has are
+// left out: Envoy refuses two chains that match alike.
+func streamChains(cfg *Config, g *model.Gateway, p model.GatewayPort, gl model.GatewayListener, state *listener.Filter, seen map[string]bool) []*listener.FilterChain {
+	var out []*listener.FilterChain
+	for _, s := range gl.Streams {
+		if seen[s.Hostname] {
+			continue
+		}
+		seen[s.Hostname] = true
+		chain := &listener.FilterChain{
+			Name:    gl.Name + "/" + s.Hostname,
+			Filters: []*listener.Filter{state, gatewayStream(cfg, g, s)},
+		}
+		if p.TLS {
+			chain.FilterChainMatch = sniMatch(s.Hostname)
+		}
+		if len(gl.Certificates) > 0 {
+			chain.TransportSocket = gatewayTLS(gl.Certificates)
+			chain.TransportSocketConnectTimeout = duration(cfg.timeouts().handshake)
+		}
+		out = append(out, chain)
+	}
+	return out
+}
+
+// sniMatch matches TLS whose name is a host: exact, "*.suffix", or "" for all.
+func sniMatch(host string) *listener.FilterChainMatch {
+	m := &listener.FilterChainMatch{TransportProtocol: "tls"}
+	if host != "" {
+		m.ServerNames = []string{host}
+	}
+	return m
+}
