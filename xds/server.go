@@ -70,7 +70,7 @@ func New(st *state.State, cfg Config) *Server {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	st := s.st
-	feed := st.Feed(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements)
+	feed := st.Feed(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements)
 	s.mu.Lock()
 	_, s.cache.snap = feed.Take()
 	s.mu.Unlock()
