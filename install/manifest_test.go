@@ -83,7 +83,8 @@ func TestObjects(t *testing.T) {
 		"weft.yaml": {
 			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
 			"ClusterRoleBinding", "Role", "Role", "RoleBinding", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
-			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "PodDisruptionBudget", "DaemonSet",
+			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "PodDisruptionBudget", "Service", "Service",
+			"DaemonSet",
 		},
 		"cleanup.yaml": {"Namespace", "ServiceAccount", "DaemonSet"},
 	} {
