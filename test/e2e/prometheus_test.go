@@ -21,7 +21,7 @@ import (
 // scraping reads the pods that ask for it by their annotations, as the usual configuration for a cluster does, and Envoys'
 // own pages beside. Debian's Prometheus cannot find pods by itself.
 const scraping = `
-global: {scrape_interval: 2s, scrape_timeout: 2s}
+global: {scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 2s}
 rule_files: [%s]
 scrape_configs:
   - job_name: pods
