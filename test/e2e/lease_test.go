@@ -69,7 +69,7 @@ func TestAgentsLease(t *testing.T) {
 			if err == nil {
 				t.Fatalf("%s was written", test.what)
 			}
-			if !strings.Contains(err.Error(), "only the Lease of its own node") {
+			if !strings.Contains(err.Error(), "only the Leases of its own node") {
 				return err
 			}
 			return nil
