@@ -26,12 +26,8 @@ type route struct {
 
 func (r *route) key() string { return model.Key(r.ref.Namespace, r.ref.Name) }
 
-// compareAge is the Gateway API's order of routes that are otherwise equal.
 func (r *route) compareAge(o *route) int {
-	if c := r.created.Compare(o.created); c != 0 {
-		return c
-	}
-	return strings.Compare(r.key(), o.key())
+	return compareCreated(r.created, r.key(), o.created, o.key())
 }
 
 // attachment is a route with the places where its rules apply.
@@ -41,12 +37,10 @@ type attachment struct {
 	bindings []binding
 }
 
-// compareAge is route.compareAge.
+func (a *attachment) key() string { return model.Key(a.route.Namespace, a.route.Name) }
+
 func (a *attachment) compareAge(o *attachment) int {
-	if c := a.created.Compare(o.created); c != 0 {
-		return c
-	}
-	return strings.Compare(a.route.String(), o.route.String())
+	return compareCreated(a.created, a.key(), o.created, o.key())
 }
 
 // binding is one place: a route table, and for a Gateway the listener and the hosts there.

@@ -27,10 +27,7 @@ func order(rules []candidate) {
 		if a.of == b.of {
 			return 0 // the rules of a route are in order already
 		}
-		if c := a.of.created.Compare(b.of.created); c != 0 {
-			return c
-		}
-		return strings.Compare(model.Key(a.of.route.Namespace, a.of.route.Name), model.Key(b.of.route.Namespace, b.of.route.Name))
+		return a.of.compareAge(b.of)
 	})
 }
 

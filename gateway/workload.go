@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -126,10 +128,12 @@ func (v *view) podAt(a netip.Addr) *corev1.Pod {
 func older(a, b metav1.Object) bool { return compareAge(a, b) < 0 }
 
 func compareAge(a, b metav1.Object) int {
-	if c := a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time); c != 0 {
-		return c
-	}
-	return strings.Compare(kube.Key(a), kube.Key(b))
+	return compareCreated(a.GetCreationTimestamp().Time, kube.Key(a), b.GetCreationTimestamp().Time, kube.Key(b))
+}
+
+// compareCreated is the Gateway API's order of objects that are otherwise equal: the older first, then by key.
+func compareCreated(a time.Time, aKey string, b time.Time, bKey string) int {
+	return cmp.Or(a.Compare(b), strings.Compare(aKey, bKey))
 }
 
 // probePorts returns the TCP ports at which the pod declares that the kubelet calls it, sorted: those of probes, and of

@@ -189,13 +189,7 @@ func podCluster(b *builder, name string, a netip.Addr) *built {
 // serviceCluster is the way to a service's endpoints. It is there for every name, with no endpoints if need be: Envoy
 // must never wait for a cluster that a route names.
 func serviceCluster(b *builder, name string, n serviceName) *built {
-	c := newCluster(name)
-	c.ConnectTimeout = duration(endpointTimeout)
-	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
-	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
-	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
-	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{LocalityConfigSpecifier: nil}
-	c.TransportSocketMatches = socketsByEndpoint()
+	c := endpointsCluster(name)
 	h2c := n.protocol == grpcSuffix
 	svc, ok := b.st.Services.Get(b.snap, n.key())
 	if ok {
@@ -208,6 +202,18 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 	}
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
 	return &built{message: c, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
+}
+
+// endpointsCluster leads to the endpoints of its name, to those with an identity by HBONE.
+func endpointsCluster(name string) *cluster.Cluster {
+	c := newCluster(name)
+	c.ConnectTimeout = duration(endpointTimeout)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
+	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
+	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
+	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{LocalityConfigSpecifier: nil}
+	c.TransportSocketMatches = socketsByEndpoint()
+	return c
 }
 
 // isHTTP2 reports whether an appProtocol means HTTP/2 without TLS.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.yaml")
@@ -309,4 +310,32 @@ func goldenTables(w *world, port uint16, names []string, extra model.Rule) {
 		}
 	}
 	put(w, w.st.Gateways, &with)
+}
+
+// TestSources: what resources are built from is followed.
+func TestSources(t *testing.T) {
+	read := 0
+	for name, c := range cases {
+		w := newWorld(t, Config{RequestStats: true})
+		c.fill(w)
+		var followed []state.TableID
+		for _, table := range sources(w.st) {
+			followed = append(followed, table.ID())
+		}
+		for url, names := range c.names {
+			for _, n := range names {
+				b := &builder{st: w.st, snap: w.st.Track(), cfg: &w.server.cfg}
+				kinds[url].build(b, n)
+				for key := range b.snap.Reads() {
+					read++
+					if !slices.Contains(followed, key.Table) {
+						t.Errorf("%s: %s %s is built from table %v, which is not followed", name, url, n, key.Table)
+					}
+				}
+			}
+		}
+	}
+	if read == 0 {
+		t.Error("nothing was read")
+	}
 }

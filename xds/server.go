@@ -66,11 +66,17 @@ func New(st *state.State, cfg Config) *Server {
 	return s
 }
 
+// sources are the tables that resources are built from. A change of another table reaches no Envoy.
+func sources(st *state.State) []state.AnyTable {
+	return []state.AnyTable{
+		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements,
+	}
+}
+
 // Serve answers Envoys on l until ctx ends, and closes l. It answers nothing before st.Synced().
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	st := s.st
-	feed := st.Feed(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements)
+	feed := s.st.Feed(sources(s.st)...)
 	s.mu.Lock()
 	_, s.cache.snap = feed.Take()
 	s.mu.Unlock()

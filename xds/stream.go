@@ -56,17 +56,12 @@ func StreamCluster(r *model.StreamRoute) string { return streamName{key: r.Key()
 
 // streamCluster is there for every name, as that of a service is.
 func streamCluster(b *builder, name string, n streamName) *built {
-	c := newCluster(name)
-	c.ConnectTimeout = duration(endpointTimeout)
-	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
-	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
-	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
+	c := endpointsCluster(name)
 	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{
 		LocalityConfigSpecifier: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
 			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		},
 	}
-	c.TransportSocketMatches = socketsByEndpoint()
 	return &built{message: c, objects: streamRefs(b, n)}
 }
 

@@ -112,14 +112,8 @@ func (c *clusterCA) followReplicas(ctx context.Context) error {
 		s := c.objs.DB.Track()
 		c.replicas(s)
 		deps.Set(reader, s.Reads())
-		for dirty := false; !dirty; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-feed.Ready():
-				keys, _ := feed.Take()
-				dirty = len(deps.Dirty(keys)) > 0
-			}
+		if !deps.Wait(ctx, feed) {
+			return nil
 		}
 		c.remote.Nudge()
 	}

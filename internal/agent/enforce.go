@@ -275,9 +275,7 @@ func grantsTo(p *model.Policy, peer model.Identity, port uint16) []grant {
 	}
 	var out []grant
 	for _, r := range p.Rules {
-		if r.Sources != nil && !slices.ContainsFunc(r.Sources, func(s model.PolicySource) bool {
-			return peer != "" && (s.Identity == peer || s.Namespace != "" && s.Namespace == peer.Namespace())
-		}) {
+		if !r.CoversPeer(peer) {
 			continue
 		}
 		switch {

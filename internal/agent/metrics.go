@@ -23,11 +23,11 @@ const (
 
 // metricsHandler answers Prometheus.
 func (a *Agent) metricsHandler() http.Handler {
-	more := []prometheus.Collector{a.connections, a.requests}
+	var requests prometheus.Collector = a.requests
 	if a.cfg.IstioMetrics {
-		more = append(more, traffic.NewIstio(a.requests, a.connections))
+		requests = traffic.NewIstio(a.requests, a.connections)
 	}
-	return metrics.Handler(a.view(), a.proxy.Metrics, more...)
+	return metrics.Handler(a.view(), a.proxy.Metrics, a.connections, requests)
 }
 
 // serveMetrics serves h at the metrics' address. If the address is in use it waits until it is free.

@@ -61,33 +61,26 @@ func conditionsOf(obj metav1.Object) map[[3]string]bool {
 			}
 		}
 	}
-	parents := func(all []gwv1.RouteParentStatus) {
-		for _, p := range all {
-			if p.ControllerName == gateway.ControllerName {
-				add(p.Conditions)
-			}
-		}
-	}
 	switch o := obj.(type) {
 	case *gwv1.Gateway:
 		add(o.Status.Conditions)
 		for _, l := range o.Status.Listeners {
 			add(l.Conditions)
 		}
-	case *gwv1.HTTPRoute:
-		parents(o.Status.Parents)
-	case *gwv1.GRPCRoute:
-		parents(o.Status.Parents)
-	case *gwv1.TLSRoute:
-		parents(o.Status.Parents)
-	case *gwv1.TCPRoute:
-		parents(o.Status.Parents)
 	case *gwv1.GatewayClass:
 		add(o.Status.Conditions)
 	case *weftv1.AuthorizationPolicy:
 		add(o.Status.Conditions)
 	case *weftv1.AddressPool:
 		add(o.Status.Conditions)
+	default:
+		if _, status, ok := kube.Route(obj); ok {
+			for _, p := range status.Parents {
+				if p.ControllerName == gateway.ControllerName {
+					add(p.Conditions)
+				}
+			}
+		}
 	}
 	return out
 }

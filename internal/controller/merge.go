@@ -11,6 +11,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -56,18 +57,8 @@ func (m merger) patch(obj metav1.Object, want *model.Status) ([]byte, error) {
 
 func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 	f := fields{}
-	switch o := obj.(type) {
-	case *gwv1.HTTPRoute:
-		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
-		return f
-	case *gwv1.GRPCRoute:
-		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
-		return f
-	case *gwv1.TLSRoute:
-		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
-		return f
-	case *gwv1.TCPRoute:
-		f.set("parents", o.Status.Parents, m.parents(o, o.Spec.ParentRefs, o.Status.Parents, want))
+	if spec, status, ok := kube.Route(obj); ok {
+		f.set("parents", status.Parents, m.parents(obj, spec.ParentRefs, status.Parents, want))
 		return f
 	}
 	if want == nil {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"hash/maphash"
 	"maps"
 	"slices"
@@ -111,6 +112,20 @@ func (d *Deps[R]) Set(r R, reads map[Key]struct{}) {
 	d.all[n] = reader[R]{r, hashes}
 	for _, h := range hashes {
 		d.readers[h] = d.readers[h].add(n)
+	}
+}
+
+// Wait waits until a commit of a feed changes what a reader has read. It returns false when ctx ends.
+func (d *Deps[R]) Wait(ctx context.Context, f *Feed) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-f.Ready():
+			if keys, _ := f.Take(); len(d.Dirty(keys)) > 0 {
+				return true
+			}
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package traffic
 
 import (
-	"context"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,7 +8,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Istio gives the same counts under the names of Istio's standard metrics, which dashboards and tools that judge canaries
+// Istio is Requests that gives its counts, and those of Connections, also under the names of Istio's standard metrics, which dashboards and tools that judge canaries
 // ask for (https://istio.io/latest/docs/reference/config/metrics/).
 //
 // Those tools ask for what the destination reports. Here the source's node or the Gateway counts a request that a route
@@ -19,7 +18,7 @@ type Istio struct {
 	connections *Connections
 }
 
-// NewIstio returns a collector of what r and c count.
+// NewIstio returns a collector to register in place of r, so that Envoy is asked once for both names.
 func NewIstio(r *Requests, c *Connections) Istio { return Istio{r, c} }
 
 var (
@@ -41,6 +40,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (i Istio) Describe(ch chan<- *prometheus.Desc) {
+	i.requests.Describe(ch)
 	for _, d := range []*prometheus.Desc{istioRequests, istioDuration, istioOpened, istioClosed, istioSent, istioReceived} {
 		ch <- d
 	}
@@ -48,9 +48,7 @@ func (i Istio) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (i Istio) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), updateTimeout)
-	defer cancel()
-	_ = i.requests.Update(ctx) // weft_proxy_live says it
+	i.requests.Collect(ch)
 	for _, m := range slices.Concat(i.requests.istio(), i.connections.istio()) {
 		ch <- m
 	}

@@ -63,10 +63,6 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 			o.Status = gwv1.GatewayClassStatus{}
 		}
 	case *gwxv1.XMesh: // read only by who keeps statuses
-	case *gwv1.HTTPRoute, *gwv1.GRPCRoute, *gwv1.TLSRoute, *gwv1.TCPRoute:
-		if !keep {
-			dropRouteStatus(o)
-		}
 	case *gwv1.BackendTLSPolicy:
 		o.Status, keep = gwv1.PolicyStatus{}, false
 	case *weftv1.AuthorizationPolicy:
@@ -78,25 +74,16 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 			o.Status = weftv1.AddressPoolStatus{}
 		}
 	default:
-		keep = false
+		_, status, route := kube.Route(obj)
+		if route && !keep {
+			*status = gwv1.RouteStatus{}
+		}
+		keep = keep && route
 	}
 	if o, ok := obj.(metav1.Object); ok {
 		trimMeta(o, keep)
 	}
 	return obj
-}
-
-func dropRouteStatus(o runtime.Object) {
-	switch r := o.(type) {
-	case *gwv1.HTTPRoute:
-		r.Status = gwv1.HTTPRouteStatus{}
-	case *gwv1.GRPCRoute:
-		r.Status = gwv1.GRPCRouteStatus{}
-	case *gwv1.TLSRoute:
-		r.Status = gwv1.TLSRouteStatus{}
-	case *gwv1.TCPRoute:
-		r.Status = gwv1.TCPRouteStatus{}
-	}
 }
 
 func trimMeta(o metav1.Object, resourceVersion bool) {

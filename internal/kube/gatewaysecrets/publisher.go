@@ -72,14 +72,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 		s := p.cfg.Objects.DB.Track()
 		left = p.publish(s, left)
 		deps.Set(reader, s.Reads())
-		for dirty := false; !dirty; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-feed.Ready():
-				keys, _ := feed.Take()
-				dirty = len(deps.Dirty(keys)) > 0
-			}
+		if !deps.Wait(ctx, feed) {
+			return nil
 		}
 	}
 }
