@@ -133,15 +133,10 @@ func lacks(r *model.PolicyRule, a *Arrival) []string {
 	if r.CoversRequest(a.Request.Method, path) {
 		return out
 	}
-	method := slices.ContainsFunc(r.HTTP, func(h model.HTTPRule) bool {
-		return len(h.Methods) == 0 || slices.Contains(h.Methods, a.Request.Method)
-	})
-	if !method {
+	if !slices.ContainsFunc(r.HTTP, func(h model.HTTPRule) bool { return h.CoversMethod(a.Request.Method) }) {
 		out = append(out, "the method "+a.Request.Method)
 	}
-	if !slices.ContainsFunc(r.HTTP, func(h model.HTTPRule) bool {
-		return len(h.Paths) == 0 || slices.ContainsFunc(h.Paths, func(p model.PathMatch) bool { return p.Matches(path) })
-	}) {
+	if !slices.ContainsFunc(r.HTTP, func(h model.HTTPRule) bool { return h.CoversPath(path) }) {
 		out = append(out, "the path "+path)
 	}
 	return out

@@ -3,7 +3,6 @@ package explain
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -103,9 +102,7 @@ func connection(a *Arrival, w *model.Workload) Decision {
 		d.Changes = policyAdvice(a, w)
 		return d
 	}
-	return allowedBy(w.Policy, slices.IndexFunc(w.Policy.Rules, func(r model.PolicyRule) bool {
-		return r.CoversPort(a.Port) && r.CoversPeer(a.Peer)
-	}))
+	return allowedBy(w.Policy, w.Policy.AdmittingRule(a.Peer, a.Port))
 }
 
 // request decides by the request.

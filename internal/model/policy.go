@@ -57,19 +57,21 @@ const (
 // Admit applies a policy, nil for none, to a connection to a port. The peer is the identity that the client has proven, ""
 // for none.
 func (p *Policy) Admit(peer Identity, port uint16) Admission {
-	if p == nil {
+	switch {
+	case p == nil:
 		return Admitted
-	}
-	out := Denied
-	for _, r := range p.Rules {
-		if r.CoversPort(port) && r.CoversPeer(peer) {
-			out = Admitted
-		}
-	}
-	if out == Admitted && p.InspectsPort(port) {
+	case p.AdmittingRule(peer, port) < 0:
+		return Denied
+	case p.InspectsPort(port):
 		return Inspected
 	}
-	return out
+	return Admitted
+}
+
+// AdmittingRule returns the index of the first rule that allows a peer on a port, perhaps certain requests alone; -1 if none
+// does.
+func (p *Policy) AdmittingRule(peer Identity, port uint16) int {
+	return slices.IndexFunc(p.Rules, func(r PolicyRule) bool { return r.CoversPort(port) && r.CoversPeer(peer) })
 }
 
 // InspectsPort reports whether a rule looks at the requests on a port.
@@ -107,7 +109,16 @@ func (r *PolicyRule) CoversPeer(peer Identity) bool {
 // CoversRequest reports whether the rule allows a request. The path has no query and no dot segments.
 func (r *PolicyRule) CoversRequest(method, path string) bool {
 	return len(r.HTTP) == 0 || slices.ContainsFunc(r.HTTP, func(h HTTPRule) bool {
-		return (len(h.Methods) == 0 || slices.Contains(h.Methods, method)) &&
-			(len(h.Paths) == 0 || slices.ContainsFunc(h.Paths, func(m PathMatch) bool { return m.Matches(path) }))
+		return h.CoversMethod(method) && h.CoversPath(path)
 	})
+}
+
+// CoversMethod reports whether the rule allows a method.
+func (h *HTTPRule) CoversMethod(method string) bool {
+	return len(h.Methods) == 0 || slices.Contains(h.Methods, method)
+}
+
+// CoversPath reports whether the rule allows a path, which has no query and no dot segments.
+func (h *HTTPRule) CoversPath(path string) bool {
+	return len(h.Paths) == 0 || slices.ContainsFunc(h.Paths, func(m PathMatch) bool { return m.Matches(path) })
 }
