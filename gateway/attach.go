@@ -76,7 +76,7 @@ type attacher struct {
 	bindings      []binding
 }
 
-// attachRoute ties a route to its parents.
+// attachRoute ties a route to its parents. Of a route of connections it also says what these are divided among.
 func (v *view) attachRoute(r route) []output {
 	a := &attacher{v: v, route: r}
 	s := &model.Status{Object: r.ref, Generation: r.generation}
@@ -93,6 +93,10 @@ func (v *view) attachRoute(r route) []output {
 	if len(a.bindings) > 0 {
 		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings}
 		outs = append(outs, out(v.attachments, r.ref.String(), at))
+		if r.streams() {
+			s := &model.StreamRoute{Route: r.ref, Generation: r.generation, Backends: a.bindings[0].rules[0].Backends}
+			outs = append(outs, out(v.st.StreamRoutes, s.Key(), s))
+		}
 	}
 	if len(s.Parents) > 0 {
 		outs = append(outs, v.status(s))

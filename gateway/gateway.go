@@ -43,7 +43,7 @@ func translateGateway(v *view, key string) ([]output, bool) {
 		b.model.Addresses = b.assigned.addresses
 	}
 	for _, l := range b.listeners {
-		if l.certs {
+		if l.terminates() {
 			b.certs[l] = v.listenerCertificates(gw, l)
 		}
 	}
@@ -74,8 +74,8 @@ func (b *gatewayBuilder) ports() {
 		}
 	}
 	for port, list := range byPort {
-		gp := model.GatewayPort{Port: port, TLS: list[0].sni}
-		if !gp.TLS && !list[0].streams {
+		gp := model.GatewayPort{Port: port, TLS: list[0].sni()}
+		if !gp.TLS && !list[0].streams() {
 			b.table(list[0].table, list, list)
 			gp.Listeners = []model.GatewayListener{{Name: "http", RouteTable: list[0].table}}
 			b.model.Ports = append(b.model.Ports, gp)
@@ -83,19 +83,19 @@ func (b *gatewayBuilder) ports() {
 		}
 		for _, l := range list {
 			gl := model.GatewayListener{Name: l.name, Hostname: l.hostname, Certificates: b.certs[l]}
-			if l.streams {
+			if l.streams() {
 				gl.Streams = b.streams(l, list)
 			} else {
 				gl.RouteTable = l.table
 				b.table(l.table, []*listener{l}, list)
 			}
-			if l.certs && len(b.certs[l]) == 0 || l.streams && len(gl.Streams) == 0 {
+			if l.terminates() && len(b.certs[l]) == 0 || l.streams() && len(gl.Streams) == 0 {
 				continue // without a certificate, or a route, connections for it are refused
 			}
 			gp.Listeners = append(gp.Listeners, gl)
 		}
 		// Without a route, a port for connections refuses them all: nobody listens there.
-		if len(gp.Listeners) > 0 || slices.ContainsFunc(list, func(l *listener) bool { return l.streams && (!l.certs || len(b.certs[l]) > 0) }) {
+		if len(gp.Listeners) > 0 || slices.ContainsFunc(list, func(l *listener) bool { return l.streams() && (!l.terminates() || len(b.certs[l]) > 0) }) {
 			b.model.Ports = append(b.model.Ports, gp)
 		}
 	}
@@ -183,7 +183,7 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 	switch {
 	case !l.accepted.ok():
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener is not accepted")
-	case l.certs && len(b.certs[l]) == 0:
+	case l.terminates() && len(b.certs[l]) == 0:
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
 	case rejected != "":
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), rejected)

@@ -22,10 +22,6 @@ type listener struct {
 	key      string // namespace/gateway/name
 	name     string
 	port     uint16 // 0 if the spec's is not a port
-	https    bool
-	streams  bool   // of protocol TLS or TCP: connections are forwarded as they are
-	sni      bool   // of protocol HTTPS or TLS: chosen by the name in the handshake
-	certs    bool   // needs certificates
 	hostname string // "" for all
 	table    string
 	kinds    []string // of routes that it supports and allows
@@ -36,6 +32,16 @@ type listener struct {
 
 // protocols are those of listeners that are served.
 var protocols = []gwv1.ProtocolType{gwv1.HTTPProtocolType, gwv1.HTTPSProtocolType, gwv1.TLSProtocolType, gwv1.TCPProtocolType}
+
+func (l *listener) https() bool { return l.spec.Protocol == gwv1.HTTPSProtocolType }
+
+// sni reports whether the listener is chosen by the name in the TLS handshake.
+func (l *listener) sni() bool { return l.https() || l.spec.Protocol == gwv1.TLSProtocolType }
+
+// streams reports whether connections are forwarded as they are.
+func (l *listener) streams() bool {
+	return l.spec.Protocol == gwv1.TLSProtocolType || l.spec.Protocol == gwv1.TCPProtocolType
+}
 
 // pattern is the hostname as route tables have it.
 func (l *listener) pattern() string {
@@ -84,24 +90,13 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 	switch spec.Protocol {
 	case gwv1.HTTPProtocolType:
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, "")
-		if spec.TLS != nil {
-			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "a listener of protocol HTTP cannot have tls")
-		}
-	case gwv1.HTTPSProtocolType:
-		l.https, l.sni, l.certs = true, true, true
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
-		l.checkTLS(gw)
-	case gwv1.TLSProtocolType:
-		l.streams, l.sni = true, true
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
-		l.certs = spec.TLS == nil || orDefault(spec.TLS.Mode, string(gwv1.TLSModeTerminate)) == string(gwv1.TLSModeTerminate)
-		l.checkTLS(gw)
+		l.refuseTLS()
 	case gwv1.TCPProtocolType:
-		l.streams = true
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
-		if spec.TLS != nil {
-			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "a listener of protocol TCP cannot have tls")
-		}
+		l.refuseTLS()
+	case gwv1.HTTPSProtocolType, gwv1.TLSProtocolType:
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		l.checkTLS(gw)
 	default:
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS and TCP", short(string(spec.Protocol))))
 	}
@@ -188,11 +183,11 @@ func markConflicts(list []*listener) {
 			if a.table == "" || b.table == "" || a.port != b.port || a.port == 0 {
 				continue
 			}
-			if a.https && b.https && overlap([]string{a.pattern()}, []string{b.pattern()}) {
+			if a.https() && b.https() && overlap([]string{a.pattern()}, []string{b.pattern()}) {
 				a.overlapping, b.overlapping = append(a.overlapping, b.name), append(b.overlapping, a.name)
 			}
 			reason, message := string(gwv1.ListenerReasonHostnameConflict), "listeners %s and %s have one port and hostname"
-			if a.sni != b.sni || !a.sni && a.streams != b.streams {
+			if a.sni() != b.sni() || !a.sni() && a.streams() != b.streams() {
 				reason, message = string(gwv1.ListenerReasonProtocolConflict), "listeners %s and %s have one port and different protocols"
 			} else if a.hostname != b.hostname {
 				continue

@@ -9,9 +9,21 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
+// terminates reports whether TLS ends at the listener, which needs a certificate for that.
+func (l *listener) terminates() bool {
+	return l.https() || l.sni() && (l.spec.TLS == nil || orDefault(l.spec.TLS.Mode, string(gwv1.TLSModeTerminate)) == string(gwv1.TLSModeTerminate))
+}
+
+// refuseTLS is for protocols without TLS.
+func (l *listener) refuseTLS() {
+	if l.spec.TLS != nil {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("a listener of protocol %s cannot have tls", l.spec.Protocol))
+	}
+}
+
 // passthrough reports whether the listener forwards TLS as it is. Who the clients are is the backend's to ask then.
 func (l *listener) passthrough() bool {
-	return l.streams && l.spec.TLS != nil && orDefault(l.spec.TLS.Mode, "") == string(gwv1.TLSModePassthrough)
+	return l.streams() && l.spec.TLS != nil && orDefault(l.spec.TLS.Mode, "") == string(gwv1.TLSModePassthrough)
 }
 
 // checkTLS refuses what a listener asks of its TLS connections and is not built: who asked for it must not be

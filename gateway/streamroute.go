@@ -23,7 +23,7 @@ var tlsRouteUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return v.streamRoute(tlsRouteInput(r)), true
+		return v.attachRoute(tlsRouteInput(r)), true
 	},
 }
 
@@ -35,7 +35,7 @@ var tcpRouteUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return v.streamRoute(tcpRouteInput(r)), true
+		return v.attachRoute(tcpRouteInput(r)), true
 	},
 }
 
@@ -108,20 +108,6 @@ func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.Backen
 		return nil, rule.Name, f
 	}
 	return []rankedRule{{Rule: rule}}, rule.Name, nil
-}
-
-// streamRoute attaches a route of connections, and says what its connections are divided among.
-func (v *view) streamRoute(r route) []output {
-	outs := v.attachRoute(r)
-	for _, o := range outs {
-		at, ok := o.value.(*attachment)
-		if !ok {
-			continue
-		}
-		s := &model.StreamRoute{Route: r.ref, Generation: r.generation, Backends: at.bindings[0].rules[0].Backends}
-		return append(outs, out(v.st.StreamRoutes, s.Key(), s))
-	}
-	return outs
 }
 
 // streams returns the routes of a listener for connections: one for each name, of two for one name the older; the more

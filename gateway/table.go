@@ -165,7 +165,7 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 // handshake; a request for a host that belongs to another one came on the wrong connection (RFC 9110, 15.5.20). Of two
 // that match a host the more specific counts, as everywhere, so none of these hosts hides one of the listener's own.
 func misdirected(listeners, all []*listener) []string {
-	if !listeners[0].https {
+	if !listeners[0].https() {
 		return nil
 	}
 	var out []string
