@@ -28,22 +28,22 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		w := newWorld(testConfig)
 		present := map[string]runtime.Object{}
 		for range rapid.IntRange(1, 12).Draw(t, "syncs") {
+			changes := drawChanges(t) // before the transaction: a case that rapid gives up would leave it open
 			txn := w.objs.Write()
-			for range rapid.IntRange(1, 8).Draw(t, "changes") {
-				o := drawObject(t)
-				gk, key := identify(o)
+			for _, c := range changes {
+				gk, key := identify(c.object)
 				id := gk.String() + " " + key
-				if !validSecret(o) && rapid.IntRange(0, 3).Draw(t, "delete") == 0 {
+				if c.deleted {
 					if err := w.objs.Delete(txn, gk, key); err != nil {
 						t.Fatal(err)
 					}
 					delete(present, id)
 					continue
 				}
-				if err := w.objs.Put(txn, o); err != nil {
+				if err := w.objs.Put(txn, c.object); err != nil {
 					t.Fatal(err)
 				}
-				present[id] = o
+				present[id] = c.object
 			}
 			txn.Commit()
 			w.Sync()
@@ -67,6 +67,21 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 			}
 		}
 	})
+}
+
+// change is an object that is put, or deleted.
+type change struct {
+	object  runtime.Object
+	deleted bool
+}
+
+func drawChanges(t *rapid.T) []change {
+	var out []change
+	for range rapid.IntRange(1, 8).Draw(t, "changes") {
+		o := drawObject(t)
+		out = append(out, change{o, !validSecret(o) && rapid.IntRange(0, 3).Draw(t, "delete") == 0})
+	}
+	return out
 }
 
 func text(t *rapid.T, vs ...any) string {

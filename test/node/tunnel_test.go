@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -205,6 +206,8 @@ func upgraded(t *testing.T, m *mesh) {
 	}
 	cmd := exec.Command(program, "proxy", "--run", m.RunDir, "--node", m.Name, "--cgroup", filepath.Join(m.Name, "envoy"), "--envoy", m.Envoy,
 		"--parent-shutdown-time", "20s")
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +216,9 @@ func upgraded(t *testing.T, m *mesh) {
 	t.Cleanup(func() { // the agent starts another one
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
+		if t.Failed() {
+			t.Logf("the other weft proxy: %s", &log)
+		}
 		if err := m.Ready(t.Context()); err != nil && t.Context().Err() == nil {
 			t.Error(err)
 		}
