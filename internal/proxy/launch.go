@@ -51,26 +51,38 @@ func runLauncher() error {
 			return err
 		}
 	}
-	hold, release, err := os.Pipe()
+	pid, err := startGate(os.Args[1:])
 	if err != nil {
 		return err
 	}
+	_, err = fmt.Println(pid)
+	return err
+}
+
+// startGate starts a gate, which waits until this process has ended, and returns its pid.
+func startGate(args []string) (int, error) {
+	// The end that is written to is no os.File, which would be closed when it is collected as garbage.
+	var hold [2]int
+	if err := unix.Pipe2(hold[:], unix.O_CLOEXEC); err != nil {
+		return 0, err
+	}
+	read := os.NewFile(uintptr(hold[0]), "hold")
+	defer read.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	p, err := os.StartProcess("/proc/self/exe", append([]string{gateName}, os.Args[1:]...), &os.ProcAttr{
-		Files: []*os.File{null, null, os.Stderr, hold},
+	defer null.Close()
+	p, err := os.StartProcess("/proc/self/exe", append([]string{gateName}, args...), &os.ProcAttr{
+		Files: []*os.File{null, null, os.Stderr, read},
 		// Ctrl-C in the supervisor's terminal is the supervisor's to act on.
 		Sys: &syscall.SysProcAttr{Setsid: true},
 		Env: os.Environ(),
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = fmt.Println(p.Pid)
-	_ = release // held until this process ends
-	return err
+	return p.Pid, nil
 }
 
 // runGate waits until the launcher has ended, and becomes Envoy.
