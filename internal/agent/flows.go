@@ -101,9 +101,9 @@ func (a *Agent) tunnelFlow(x *tunnel.Flow) {
 	})
 	switch {
 	case x.Denied && x.Outbound:
-		f.Verdict, f.Reason = observe.Refused, "no policy of the destination allows it"
+		a.deny(&f, deniedThere)
 	case x.Denied:
-		f.Verdict, f.Reason = observe.Refused, "no policy allows it"
+		a.deny(&f, deniedHere)
 	case x.Failure != "":
 		f.Verdict, f.Reason = observe.Failed, x.Failure
 	}
@@ -132,7 +132,7 @@ func (a *Agent) accessLog(x *xds.Flow) {
 		f.HTTP = &observe.Request{Method: q.Method, Host: q.Authority, Path: path, Status: q.Status}
 	}
 	if x.Failure != "" {
-		f.Verdict, f.Reason = outcome(x.Failure)
+		a.fail(&f, x.Failure)
 	}
 	if x.Request == nil {
 		if !x.Open && x.Local == "" && f.Verdict == observe.Forwarded {
@@ -152,14 +152,29 @@ func (a *Agent) count(f *observe.Flow) {
 	}
 }
 
-// outcome returns the verdict and the reason of a failure that Envoy reports. Only Envoy's RBAC filters, which enforce
+// What a flow that a policy refused is given as the reason, where it ends and where it begins.
+const (
+	deniedHere  = "no policy allows it"
+	deniedThere = "no policy of the destination allows it"
+)
+
+// fail gives a flow the verdict and the reason of a failure that Envoy reports. Only Envoy's RBAC filters, which enforce
 // policies, deny access or answer a tunnel with 403.
-func outcome(failure string) (observe.Verdict, string) {
+func (a *Agent) fail(f *observe.Flow, failure string) {
 	switch {
 	case strings.Contains(failure, "rbac_access_denied"):
-		return observe.Refused, "no policy allows it"
+		a.deny(f, deniedHere)
 	case strings.Contains(failure, "tunnel_response:403"):
-		return observe.Refused, "no policy of the destination allows it"
+		a.deny(f, deniedThere)
+	default:
+		f.Verdict, f.Reason = observe.Failed, failure
 	}
-	return observe.Failed, failure
+}
+
+// deny marks a flow as refused by the policies that select its destination, as they are now.
+func (a *Agent) deny(f *observe.Flow, reason string) {
+	f.Verdict, f.Reason = observe.Refused, reason
+	if w, ok := a.st.Workloads.Get(a.st.Snapshot(), f.Destination.Workload); ok && w.Policy != nil {
+		f.Policies = w.Policy.Names
+	}
 }

@@ -3,12 +3,14 @@ package agent
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/internal/traffic"
@@ -62,6 +64,36 @@ func TestAccessLogVerdicts(t *testing.T) {
 		if len(got) != 1 || got[0].Verdict != want.verdict || got[0].Reason != want.reason {
 			t.Errorf("%q: %+v, want %+v", failure, got, want)
 		}
+	}
+}
+
+// TestRefusalNamesPolicies: a flow that policies refused says which select its destination, whoever reports it.
+func TestRefusalNamesPolicies(t *testing.T) {
+	srv := netip.MustParseAddrPort("10.0.0.1:80")
+	for name, report := range map[string]func(a *Agent){
+		"weft tunnel, where it ends":   func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Denied: true, Destination: srv}) },
+		"weft tunnel, where it begins": func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Denied: true, Outbound: true, Destination: srv}) },
+		"Envoy, where it ends": func(a *Agent) {
+			a.accessLog(&xds.Flow{Failure: "rbac_access_denied_matched_policy[none]", Destination: srv})
+		},
+		"Envoy, where it begins": func(a *Agent) {
+			a.accessLog(&xds.Flow{Failure: "tunnel_response:403", Outbound: true, Destination: srv})
+		},
+	} {
+		got := flowsOf(t, func(a *Agent) {
+			w := a.st.Write(a.st.Workloads)
+			a.st.Workloads.Put(w, &model.Workload{
+				Namespace: "guard", Name: "srv", Addresses: []netip.Addr{srv.Addr()}, Policy: &model.Policy{Names: []string{"guard/one", "guard/two"}},
+			})
+			w.Commit()
+			report(a)
+		})
+		if len(got) != 1 || got[0].Verdict != observe.Refused || !slices.Equal(got[0].Policies, []string{"guard/one", "guard/two"}) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if got := flowsOf(t, func(a *Agent) { a.accessLog(&xds.Flow{Failure: "no_healthy_upstream", Destination: srv}) }); got[0].Policies != nil {
+		t.Errorf("a failure names policies: %+v", got)
 	}
 }
 

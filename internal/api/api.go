@@ -5,6 +5,9 @@
 //	GET /v1/config/<what>?namespace=NS&name=NAME    a list; what is one of the constants below
 //	GET /v1/explain?q=JSON                          explain.Answer; q is an explain.Question
 //	GET /v1/explain/arrival?q=JSON                  explain.Decision; q is an explain.Arrival
+//	GET /v1/envoy/<what>                            what Envoy's admin answers; what is dump or clusters
+//	GET /v1/envoy/log-level                         Envoy's loggers and their levels
+//	POST /v1/envoy/log-level?logger=NAME&level=L    the same, after a change; without a logger of all
 //	GET /v1/flows?follow=true&limit=N&...           observe.Event, one a line (see FlowQuery)
 package api
 
@@ -34,7 +37,8 @@ const (
 	Statuses     = "status"       // model.Status
 )
 
-// Node is what the handler tells about: rows, and what never changes. Nothing here asks a plane or takes its lock.
+// Node is what the handler tells about: rows, and what never changes. Nothing here asks a plane or takes its lock; Envoy is
+// another process.
 type Node struct {
 	State *state.State
 	// Objects have the objects and what was wrong with them. Dir is where they come from, "" if nobody asks; Loaded is
@@ -44,6 +48,8 @@ type Node struct {
 	Loaded  <-chan struct{}
 	// Flows is nil where flows are not kept. They are a stream, not a state: a row would be written for each connection.
 	Flows *observe.Store
+	// Envoy is nil where no Envoy is asked. Only what a row does not hold is asked of it.
+	Envoy Envoy
 	// Agent tells about the agent itself.
 	Agent Agent
 	// Tunnel is true if authenticated bytes are to go by weft tunnel.

@@ -102,7 +102,7 @@ func List[T any](ctx context.Context, c *Client, what, namespace, name string) (
 
 // Flows calls each for every event until the answer ends, the context is done (no error) or each gives an error.
 func (c *Client) Flows(ctx context.Context, q FlowQuery, each func(observe.Event) error) error {
-	body, err := c.open(ctx, "/v1/flows", q.values())
+	body, err := c.open(ctx, http.MethodGet, "/v1/flows", q.values())
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,11 @@ func (c *Client) Flows(ctx context.Context, q FlowQuery, each func(observe.Event
 }
 
 func (c *Client) get(ctx context.Context, path string, q url.Values, into any) error {
-	body, err := c.open(ctx, path, q)
+	return c.ask(ctx, http.MethodGet, path, q, into)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, q url.Values, into any) error {
+	body, err := c.open(ctx, method, path, q)
 	if err != nil {
 		return err
 	}
@@ -134,9 +138,9 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, into any) e
 	return nil
 }
 
-func (c *Client) open(ctx context.Context, path string, q url.Values) (io.ReadCloser, error) {
+func (c *Client) open(ctx context.Context, method, path string, q url.Values) (io.ReadCloser, error) {
 	u := url.URL{Scheme: "http", Host: "agent", Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}

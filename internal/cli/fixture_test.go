@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/envoyconfig"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
@@ -49,12 +53,31 @@ func (n *node) view() api.Node {
 	loaded := make(chan struct{})
 	close(loaded)
 	return api.Node{
-		State: n.st, Objects: n.objs, Dir: "/etc/weft", Loaded: loaded, Flows: n.flows,
+		State: n.st, Objects: n.objs, Dir: "/etc/weft", Loaded: loaded, Flows: n.flows, Envoy: dumped{},
 		Agent: api.Agent{
 			Version: "v1.2.3", Envoy: "1.40.0", Node: "worker-1", PID: 100, TrustDomain: "cluster.local",
 			Started: fixedNow.Add(-5 * time.Minute),
 		},
 	}
+}
+
+// dumped answers as the Envoy of a demo's node did.
+type dumped struct{}
+
+func (dumped) Inspect(_ context.Context, path string) (io.ReadCloser, error) {
+	name := map[string]string{envoyconfig.DumpPath: "dump.json", envoyconfig.ClustersPath: "clusters.json"}[path]
+	return os.Open(filepath.Join("..", "envoyconfig", "testdata", name))
+}
+
+func (dumped) SetLogLevel(_ context.Context, logger, level string) (map[string]string, error) {
+	levels := map[string]string{"http": "warning", "router": "warning"}
+	if level == "loud" {
+		return nil, errors.New(`Envoy has no log level "loud"`)
+	}
+	if level != "" {
+		levels[logger] = level
+	}
+	return levels, nil
 }
 
 const trust = "cluster.local"

@@ -32,7 +32,11 @@ func meshOf(t *testing.T, nodes map[string]string) (kubeconfig string) {
 		}})
 		pods = append(pods, object{
 			"metadata": surveytest.Meta("weft-system", "weft-agent-"+name, object{"app.kubernetes.io/component": "agent"}, nil),
-			"spec":     object{"nodeName": name}, "status": object{"conditions": []any{object{"type": "Ready", "status": "True"}}},
+			"spec":     object{"nodeName": name, "containers": []any{object{"name": "agent", "env": []any{object{"name": "PASSWORD", "value": "hunter2"}}}}},
+			"status": object{
+				"conditions":        []any{object{"type": "Ready", "status": "True"}},
+				"containerStatuses": []any{object{"name": "agent", "restartCount": 1}},
+			},
 		})
 		s.Agents["weft-system/weft-agent-"+name] = filepath.Join(run, api.SocketName)
 	}
@@ -40,6 +44,9 @@ func meshOf(t *testing.T, nodes map[string]string) (kubeconfig string) {
 		all = append(all, object{"metadata": surveytest.Meta("", "worker-4", nil, nil), "status": object{"nodeInfo": object{"operatingSystem": "linux"}}})
 	}
 	s.Objects["/api/v1/nodes"], s.Objects["/api/v1/namespaces/weft-system/pods"] = all, pods
+	s.Objects["/api/v1/namespaces/weft-system/pods/weft-agent-worker-1/log"] = "the agent started"
+	s.Objects["/api/v1/namespaces/bank/pods/vault"] = object{"metadata": surveytest.Meta("bank", "vault", nil, nil), "spec": object{"nodeName": "worker-2"}}
+	s.Objects["/api/v1/namespaces/bank/pods/waiting"] = object{"metadata": surveytest.Meta("bank", "waiting", nil, nil)}
 	s.Objects["/apis/apps/v1/namespaces/weft-system/daemonsets/weft-agent"] = object{
 		"metadata": surveytest.Meta("weft-system", "weft-agent", object{"app.kubernetes.io/version": "0.1.0"}, nil),
 		"spec":     object{"template": object{"spec": object{"containers": []any{object{"image": "weft:0.1.0", "args": []any{"agent", "--cni"}}}}}},
@@ -88,6 +95,8 @@ func TestCluster(t *testing.T) {
 		{"cluster-nothing", two, "config services -n nowhere", nil},
 		{"cluster-observe", three, "observe --last 3", ErrUnhealthy},
 		{"cluster-observe-json", two, "observe --last 1 -o json", nil},
+		{"cluster-envoy-node", two, "proxy-config clusters --node worker-2", nil},
+		{"cluster-envoy-pod", two, "proxy-config listeners --pod bank/vault", nil},
 		{"cluster-observe-node", three, "observe --last 1 --node worker-1", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -102,6 +111,12 @@ func TestCluster(t *testing.T) {
 		{"status --node worker-9", "there are worker-1, worker-2"},
 		{"status --mesh-namespace elsewhere", "no agent of Weft in namespace elsewhere"},
 		{"status --node worker-1 --kubeconfig=", "--kubeconfig"},
+		{"proxy-config clusters", "name one by --node, or a pod of one by --pod"},
+		{"proxy-config clusters --pod vault", "not of the form NAMESPACE/NAME"},
+		{"proxy-config clusters --pod bank/nobody", "no /api/v1/namespaces/bank/pods/nobody"},
+		{"proxy-config clusters --pod bank/waiting", "Pod bank/waiting has no node yet"},
+		{"proxy-config clusters --pod bank/vault --node worker-1", "runs on node worker-2, not on worker-1"},
+		{"proxy-config log-level loud --node worker-1", "no log level"},
 	} {
 		if _, err := run(t, append([]string{"--kubeconfig", two}, strings.Fields(c.args)...)...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v does not hold %q", c.args, err, c.want)

@@ -126,7 +126,11 @@ func details(f *observe.Flow) string {
 		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
 	}
 	if f.Reason != "" {
-		out = append(out, f.Reason)
+		reason := f.Reason
+		if len(f.Policies) > 0 {
+			reason += ": " + join(f.Policies, 3, same)
+		}
+		out = append(out, reason)
 	}
 	switch {
 	case f.Open:

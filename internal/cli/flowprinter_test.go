@@ -25,3 +25,10 @@ func TestFlowsOnATerminal(t *testing.T) {
 		t.Errorf("%q, want\n%q", out.String(), want)
 	}
 }
+
+func TestRefusalNamesPolicies(t *testing.T) {
+	f := &observe.Flow{Verdict: observe.Refused, Reason: "no policy allows it", Policies: []string{"a/1", "a/2", "a/3", "a/4"}}
+	if got, want := details(f), "no policy allows it: a/1,a/2,a/3,+1"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

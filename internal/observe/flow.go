@@ -128,7 +128,9 @@ type Flow struct {
 	Verdict Verdict `json:"verdict"`
 	Layer   Layer   `json:"layer"`
 	// Reason says why it was refused or failed, in words.
-	Reason      string        `json:"reason,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Policies select the destination, and none of them allows it: namespace/name, sorted. Nil unless a policy refused it.
+	Policies    []string      `json:"policies,omitempty"`
 	Sent        uint64        `json:"sent"`     // bytes from source to destination
 	Received    uint64        `json:"received"` // bytes from destination to source
 	Duration    time.Duration `json:"duration,omitempty"`

@@ -54,13 +54,13 @@ func (c *Client) Restart(ctx context.Context) error {
 
 // Counters gives Envoy's counters and gauges whose name matches an RE2 expression; "" is all.
 func (c *Client) Counters(ctx context.Context, filter string) (map[string]uint64, error) {
-	return newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).counters(ctx, filter)
+	return c.admin().counters(ctx, filter)
 }
 
 // Metrics gives what Envoy counts in Prometheus' text format, without what Requests returns: that is by client and by code,
 // and the agent's metrics hold it by workload. It alone begins with a w (statsConfig).
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
-	status, body, err := newAdmin(filepath.Join(or(c.RunDir, DefaultRunDir), AdminSocket)).do(ctx, http.MethodGet, "/stats/prometheus?filter="+url.QueryEscape("^[^w]"))
+	status, body, err := c.admin().do(ctx, http.MethodGet, "/stats/prometheus?filter="+url.QueryEscape("^[^w]"))
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("Envoy's admin answers %d to a question for its statistics", status)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 func observed(t *testing.T, m *mesh) {
 	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
 	t.Run("metrics", func(t *testing.T) { trafficMetrics(t, m) })
+	t.Run("weft proxy-config", func(t *testing.T) { inspected(t, m) })
 	t.Run("weft status", func(t *testing.T) {
 		until(t, "the node is healthy", func() error {
 			if out, code := m.weft(t, "status"); code != 0 {
@@ -56,7 +58,7 @@ func flows(t *testing.T, m *mesh) {
 			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded
 		},
 		"refused by the policy": func(f *observe.Flow) bool {
-			return f.Source.Identity == bobID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Refused && f.Reason != ""
+			return f.Source.Identity == bobID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Refused && slices.Equal(f.Policies, []string{"guard/srv"})
 		},
 		"refused in the clear": func(f *observe.Flow) bool {
 			return f.Source.Workload == "plain/c" && f.Destination.Workload == "strict/srv" && f.Verdict == observe.Refused && f.Reason != ""

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -173,6 +174,15 @@ func (c *Cluster) Pods(ctx context.Context, namespace string) ([]Pod, error) {
 		return cmp.Or(strings.Compare(a.Component, b.Component), strings.Compare(a.Node, b.Node), strings.Compare(a.Name, b.Name))
 	})
 	return out, err
+}
+
+// NodeOf asks for the node that a pod runs on.
+func (c *Cluster) NodeOf(ctx context.Context, namespace, name string) (string, error) {
+	p, err := get[corev1.Pod](ctx, c, "/api/v1/namespaces/"+url.PathEscape(namespace)+"/pods/"+url.PathEscape(name))
+	if err == nil && p.Spec.NodeName == "" {
+		err = fmt.Errorf("Pod %s/%s has no node yet", namespace, name)
+	}
+	return p.Spec.NodeName, err
 }
 
 // readiness says why a pod is not ready by the most telling part of its status.
