@@ -41,14 +41,10 @@ In a cluster name the node by --node, or by --pod a pod that runs on it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		dumpListCmd(r, "listeners", "Where Envoy listens", func(c *envoyconfig.Config) []envoyconfig.Listener { return c.Listeners },
-			func(l envoyconfig.Listener) envoyconfig.Resource { return l.Resource }, listenerColumns),
-		dumpListCmd(r, "clusters", "Where Envoy connects to", func(c *envoyconfig.Config) []envoyconfig.Cluster { return c.Clusters },
-			func(c envoyconfig.Cluster) envoyconfig.Resource { return c.Resource }, clusterColumns),
-		dumpListCmd(r, "routes", "The rules of each route table: the first that matches wins", func(c *envoyconfig.Config) []envoyconfig.Route { return c.Routes },
-			func(r envoyconfig.Route) envoyconfig.Resource { return r.Resource }, routeColumns),
-		dumpListCmd(r, "secrets", "Certificates, and what peers' are checked with; no keys", func(c *envoyconfig.Config) []envoyconfig.Secret { return c.Secrets },
-			func(s envoyconfig.Secret) envoyconfig.Resource { return s.Resource }, secretColumns),
+		dumpListCmd(r, "listeners", "Where Envoy listens", func(c *envoyconfig.Config) []envoyconfig.Listener { return c.Listeners }, listenerColumns),
+		dumpListCmd(r, "clusters", "Where Envoy connects to", func(c *envoyconfig.Config) []envoyconfig.Cluster { return c.Clusters }, clusterColumns),
+		dumpListCmd(r, "routes", "The rules of each route table: the first that matches wins", func(c *envoyconfig.Config) []envoyconfig.Route { return c.Routes }, routeColumns),
+		dumpListCmd(r, "secrets", "Certificates, and what peers' are checked with; no keys", func(c *envoyconfig.Config) []envoyconfig.Secret { return c.Secrets }, secretColumns),
 		newEnvoyEndpointsCmd(r), newEnvoyDumpCmd(r), newLogLevelCmd(r),
 	)
 	r.flags(cmd.PersistentFlags())
@@ -89,6 +85,15 @@ func (r *envoyReach) client(ctx context.Context) (*api.Client, error) {
 	return f.client(f.agents[0]), nil
 }
 
+// inspect asks the one node that is meant for what its Envoy answers.
+func (r *envoyReach) inspect(ctx context.Context, what string) (json.RawMessage, error) {
+	c, err := r.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.InspectEnvoy(ctx, what)
+}
+
 // named makes a command that takes a part of a resource's name.
 func named(what, short string, out *output, run func(cmd *cobra.Command, part string) error) *cobra.Command {
 	cmd := &cobra.Command{
@@ -108,14 +113,10 @@ func named(what, short string, out *output, run func(cmd *cobra.Command, part st
 }
 
 // dumpListCmd shows one kind of resource of Envoy's configuration dump.
-func dumpListCmd[T any](r *envoyReach, what, short string, list func(*envoyconfig.Config) []T, of func(T) envoyconfig.Resource, columns []column[T]) *cobra.Command {
+func dumpListCmd[T envoyconfig.Kind](r *envoyReach, what, short string, list func(*envoyconfig.Config) []T, columns []column[T]) *cobra.Command {
 	var out output
 	return named(what, short, &out, func(cmd *cobra.Command, part string) error {
-		c, err := r.client(cmd.Context())
-		if err != nil {
-			return err
-		}
-		text, err := c.InspectEnvoy(cmd.Context(), api.EnvoyDump)
+		text, err := r.inspect(cmd.Context(), api.EnvoyDump)
 		if err != nil {
 			return err
 		}
@@ -124,12 +125,12 @@ func dumpListCmd[T any](r *envoyReach, what, short string, list func(*envoyconfi
 			return err
 		}
 		matches := func(v T) bool {
-			name := of(v).Name
+			name := v.Common().Name
 			ofPod := r.pod == "" || what != "listeners" || strings.HasPrefix(name, r.pod+"/")
 			return ofPod && strings.Contains(name, part)
 		}
 		rows := slices.DeleteFunc(slices.Clone(list(config)), func(v T) bool { return !matches(v) })
-		return showRaw(cmd, &out, rows, func(v T) json.RawMessage { return of(v).Raw }, columns)
+		return showRaw(cmd, &out, rows, func(v T) json.RawMessage { return v.Common().Raw }, columns)
 	})
 }
 
@@ -152,11 +153,7 @@ func showRaw[T any](cmd *cobra.Command, out *output, rows []T, raw func(T) json.
 func newEnvoyEndpointsCmd(r *envoyReach) *cobra.Command {
 	var out output
 	return named("endpoints", "The addresses behind each cluster, with what went there", &out, func(cmd *cobra.Command, part string) error {
-		c, err := r.client(cmd.Context())
-		if err != nil {
-			return err
-		}
-		text, err := c.InspectEnvoy(cmd.Context(), api.EnvoyClusters)
+		text, err := r.inspect(cmd.Context(), api.EnvoyClusters)
 		if err != nil {
 			return err
 		}
@@ -175,11 +172,7 @@ func newEnvoyDumpCmd(r *envoyReach) *cobra.Command {
 		Short: "All that Envoy has, as its admin interface dumps it; no keys",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := r.client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			text, err := c.InspectEnvoy(cmd.Context(), api.EnvoyDump)
+			text, err := r.inspect(cmd.Context(), api.EnvoyDump)
 			if err != nil {
 				return err
 			}

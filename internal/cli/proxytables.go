@@ -9,10 +9,10 @@ import (
 )
 
 // versioned are the columns that all kinds end with.
-func versioned[T any](of func(T) envoyconfig.Resource) []column[T] {
+func versioned[T envoyconfig.Kind]() []column[T] {
 	return []column[T]{
-		{head: "VERSION", wide: true, of: func(v T) string { return of(v).Version }},
-		{head: "UPDATED", wide: true, of: func(v T) string { return stamp(of(v).Updated) }},
+		{head: "VERSION", wide: true, of: func(v T) string { return v.Common().Version }},
+		{head: "UPDATED", wide: true, of: func(v T) string { return stamp(v.Common().Updated) }},
 	}
 }
 
@@ -22,14 +22,14 @@ var listenerColumns = append([]column[envoyconfig.Listener]{
 	{head: "CHAINS", of: func(l envoyconfig.Listener) string { return strconv.Itoa(l.Chains) }},
 	{head: "STATE", of: func(l envoyconfig.Listener) string { return strings.TrimSuffix(string(l.State)+": "+l.Error, ": ") }},
 	{head: "NETWORK NAMESPACE", wide: true, of: func(l envoyconfig.Listener) string { return l.Namespace }},
-}, versioned(func(l envoyconfig.Listener) envoyconfig.Resource { return l.Resource })...)
+}, versioned[envoyconfig.Listener]()...)
 
 var clusterColumns = append([]column[envoyconfig.Cluster]{
 	{head: "NAME", of: func(c envoyconfig.Cluster) string { return c.Name }},
 	{head: "TYPE", of: func(c envoyconfig.Cluster) string { return c.Type }},
 	{head: "ENCRYPTION", of: func(c envoyconfig.Cluster) string { return c.Encryption }},
 	{head: "STATE", of: func(c envoyconfig.Cluster) string { return string(c.State) }},
-}, versioned(func(c envoyconfig.Cluster) envoyconfig.Resource { return c.Resource })...)
+}, versioned[envoyconfig.Cluster]()...)
 
 var routeColumns = append([]column[envoyconfig.Route]{
 	{head: "TABLE", of: func(r envoyconfig.Route) string { return r.Name }},
@@ -37,7 +37,7 @@ var routeColumns = append([]column[envoyconfig.Route]{
 	{head: "MATCH", of: func(r envoyconfig.Route) string { return r.Match }},
 	{head: "TARGET", of: func(r envoyconfig.Route) string { return r.Target }},
 	{head: "VIRTUAL HOST", wide: true, of: func(r envoyconfig.Route) string { return r.VirtualHost }},
-}, versioned(func(r envoyconfig.Route) envoyconfig.Resource { return r.Resource })...)
+}, versioned[envoyconfig.Route]()...)
 
 var secretColumns = append([]column[envoyconfig.Secret]{
 	{head: "NAME", of: func(s envoyconfig.Secret) string { return s.Name }},
@@ -45,7 +45,7 @@ var secretColumns = append([]column[envoyconfig.Secret]{
 	{head: "NOT AFTER", of: func(s envoyconfig.Secret) string { return stamp(s.NotAfter) }},
 	{head: "STATE", of: func(s envoyconfig.Secret) string { return string(s.State) }},
 	{head: "FOR", wide: true, of: func(s envoyconfig.Secret) string { return join(s.Names, 0, same) }},
-}, versioned(func(s envoyconfig.Secret) envoyconfig.Resource { return s.Resource })...)
+}, versioned[envoyconfig.Secret]()...)
 
 var endpointColumns = []column[envoyconfig.Endpoint]{
 	{head: "CLUSTER", of: func(e envoyconfig.Endpoint) string { return e.Cluster }},

@@ -46,7 +46,11 @@ type Resource struct {
 	Raw json.RawMessage
 }
 
-func (r Resource) of() Resource { return r }
+// Common returns what is common to all kinds.
+func (r Resource) Common() Resource { return r }
+
+// Kind is a Listener, Cluster, Route or Secret.
+type Kind interface{ Common() Resource }
 
 // section has the fields of all messages that a dump consists of: their names do not collide.
 type section struct {
@@ -96,9 +100,9 @@ func Parse(text []byte) (*Config, error) {
 	return c, nil
 }
 
-func sort[T interface{ of() Resource }](list []T) {
+func sort[T Kind](list []T) {
 	slices.SortStableFunc(list, func(a, b T) int {
-		return cmp.Or(cmp.Compare(a.of().Name, b.of().Name), cmp.Compare(a.of().State, b.of().State))
+		return cmp.Or(cmp.Compare(a.Common().Name, b.Common().Name), cmp.Compare(a.Common().State, b.Common().State))
 	})
 }
 
