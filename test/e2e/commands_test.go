@@ -125,4 +125,43 @@ spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs
 			return nil
 		})
 	})
+	t.Run("proxy-config", func(t *testing.T) {
+		if out, code := w.run("proxy-config", "clusters"); code == 0 {
+			t.Errorf("of no node in particular: exit status 0:\n%s", out)
+		}
+		for _, n := range nodes {
+			if out, code := w.run("proxy-config", "clusters", "--node", n); code != 0 || !strings.Contains(out, "xds") {
+				t.Errorf("of %s: exit status %d:\n%s", n, code, out)
+			}
+		}
+		if out, code := w.run("proxy-config", "log-level", "--node", nodes[0]); code != 0 || !strings.Contains(out, "warning") {
+			t.Errorf("log levels: exit status %d:\n%s", code, out)
+		}
+	})
+	t.Run("sysdump", func(t *testing.T) { sysdump(t, w, nodes) })
+}
+
+// sysdump wants an archive in which nothing is missing and nothing is secret.
+func sysdump(t *testing.T, w *workstation, nodes []string) {
+	file := filepath.Join(t.TempDir(), "dump.tar.gz")
+	out, code := w.run("sysdump", "-f", file)
+	dir := t.TempDir()
+	if text, err := exec.Command("tar", "-C", dir, "--strip-components=1", "-xzf", file).CombinedOutput(); err != nil {
+		t.Fatalf("exit status %d, %s: %v: %s", code, out, err, text)
+	}
+	if missing, err := os.ReadFile(filepath.Join(dir, "errors.txt")); err == nil || code != 0 {
+		t.Errorf("exit status %d: %s", code, missing)
+	}
+	for _, name := range []string{"check.txt", "cluster/pods.json", "cluster/events.json", "nodes/" + nodes[0] + "/status.json", "nodes/" + nodes[1] + "/envoy/dump.json"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() < 10 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	logs, err := filepath.Glob(filepath.Join(dir, "logs/weft-agent-*/agent.log"))
+	if err != nil || len(logs) < len(nodes) {
+		t.Errorf("logs of agents: %v, %v", logs, err)
+	}
+	if found, err := exec.Command("grep", "-rl", "PRIVATE KEY-----", dir).Output(); err == nil {
+		t.Errorf("private keys are in %s", found)
+	}
 }
