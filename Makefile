@@ -75,7 +75,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 
 .PHONY: golden
 golden: envoy ## refresh golden files; read the diff
-	@go test ./gateway ./xds ./cmd/... ./internal/agent ./internal/analyze ./internal/cli -update
+	@go test ./gateway ./xds ./internal/agent ./internal/analyze ./internal/cli -update
 
 .PHONY: generate
 generate: ## eBPF objects and deep copies; needs clang 19

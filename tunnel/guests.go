@@ -36,6 +36,10 @@ func (p *pod) admit(s *session, v *visitor) bool {
 	if !g.sessions.take(1) {
 		return false
 	}
+	if !p.onNode.take(1) {
+		g.sessions.give(1)
+		return false
+	}
 	g.here++
 	p.guests[s.remote], p.accepted[s], v.guest = g, v, g
 	return true
@@ -64,6 +68,7 @@ func (p *pod) dismiss(s *session, v *visitor) {
 	defer p.mu.Unlock()
 	delete(p.accepted, s)
 	v.guest.sessions.give(1)
+	p.onNode.give(1)
 	if v.guest.here--; v.guest.here == 0 && p.guests[s.remote] == v.guest {
 		delete(p.guests, s.remote)
 	}

@@ -92,6 +92,7 @@ func TestHandshakesOfOthers(t *testing.T) {
 // The sessions of one address leave room for others, and what it had is forgotten with its last session.
 func TestSessionsOfOthers(t *testing.T) {
 	p := testPod()
+	p.node.sessions.most = nodeSessions // whatever files this process may open
 	type entry struct {
 		s *session
 		v *visitor
@@ -227,4 +228,57 @@ func TestUnsentIsBounded(t *testing.T) {
 		}
 	}
 	t.Error("all was kept")
+}
+
+// The sessions of pods that have many leave room for the node's other pods, in both directions.
+func TestSessionsOfOtherPods(t *testing.T) {
+	n := New("", slog.New(slog.DiscardHandler))
+	n.sessions.most = 100
+	greedy, modest := n.emptyPod(), n.emptyPod()
+	admit := func(p *pod, from byte) (*session, *visitor) {
+		s, v := newSession(nil, netip.AddrFrom4([4]byte{10, 0, 0, from})), &visitor{}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.admit(s, v) {
+			return nil, nil
+		}
+		return s, v
+	}
+	in := map[*session]*visitor{}
+	for i := range byte(60) {
+		if s, v := admit(greedy, i); s != nil {
+			in[s] = v
+		}
+	}
+	if len(in) != 50 {
+		t.Errorf("%d sessions of 60 are taken by one pod", len(in))
+	}
+	greedy.spec.Store(&Workload{Key: "a"})
+	r := &route{pod: greedy, to: netip.MustParseAddr("10.0.0.1")}
+	if _, err := r.session("spiffe://b", true); !errors.Is(err, errManySessions) {
+		t.Errorf("a session from the same pod: %v", err)
+	}
+	if s, _ := admit(modest, 1); s == nil {
+		t.Error("no room for another pod")
+	}
+	for s, v := range in {
+		greedy.dismiss(s, v)
+	}
+	if _, err := r.session("spiffe://b", true); err == nil || errors.Is(err, errManySessions) {
+		t.Errorf("a session from the same pod, when the others are gone: %v", err)
+	}
+	if used := n.sessions.used.Load(); used != 1 {
+		t.Errorf("%d are still counted", used)
+	}
+}
+
+func TestNodeLimits(t *testing.T) {
+	for _, c := range []struct {
+		files             uint64
+		streams, sessions int64
+	}{{1024, 768, 128}, {20_000, 15_000, 2500}, {1 << 20, nodeStreams, nodeSessions}, {1<<64 - 1, nodeStreams, nodeSessions}} {
+		if streams, sessions := nodeLimits(c.files); streams != c.streams || sessions != c.sessions {
+			t.Errorf("%d files: %d streams and %d sessions", c.files, streams, sessions)
+		}
+	}
 }

@@ -29,6 +29,7 @@ type Node struct {
 	flows      flows
 	memory     *memory
 	streams    pool // which the pods share
+	sessions   pool // likewise
 	handshakes turns
 	link       *link
 	// tasks change the pods, one after the other.
@@ -47,10 +48,11 @@ type Node struct {
 
 // New makes a Node that gets its workloads from the agent at a Unix socket.
 func New(agent string, log *slog.Logger) *Node {
+	streams, sessions := nodeLimits(openFiles())
 	n := &Node{
 		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
 		peers: map[netip.Addr]*known{}, tasks: make(chan func(), 64),
-		running: make(chan struct{}), memory: newMemory(), streams: pool{most: nodeStreams, weight: 1},
+		running: make(chan struct{}), memory: newMemory(), streams: pool{most: streams, weight: 1}, sessions: pool{most: sessions, weight: 1},
 		handshakes: newTurns(),
 	}
 	n.link = newLink(agent, n)

@@ -17,6 +17,7 @@ import (
 const (
 	maxStreams    = 10_000  // in each direction
 	nodeStreams   = 100_000 // of all pods of a node; past half, one has at most as many as are left
+	nodeSessions  = 8192    // in both directions, likewise
 	maxSessions   = 4096    // that other pods opened; one may have half of what the others leave
 	maxHandshakes = 256     // of other pods, at once
 	// maxHandshakesOf is how many one of them makes at once.
@@ -46,6 +47,7 @@ type pod struct {
 	outbound   atomic.Int64 // streams
 	inbound    pool         // streams, which the peers share
 	streams    *share       // of the node's, in both directions
+	onNode     *share       // sessions of the node's, in both directions
 	memory     *podMemory
 	handshakes handshakes
 
@@ -62,7 +64,7 @@ type pod struct {
 // emptyPod makes a pod without a namespace.
 func (n *Node) emptyPod() *pod {
 	return &pod{
-		node: n, memory: n.memory.newShare(), streams: n.streams.newShare(),
+		node: n, memory: n.memory.newShare(), streams: n.streams.newShare(), onNode: n.sessions.newShare(),
 		listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
 		guests:  map[netip.Addr]*guest{},
 		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -112,15 +113,24 @@ func (r *route) dial() *dialling {
 	id := r.identity
 	go func() {
 		defer close(d.done)
+		if !r.pod.onNode.take(1) {
+			d.err = errManySessions
+			r.add(d, time.Time{})
+			return
+		}
 		var until time.Time
 		d.session, until, d.err = r.pod.dial(r.to, id)
-		r.add(d, until)
+		if !r.add(d, until) {
+			r.pod.onNode.give(1)
+		}
 	}()
 	return d
 }
 
-// add puts a session to use.
-func (r *route) add(d *dialling, until time.Time) {
+var errManySessions = errors.New("too many sessions of weft tunnel on this node")
+
+// add puts a session to use, and reports whether it did.
+func (r *route) add(d *dialling, until time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.dialling == d {
@@ -129,20 +139,22 @@ func (r *route) add(d *dialling, until time.Time) {
 		d.session.retire() // of an identity that is not expected any more
 	}
 	if d.err != nil {
-		return
+		return false
 	}
 	if r.closed {
 		d.session.end(errPodGone)
 		d.session, d.err = nil, errPodGone
-		return
+		return false
 	}
 	u := &used{session: d.session, until: until}
 	r.sessions = append(r.sessions, u)
 	go func() {
 		err := u.run()
 		r.remove(u)
+		r.pod.onNode.give(1)
 		r.pod.node.log.Debug("a session ended", "pod", r.pod.spec.Load().Key, "to", r.to, "reason", err)
 	}()
+	return true
 }
 
 func (r *route) remove(u *used) {

@@ -36,7 +36,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 	for _, p := range g.Ports {
 		if p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
-				message: b.cfg.gatewayLimited(gatewayListener(b.cfg, g, p, name), gatewayChains(b, g.Namespace)),
+				message: gatewayListener(b.cfg, g, p, name),
 				objects: []model.ObjectVersion{gatewayRef(g.Namespace, g.Name, g.Generation)},
 			}
 		}
@@ -64,14 +64,16 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		l.FilterChains = streamChains(cfg, g, p, p.Listeners[0], state, map[string]bool{})
 		return l
 	}
+	// The filter waits for the first bytes, which HCM's own timeouts do not: a client that sends nothing is let go.
+	l.ListenerFilters = []*listener.ListenerFilter{listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})}
 	if !p.TLS {
+		l.ListenerFiltersTimeout = duration(min(cfg.timeouts().headers, cfg.timeouts().idleClients))
 		l.FilterChains = []*listener.FilterChain{{
 			Filters: []*listener.Filter{state, gatewayHTTP(cfg, g, p.Listeners[0].RouteTable)},
 		}}
 		return l
 	}
-	l.ListenerFilters = []*listener.ListenerFilter{listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})}
-	l.ListenerFiltersTimeout = duration(cfg.timeouts().handshake) // then the connection is closed
+	l.ListenerFiltersTimeout = duration(cfg.timeouts().handshake)
 	seen := map[string]bool{}
 	for _, gl := range p.Listeners {
 		if len(gl.Streams) > 0 {
@@ -92,26 +94,6 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		l.FilterChains = append(l.FilterChains, chain)
 	}
 	return l
-}
-
-// gatewayChains counts the filter chains of a namespace's Gateways, at most.
-func gatewayChains(b *builder, namespace string) int {
-	n := 0
-	for g := range b.st.Gateways.All(b.snap) {
-		if g.Namespace != namespace {
-			continue
-		}
-		for _, p := range g.Ports {
-			if !p.TLS {
-				n++
-				continue
-			}
-			for _, l := range p.Listeners {
-				n += max(1, len(l.Streams))
-			}
-		}
-	}
-	return n
 }
 
 func gatewayTLS(certificates []string) *core.TransportSocket {

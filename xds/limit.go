@@ -52,20 +52,16 @@ func (c *Config) timeouts() timeouts {
 	return defaultTimeouts
 }
 
-// limited bounds the connections of a pod's listener. A listener with several filter chains has the limit for each.
+// limited bounds the connections of a pod's listener. A listener with several filter chains has the limit for each. The filter
+// comes first: what it refuses costs no handshake and no look-up.
 func (c *Config) limited(l *listener.Listener) *listener.Listener {
-	return limitChains(l, c.connectionsPerListener())
-}
-
-// gatewayLimited bounds the connections of a Gateway's listener. All Gateways of a namespace have gatewayFactor times as many
-// as a pod's listener together, divided among their filter chains. The divisor is a power of two, so that the limit of a
-// listener changes seldom when others come: a change ends the connections that the listener has, after the drain time.
-func (c *Config) gatewayLimited(l *listener.Listener, chains int) *listener.Listener {
-	parts := uint64(1)
-	for parts < uint64(chains) {
-		parts *= 2
+	first := networkFilter("envoy.filters.network.connection_limit", &limit.ConnectionLimit{
+		StatPrefix: l.StatPrefix, MaxConnections: wrapperspb.UInt64(c.connectionsPerListener()),
+	})
+	for _, chain := range l.FilterChains {
+		chain.Filters = slices.Insert(chain.Filters, 0, first)
 	}
-	return limitChains(l, max(c.connectionsPerListener()*gatewayFactor/parts, 1))
+	return l
 }
 
 func (c *Config) connectionsPerListener() uint64 {
@@ -73,15 +69,4 @@ func (c *Config) connectionsPerListener() uint64 {
 		return defaultConnections
 	}
 	return c.ConnectionsPerListener
-}
-
-// limitChains puts the filter first: what it refuses costs no handshake and no look-up.
-func limitChains(l *listener.Listener, most uint64) *listener.Listener {
-	first := networkFilter("envoy.filters.network.connection_limit", &limit.ConnectionLimit{
-		StatPrefix: l.StatPrefix, MaxConnections: wrapperspb.UInt64(most),
-	})
-	for _, chain := range l.FilterChains {
-		chain.Filters = slices.Insert(chain.Filters, 0, first)
-	}
-	return l
 }

@@ -1,67 +1,109 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"os"
 	"testing"
+	"time"
 
-	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	limit "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
+	runtimev3 "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// TestGatewaysOfANamespaceShareConnections: however many Gateways, ports and listeners a namespace has, they leave half of
-// the node's connections to others. Its neighbour's share does not change with that.
-func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
-	gateway := func(namespace string, n, listeners int) *model.Gateway {
-		g := &model.Gateway{
-			Namespace: namespace, Name: fmt.Sprint("g", n), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(n + 1)})},
-			Ports: []model.GatewayPort{{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: "t"}}}},
-		}
-		https := model.GatewayPort{Port: 443, TLS: true}
-		for i := range listeners {
-			https.Listeners = append(https.Listeners, model.GatewayListener{
+// gatewayOf makes a Gateway with an HTTP port, and HTTPS ports with two listeners each.
+func gatewayOf(namespace string, n int, https ...uint16) *model.Gateway {
+	g := &model.Gateway{
+		Namespace: namespace, Name: fmt.Sprint("g", n), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 9, byte(n + 1)})},
+		Ports: []model.GatewayPort{{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: model.GatewayTable(namespace, fmt.Sprint("g", n), 80, "")}}}},
+	}
+	for _, port := range https {
+		p := model.GatewayPort{Port: port, TLS: true}
+		for i := range 2 {
+			p.Listeners = append(p.Listeners, model.GatewayListener{
 				Name: fmt.Sprint("l", i), Hostname: fmt.Sprint("h", i, ".example"), Certificates: []string{namespace + "/c"}, RouteTable: "t",
 			})
 		}
-		g.Ports = append(g.Ports, https)
-		return g
+		g.Ports = append(g.Ports, p)
 	}
+	return g
+}
+
+// However many Gateways, ports and listeners a namespace has, they leave half of the node's connections to others. Its
+// neighbour's share does not change with that.
+func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
 	w := newWorld(t, Config{})
-	total := func(namespace string) (sum uint64, chains int) {
+	total := func(namespace string) (sum uint64, listeners int) {
+		m, ok := w.server.Build(TypeRuntime, model.RuntimeLimits)
+		if !ok {
+			t.Fatal("there are no limits")
+		}
+		values := m.(*runtimev3.Runtime).GetLayer().GetFields()
 		for g := range w.st.Gateways.All(w.st.Snapshot()) {
-			if g.Namespace != namespace {
-				continue
-			}
 			for _, name := range gatewayListenerNames(g) {
-				m, ok := w.server.Build(TypeListener, name)
-				if !ok {
-					t.Fatalf("no listener %s", name)
+				v := values["envoy.resource_limits.listener."+name+".connection_limit"]
+				if v == nil {
+					t.Fatalf("%s has no limit", name)
 				}
-				for _, c := range m.(*listener.Listener).GetFilterChains() {
-					var l limit.ConnectionLimit
-					if err := c.GetFilters()[0].GetTypedConfig().UnmarshalTo(&l); err != nil {
-						t.Fatal(err)
-					}
-					sum, chains = sum+l.GetMaxConnections().GetValue(), chains+1
+				if g.Namespace == namespace {
+					sum, listeners = sum+uint64(v.GetNumberValue()), listeners+1
 				}
 			}
 		}
-		return sum, chains
+		return sum, listeners
 	}
 	const most = gatewayFactor * defaultConnections
-	put(w, w.st.Gateways, gateway("modest", 0, 0))
+	put(w, w.st.Gateways, gatewayOf("modest", 0))
 	if sum, _ := total("modest"); sum != most {
 		t.Errorf("one listener has %d connections, want %d", sum, most)
 	}
 	for n := range 4 {
-		put(w, w.st.Gateways, gateway("greedy", n+1, 63))
+		put(w, w.st.Gateways, gatewayOf("greedy", n+1, 443, 8443, 9443))
 	}
-	if sum, chains := total("greedy"); chains != 4*64 || sum > most || sum < most/2 {
-		t.Errorf("%d filter chains have %d connections, want at most %d", chains, sum, most)
+	if sum, listeners := total("greedy"); listeners != 4*4 || sum > most || sum < most-16 {
+		t.Errorf("%d listeners have %d connections, want %d", listeners, sum, most)
 	}
 	if sum, _ := total("modest"); sum != most {
 		t.Errorf("the other namespace has %d connections, want %d", sum, most)
 	}
+}
+
+// Connections on which nothing comes count as well, whatever the listener waits for.
+func TestGatewayConnectionsCountFromTheStart(t *testing.T) {
+	const most = 4 // and twenty for the Gateways of a namespace
+	m := newServedWith(t, Config{ConnectionsPerListener: most})
+	put(m.world, m.st.RouteTables, &model.RouteTable{Name: model.GatewayTable("other", "g1", 80, "")})
+	put(m.world, m.st.Gateways, gatewayOf("other", 1))
+	for way, limit := range map[string]int{"a Gateway's HTTP port": most * gatewayFactor / 2, "a Gateway's port, no TLS": most * gatewayFactor / 2} {
+		t.Run(way, func(t *testing.T) {
+			held := 0
+			for range 3 * limit {
+				c := m.ways[way](t)
+				_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+					held++
+				}
+			}
+			if held < limit-1 || held > limit {
+				t.Errorf("%d connections are held, want %d", held, limit)
+			}
+		})
+	}
+	until(t, "another namespace's Gateway answers", func() error {
+		c, err := net.Dial("tcp", "127.0.9.2:80")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if answer, err := io.ReadAll(c); err != nil || len(answer) == 0 {
+			return fmt.Errorf("answer %q: %w", answer, err)
+		}
+		return nil
+	})
 }

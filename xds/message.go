@@ -25,6 +25,7 @@ func init() { // not an initializer: builders name the types that they belong to
 	kinds = map[string]*kind{
 		TypeListener: listenerKind, TypeScope: scopeKind, TypeRoute: routeKind,
 		TypeCluster: clusterKind, TypeEndpoint: endpointKind, TypeSecret: secretKind, TypeFilter: filterKind,
+		TypeRuntime: runtimeKind,
 	}
 }
 

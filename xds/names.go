@@ -34,6 +34,8 @@ const (
 	TypeSecret   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 	// TypeFilter is a filter that is served apart from the listener that holds it: authorization.
 	TypeFilter = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+	// TypeRuntime is a layer of values that Envoy reads at run time: model.RuntimeLimits.
+	TypeRuntime = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 )
 
 const (

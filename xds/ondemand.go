@@ -297,4 +297,4 @@ func (c *cache) flush() {
 }
 
 // pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, see deferred.
-var pushOrder = []string{TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeFilter, TypeListener}
+var pushOrder = []string{TypeRuntime, TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeFilter, TypeListener}

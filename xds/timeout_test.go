@@ -43,8 +43,12 @@ type served struct {
 }
 
 func newServed(t *testing.T, limits timeouts, others ...string) *served {
+	return newServedWith(t, Config{testTimeouts: &limits}, others...)
+}
+
+func newServedWith(t *testing.T, cfg Config, others ...string) *served {
 	pods := labPods(t, append([]string{"a", "b"}, others...)...)
-	m := &served{world: newWorld(t, Config{testTimeouts: &limits}), a: pods[0], b: pods[1], others: pods[2:]}
+	m := &served{world: newWorld(t, cfg), a: pods[0], b: pods[1], others: pods[2:]}
 	m.wa = workload(m.a, "shop", model.MTLSPermissive, nil)
 	m.wb = workload(m.b, "shop", model.MTLSPermissive, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
 		{Ports: []uint16{8080}, HTTP: []model.HTTPRule{{Methods: []string{"GET", "POST"}}}}, {Ports: []uint16{9000}},
@@ -133,13 +137,13 @@ func closed(c io.Reader) error {
 // listener it talks to.
 func TestSlowClientsAreLetGo(t *testing.T) {
 	m := newServed(t, timeouts{handshake: time.Second, headers: time.Second, agent: time.Minute, idle: time.Hour, idleTunnels: time.Hour, idleClients: time.Hour})
+	nothing := func(*testing.T, net.Conn) {}
 	half := func(_ *testing.T, c net.Conn) {
 		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: app\r\nX-Slow: ")
 	}
 	for way, first := range map[string]func(*testing.T, net.Conn){
 		"a pod's requests": half, "requests in the clear": half, "a Gateway's HTTP port": half, "a Gateway's HTTPS port": half,
-		"a Gateway's port, no TLS":    func(*testing.T, net.Conn) {},
-		"the port of tunnels, no TLS": func(*testing.T, net.Conn) {},
+		"a Gateway's port, no TLS": nothing, "the port of tunnels, no TLS": nothing,
 	} {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
@@ -150,6 +154,12 @@ func TestSlowClientsAreLetGo(t *testing.T) {
 			}
 		})
 	}
+	t.Run("nothing to a Gateway's HTTP port", func(t *testing.T) {
+		t.Parallel()
+		if err := closed(m.ways["a Gateway's HTTP port"](t)); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("half a handshake with a Gateway", func(t *testing.T) {
 		t.Parallel()
 		c := m.ways["a Gateway's port, no TLS"](t)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/cli"
+	"github.com/weft-mesh/weft/internal/proxy"
 )
 
 // stateDir keeps what outlives the machine's restart, unless --state says otherwise.
@@ -92,6 +93,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	cniFlags(f, &cfg.CNI)
+	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")

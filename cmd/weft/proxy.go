@@ -42,7 +42,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.StringVar(&cfg.Cgroup, "cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")
 	f.IntVar(&cfg.Concurrency, "concurrency", 0, "Envoy's worker threads (default: one a CPU)")
 	f.Uint64Var(&cfg.MemoryLimitBytes, "memory-limit", 1<<30, "bytes of heap past which Envoy refuses work")
-	f.Uint64Var(&cfg.MaxConnections, "max-connections", 100_000, "connections past which Envoy refuses more")
+	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "connections past which Envoy refuses more")
 	f.DurationVar(&cfg.DrainTime, "drain-time", 0, "time that connections get to end after their listener went (default 5s)")
 	f.DurationVar(&cfg.ParentShutdownTime, "parent-shutdown-time", 0, "life of the old Envoy after a hot restart (default 5m)")
 	f.DurationVar(&cfg.OverloadTime, "overload-time", 0, "how long Envoy may refuse work for lack of memory until it is replaced; -1s for ever (default 30s)")

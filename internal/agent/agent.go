@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,8 @@ type Config struct {
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
 	// it, and not by HBONE.
 	Tunnel bool
+	// MaxConnections are those of the node's Envoy, as weft proxy has them; 100,000 if it is 0. A pod's listener gets a tenth.
+	MaxConnections uint64
 	// StartProxy also runs weft proxy as a process of its own, with ProxyArgs added.
 	StartProxy bool
 	ProxyArgs  []string
@@ -157,9 +160,13 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.secrets = newSecrets(cfg, objs, a.st, a.ca)
+	connections, err := proxy.Connections(cmp.Or(cfg.MaxConnections, proxy.DefaultMaxConnections))
+	if err != nil {
+		return nil, err
+	}
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
-		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS,
+		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
 	})
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{

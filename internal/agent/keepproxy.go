@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -74,6 +75,9 @@ func (a *Agent) runProxy(ctx context.Context) error {
 	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup}
 	if !a.cfg.Tunnel {
 		args = append(args, "--tunnel=false")
+	}
+	if n := a.cfg.MaxConnections; n != 0 {
+		args = append(args, "--max-connections", strconv.FormatUint(n, 10))
 	}
 	args = append(args, a.cfg.ProxyArgs...)
 	cmd := exec.Command(self, args...)

@@ -14,6 +14,10 @@ const (
 // ProxyMark is the mark (SO_MARK) of Envoy's connections to the workload that keep the client's address.
 const ProxyMark = 1337
 
+// RuntimeLimits names the layer of Envoy's runtime values that the agent serves: how many connections each listener of a
+// Gateway may have.
+const RuntimeLimits = "limits"
+
 // IsOwnPort reports whether the mesh listens on a port in each pod. Nobody reaches one through the mesh: a proxy would call
 // itself.
 func IsOwnPort(port uint16) bool {

@@ -55,10 +55,16 @@ func (c Config) bootstrap() object {
 		"stats_eviction_interval": "3600s",
 		// Statistics of a cluster are made when it gets its first connection.
 		"deferred_stat_options": object{"enable_deferred_creation_stats": true},
-		"layered_runtime": object{"layers": []object{{"name": "weft", "static_layer": object{
-			// Envoy refuses expressions of more than 100 instructions; routes may hold longer ones. RE2 is linear.
-			"re2.max_program_size.error_level": 10_000,
-		}}}},
+		"layered_runtime": object{"layers": []object{
+			{"name": "weft", "static_layer": object{
+				// Envoy refuses expressions of more than 100 instructions; routes may hold longer ones. RE2 is linear.
+				"re2.max_program_size.error_level": 10_000,
+			}},
+			{"name": model.RuntimeLimits, "rtds_layer": object{"name": model.RuntimeLimits, "rtds_config": object{
+				// An agent of an earlier version does not answer.
+				"ads": object{}, "resource_api_version": "V3", "initial_fetch_timeout": "2s",
+			}}},
+		}},
 	}
 	if c.amend != nil {
 		c.amend(b)
@@ -87,6 +93,13 @@ func (c Config) xdsCluster() object {
 	}
 }
 
+// Shares of the heap limit. From the first on, what bounds idle connections and handshakes gets shorter; at the second it has
+// become as short as it gets. Both are below those at which work is refused.
+const (
+	timeoutsShrink  = 0.7
+	timeoutsAtLeast = 0.9
+)
+
 // overloadManager keeps one pod from starving the node: memory and connections have limits.
 func (c Config) overloadManager() object {
 	const heap = "envoy.resource_monitors.fixed_heap"
@@ -104,9 +117,24 @@ func (c Config) overloadManager() object {
 					object{"max_active_downstream_connections": c.MaxConnections})},
 		},
 		"actions": []object{
+			reducedTimeouts(heap),
 			at("shrink_heap", 0.95), at("disable_http_keepalive", 0.95),
 			at("stop_accepting_requests", 0.98), at("stop_accepting_connections", 0.98),
 		},
+	}
+}
+
+// reducedTimeouts ends idle connections and slow handshakes the earlier the more of the heap is taken: whoever holds
+// connections without using them gives way before work is refused. See envoy.config.overload.v3.ScaleTimersOverloadActionConfig.
+func reducedTimeouts(monitor string) object {
+	factor := func(timer, least string) object { return object{"timer": timer, "min_timeout": least} }
+	return object{
+		"name": "envoy.overload_actions.reduce_timeouts",
+		"triggers": []object{{"name": monitor, "scaled": object{
+			"scaling_threshold": timeoutsShrink, "saturation_threshold": timeoutsAtLeast}}},
+		"typed_config": typed("envoy.config.overload.v3.ScaleTimersOverloadActionConfig", object{"timer_scale_factors": []object{
+			factor("HTTP_DOWNSTREAM_CONNECTION_IDLE", "2s"), factor("TRANSPORT_SOCKET_CONNECT", "2s"),
+		}}),
 	}
 }
 

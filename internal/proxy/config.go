@@ -14,6 +14,8 @@ import (
 const (
 	DefaultRunDir = "/run/weft"
 	DefaultCgroup = "weft-proxy" // below the cgroup2 mount
+	// DefaultMaxConnections are those of a node's Envoy.
+	DefaultMaxConnections = 100_000
 )
 
 // Names of files in the run directory.
@@ -43,7 +45,7 @@ type Config struct {
 	Concurrency int
 	// MemoryLimitBytes bounds Envoy's heap: it frees memory at 95 % and refuses requests at 98 %. 1 GiB.
 	MemoryLimitBytes uint64
-	// MaxConnections bounds the downstream connections of the whole Envoy. 100,000.
+	// MaxConnections bounds the downstream connections of the whole Envoy, also where Connections does not. DefaultMaxConnections.
 	MaxConnections uint64
 	// DrainTime is how long a removed listener, or an Envoy that ends, lets its connections finish. 5 s.
 	DrainTime time.Duration
@@ -85,7 +87,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.RunDir = or(c.RunDir, DefaultRunDir)
 	c.Cgroup = or(c.Cgroup, DefaultCgroup)
 	c.MemoryLimitBytes = or(c.MemoryLimitBytes, 1<<30)
-	c.MaxConnections = or(c.MaxConnections, 100_000)
+	c.MaxConnections = or(c.MaxConnections, DefaultMaxConnections)
 	c.DrainTime = or(c.DrainTime, 5*time.Second)
 	c.ParentShutdownTime = or(c.ParentShutdownTime, max(5*time.Minute, c.DrainTime))
 	c.OverloadTime = or(c.OverloadTime, 30*time.Second)

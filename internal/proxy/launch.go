@@ -43,10 +43,10 @@ func exitOn(err error) {
 	os.Exit(0)
 }
 
-// runLauncher gets "<open files> <pod or host> <run directory> <name> <binary> <flags>..." and writes the pid of what becomes
+// runLauncher gets "<pod or host> <run directory> <name> <binary> <flags>..." and writes the pid of what becomes
 // Envoy, or weft tunnel, to stdout.
 func runLauncher() error {
-	if os.Args[2] == inPod {
+	if os.Args[1] == inPod {
 		if err := leaveOldHierarchies(); err != nil {
 			return err
 		}
@@ -92,21 +92,15 @@ func runGate() error {
 		return fmt.Errorf("wait for the launcher: %w", err)
 	}
 	hold.Close()
-	files, err := strconv.ParseUint(os.Args[1], 10, 64)
-	if err != nil {
-		return err
-	}
 	if err := keepNetNS(); err != nil {
 		return err
 	}
-	// Without the right to raise it the limit stays at what is allowed.
-	_ = raiseOpenFiles(files)
 	runtime.LockOSThread() // the one that executes
-	if err := confine(os.Args[3], os.Args[2] == inPod); err != nil {
+	if err := confine(os.Args[2], os.Args[1] == inPod); err != nil {
 		return err
 	}
-	name, binary := os.Args[4], os.Args[5]
-	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{name}, os.Args[6:]...), os.Environ()))
+	name, binary := os.Args[3], os.Args[4]
+	return fmt.Errorf("run %s: %w", binary, syscall.Exec(binary, append([]string{name}, os.Args[5:]...), os.Environ()))
 }
 
 // NetNS leads, in what is launched, to the network namespace that it started in, wherever its threads are now.
@@ -124,23 +118,6 @@ func keepNetNS() error {
 	return unix.Dup3(ns, netNSDescriptor, 0)
 }
 
-func raiseOpenFiles(n uint64) error {
-	if data, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
-		if most, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64); err == nil {
-			n = min(n, most)
-		}
-	}
-	var now syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
-		return err
-	}
-	err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: max(n, now.Max), Max: max(n, now.Max)})
-	if err != nil {
-		return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: now.Max, Max: now.Max})
-	}
-	return nil
-}
-
 // The places that an Envoy can be started from.
 const (
 	inPod  = "pod"
@@ -149,7 +126,7 @@ const (
 
 // launch starts a binary by a name in the supervisor's cgroup for Envoys and gives its pid. Lines that it writes go to stderr,
 // which launch does not close.
-func (s *supervisor) launch(openFiles uint64, stderr *os.File, name, binary string, flags []string) (int, error) {
+func (s *supervisor) launch(stderr *os.File, name, binary string, flags []string) (int, error) {
 	dir, err := os.Open(s.cgroup)
 	if err != nil {
 		return 0, err
@@ -163,7 +140,7 @@ func (s *supervisor) launch(openFiles uint64, stderr *os.File, name, binary stri
 	run := func() error {
 		cmd := &exec.Cmd{
 			Path: "/proc/self/exe",
-			Args: append([]string{launcherName, strconv.FormatUint(openFiles, 10), place, s.cfg.RunDir, name, binary}, flags...),
+			Args: append([]string{launcherName, place, s.cfg.RunDir, name, binary}, flags...),
 			Env:  os.Environ(), Stdout: &out, Stderr: stderr, Dir: "/",
 			SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
 		}

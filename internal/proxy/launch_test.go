@@ -40,7 +40,7 @@ func TestEnvoyWaitsForTheLauncher(t *testing.T) {
 	started := filepath.Join(dir, "started")
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Stderr: os.Stderr,
-		Args: []string{collectingLauncher, "1024", onHost, dir, "sh", "/bin/sh", "-c", `echo > "$0"`, started},
+		Args: []string{collectingLauncher, onHost, dir, "sh", "/bin/sh", "-c", `echo > "$0"`, started},
 	}
 	if err := cmd.Run(); err != nil {
 		t.Errorf("the program ran while the launcher did: %v", err)

@@ -68,6 +68,8 @@ func listenersFromFile(runDir string) func(map[string]any) {
 	return func(b map[string]any) {
 		d := b["dynamic_resources"].(object)
 		d["lds_config"], d["cds_config"] = file("lds.json"), file("cds.json")
+		runtime := b["layered_runtime"].(object)
+		runtime["layers"] = runtime["layers"].([]object)[:1] // nobody serves the other
 	}
 }
 

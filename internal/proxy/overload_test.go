@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -121,6 +122,40 @@ func TestOverloadIsUnready(t *testing.T) {
 	}
 	if err := Ready(t.Context(), n.cfg.HealthSocket); err != nil {
 		t.Errorf("not ready after the overload: %v", err)
+	}
+}
+
+// An Envoy that is short of memory ends connections without a request. Those with a request stay.
+func TestIdleConnectionsGiveWay(t *testing.T) {
+	n := newNode(t)
+	defer n.showLogs()
+	h := newHoard(n)
+	n.cfg.MemoryLimitBytes = 64 << 20
+	n.cfg.OverloadTime = time.Hour
+	n.run(n.cfg)
+	n.untilLive()
+	idle, err := net.Dial("tcp", n.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	wait := func(c net.Conn, d time.Duration) error {
+		_ = c.SetReadDeadline(time.Now().Add(d))
+		_, err := c.Read(make([]byte, 1))
+		return err
+	}
+	if err := wait(idle, 3*time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("with enough memory, the idle connection: %v", err)
+	}
+	h.fill()
+	if err := wait(idle, 20*time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("short of memory, the idle connection is still held: %v", err)
+	}
+	h.mu.Lock()
+	upload := h.conns[0]
+	h.mu.Unlock()
+	if err := wait(upload, 3*time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the first upload: %v", err)
 	}
 }
 

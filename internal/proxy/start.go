@@ -113,9 +113,7 @@ func (s *supervisor) run(name string, e envoy, flags []string) (*process, error)
 	}
 	defer w.Close()
 	log := forward(r, name, s.cfg.Log)
-	// A connection has two ends, and an internal one between them.
-	openFiles := 4*s.cfg.MaxConnections + 1<<14
-	e.PID, err = s.launch(openFiles, w, name, e.Binary, flags)
+	e.PID, err = s.launch(w, name, e.Binary, flags)
 	if err == nil {
 		e.Since = time.Now()
 		var p *process

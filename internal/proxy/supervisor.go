@@ -55,6 +55,15 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return fmt.Errorf("proxy: make the run directory: %w", err)
 	}
+	most, err := Connections(cfg.MaxConnections)
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	if most < cfg.MaxConnections {
+		cfg.Log.Warn("Envoy gets fewer connections than were asked for; raise the limit of open files (LimitNOFILE of the container runtime, ulimit -n)",
+			"asked", cfg.MaxConnections, "connections", most)
+		cfg.MaxConnections = most
+	}
 	h, err := newHealth(cfg)
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)

@@ -45,6 +45,7 @@ func attackDefault(t *testing.T) {
 		{"A3", "ports 15008 and 15009 where nobody authenticates", false, ownPortsOfOthers},
 		{"A4", "Services with all ports that fit", true, manyPorts},
 		{"A5", "routes with thousands of regular expressions", true, manyExpressions},
+		{"A6", "idle connections to a Gateway", true, idleGateway},
 		{"B1", "a strict pod's address claimed by another Pod", true, claimedAddress},
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},
 		{"B4", "another namespace's pod in an EndpointSlice", true, foreignEndpoint},

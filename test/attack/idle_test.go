@@ -1,6 +1,9 @@
 package attack
 
 import (
+	"cmp"
+	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,6 +21,24 @@ type idleSpec struct {
 	To   netip.AddrPort
 	Many int
 	Hold time.Duration
+	TLS  bool // a handshake is made first
+	// Pause is how long it waits before it opens one again; 100 ms if it is 0.
+	Pause time.Duration
+}
+
+func (s *idleSpec) open() (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", s.To.String(), 2*time.Second)
+	if err != nil || !s.TLS {
+		return c, err
+	}
+	secret := tls.Client(c, &tls.Config{InsecureSkipVerify: true}) // the attacker does not care
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := secret.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return secret, nil
 }
 
 func holdIdle(s idleSpec) (report, error) {
@@ -27,7 +48,7 @@ func holdIdle(s idleSpec) (report, error) {
 	for range s.Many {
 		wg.Go(func() {
 			for time.Now().Before(end) {
-				c, err := net.DialTimeout("tcp", s.To.String(), 2*time.Second)
+				c, err := s.open()
 				if err != nil {
 					refused.Add(1)
 					time.Sleep(time.Second)
@@ -41,7 +62,7 @@ func holdIdle(s idleSpec) (report, error) {
 				_, _ = c.Read(make([]byte, 1))
 				now.Add(-1)
 				c.Close()
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(cmp.Or(s.Pause, 100*time.Millisecond))
 			}
 		})
 		if wait := s.Many / 1000; wait > 0 {
