@@ -81,9 +81,9 @@ func find[T metav1.Object](t *testing.T, all []runtime.Object, name string) T {
 func TestObjects(t *testing.T) {
 	for file, kinds := range map[string][]string{
 		"weft.yaml": {
-			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
+			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
 			"ClusterRoleBinding", "Role", "Role", "RoleBinding", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
-			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "PodDisruptionBudget", "Service", "Service",
+			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "Service", "PodDisruptionBudget", "Service", "Service",
 			"DaemonSet",
 		},
 		"cleanup.yaml": {"Namespace", "ServiceAccount", "DaemonSet"},
@@ -234,5 +234,25 @@ func confined(t *testing.T, name string, pod corev1.PodSpec) {
 		if strings.HasSuffix(c.Image, ":") || strings.HasSuffix(c.Image, ":latest") {
 			t.Errorf("%s: image %s has no version", name, c.Image)
 		}
+	}
+}
+
+// TestFlowsAPI: the Service reaches the port that the controller serves it at, and the controller may ask about callers.
+func TestFlowsAPI(t *testing.T) {
+	all := objects(t, "weft.yaml")
+	port := find[*corev1.Service](t, all, "weft-flows").Spec.Ports[0]
+	args := find[*appsv1.Deployment](t, all, "weft-controller").Spec.Template.Spec.Containers[0].Args
+	if want := "--flows-address=:" + port.TargetPort.String(); !slices.Contains(args, want) {
+		t.Errorf("no %s in %q", want, args)
+	}
+	rules := find[*rbacv1.ClusterRole](t, all, "weft-controller").Rules
+	for resource, group := range map[string]string{"tokenreviews": "authentication.k8s.io", "subjectaccessreviews": "authorization.k8s.io"} {
+		if !allowed(rules, group, resource, "", "create") {
+			t.Errorf("the controller may not create %s", resource)
+		}
+	}
+	viewer := find[*rbacv1.ClusterRole](t, all, "weft-flows-viewer")
+	if len(viewer.Rules) != 1 || !allowed(viewer.Rules, "weft.io", "flows", "", "list") {
+		t.Errorf("viewers may do %v", viewer.Rules)
 	}
 }

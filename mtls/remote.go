@@ -50,6 +50,7 @@ type Remote struct {
 	mu     sync.Mutex
 	bundle *model.Bundle
 	client *http.Client
+	config *tls.Config                  // of client
 	failed map[netip.AddrPort]time.Time // when a replica last failed
 }
 
@@ -126,18 +127,20 @@ func (r *Remote) newClient(roots []*x509.Certificate) *http.Client {
 	for _, c := range roots {
 		pool.AddCert(c)
 	}
+	config := &tls.Config{
+		RootCAs: pool, ServerName: ServerName, MinVersion: tls.VersionTLS13,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if leaf := s.PeerCertificates[0]; len(leaf.URIs) != 1 || leaf.URIs[0].String() != string(r.cfg.Server) {
+				return fmt.Errorf("who answers is %v, not %s", leaf.URIs, r.cfg.Server)
+			}
+			return nil
+		},
+	}
+	r.config = config.Clone()
 	return &http.Client{
 		Transport: &http.Transport{
 			ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, MaxConnsPerHost: 2, TLSHandshakeTimeout: attemptTimeout,
-			TLSClientConfig: &tls.Config{
-				RootCAs: pool, ServerName: ServerName, MinVersion: tls.VersionTLS13,
-				VerifyConnection: func(s tls.ConnectionState) error {
-					if leaf := s.PeerCertificates[0]; len(leaf.URIs) != 1 || leaf.URIs[0].String() != string(r.cfg.Server) {
-						return fmt.Errorf("who answers is %v, not %s", leaf.URIs, r.cfg.Server)
-					}
-					return nil
-				},
-			},
+			TLSClientConfig: config,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -233,13 +236,15 @@ func (r *Remote) Stream(ctx context.Context, path string) (io.ReadCloser, error)
 	return body, err
 }
 
+var errNoBundle = errors.New("the trust bundle is not known yet: see whether the Deployment weft-controller runs, which writes the ConfigMap weft-trust-bundle")
+
 // first calls try for one replica after the other until it succeeds.
 func (r *Remote) first(ctx context.Context, try func(client *http.Client, replica netip.AddrPort, token string) error) error {
 	r.mu.Lock()
 	client := r.client
 	r.mu.Unlock()
 	if client == nil {
-		return errors.New("the trust bundle is not known yet: see whether the Deployment weft-controller runs, which writes the ConfigMap weft-trust-bundle")
+		return errNoBundle
 	}
 	token, err := os.ReadFile(r.cfg.TokenFile)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weft-mesh/weft/internal/cli"
 	"github.com/weft-mesh/weft/internal/controller"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
 )
@@ -37,6 +38,7 @@ roots are in the Secret weft-ca.`,
 				return err
 			}
 			cfg.Kube.UserAgent = "weft-controller"
+			cfg.Version = cli.Version(version)
 			c, err := controller.New(cfg)
 			if err != nil {
 				return err
@@ -63,6 +65,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&gatewayNodes, "gateway-nodes", "", "selector of labels of the nodes that may serve Gateways and so have their certificates' keys (default: all nodes)")
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
+	f.StringVar(&cfg.FlowsAddress, "flows-address", "", "address and port of the flows API, Hubble's Observer and Peer by gRPC (default: none); needs --ca-address")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
 	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
 	f.StringVar(&health, "health-address", "", "address and port of /healthz and /readyz (default: none)")

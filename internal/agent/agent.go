@@ -260,6 +260,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	if a.cfg.MetricsAddress != "" {
 		g.Go(func() error { return a.serveMetrics(ctx, a.metricsHandler(), metricsRetry) })
 	}
+	if uplink := a.newUplink(); uplink != nil {
+		g.Go(func() error { return uplink.Run(ctx) })
+	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })
 	}

@@ -78,6 +78,22 @@ func (c *clusterCA) replicas(s *state.Snapshot) []netip.AddrPort {
 	return out
 }
 
+// watchReplicas calls back with the replicas, and again when they are others, until ctx ends.
+func (c *clusterCA) watchReplicas(ctx context.Context, now func([]netip.AddrPort)) error {
+	feed := c.objs.DB.Feed(c.objs.Pods)
+	defer feed.Close()
+	deps := state.NewDeps[string]()
+	const reader = "replicas"
+	for {
+		s := c.objs.DB.Track()
+		now(c.replicas(s))
+		deps.Set(reader, s.Reads())
+		if !deps.Wait(ctx, feed) {
+			return nil
+		}
+	}
+}
+
 // run follows the trust bundle and the CA's replicas until ctx ends.
 func (c *clusterCA) run(ctx context.Context, g *errgroup.Group) {
 	if c == nil {
@@ -104,17 +120,5 @@ func (c *clusterCA) followBundle(ctx context.Context) error {
 // followReplicas has what failed tried again as soon as there is another replica, or one is ready again.
 func (c *clusterCA) followReplicas(ctx context.Context) error {
 	defer c.remote.Close()
-	feed := c.objs.DB.Feed(c.objs.Pods)
-	defer feed.Close()
-	deps := state.NewDeps[string]()
-	const reader = "replicas"
-	for {
-		s := c.objs.DB.Track()
-		c.replicas(s)
-		deps.Set(reader, s.Reads())
-		if !deps.Wait(ctx, feed) {
-			return nil
-		}
-		c.remote.Nudge()
-	}
+	return c.watchReplicas(ctx, func([]netip.AddrPort) { c.remote.Nudge() })
 }

@@ -33,6 +33,8 @@ type authority struct {
 	td  string
 	id  model.Identity // of the service
 	ttl time.Duration
+	// names are DNS names of the service besides mtls.ServerName.
+	names []string
 
 	mu      sync.RWMutex
 	roots   []*mtls.Root
@@ -98,7 +100,7 @@ func (a *authority) renew(by *mtls.Root, now time.Time) error {
 		return err
 	}
 	template := leaf(a.id, ca, now, intermediateTTL)
-	template.DNSNames = []string{mtls.ServerName}
+	template.DNSNames = append([]string{mtls.ServerName}, a.names...)
 	serving, err := certificate(template, ca, own.Public(), key)
 	if err != nil {
 		return fmt.Errorf("CA: certificate of the service: %w", err)

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,7 +47,9 @@ type Config struct {
 	// Streams serve what else agents follow, by path. They are called with the node of the agent, which the CA has
 	// authenticated as it does for certificates.
 	Streams map[string]func(w http.ResponseWriter, r *http.Request, node string)
-	Log     *slog.Logger
+	// Names are DNS names of what else this replica serves by TLSConfig.
+	Names []string
+	Log   *slog.Logger
 }
 
 const (
@@ -99,6 +102,7 @@ func New(cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.names = cfg.Names
 	maps := core.ConfigMaps(cfg.Namespace)
 	return &CA{
 		cfg: cfg, authority: a, bundles: bundles, reviews: auth.TokenReviews(), maps: maps,
@@ -112,6 +116,10 @@ func New(cfg Config) (*CA, error) {
 
 // Ready is closed when the CA signs.
 func (c *CA) Ready() <-chan struct{} { return c.ready }
+
+// TLSConfig returns that of a server with the CA's own certificate, which is for Config.Names too. It is good for as long as
+// the CA runs.
+func (c *CA) TLSConfig() *tls.Config { return c.authority.tlsConfig() }
 
 // Run serves until the context ends, and then gives nil.
 func (c *CA) Run(ctx context.Context) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/kube/access"
 	"github.com/weft-mesh/weft/mtls"
 )
 
@@ -22,7 +23,7 @@ type server struct {
 	authority *authority
 	reviews   reviewer
 	slots     slots
-	refusals  refusals
+	refusals  access.Refusals
 	log       *slog.Logger
 }
 
@@ -115,7 +116,7 @@ func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (node stri
 		http.Error(w, "no bearer token", http.StatusUnauthorized)
 		return "", nil
 	}
-	if s.refusals.tooMany(source, token, time.Now()) {
+	if s.refusals.TooMany(source, token, time.Now()) {
 		done()
 		strangers.Inc()
 		w.Header().Set("Retry-After", "60")
@@ -126,12 +127,12 @@ func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (node stri
 	if err != nil {
 		done()
 		if errors.Is(err, errToken) || errors.Is(err, errAgent) {
-			s.refusals.refused(source, time.Now())
+			s.refusals.Refused(source, time.Now())
 		}
 		s.refuse(w, r, err)
 		return "", nil
 	}
-	s.refusals.believe(token, time.Now())
+	s.refusals.Believe(token, time.Now())
 	return node, done
 }
 

@@ -66,6 +66,16 @@ func newService(t *testing.T) *service {
 		TrustDomain: td, Namespace: namespace, Cluster: s.cluster, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Streams: map[string]func(http.ResponseWriter, *http.Request, string){
 			"/v1/node": func(w http.ResponseWriter, _ *http.Request, node string) { _, _ = io.WriteString(w, node) },
+			"/v1/other": func(w http.ResponseWriter, _ *http.Request, node string) {
+				conn, in, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"+node+"\n")
+				_, _ = io.Copy(conn, in)
+			},
 			"/v1/lasting": func(w http.ResponseWriter, r *http.Request, _ string) {
 				_ = http.NewResponseController(w).Flush()
 				<-r.Context().Done()

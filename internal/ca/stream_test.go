@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bufio"
 	"io"
 	"strings"
 	"testing"
@@ -56,5 +57,39 @@ func TestStreamsHoldNoSlot(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer body.Close()
+	}
+}
+
+// TestConnect: an agent's connection for another protocol is authenticated at both ends, as a request is.
+func TestConnect(t *testing.T) {
+	s := newService(t)
+	conn, err := s.agent("agent-2").Connect(t.Context(), s.address, "/v1/other", "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	if node, err := in.ReadString('\n'); node != "n2\n" {
+		t.Errorf("the agent of node %q, error %v", node, err)
+	}
+	if _, err := io.WriteString(conn, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if echo, err := in.ReadString('\n'); echo != "hello\n" {
+		t.Errorf("%q comes back, error %v", echo, err)
+	}
+	for what, c := range map[string]struct{ token, path, says string }{
+		"no agent's token":  {"account", "/v1/other", "403"},
+		"an unknown token":  {"x", "/v1/other", "401"},
+		"an older CA":       {"agent-1", "/v1/nothing", "older than this agent"},
+		"no other protocol": {"agent-1", "/v1/node", "200"},
+	} {
+		if _, err := s.agent(c.token).Connect(t.Context(), s.address, c.path, "other"); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	stranger := newService(t) // another CA, with other roots
+	if _, err := s.agent("agent-1").Connect(t.Context(), stranger.address, "/v1/other", "other"); err == nil {
+		t.Error("a token is given to who is not the CA")
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/ca"
+	"github.com/weft-mesh/weft/internal/hubble"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/kube/gatewaysecrets"
@@ -41,6 +42,8 @@ type Config struct {
 	// CAAddress is host:port of the CA's service; "" for no CA. SVIDTTL is the life of what it signs, 0 for the default.
 	CAAddress string
 	SVIDTTL   time.Duration
+	// FlowsAddress is host:port of the flows API, "" for none; it needs the CA. Version is that of weft, which it shows.
+	FlowsAddress, Version string
 	// ExternalIPs are the ranges in which Services may have addresses by spec.externalIPs, as given to weft agent.
 	ExternalIPs []netip.Prefix
 	// NamespaceShare is gateway.Config's, as given to weft agent.
@@ -76,6 +79,7 @@ type Controller struct {
 	translator *gateway.Translator
 	ca         *ca.CA // nil for none
 	secrets    *gatewaysecrets.Publisher
+	flows      *flows        // nil for none
 	leads      chan struct{} // closed when this replica has held the Lease for the first time
 	ready      chan struct{}
 	once       sync.Once
@@ -109,17 +113,27 @@ func New(cfg Config) (*Controller, error) {
 		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare,
 	}, cfg.Log)
 	if cfg.CAAddress == "" {
+		if cfg.FlowsAddress != "" {
+			return nil, errors.New("--flows-address needs --ca-address: agents are authenticated there, and the API has a certificate of the CA")
+		}
 		return c, nil
 	}
 	known := tables{c.objs, c.st, cfg.GatewayNodes}
 	c.secrets = gatewaysecrets.NewPublisher(gatewaysecrets.PublisherConfig{
 		Objects: c.objs, Used: c.translator.UsedSecrets, Nodes: known.gatewayNodes, Loaded: c.st.Synced(), Log: cfg.Log,
 	})
+	streams := map[string]func(http.ResponseWriter, *http.Request, string){gatewaysecrets.Path: c.secrets.Serve}
 	var err error
+	var names []string
+	if cfg.FlowsAddress != "" {
+		if c.flows, err = newFlows(cfg, known); err != nil {
+			return nil, err
+		}
+		streams[hubble.Path], names = c.flows.nodes.Serve, flowsNames(cfg.Namespace)
+	}
 	c.ca, err = ca.New(ca.Config{
 		Kube: cfg.Kube, Namespace: cfg.Namespace, TrustDomain: cfg.TrustDomain, Address: cfg.CAAddress, TTL: cfg.SVIDTTL,
-		Cluster: known, Loaded: c.st.Synced(), Log: cfg.Log,
-		Streams: map[string]func(http.ResponseWriter, *http.Request, string){gatewaysecrets.Path: c.secrets.Serve},
+		Cluster: known, Loaded: c.st.Synced(), Log: cfg.Log, Streams: streams, Names: names,
 	})
 	return c, err
 }
@@ -161,6 +175,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	if c.ca != nil {
 		g.Go(func() error { return c.secrets.Run(ctx) })
 		g.Go(func() error { return c.ca.Run(ctx) })
+	}
+	if c.flows != nil {
+		g.Go(func() error { return c.flows.run(ctx, c.ready, c.ca.TLSConfig()) })
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -71,3 +71,17 @@ func (t tables) NamespaceUID(name string) string {
 	}
 	return string(ns.UID)
 }
+
+// agentNodes returns the names of the nodes with a pod of the agent that has not ended.
+func (t tables) agentNodes() []string {
+	return t.objs.ComponentNodes(t.st.Snapshot(), "agent")
+}
+
+// namespaces returns the names of all namespaces.
+func (t tables) namespaces() []string {
+	var out []string
+	for ns := range t.objs.Namespaces.All(t.st.Snapshot()) {
+		out = append(out, ns.Name)
+	}
+	return out
+}

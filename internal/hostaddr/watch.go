@@ -52,21 +52,21 @@ func Watch(st *state.State, log *slog.Logger) (*Watcher, error) {
 	}
 	w := &Watcher{log: log, st: st, socket: s}
 	if err := w.resync(); err != nil {
-		s.Close()
+		_ = s.Close()
 		return nil, err
 	}
 	return w, nil
 }
 
 // Close ends the subscription. The table stays as it is.
-func (w *Watcher) Close() { w.socket.Close() }
+func (w *Watcher) Close() { _ = w.socket.Close() }
 
 // Run follows changes until ctx ends, and closes the subscription. It must be called in the namespace of Watch.
 func (w *Watcher) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, w.socket.Close)
+	stop := context.AfterFunc(ctx, func() { _ = w.socket.Close() })
 	defer func() {
 		if stop() {
-			w.socket.Close()
+			_ = w.socket.Close()
 		}
 	}()
 	var changed time.Time // the first change that is not in the table yet; zero if there is none

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -45,9 +46,9 @@ func (o *Objects) RunsAs(s *state.Snapshot, node, namespace, serviceAccount stri
 // ComponentPods returns the addresses of the pods of a part of the mesh that have not ended, the ready ones first.
 func (o *Objects) ComponentPods(s *state.Snapshot, component string) []netip.Addr {
 	var ready, others []netip.Addr
-	for p := range o.Pods.By(s, ByLabel, LabelKey(Namespace, "app.kubernetes.io/component", component)) {
+	for p := range o.componentPods(s, component) {
 		addrs, _ := PodAddresses(p)
-		if p.Labels["app.kubernetes.io/name"] != "weft" || len(addrs) == 0 || Ended(p) {
+		if len(addrs) == 0 {
 			continue
 		}
 		if isReady := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
@@ -59,4 +60,27 @@ func (o *Objects) ComponentPods(s *state.Snapshot, component string) []netip.Add
 		}
 	}
 	return slices.Concat(ready, others)
+}
+
+// ComponentNodes returns the names of the nodes on which a pod of a part of the mesh has not ended, sorted.
+func (o *Objects) ComponentNodes(s *state.Snapshot, component string) []string {
+	var out []string
+	for p := range o.componentPods(s, component) {
+		if p.Spec.NodeName != "" {
+			out = append(out, p.Spec.NodeName)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// componentPods gives the pods of a part of the mesh that have not ended.
+func (o *Objects) componentPods(s *state.Snapshot, component string) iter.Seq[*corev1.Pod] {
+	return func(yield func(*corev1.Pod) bool) {
+		for p := range o.Pods.By(s, ByLabel, LabelKey(Namespace, "app.kubernetes.io/component", component)) {
+			if p.Labels["app.kubernetes.io/name"] == "weft" && !Ended(p) && !yield(p) {
+				return
+			}
+		}
+	}
 }

@@ -72,6 +72,12 @@ func (f Filter) Match(flow *Flow) bool {
 	return true
 }
 
+// And returns a filter that takes of the same flows those that a test takes.
+func (f Filter) And(test func(*Flow) bool) Filter {
+	f.tests = append(slices.Clip(f.tests), test)
+	return f
+}
+
 // terms adds the test of a field to a filter.
 func terms[T any](f *Filter, field string, values []string, parse func(string) (T, error), match func(T, *Flow) bool) error {
 	if len(values) > maxTerms {

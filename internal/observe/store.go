@@ -89,29 +89,115 @@ func (s *Store) wake() {
 // Count returns how many flows came in since the start. It takes no lock.
 func (s *Store) Count() uint64 { return s.count.Load() }
 
+// Capacity returns how many flows are kept at most.
+func (s *Store) Capacity() uint64 { return s.capacity }
+
+// Matching returns how many of the flows that are kept the filter takes.
+func (s *Store) Matching(filter Filter) int {
+	n := 0
+	for e := range s.newestFirst() {
+		if filter.Match(&e.flow) {
+			n++
+		}
+	}
+	return n
+}
+
 // List returns the last flows that the filter takes, oldest first, at most limit (0: all that are kept). Where flows were
 // lost between them, an event says how many: of all, for what was lost cannot be filtered.
 func (s *Store) List(filter Filter, limit int) []Event {
+	return slices.Collect(s.History(filter, limit))
+}
+
+// found is a flow that a filter took.
+type found struct{ seq, lost uint64 }
+
+// History gives what List returns, one by one. The filter is applied at once, and what it took is read as it is asked for:
+// a reader that takes its time holds no copy of the flows. What is gone until then counts as lost.
+func (s *Store) History(filter Filter, limit int) iter.Seq[Event] {
 	s.mu.Lock()
-	all, lost := s.copyFrom(s.oldest()), s.unmarked
+	after := s.unmarked
 	s.mu.Unlock()
-	var out []Event // newest first
-	flows := 0
-	for i := len(all) - 1; i >= 0 && (limit <= 0 || flows < limit); i-- {
-		if filter.Match(&all[i].flow) {
-			if lost > 0 {
-				out = append(out, Event{Lost: lost})
+	var all []found // newest first
+	lost := after
+	for e := range s.newestFirst() {
+		if filter.Match(&e.flow) {
+			if len(all) == 0 {
+				after = lost
+			} else {
+				all[len(all)-1].lost = lost
 			}
-			out, lost = append(out, Event{Flow: &all[i].flow}), 0
-			flows++
+			all, lost = append(all, found{seq: e.flow.Seq}), 0
 		}
-		lost += all[i].lost
+		lost += e.lost
+		if limit > 0 && len(all) == limit {
+			break
+		}
 	}
-	if lost > 0 {
-		out = append(out, Event{Lost: lost})
+	if len(all) == 0 {
+		after = lost
+	} else {
+		all[len(all)-1].lost = lost
 	}
-	slices.Reverse(out)
-	return out
+	return func(yield func(Event) bool) {
+		var lost uint64
+		for _, f := range slices.Backward(all) {
+			lost += f.lost
+			e, kept := s.read(f.seq)
+			if !kept {
+				lost++
+				continue
+			}
+			if lost > 0 && !yield(Event{Lost: lost}) || !yield(Event{Flow: &e.flow}) {
+				return
+			}
+			lost = 0
+		}
+		if lost += after; lost > 0 {
+			yield(Event{Lost: lost})
+		}
+	}
+}
+
+// read returns a flow, if it is kept.
+func (s *Store) read(seq uint64) (entry, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seq < s.oldest() {
+		return entry{}, false
+	}
+	return *s.at(seq), true
+}
+
+// chunk is how many flows are copied under one lock.
+const chunk = 256
+
+// newestFirst gives the flows that are kept, each as a copy that is good until the next.
+func (s *Store) newestFirst() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		s.mu.Lock()
+		end := s.next
+		s.mu.Unlock()
+		var copied []entry
+		for {
+			s.mu.Lock()
+			begin := max(s.oldest(), max(end, chunk)-chunk)
+			copied = copied[:0]
+			for seq := begin; seq < end; seq++ {
+				copied = append(copied, *s.at(seq))
+			}
+			s.mu.Unlock()
+			if len(copied) == 0 {
+				return
+			}
+			end = begin
+			for i := len(copied) - 1; i >= 0; i-- {
+				if !yield(&copied[i]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (s *Store) oldest() uint64 {

@@ -1,4 +1,4 @@
-package ca
+package access
 
 import (
 	"crypto/sha256"
@@ -15,9 +15,9 @@ const (
 	maxBelieved = 4096
 )
 
-// refusals counts the tokens that were refused in the present minute. A token that was believed in this minute or the one
+// Refusals counts the tokens that were refused in the present minute. A token that was believed in this minute or the one
 // before is reviewed whatever came from its address, so that nobody keeps out an agent with the same address.
-type refusals struct {
+type Refusals struct {
 	mu               sync.Mutex
 	minute           time.Time
 	from             map[string]int // by address
@@ -25,7 +25,7 @@ type refusals struct {
 }
 
 // turn begins a minute if the last one is over.
-func (r *refusals) turn(now time.Time) {
+func (r *Refusals) turn(now time.Time) {
 	if age := now.Sub(r.minute); age >= 0 && age < time.Minute && r.from != nil {
 		return
 	}
@@ -33,15 +33,15 @@ func (r *refusals) turn(now time.Time) {
 	r.before, r.believed = r.believed, map[[sha256.Size]byte]bool{}
 }
 
-func (r *refusals) source(address string) string {
+func (r *Refusals) source(address string) string {
 	if _, known := r.from[address]; !known && len(r.from) >= maxSources {
 		return ""
 	}
 	return address
 }
 
-// tooMany reports whether a token is refused without a review.
-func (r *refusals) tooMany(address, token string, now time.Time) bool {
+// TooMany reports whether a token is refused without a review.
+func (r *Refusals) TooMany(address, token string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.turn(now)
@@ -49,16 +49,16 @@ func (r *refusals) tooMany(address, token string, now time.Time) bool {
 	return r.from[r.source(address)] >= maxRefusals && !r.believed[sum] && !r.before[sum]
 }
 
-// refused counts a token that a review refused.
-func (r *refusals) refused(address string, now time.Time) {
+// Refused counts a token that a review refused.
+func (r *Refusals) Refused(address string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.turn(now)
 	r.from[r.source(address)]++
 }
 
-// believe remembers a token that a review took.
-func (r *refusals) believe(token string, now time.Time) {
+// Believe remembers a token that a review took.
+func (r *Refusals) Believe(token string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turn(now); len(r.believed) < maxBelieved {

@@ -1,4 +1,4 @@
-package ca
+package access
 
 import (
 	"fmt"
@@ -9,32 +9,32 @@ import (
 // TestRefusalsAreBounded: an address that sends made-up tokens is no longer reviewed, and neither other addresses nor an agent
 // with the same address lose by it.
 func TestRefusalsAreBounded(t *testing.T) {
-	var r refusals
+	var r Refusals
 	now := time.Unix(1e9, 0)
-	r.believe("agent", now)
+	r.Believe("agent", now)
 	reviews := 0
 	for i := range 10_000 {
-		if token := fmt.Sprint(i); !r.tooMany("10.0.0.1", token, now) {
+		if token := fmt.Sprint(i); !r.TooMany("10.0.0.1", token, now) {
 			reviews++
-			r.refused("10.0.0.1", now)
+			r.Refused("10.0.0.1", now)
 		}
 	}
 	if reviews != maxRefusals {
 		t.Errorf("%d reviews, want %d", reviews, maxRefusals)
 	}
-	if r.tooMany("10.0.0.2", "other", now) {
+	if r.TooMany("10.0.0.2", "other", now) {
 		t.Error("another address is refused without a review")
 	}
-	if r.tooMany("10.0.0.1", "agent", now) {
+	if r.TooMany("10.0.0.1", "agent", now) {
 		t.Error("a token that was believed is refused without a review")
 	}
 	later := now.Add(time.Minute)
-	if r.tooMany("10.0.0.1", "again", later) {
+	if r.TooMany("10.0.0.1", "again", later) {
 		t.Error("the address is refused a minute later")
 	}
 	for i := range 2 * maxSources {
-		r.refused(fmt.Sprint("source-", i), later)
-		r.believe(fmt.Sprint("token-", i), later)
+		r.Refused(fmt.Sprint("source-", i), later)
+		r.Believe(fmt.Sprint("token-", i), later)
 	}
 	if len(r.from) > maxSources+1 || len(r.believed) > maxBelieved {
 		t.Errorf("%d sources and %d tokens are remembered", len(r.from), len(r.believed))

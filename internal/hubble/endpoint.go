@@ -1,0 +1,56 @@
+package hubble
+
+import (
+	"maps"
+	"slices"
+
+	flowpb "github.com/cilium/cilium/api/v1/flow"
+
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// Cluster is the name that Hubble has for a cluster that nobody named.
+const Cluster = "default"
+
+// IdentityLabel is the label of an endpoint that proved an identity; its value is the SPIFFE ID.
+const IdentityLabel = "weft:identity"
+
+// endpoint returns what is known of an end of a flow. Labels and workload are those that the pod has now: a pod that is gone
+// has none. Weft has no numeric identities: Identity is 0.
+func (m *mapper) endpoint(snap *state.Snapshot, p *observe.Peer) *flowpb.Endpoint {
+	out := &flowpb.Endpoint{Namespace: p.Namespace(), ClusterName: Cluster}
+	if p.Workload != "" {
+		_, out.PodName = model.SplitKey(p.Workload)
+	}
+	if w, ok := m.st.Workloads.Get(snap, p.Workload); ok {
+		out.Labels = podLabels(w)
+		if w.Owner != (model.Owner{}) {
+			out.Workloads = []*flowpb.Workload{{Kind: w.Owner.Kind, Name: w.Owner.Name}}
+		}
+	} else if p.Workload == "" && p.Service == "" && p.Identity == "" {
+		out.Labels = []string{"reserved:world"}
+	}
+	if p.Identity != "" {
+		out.Labels = append(out.Labels, IdentityLabel+"="+string(p.Identity))
+	}
+	return out
+}
+
+// podLabels returns a pod's labels as Hubble writes them, sorted, its namespace among them.
+func podLabels(w *model.Workload) []string {
+	out := make([]string, 0, len(w.Labels)+2)
+	for _, key := range slices.Sorted(maps.Keys(w.Labels)) {
+		out = append(out, "k8s:"+key+"="+w.Labels[key])
+	}
+	return append(out, "k8s:io.kubernetes.pod.namespace="+w.Namespace)
+}
+
+func service(key string) *flowpb.Service {
+	if key == "" {
+		return nil
+	}
+	ns, name := model.SplitKey(key)
+	return &flowpb.Service{Namespace: ns, Name: name}
+}

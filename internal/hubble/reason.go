@@ -1,0 +1,58 @@
+package hubble
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	flowpb "github.com/cilium/cilium/api/v1/flow"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// reasons give Hubble's word for the reasons of the kernel's part (package datapath, Reason).
+var reasons = map[string]flowpb.DropReason{
+	"no ready endpoint":                                                 flowpb.DropReason_SERVICE_BACKEND_NOT_FOUND,
+	"no proxy for a strict peer":                                        flowpb.DropReason_AUTH_REQUIRED,
+	"plaintext to a strict workload":                                    flowpb.DropReason_UNENCRYPTED_TRAFFIC,
+	"no proxy to check the policy":                                      flowpb.DropReason_DROP_EP_NOT_READY,
+	"the node could not program the workload":                           flowpb.DropReason_DROP_EP_NOT_READY,
+	"several pods claim the address, or its Service is over its budget": flowpb.DropReason_INVALID_IDENTITY,
+	"too many connections from addresses outside of the mesh":           flowpb.DropReason_DROP_RATE_LIMITED,
+}
+
+// dropReason returns Hubble's word for why a flow was refused; DROP_REASON_UNKNOWN if there is none. The summary has the
+// reason as it is.
+func dropReason(f *observe.Flow) flowpb.DropReason {
+	if len(f.Policies) > 0 || strings.HasPrefix(f.Reason, "no policy") {
+		return flowpb.DropReason_POLICY_DENIED
+	}
+	return reasons[f.Reason]
+}
+
+// summary says in a line what Hubble's commands show of a flow besides its ends.
+func summary(f *observe.Flow) string {
+	var out []string
+	if h := f.HTTP; h != nil {
+		out = append(out, fmt.Sprintf("HTTP %d %dms (%s %s)", h.Status, f.Duration/time.Millisecond, h.Method, url(h)))
+	} else {
+		out = append(out, f.Protocol.String())
+	}
+	if f.Reason != "" {
+		out = append(out, f.Reason)
+	}
+	if len(f.Policies) > 0 {
+		out = append(out, "policies "+strings.Join(f.Policies, " "))
+	}
+	if f.Verdict == observe.Refused && f.Source.Identity != "" {
+		out = append(out, "from "+string(f.Source.Identity))
+	}
+	switch {
+	case f.HTTP != nil:
+	case f.Open:
+		out = append(out, "opened")
+	case f.Verdict == observe.Forwarded:
+		out = append(out, fmt.Sprintf("closed after %s, %d bytes sent, %d received", f.Duration.Round(time.Millisecond), f.Sent, f.Received))
+	}
+	return strings.ToValidUTF8(strings.Join(out, ", "), "?")
+}

@@ -1,0 +1,82 @@
+package relay
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"net"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/weft-mesh/weft/internal/hubble"
+	"github.com/weft-mesh/weft/internal/kube/access"
+)
+
+// Access says who may see which flows: *access.Reviewer, of which it is Review.
+type Access interface {
+	Review(ctx context.Context, source, token string) (user string, all bool, namespaces []string, err error)
+}
+
+// maxToken bounds a token, in bytes.
+const maxToken = 16 << 10
+
+// caller is who asks.
+type caller struct {
+	source, token string
+	user          string
+	scope         hubble.Scope
+}
+
+// authenticate returns the caller of a request. A token comes as "Bearer TOKEN", or as the password of "Basic", which is
+// what the hubble command can send; the user's name is not looked at then.
+func (s *Server) authenticate(ctx context.Context) (*caller, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get("authorization")
+	if len(values) != 1 {
+		return nil, status.Error(codes.Unauthenticated, "no token: send one as a bearer token, or as the password of basic authentication")
+	}
+	c := &caller{token: token(values[0])}
+	if c.token == "" || len(c.token) > maxToken {
+		return nil, status.Error(codes.Unauthenticated, "no token: send one as a bearer token, or as the password of basic authentication")
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		c.source, _, _ = net.SplitHostPort(p.Addr.String())
+	}
+	return c, s.review(ctx, c)
+}
+
+// review looks again at what the caller may see.
+func (s *Server) review(ctx context.Context, c *caller) (err error) {
+	c.user, c.scope.All, c.scope.Namespaces, err = s.cfg.Access.Review(ctx, c.source, c.token)
+	switch {
+	case errors.Is(err, access.ErrToken):
+		return status.Error(codes.Unauthenticated, err.Error())
+	case errors.Is(err, access.ErrBusy):
+		return status.Error(codes.ResourceExhausted, err.Error())
+	case err != nil:
+		return status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)
+	case !c.scope.All && len(c.scope.Namespaces) == 0:
+		return status.Errorf(codes.PermissionDenied, "%s may list flows.weft.io in no namespace; see the ClusterRole weft-flows-viewer", c.user)
+	}
+	return nil
+}
+
+func token(header string) string {
+	scheme, value, _ := strings.Cut(header, " ")
+	switch strings.ToLower(scheme) {
+	case "bearer":
+		return strings.TrimSpace(value)
+	case "basic":
+		text, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
+		if err != nil {
+			return ""
+		}
+		_, password, _ := strings.Cut(string(text), ":")
+		return password
+	}
+	return ""
+}

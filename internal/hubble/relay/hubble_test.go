@@ -1,0 +1,113 @@
+package relay
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	observerpb "github.com/cilium/cilium/api/v1/observer"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// hubbleCommand builds Hubble's own command, as it is, at the version that test/hubble/go.mod names. $HUBBLE wins.
+func hubbleCommand(t *testing.T) string {
+	t.Helper()
+	if file := os.Getenv("HUBBLE"); file != "" {
+		return file
+	}
+	file, err := filepath.Abs("../../../build/tools/hubble")
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", file, "github.com/cilium/cilium/hubble")
+	build.Dir, build.Env = "../../../test/hubble", append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the hubble command: %v: %s", err, out)
+	}
+	return file
+}
+
+// TestHubbleCommand asks by Hubble's own command.
+func TestHubbleCommand(t *testing.T) {
+	file := hubbleCommand(t)
+	c, _, _ := two(t, Times{})
+	run := func(token string, args ...string) (string, string, error) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), file, append(args, "--server", "tls://"+c.address, "--tls-ca-cert-files", c.ca,
+			"--basic-auth-username", "token", "--basic-auth-password", token, "--config", filepath.Join(t.TempDir(), "none.yaml"))...)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		var out, errs strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		err := cmd.Run()
+		return out.String(), errs.String(), err
+	}
+	for _, tc := range []struct {
+		name, token string
+		args        string
+		want        []string // in the output, a line each, if lines is not set
+		lines       int
+	}{
+		{"status", "admin", "status", []string{"Healthcheck (via ", "Ok", "Current/Max Flows: 5/2,000", "Connected Nodes: 2/2"}, 0},
+		{"nodes", "shop", "list nodes -o wide", []string{"a ", "b ", "Connected", "Enabled", "v1.2.3"}, 0},
+		{"namespaces", "shop", "list namespaces", []string{"shop"}, 0},
+		{"compact", "admin", "observe --last 10", []string{
+			"shop/app-1:40000 (unknown) -> store/web-1:8080 (unknown) http-response FORWARDED (HTTP 404 12ms (GET http://web/2))",
+		}, 0},
+		{"drop", "admin", "observe --last 10 --verdict DROPPED", []string{"Policy denied DROPPED (TCP, no policy allows it, policies store/vault, from spiffe://t/ns/shop/sa/app)"}, 1},
+		{"namespace", "admin", "observe --last 10 --namespace bank", []string{"bank/vault-1:8080"}, 1},
+		{"pod", "admin", "observe --last 10 --to-pod store/web", []string{"store/web-1"}, 4},
+		{"not this pod", "admin", "observe --last 10 --not --to-pod store/web", []string{"bank/vault-1"}, 1},
+		{"label", "admin", "observe --last 10 --from-label app=app", []string{"store/web-1"}, 4},
+		{"ip", "admin", "observe --last 10 --to-ip 10.0.2.0/24 --node-name b", []string{"store/web-1", "bank/vault-1"}, 2},
+		{"port and protocol", "admin", "observe --last 10 --to-port 8080 --protocol http", []string{"http-response"}, 4},
+		{"status of answers", "admin", "observe --last 10 --http-status 5+", []string{"HTTP 503"}, 1},
+		{"method and path", "admin", "observe --last 10 --http-method GET --http-path ^/[12]$", []string{"web/1", "web/2"}, 2},
+		{"workload", "admin", "observe --last 10 --from-workload Deployment/app", []string{"store/web-1"}, 4},
+		{"type", "admin", "observe --last 10 --type l7", []string{"http-response"}, 4},
+		{"direction", "admin", "observe --last 10 --traffic-direction ingress", []string{"DROPPED"}, 1},
+		{"service", "admin", "observe --last 10 --to-service bank/vault", []string{"bank/vault-1"}, 1},
+		{"first", "admin", "observe --first 1", []string{"web/1", "web/2"}, 2},
+		{"since", "admin", "observe --since 1h", []string{"web/1", "web/4"}, 5},
+		{"whose namespace may be seen", "shop", "observe --last 10", []string{"store/web-1"}, 4},
+	} {
+		out, errs, err := run(tc.token, strings.Fields(tc.args)...)
+		if err != nil {
+			t.Errorf("%s: %v: %s", tc.name, err, errs)
+			continue
+		}
+		t.Logf("hubble %s\n%s%s", tc.args, out, errs)
+		for _, w := range tc.want {
+			if !strings.Contains(out, w) {
+				t.Errorf("%s: no %q in %s", tc.name, w, out)
+			}
+		}
+		var flows []string
+		for _, line := range strings.Split(out, "\n") {
+			if strings.Contains(line, "->") {
+				flows = append(flows, line)
+			}
+		}
+		if tc.lines > 0 && len(flows) != tc.lines {
+			t.Errorf("%s: %d flows, want %d: %s", tc.name, len(flows), tc.lines, out)
+		}
+	}
+	for _, tc := range []struct{ token, args, want string }{
+		{"x", "observe", "Unauthenticated"},
+		{"nobody", "observe", "PermissionDenied"},
+		{"admin", "observe --from-fqdn a", "source_fqdn: flows of Weft cannot be filtered by it"},
+		{"admin", "observe --http-path (", "http_path: "},
+		{"admin", "observe --tcp-flags SYN", "tcp_flags: "},
+	} {
+		if out, errs, err := run(tc.token, strings.Fields(tc.args)...); err == nil || !strings.Contains(errs, tc.want) {
+			t.Errorf("%s: %v: no %q in %s%s", tc.args, err, tc.want, out, errs)
+		}
+	}
+	out, errs, err := run("admin", strings.Fields("observe --last 10 -o jsonpb --http-status 404")...)
+	var m observerpb.GetFlowsResponse
+	first, _, _ := strings.Cut(out, "\n")
+	if err != nil || protojson.Unmarshal([]byte(first), &m) != nil || m.GetFlow().GetL7().GetHttp().GetCode() != 404 {
+		t.Errorf("JSON: %v: %s%s", err, out, errs)
+	}
+}

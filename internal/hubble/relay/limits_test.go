@@ -1,0 +1,113 @@
+package relay
+
+import (
+	"testing"
+	"time"
+
+	observerpb "github.com/cilium/cilium/api/v1/observer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// running returns how many requests for flows are answered.
+func (c *cluster) running() int {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	return c.server.all
+}
+
+// until waits for what comes without a signal.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("in vain: ", what)
+		}
+	}
+}
+
+// TestClientThatNeverReads holds up neither a node nor another client, and its request ends.
+func TestClientThatNeverReads(t *testing.T) {
+	times := DefaultTimes
+	times.Client = 100 * time.Millisecond
+	c := newCluster(t, times)
+	a := c.agent("a")
+	if _, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("admin"), &observerpb.GetFlowsRequest{Follow: true}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the request is there", func() bool { return c.running() == 1 })
+	added := 0
+	until(t, "the request has ended", func() bool {
+		for range 200 {
+			a.flows.Add(flow(added, "store/web-1", 200))
+			added++
+		}
+		return c.running() == 0
+	})
+	if got, err := c.get("admin", &observerpb.GetFlowsRequest{Number: 5}); err != nil || len(got) != 5 {
+		t.Errorf("another client gets %s, error %v", text(got), err)
+	}
+}
+
+// TestSlowClientHearsOfLosses: what it got and what it was told of make up all.
+func TestSlowClientHearsOfLosses(t *testing.T) {
+	c := newCluster(t, Times{})
+	a := c.agent("a")
+	in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("admin"), &observerpb.GetFlowsRequest{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Recv(); err != nil { // the node is connected
+		t.Fatal(err)
+	}
+	const all = 20000 // of which the store keeps 1000, and the windows hold some hundred
+	for i := range all {
+		a.flows.Add(flow(i, "store/web-1", 200))
+	}
+	var got, lost uint64
+	for got+lost < all {
+		m, err := in.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost += m.GetLostEvents().GetNumEventsLost()
+		if m.GetFlow() != nil {
+			got++
+		}
+	}
+	if lost == 0 || got+lost != all {
+		t.Errorf("got %d, told of %d lost, of %d", got, lost, all)
+	}
+}
+
+// TestManyClients: the requests of a caller, and of all, are bounded.
+func TestManyClients(t *testing.T) {
+	c := newCluster(t, Times{})
+	c.agent("a")
+	begin := func(token string) error {
+		in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as(token), &observerpb.GetFlowsRequest{Follow: true})
+		if err != nil {
+			return err
+		}
+		_, err = in.Recv()
+		return err
+	}
+	for user := range maxRequests / maxRequestsOfOne {
+		token := string(rune('A' + user))
+		c.rights.set(token, nil)
+		for range maxRequestsOfOne {
+			if err := begin(token); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := begin(token); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("one more of a caller: %v", err)
+		}
+	}
+	if err := begin("admin"); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one more of another caller: %v", err)
+	}
+	if _, err := observerpb.NewObserverClient(c.conn()).ServerStatus(c.as("admin"), &observerpb.ServerStatusRequest{}); err != nil {
+		t.Errorf("a question with one answer: %v", err)
+	}
+}
