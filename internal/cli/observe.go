@@ -16,13 +16,15 @@ func newObserveCmd(run *string) *cobra.Command {
 	var p flowPrinter
 	var since, until string
 	r := reach{run: run}
+	var server flowsServer
 	q := api.FlowQuery{}
 	cmd := &cobra.Command{
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
 What both ends see is a line each; -o wide and -o json say which end, and the identities. Where no agent runs on this machine
-and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names.
+and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names. With --server the flows API of
+the cluster is asked, which shows what your token may see.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
 these but a CIDR with :PORT, or a SPIFFE ID.
@@ -56,7 +58,11 @@ must not fit.`,
 				shown++
 				return p.print(node, e)
 			}
-			err = showFlows(cmd, &r, q, print)
+			if server.address != "" {
+				err = server.flows(cmd.Context(), &r, q, filter.Match, print, cmd.ErrOrStderr())
+			} else {
+				err = showFlows(cmd, &r, q, print)
+			}
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
 			}
@@ -66,6 +72,7 @@ must not fit.`,
 	out.flag(cmd, "table", "wide", "json")
 	r.flags(cmd.Flags())
 	f := cmd.Flags()
+	server.flags(f)
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
 	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none, and with --since all, unless given")
 	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")

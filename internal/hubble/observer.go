@@ -115,19 +115,22 @@ func (o *Observer) sendHistory(q *Query, filter observe.Filter, out observerpb.O
 	kept := o.cfg.Flows.History(filter, limit)
 	<-o.searches
 	sent := 0
+	var lost uint64 // since the last flow that was sent
 	for e := range kept {
 		if q.First && q.Number > 0 && sent == q.Number {
-			break
+			return last, nil
 		}
-		if e.Flow != nil {
-			sent++
-			last = e.Flow.Seq
+		lost += e.Lost
+		if e.Flow == nil {
+			continue
 		}
-		if err := o.send(q, e, out); err != nil {
+		if err := o.send(q, observe.Event{Lost: lost, Flow: e.Flow}, out); err != nil {
 			return 0, err
 		}
+		sent++
+		last, lost = e.Flow.Seq, 0
 	}
-	return last, nil
+	return last, o.send(q, observe.Event{Lost: lost}, out)
 }
 
 // filter returns what a query takes of the flows of the node.
@@ -149,11 +152,14 @@ func (o *Observer) filter(q *Query) (observe.Filter, error) {
 
 func (o *Observer) send(q *Query, e observe.Event, out observerpb.Observer_GetFlowsServer) error {
 	if e.Lost > 0 {
-		// It has no time: it comes before the next flow, whenever that was.
+		at := time.Now()
+		if e.Flow != nil {
+			at = e.Flow.Time // it comes before that flow, also where those of several nodes are put in order
+		}
 		lost := &flowpb.LostEvent{Source: flowpb.LostEventSource_OBSERVER_EVENTS_QUEUE, NumEventsLost: e.Lost}
-		if err := out.Send(&observerpb.GetFlowsResponse{
-			NodeName: o.cfg.Node, ResponseTypes: &observerpb.GetFlowsResponse_LostEvents{LostEvents: lost},
-		}); err != nil {
+		if err := out.Send(o.answer(&observerpb.GetFlowsResponse{
+			ResponseTypes: &observerpb.GetFlowsResponse_LostEvents{LostEvents: lost},
+		}, at)); err != nil {
 			return err
 		}
 	}

@@ -92,7 +92,6 @@ func (w *request) pass(n *node, m *observerpb.GetFlowsResponse) error {
 		of.Flow = w.query.Masked(of.Flow)
 	case *observerpb.GetFlowsResponse_LostEvents:
 		of.LostEvents = &flowpb.LostEvent{Source: of.LostEvents.GetSource(), NumEventsLost: of.LostEvents.GetNumEventsLost()}
-		m.Time = timestamppb.Now()
 	default:
 		return nil
 	}
