@@ -40,14 +40,21 @@ func newMapper(node, version string, st *state.State) *mapper {
 
 // flow returns Hubble's form of a flow, with what snap says of its ends.
 func (m *mapper) flow(snap *state.Snapshot, f *observe.Flow) *flowpb.Flow {
+	out := m.filtered(snap, f)
+	out.Time, out.Extensions = timestamppb.New(f.Time), extension(f)
+	out.Emitter = &flowpb.Emitter{Name: "Weft", Version: m.version}
+	out.Summary = summary(f) //nolint:staticcheck // deprecated in the API, and what the hubble command prints
+	return out
+}
+
+// filtered returns those fields of flow that a Filter looks at.
+func (m *mapper) filtered(snap *state.Snapshot, f *observe.Flow) *flowpb.Flow {
 	out := &flowpb.Flow{
-		Time: timestamppb.New(f.Time), Uuid: uuid(m.process, f.Seq), NodeName: m.node,
-		Emitter: &flowpb.Emitter{Name: "Weft", Version: m.version},
-		Source:  m.endpoint(snap, &f.Source), Destination: m.endpoint(snap, &f.Destination),
+		Uuid: uuid(m.process, f.Seq), NodeName: m.node,
+		Source: m.endpoint(snap, &f.Source), Destination: m.endpoint(snap, &f.Destination),
 		SourceService: service(f.Source.Service), DestinationService: service(f.Destination.Service),
 		Verdict: verdicts[f.Verdict], IP: addresses(f), L4: ports(f), Type: flowpb.FlowType_L3_L4,
-		IsReply: wrapperspb.Bool(false), Extensions: extension(f),
-		Summary: summary(f), //nolint:staticcheck // deprecated in the API, and what the hubble command prints
+		IsReply: wrapperspb.Bool(false),
 	}
 	switch f.SeenAt {
 	case observe.AtSource:

@@ -145,7 +145,7 @@ func (o *Observer) filter(q *Query) (observe.Filter, error) {
 		})
 	}
 	if !q.Filter.empty() {
-		f = f.And(func(f *observe.Flow) bool { return q.Filter.Match(o.flows.flow(o.cfg.State.Snapshot(), f)) })
+		f = f.And(func(f *observe.Flow) bool { return q.Filter.Match(o.flows.filtered(o.cfg.State.Snapshot(), f)) })
 	}
 	return f, nil
 }
