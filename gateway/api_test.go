@@ -28,56 +28,59 @@ const (
 // fieldClasses is by type and field. What is below a field that is not handled is not listed.
 var fieldClasses = map[string]map[string][]string{
 	handled: {
-		"GatewaySpec":               {"gatewayClassName", "listeners", "addresses", "infrastructure", "tls"},
-		"Listener":                  {"name", "hostname", "port", "protocol", "tls", "allowedRoutes"},
-		"ListenerTLSConfig":         {"mode", "certificateRefs"},
-		"SecretObjectReference":     {"group", "kind", "name", "namespace"},
-		"AllowedRoutes":             {"namespaces", "kinds"},
-		"RouteNamespaces":           {"from", "selector"},
-		"RouteGroupKind":            {"group", "kind"},
-		"GatewaySpecAddress":        {"type", "value"},
-		"GatewayInfrastructure":     {"labels", "annotations"},
-		"GatewayTLSConfig":          {"backend", "frontend"},
-		"FrontendTLSConfig":         {"default", "perPort"},
-		"TLSPortConfig":             {"port", "tls"},
-		"GatewayClassSpec":          {"controllerName", "description"},
-		"CommonRouteSpec":           {"parentRefs"},
-		"ParentReference":           {"group", "kind", "namespace", "name", "sectionName", "port"},
-		"HTTPRouteSpec":             {"hostnames", "rules"},
-		"HTTPRouteRule":             {"name", "matches", "filters", "backendRefs", "timeouts", "retry"},
-		"HTTPRouteMatch":            {"path", "headers", "queryParams", "method"},
-		"HTTPPathMatch":             {"type", "value"},
-		"HTTPHeaderMatch":           {"type", "name", "value"},
-		"HTTPQueryParamMatch":       {"type", "name", "value"},
-		"HTTPRouteFilter":           {"type", "requestHeaderModifier", "responseHeaderModifier", "requestMirror", "requestRedirect", "urlRewrite", "cors"},
-		"HTTPHeaderFilter":          {"set", "add", "remove"},
-		"HTTPHeader":                {"name", "value"},
-		"HTTPRequestMirrorFilter":   {"backendRef", "percent", "fraction"},
-		"Fraction":                  {"numerator", "denominator"},
-		"HTTPRequestRedirectFilter": {"scheme", "hostname", "path", "port", "statusCode"},
-		"HTTPURLRewriteFilter":      {"hostname", "path"},
-		"HTTPPathModifier":          {"type", "replaceFullPath", "replacePrefixMatch"},
-		"HTTPCORSFilter":            {"allowOrigins", "allowCredentials", "allowMethods", "allowHeaders", "exposeHeaders", "maxAge"},
-		"HTTPBackendRef":            {"filters"},
-		"BackendRef":                {"weight"},
-		"BackendObjectReference":    {"group", "kind", "name", "namespace", "port"},
-		"HTTPRouteTimeouts":         {"request", "backendRequest"},
-		"HTTPRouteRetry":            {"codes", "attempts", "backoff"},
-		"GRPCRouteSpec":             {"hostnames", "rules"},
-		"GRPCRouteRule":             {"name", "matches", "filters", "backendRefs"},
-		"GRPCRouteMatch":            {"method", "headers"},
-		"GRPCMethodMatch":           {"type", "service", "method"},
-		"GRPCHeaderMatch":           {"type", "name", "value"},
-		"GRPCRouteFilter":           {"type", "requestHeaderModifier", "responseHeaderModifier", "requestMirror"},
-		"GRPCBackendRef":            {"filters"},
-		"TLSRouteSpec":              {"hostnames", "rules"},
-		"TLSRouteRule":              {"name", "backendRefs"},
-		"TCPRouteSpec":              {"rules"},
-		"TCPRouteRule":              {"name", "backendRefs"},
-		"ReferenceGrantSpec":        {"from", "to"},
-		"ReferenceGrantFrom":        {"group", "kind", "namespace"},
-		"ReferenceGrantTo":          {"group", "kind", "name"},
-		"BackendTLSPolicySpec":      {"targetRefs"},
+		"GatewaySpec":                {"gatewayClassName", "listeners", "addresses", "infrastructure", "tls"},
+		"Listener":                   {"name", "hostname", "port", "protocol", "tls", "allowedRoutes"},
+		"ListenerTLSConfig":          {"mode", "certificateRefs"},
+		"SecretObjectReference":      {"group", "kind", "name", "namespace"},
+		"AllowedRoutes":              {"namespaces", "kinds"},
+		"RouteNamespaces":            {"from", "selector"},
+		"RouteGroupKind":             {"group", "kind"},
+		"GatewaySpecAddress":         {"type", "value"},
+		"GatewayInfrastructure":      {"labels", "annotations"},
+		"GatewayTLSConfig":           {"backend", "frontend"},
+		"FrontendTLSConfig":          {"default", "perPort"},
+		"TLSPortConfig":              {"port", "tls"},
+		"GatewayClassSpec":           {"controllerName", "description"},
+		"CommonRouteSpec":            {"parentRefs"},
+		"ParentReference":            {"group", "kind", "namespace", "name", "sectionName", "port"},
+		"HTTPRouteSpec":              {"hostnames", "rules"},
+		"HTTPRouteRule":              {"name", "matches", "filters", "backendRefs", "timeouts", "retry"},
+		"HTTPRouteMatch":             {"path", "headers", "queryParams", "method"},
+		"HTTPPathMatch":              {"type", "value"},
+		"HTTPHeaderMatch":            {"type", "name", "value"},
+		"HTTPQueryParamMatch":        {"type", "name", "value"},
+		"HTTPRouteFilter":            {"type", "requestHeaderModifier", "responseHeaderModifier", "requestMirror", "requestRedirect", "urlRewrite", "cors"},
+		"HTTPHeaderFilter":           {"set", "add", "remove"},
+		"HTTPHeader":                 {"name", "value"},
+		"HTTPRequestMirrorFilter":    {"backendRef", "percent", "fraction"},
+		"Fraction":                   {"numerator", "denominator"},
+		"HTTPRequestRedirectFilter":  {"scheme", "hostname", "path", "port", "statusCode"},
+		"HTTPURLRewriteFilter":       {"hostname", "path"},
+		"HTTPPathModifier":           {"type", "replaceFullPath", "replacePrefixMatch"},
+		"HTTPCORSFilter":             {"allowOrigins", "allowCredentials", "allowMethods", "allowHeaders", "exposeHeaders", "maxAge"},
+		"HTTPBackendRef":             {"filters"},
+		"BackendRef":                 {"weight"},
+		"BackendObjectReference":     {"group", "kind", "name", "namespace", "port"},
+		"HTTPRouteTimeouts":          {"request", "backendRequest"},
+		"HTTPRouteRetry":             {"codes", "attempts", "backoff"},
+		"GRPCRouteSpec":              {"hostnames", "rules"},
+		"GRPCRouteRule":              {"name", "matches", "filters", "backendRefs"},
+		"GRPCRouteMatch":             {"method", "headers"},
+		"GRPCMethodMatch":            {"type", "service", "method"},
+		"GRPCHeaderMatch":            {"type", "name", "value"},
+		"GRPCRouteFilter":            {"type", "requestHeaderModifier", "responseHeaderModifier", "requestMirror"},
+		"GRPCBackendRef":             {"filters"},
+		"TLSRouteSpec":               {"hostnames", "rules"},
+		"TLSRouteRule":               {"name", "backendRefs"},
+		"TCPRouteSpec":               {"rules"},
+		"TCPRouteRule":               {"name", "backendRefs"},
+		"ReferenceGrantSpec":         {"from", "to"},
+		"ReferenceGrantFrom":         {"group", "kind", "namespace"},
+		"ReferenceGrantTo":           {"group", "kind", "name"},
+		"BackendTLSPolicySpec":       {"targetRefs", "validation"},
+		"BackendTLSPolicyValidation": {"caCertificateRefs", "wellKnownCACertificates", "hostname", "subjectAltNames"},
+		"SubjectAltName":             {"type", "hostname", "uri"},
+		"LocalObjectReference":       {"group", "kind", "name"},
 		"LocalPolicyTargetReferenceWithSectionName": {"sectionName"},
 		"LocalPolicyTargetReference":                {"group", "kind", "name"},
 		"MeshSpec":                                  {"controllerName", "description"},
@@ -110,7 +113,7 @@ var fieldClasses = map[string]map[string][]string{
 		"HTTPRouteRule":         {"sessionPersistence"},
 		"GRPCRouteFilter":       {"extensionRef"},
 		"GRPCRouteRule":         {"sessionPersistence"},
-		"BackendTLSPolicySpec":  {"validation", "options"},
+		"BackendTLSPolicySpec":  {"options"},
 	},
 }
 
@@ -226,9 +229,8 @@ var refusals = []refusal{
 	{"GRPCRouteFilter.extensionRef", "on a rule", "rules: [{", "rules: [{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}], ", "ExtensionRef"},
 	{"GRPCRouteFilter.extensionRef", "on a backend", "web, port: 80}]}", "web, port: 80, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}]}", "ExtensionRef"},
 	{"GRPCRouteRule.sessionPersistence", "", "rules: [{", "rules: [{sessionPersistence: {sessionName: a}, ", "sessionPersistence"},
-	{"BackendTLSPolicySpec.validation", "of a Service", "---\napiVersion: v1\nkind: Service", tlsPolicy("") + "---\napiVersion: v1\nkind: Service", "BackendTLSPolicy ns/tls asks for TLS"},
-	{"BackendTLSPolicySpec.validation", "of a port", "---\napiVersion: v1\nkind: Service", tlsPolicy(", sectionName: http") + "---\napiVersion: v1\nkind: Service", "BackendTLSPolicy ns/tls asks for TLS"},
-	{"BackendTLSPolicySpec.options", "", "---\napiVersion: v1\nkind: Service", tlsPolicy("") + "---\napiVersion: v1\nkind: Service", "BackendTLSPolicy ns/tls asks for TLS"},
+	{"BackendTLSPolicySpec.options", "of a Service", "---\napiVersion: v1\nkind: Service", tlsPolicy("") + "---\napiVersion: v1\nkind: Service", "options are not supported"},
+	{"BackendTLSPolicySpec.options", "of a port", "---\napiVersion: v1\nkind: Service", tlsPolicy(", sectionName: http") + "---\napiVersion: v1\nkind: Service", "options are not supported"},
 
 	{"", "filter", "rules: [{", "rules: [{filters: [{type: Captcha}], ", `"Captcha"`},
 	{"", "filter of a backend", "web, port: 80}]}", "web, port: 80, filters: [{type: Captcha}]}]}", `"Captcha"`},
@@ -260,7 +262,7 @@ func (w *world) serves() bool {
 			for _, l := range p.Listeners {
 				t, _ := w.st.RouteTables.Get(s, l.RouteTable)
 				for _, vh := range t.VirtualHosts {
-					if servesAdmin(vh.Rules) {
+					if w.servesAdmin(vh.Rules) {
 						return true
 					}
 				}
@@ -270,11 +272,14 @@ func (w *world) serves() bool {
 	return false
 }
 
-func servesAdmin(rules []model.Rule) bool {
+func (w *world) servesAdmin(rules []model.Rule) bool {
 	for _, r := range rules {
 		switch r.Match.Path.Value {
 		case "", "/", "/admin":
-			return r.Status == 0 && slices.ContainsFunc(r.Backends, func(b model.Backend) bool { return !b.Invalid })
+			return r.Status == 0 && slices.ContainsFunc(r.Backends, func(b model.Backend) bool {
+				t, ok := w.st.BackendTLS.Get(w.st.Snapshot(), model.PortKey(b.Namespace, b.Name, b.Port, model.TCP))
+				return !b.Invalid && (!ok || !t.Invalid)
+			})
 		}
 	}
 	return false

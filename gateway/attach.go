@@ -49,10 +49,17 @@ type binding struct {
 	listener string
 	hosts    []string
 	caller   string // namespace of the callers that a consumer route is for
-	rules    []rankedRule
+	parent   model.ObjectRef
+	// passthrough says that the backend ends the client's TLS.
+	passthrough bool
+	rules       []rankedRule
 }
 
-const byTable = "table"
+// Names of indexes of attachments.
+const (
+	byTable   = "table"
+	byBackend = "backend" // by the namespace/name of each Service that the rules lead to
+)
 
 func newAttachments(db *state.DB) *state.Table[*attachment] {
 	return state.NewTable(db, "gateway-attachments", func(a *attachment) string { return a.route.String() },
@@ -64,7 +71,8 @@ func newAttachments(db *state.DB) *state.Table[*attachment] {
 				}
 			}
 			return tables
-		}})
+		}},
+		state.Index[*attachment]{Name: byBackend, Of: (*attachment).backendServices})
 }
 
 // attacher attaches one route.
@@ -230,7 +238,7 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 			continue
 		}
 		attached = true
-		a.add(binding{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, rules: c.rules})
+		a.add(binding{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, parent: ref, rules: c.rules})
 	}
 	note = strings.Join(notes, ", ")
 	switch {
@@ -290,7 +298,7 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 			continue
 		}
 		attached = true
-		a.add(binding{table: l.table, listener: l.key, hosts: on, rules: c.rules})
+		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gatewayRef(gw), passthrough: l.passthrough(), rules: c.rules})
 	}
 	switch {
 	case !selected:

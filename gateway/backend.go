@@ -60,30 +60,13 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		if proto, ok := protocol(p.Protocol); !ok || proto != model.TCP || p.Port != *b.Port || !validPort(p.Port) {
 			continue
 		}
-		if !r.bytes && !appProtocolServed(p.AppProtocol) {
+		if !r.bytes && !appProtocolServed(p.AppProtocol) && !r.v.hasTLSPolicy(svc, p.Name) {
 			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf("port %d of Service %s speaks %s", p.Port, kube.Key(svc), short(*p.AppProtocol))
-		}
-		if policy := r.v.tlsPolicy(svc, p); policy != "" {
-			return string(gwv1.RouteReasonUnsupportedProtocol), fmt.Sprintf(
-				"BackendTLSPolicy %s asks for TLS to port %d of Service %s, which is not supported; nothing is sent there in the clear", policy, p.Port, kube.Key(svc))
 		}
 		m.Port = uint16(p.Port)
 		return "", ""
 	}
 	return notFound, fmt.Sprintf("Service %s has no TCP port %d", kube.Key(svc), *b.Port)
-}
-
-// tlsPolicy names a BackendTLSPolicy for a port of a Service; "" if there is none.
-func (v *view) tlsPolicy(svc *corev1.Service, port corev1.ServicePort) string {
-	for p := range v.objs.BackendTLSPolicies.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
-		for _, t := range p.Spec.TargetRefs {
-			section := orDefault(t.SectionName, "")
-			if t.Kind == "Service" && t.Group == "" && string(t.Name) == svc.Name && (section == "" || section == port.Name) {
-				return kube.Key(p)
-			}
-		}
-	}
-	return ""
 }
 
 // granted reports whether a ReferenceGrant in the target's namespace lets objects of a kind and a namespace refer to a target

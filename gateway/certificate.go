@@ -89,10 +89,15 @@ func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
 	return slices.Sorted(maps.Keys(used)), left
 }
 
-// RefersToSecrets reports whether a listener of one of the mesh's Gateways refers to a Secret. It is safe for concurrent
-// use, and does not depend on what was translated.
-func (t *Translator) RefersToSecrets(s *state.Snapshot) bool {
+// RefersToCertificates reports whether one of the mesh's Gateways refers to a Secret, or a BackendTLSPolicy to a ConfigMap. It is
+// safe for concurrent use, and does not depend on what was translated.
+func (t *Translator) RefersToCertificates(s *state.Snapshot) bool {
 	v := &view{Snapshot: s, tables: t.tables, cfg: &t.cfg}
+	for p := range t.objs.BackendTLSPolicies.All(s) {
+		if len(kube.PolicyConfigMaps(p)) > 0 {
+			return true
+		}
+	}
 	for gw := range t.objs.Gateways.All(s) {
 		if v.ours(gw) && len(kube.GatewaySecrets(gw)) > 0 {
 			return true

@@ -11,11 +11,12 @@
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
 //	            route        TLSRoute, TCPRoute -> what its connections are divided among, and the same
 //	            certificate  Secret -> certificate
+//	            backend TLS  Service -> the BackendTLSPolicy of each port
 //	model       workload     Pod -> workload with identity and policy
 //	            service      Service -> service, its L7 ports and their route tables
 //	            endpoints    Service -> the backends of its ports
 //	            gateway      Gateway -> listeners, route tables, status
-//	            class, mesh, policy, pool: status alone
+//	            class, mesh, policy, BackendTLSPolicy, pool: status alone
 //
 // A kind of unit is one value of type unitKind, which is listed in unitKinds.
 //
@@ -25,6 +26,8 @@
 //	attach.go, listener.go, table.go      routes and their parents
 //	httproute.go, grpcroute.go, streamroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
+//	backendtls.go, backendtlsstatus.go, cabundle.go
+//	                                      TLS to backends, and the certificates of authorities
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	routebudget.go, expression.go         what it may have of Envoy
 //	serviceaddress.go, addresses.go       which addresses Services and Gateways may have
@@ -40,6 +43,12 @@
 //   - Regular expression paths come after exact and before prefix paths, the longer expression first.
 //   - Listeners of one port with different hostnames are isolated (GatewayHTTPListenerIsolation). Within a listener, a
 //     request that no rule of the most specific hostname matches is matched with the rules of less specific ones.
+//   - A BackendTLSPolicy holds wherever Envoy makes connections to its targets: for Gateways, for Services with routes or L7,
+//     for copies of requests, and for TCPRoutes and TLSRoutes whose TLS ends at the Gateway. Bytes that pass through, and those
+//     that no route applies to, go as the client sends them. Its ancestors are the Gateways, and the Services, whose routes
+//     lead to a target. References to several ConfigMaps, and several certificates in one, are supported. A policy with
+//     options is not valid. What an invalid policy selects is sent nothing. A name with a wildcard in subjectAltNames is
+//     compared as text with those in the certificate.
 //   - With a Service as parent (GEP-1294) hostnames are ignored, backends of other namespaces need no ReferenceGrant,
 //     and headless and ExternalName Services are not parents.
 package gateway

@@ -17,6 +17,7 @@ func ClassFeatures() []string {
 		string(features.SupportGatewayInfrastructure),
 		string(features.SupportTLSRoute), string(features.SupportTLSRouteModeTerminate), string(features.SupportTLSRouteModeMixed),
 		string(features.SupportTCPRoute),
+		string(features.SupportBackendTLSPolicy), string(features.SupportBackendTLSPolicySANValidation),
 	}, routeFeatures())
 }
 

@@ -54,6 +54,10 @@ func translateGateway(v *view, key string) ([]output, bool) {
 	return append(b.outs, v.status(b.status())), true
 }
 
+func gatewayRef(gw *gwv1.Gateway) model.ObjectRef {
+	return model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}
+}
+
 type gatewayBuilder struct {
 	v         *view
 	gw        *gwv1.Gateway
@@ -113,7 +117,7 @@ func (b *gatewayBuilder) table(name string, listeners, all []*listener) {
 
 // status of the Gateway and its listeners.
 func (b *gatewayBuilder) status() *model.Status {
-	ref := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: b.gw.Namespace, Name: b.gw.Name}
+	ref := gatewayRef(b.gw)
 	s := &model.Status{Object: ref, Generation: b.gw.Generation}
 	rejected := b.v.rejected(ref, b.gw.Generation)
 	var bad []string

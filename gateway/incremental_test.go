@@ -119,7 +119,7 @@ func drawMeta(t *rapid.T, names ...string) metav1.ObjectMeta {
 
 func drawObject(t *rapid.T) runtime.Object {
 	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawGateway,
-		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret)(t)
+		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret, drawTLSPolicy, drawConfigMap)(t)
 }
 
 func drawPod(t *rapid.T) runtime.Object {
@@ -266,6 +266,22 @@ func drawPolicy(t *rapid.T) runtime.Object {
 		HTTP:    pick(t, "http", nil, []weftv1.HTTPAttributes{{Methods: []string{"GET"}}}),
 	}}
 	return p
+}
+
+func drawTLSPolicy(t *rapid.T) runtime.Object {
+	p := tlsPolicyFor("", "", pick(t, "target", "s1", "s2"), 0, pick(t, "configmap", "ca", "none"))
+	p.ObjectMeta = drawMeta(t, "t1", "t2")
+	if s := pick(t, "section", "", "http"); s != "" {
+		p.Spec.TargetRefs[0].SectionName = new(gwv1.SectionName(s))
+	}
+	return p
+}
+
+func drawConfigMap(t *rapid.T) runtime.Object {
+	pem, _ := keyPair()
+	m := caConfigMap("", "", pick(t, "certificates", string(pem), "nonsense"))
+	m.ObjectMeta = drawMeta(t, "ca")
+	return m
 }
 
 func drawSecret(t *rapid.T) runtime.Object {

@@ -267,7 +267,7 @@ func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
 	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {
 		return nil
 	}
-	self := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}
+	self := gatewayRef(gw)
 	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
 		if parentObject(p, r.ref.Namespace) != self || !l.selectedBy(p) {
 			continue

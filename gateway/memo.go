@@ -10,11 +10,12 @@ import (
 type memo struct {
 	mu      sync.Mutex
 	secrets map[string]checkedSecret         // by key of the Secret
+	bundles map[string]checkedBundle         // by key of the ConfigMap
 	hosts   map[string]map[string]cachedHost // by route table, then by host
 }
 
 func newMemo() *memo {
-	return &memo{secrets: map[string]checkedSecret{}, hosts: map[string]map[string]cachedHost{}}
+	return &memo{secrets: map[string]checkedSecret{}, bundles: map[string]checkedBundle{}, hosts: map[string]map[string]cachedHost{}}
 }
 
 func (m *memo) secret(key string) checkedSecret {
@@ -33,6 +34,24 @@ func (m *memo) forgetSecret(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.secrets, key)
+}
+
+func (m *memo) bundle(key string) checkedBundle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bundles[key]
+}
+
+func (m *memo) setBundle(key string, c checkedBundle) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bundles[key] = c
+}
+
+func (m *memo) forgetBundle(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.bundles, key)
 }
 
 // hostsOf returns the hosts of a route table. The caller must not change them.

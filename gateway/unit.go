@@ -38,8 +38,8 @@ const (
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
 	&addressUnit, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
-	&selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &poolUnits,
+	&selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits, &backendTLSUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits,
 }
 
 // unit is one computation.

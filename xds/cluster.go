@@ -201,7 +201,12 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 		}
 	}
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
-	return &built{message: c, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
+	objects := []model.ObjectVersion{serviceRef(n.namespace, n.name)}
+	if t := backendTLS(b, n.portKey()); t != nil {
+		b.cfg.originates(c, t)
+		objects = append(objects, t.Policy)
+	}
+	return &built{message: c, objects: objects}
 }
 
 // endpointsCluster leads to the endpoints of its name, to those with an identity by HBONE.
@@ -212,7 +217,7 @@ func endpointsCluster(name string) *cluster.Cluster {
 	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
 	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
 	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{LocalityConfigSpecifier: nil}
-	c.TransportSocketMatches = socketsByEndpoint()
+	c.TransportSocketMatches = socketsOver(rawSocket())
 	return c
 }
 
@@ -297,26 +302,27 @@ func inHTTPCluster(b *builder, name, key string) *built {
 			Endpoint: &endpoint.Endpoint{Address: internalAddress(name, "")},
 		}}),
 	}
-	c.TransportSocket = throughInternal()
+	c.TransportSocket = throughInternal(rawSocket())
 	return &built{message: c, objects: []model.ObjectVersion{podRef(key)}}
 }
 
 const matchHBONE = "hbone" // key in endpoints' envoy.transport_socket_match metadata
 
-// socketsByEndpoint hands endpoints with an identity to the internal listener with their metadata, others to the wire.
-func socketsByEndpoint() []*cluster.Cluster_TransportSocketMatch {
+// socketsOver hands endpoints with an identity to the internal listener with their metadata, others to the wire. What is sent
+// goes through the socket before.
+func socketsOver(s *core.TransportSocket) []*cluster.Cluster_TransportSocketMatch {
 	return []*cluster.Cluster_TransportSocketMatch{{
 		Name:            "hbone",
 		Match:           &structpb.Struct{Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
-		TransportSocket: throughInternal(metaOriginalDst, metaWeft),
+		TransportSocket: throughInternal(s, metaOriginalDst, metaWeft),
 	}, {
-		Name: "plain", Match: &structpb.Struct{}, TransportSocket: rawSocket(),
+		Name: "plain", Match: &structpb.Struct{Fields: map[string]*structpb.Value{}}, TransportSocket: s,
 	}}
 }
 
 // throughInternal passes filter state, and the metadata of the endpoint that is named, to an internal listener.
-func throughInternal(names ...string) *core.TransportSocket {
-	t := &internalup.InternalUpstreamTransport{TransportSocket: rawSocket()}
+func throughInternal(inner *core.TransportSocket, names ...string) *core.TransportSocket {
+	t := &internalup.InternalUpstreamTransport{TransportSocket: inner}
 	for _, n := range names {
 		t.PassthroughMetadata = append(t.PassthroughMetadata, &internalup.InternalUpstreamTransport_MetadataValueSource{
 			Kind: &metadata.MetadataKind{Kind: &metadata.MetadataKind_Host_{Host: &metadata.MetadataKind_Host{}}},

@@ -36,7 +36,15 @@ func buildEndpoints(b *builder, name string) *built {
 	return &built{message: out, objects: []model.ObjectVersion{serviceRef(n.namespace, n.name)}}
 }
 
+// serviceEndpoints returns none where a BackendTLSPolicy cannot be followed.
 func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
+	if b.cfg.refuses(backendTLS(b, n.portKey())) {
+		return nil
+	}
+	return rawEndpoints(b, n)
+}
+
+func rawEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	e, ok := b.st.Endpoints.Get(b.snap, n.portKey())
 	if !ok {
 		return nil

@@ -92,6 +92,10 @@ var cases = map[string]struct {
 		TypeCluster:  {"stream/TLSRoute/shop/pass"},
 		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain"},
 	}},
+	"backend-tls": {goldenBackendTLS, map[string][]string{
+		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/system/80|grpc", "stream/TCPRoute/shop/r", "stream/TCPRoute/shop/r|passthrough"},
+		TypeEndpoint: {"service/shop/echo/80", "service/shop/system/80|grpc", "stream/TCPRoute/shop/r|plain"},
+	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
 		TypeListener: {listenerOriginate, listenerMirror, listenerRefused},
@@ -159,6 +163,28 @@ func goldenStreams(w *world) {
 			{Port: 3306, Listeners: []model.GatewayListener{{Name: "tcp", Streams: []model.GatewayStream{{Route: none}}}}},
 		},
 	})
+}
+
+// authority is a certificate that does not change.
+const authority = `-----BEGIN CERTIFICATE-----
+MIIBgjCCASmgAwIBAgIUUjeng8bt0sRZ5dNmADFmYkY7DWkwCgYIKoZIzj0EAwIw
+FjEUMBIGA1UEAwwLYXV0aG9yaXR5IGEwIBcNMjYxMTI5MTAzNDEyWhgPMjEyNjEx
+MDUxMDM0MTJaMBYxFDASBgNVBAMMC2F1dGhvcml0eSBhMFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAEEgFg2lzBMUjgngMWDfyMITO3UCxDhGZ4X3OvErS3s5wACW2D
+5tXj0bS5EFrsBZMjay7Q+nRI6ScOdCGqB4RhXqNTMFEwHQYDVR0OBBYEFGoBbFuT
+xLvTijYK9Qyh+gW4LfTbMB8GA1UdIwQYMBaAFGoBbFuTxLvTijYK9Qyh+gW4LfTb
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDRwAwRAIgOvRHrMe3eu8N9wdo
+IdF7kaNFsFfFgJ7bwc+l6+SpDXICICkdV+zcgXoZi28bHhovnUGQnMOicRCrCRmm
+IcE8srZP
+-----END CERTIFICATE-----
+`
+
+func goldenBackendTLS(w *world) {
+	goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP})
+	put(w, w.st.BackendTLS, policyOf("echo", func(b *model.BackendTLS) {
+		b.CA, b.SANs = authority, []model.SubjectAltName{{DNS: "a.example"}, {URI: "spiffe://td/a"}}
+	}), policyOf("system", nil))
+	putStream(w, streamRef("TCPRoute", "r"), to("echo", 1), to("clear", 1))
 }
 
 func goldenRules(w *world) {

@@ -11,13 +11,16 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Secrets: the trust bundle, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
+// Secrets: the trust bundle, what the system trusts, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
 // is not served, and what needs it fails: no identity, no connection.
 var secretKind = &kind{build: buildSecret, single: true}
 
 func buildSecret(b *builder, name string) *built {
-	if name == SecretRootCA {
+	switch name {
+	case SecretRootCA:
 		return rootCA(b)
+	case SecretSystemCA:
+		return systemCA(b)
 	}
 	if id := strings.TrimPrefix(name, serverPrefix); strings.HasPrefix(id, spiffePrefix) {
 		svid, ok := b.st.SVIDs.Get(b.snap, id)
@@ -41,11 +44,14 @@ func rootCA(b *builder) *built {
 	if !ok || len(bundle.PEM) == 0 {
 		return nil
 	}
+	return validation(SecretRootCA, bundle.PEM)
+}
+
+// validation is a secret with the certificates by which a peer is checked.
+func validation(name string, pem []byte) *built {
 	return &built{message: &tls.Secret{
-		Name: SecretRootCA,
-		Type: &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{
-			TrustedCa: inline(bundle.PEM),
-		}},
+		Name: name,
+		Type: &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{TrustedCa: inline(pem)}},
 	}}
 }
 

@@ -42,6 +42,10 @@ type Config struct {
 	// nobody else would be served.
 	ConnectionsPerListener uint64
 
+	// SystemRoots are the certificates that the node's system trusts, as PEM, for BackendTLSPolicies that ask for these. Without
+	// them nothing is sent to the targets of such a policy.
+	SystemRoots []byte
+
 	testTimeouts *timeouts // nil: defaultTimeouts
 }
 
@@ -69,7 +73,8 @@ func New(st *state.State, cfg Config) *Server {
 // sources are the tables that resources are built from. A change of another table reaches no Envoy.
 func sources(st *state.State) []state.AnyTable {
 	return []state.AnyTable{
-		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Gateways, st.Certificates, st.SVIDs, st.Bundles, st.Placements,
+		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.BackendTLS, st.Gateways, st.Certificates,
+		st.SVIDs, st.Bundles, st.Placements,
 	}
 }
 

@@ -19,7 +19,8 @@ import (
 // change of backends or weights changes endpoints alone: a change of the listener would end connections.
 
 const (
-	streamPrefix = "stream/"
+	streamPrefix      = "stream/"
+	passthroughSuffix = "|passthrough"
 	// listenerRefused takes the share of backends that are not there, and ends each connection. An address that refuses would
 	// make Envoy try another backend.
 	listenerRefused = "refused"
@@ -27,17 +28,23 @@ const (
 	streamAttempts  = 3 // for an endpoint that does not answer
 )
 
-// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain] of a cluster.
+// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain][|passthrough] of a cluster.
 type streamName struct {
 	key   string // of the StreamRoute
 	plain bool
+	// passthrough is for the TLS of clients: it goes to the backends as it is, whatever a BackendTLSPolicy says.
+	passthrough bool
 }
 
 func (n streamName) String() string {
+	s := streamPrefix + n.key
 	if n.plain {
-		return streamPrefix + n.key + plainSuffix
+		s += plainSuffix
 	}
-	return streamPrefix + n.key
+	if n.passthrough {
+		s += passthroughSuffix
+	}
+	return s
 }
 
 func parseStreamName(s string) (streamName, bool) {
@@ -46,6 +53,7 @@ func parseStreamName(s string) (streamName, bool) {
 		return streamName{}, false
 	}
 	var n streamName
+	rest, n.passthrough = strings.CutSuffix(rest, passthroughSuffix)
 	n.key, n.plain = strings.CutSuffix(rest, plainSuffix)
 	parts := strings.Split(n.key, "/")
 	return n, len(parts) == 3 && parts[0] != "" && parts[1] != "" && parts[2] != "" && !strings.Contains(n.key, "|")
@@ -62,7 +70,32 @@ func streamCluster(b *builder, name string, n streamName) *built {
 			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
 		},
 	}
-	return &built{message: c, objects: streamRefs(b, n)}
+	objects := streamRefs(b, n)
+	var policies []*model.BackendTLS
+	for _, be := range streamBackends(b, n) {
+		if t := n.tls(b, be); t != nil {
+			policies = append(policies, t)
+			objects = append(objects, t.Policy)
+		}
+	}
+	b.cfg.tlsMatches(c, policies)
+	return &built{message: c, objects: objects}
+}
+
+// streamBackends returns what the connections are divided among.
+func streamBackends(b *builder, n streamName) []model.Backend {
+	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
+		return r.Backends
+	}
+	return nil
+}
+
+// tls returns how a backend is connected to; nil for as the bytes come.
+func (n streamName) tls(b *builder, be model.Backend) *model.BackendTLS {
+	if n.passthrough || be.Invalid {
+		return nil
+	}
+	return backendTLS(b, model.PortKey(be.Namespace, be.Name, be.Port, model.TCP))
 }
 
 func streamRefs(b *builder, n streamName) []model.ObjectVersion {
@@ -74,10 +107,7 @@ func streamRefs(b *builder, n streamName) []model.ObjectVersion {
 
 func streamEndpoints(b *builder, name string, n streamName) *built {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
-	var backends []model.Backend
-	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
-		backends = r.Backends
-	}
+	backends := streamBackends(b, n)
 	if len(backends) == 0 {
 		backends = []model.Backend{{Invalid: true, Weight: 1}}
 	}
@@ -88,7 +118,7 @@ func streamEndpoints(b *builder, name string, n streamName) *built {
 			l = &endpoint.LocalityLbEndpoints{
 				Locality:            &core.Locality{Region: be.Cluster()},
 				LoadBalancingWeight: number(0),
-				LbEndpoints:         backendEndpoints(b, be, n.plain),
+				LbEndpoints:         backendEndpoints(b, be, n),
 			}
 			at[be.Cluster()] = l
 			out.Endpoints = append(out.Endpoints, l)
@@ -100,10 +130,16 @@ func streamEndpoints(b *builder, name string, n streamName) *built {
 
 // backendEndpoints returns those of a backend. One that has none keeps its share, which is refused. Envoy would take the same
 // address in two localities for one host.
-func backendEndpoints(b *builder, be model.Backend, plain bool) []*endpoint.LbEndpoint {
+func backendEndpoints(b *builder, be model.Backend, n streamName) []*endpoint.LbEndpoint {
 	var list []*endpoint.LbEndpoint
-	if !be.Invalid {
-		list = serviceEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: plain})
+	t := n.tls(b, be)
+	if !be.Invalid && !b.cfg.refuses(t) {
+		list = rawEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: n.plain})
+	}
+	if t != nil {
+		for _, e := range list {
+			choosesTLS(e, t)
+		}
 	}
 	if len(list) == 0 {
 		return []*endpoint.LbEndpoint{{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
@@ -131,11 +167,11 @@ func refusedListener() *listener.Listener {
 }
 
 // gatewayStream forwards a Gateway's connections to what a route divides them among.
-func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream) *listener.Filter {
+func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream, passthrough bool) *listener.Filter {
 	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
 		StatPrefix: "gateway",
 		ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{
-			Cluster: streamName{key: model.StreamKey(s.Route), plain: g.Identity == ""}.String(),
+			Cluster: streamName{key: model.StreamKey(s.Route), plain: g.Identity == "", passthrough: passthrough}.String(),
 		},
 		IdleTimeout:        duration(0),
 		MaxConnectAttempts: number(streamAttempts),
@@ -154,7 +190,7 @@ func streamChains(cfg *Config, g *model.Gateway, p model.GatewayPort, gl model.G
 		seen[s.Hostname] = true
 		chain := &listener.FilterChain{
 			Name:    gl.Name + "/" + s.Hostname,
-			Filters: []*listener.Filter{state, gatewayStream(cfg, g, s)},
+			Filters: []*listener.Filter{state, gatewayStream(cfg, g, s, p.TLS && len(gl.Certificates) == 0)},
 		}
 		if p.TLS {
 			chain.FilterChainMatch = sniMatch(s.Hostname)

@@ -11,6 +11,7 @@ import (
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
 	"github.com/weft-mesh/weft/internal/kube/manifests"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // Source keeps the object tables, Problems among them, equal to what users wrote: *manifests.Folder or *cluster.Cluster.
@@ -32,7 +33,15 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 			return nil, "", err
 		}
 		rc.UserAgent = "weft-agent"
-		return cluster.New(rc, objs, cluster.Options{Log: cfg.Log, Secrets: !cfg.CA.Controller}), rc.Host, nil
+		opts := cluster.Options{Log: cfg.Log}
+		if !cfg.CA.Controller { // which sends what is needed of them
+			opts.Secrets = true
+			opts.ConfigMaps = func(s *state.Snapshot) []string {
+				keys, _ := gateway.UsedConfigMaps(objs, s)
+				return keys
+			}
+		}
+		return cluster.New(rc, objs, opts), rc.Host, nil
 	}
 	if info, err := os.Stat(cfg.Manifests); err != nil {
 		return nil, "", fmt.Errorf("--manifests: %w", err)

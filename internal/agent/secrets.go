@@ -30,11 +30,11 @@ func newSecrets(cfg Config, objs *kube.Objects, st *state.State, ca *clusterCA) 
 	})
 }
 
-// awaitSecrets returns when it is known which Secrets of Gateways this node has. What is translated without them would take
-// HTTPS listeners away. While another agent serves the node, it goes on serving, and this one waits. If there is none, pods
+// awaitSecrets returns when it is known which Secrets of Gateways and which certificates of authorities this node has. What is
+// translated without them would take HTTPS listeners and backends with TLS away. While another agent serves the node, it goes on serving, and this one waits. If there is none, pods
 // that start wait for this one, so it goes on without them after a time.
 func (a *Agent) awaitSecrets(ctx context.Context) {
-	if a.secrets == nil || !a.gateway.RefersToSecrets(a.st.Snapshot()) {
+	if a.secrets == nil || !a.gateway.RefersToCertificates(a.st.Snapshot()) {
 		return
 	}
 	for others, patience := a.noOther, (<-chan time.Time)(nil); ; {
@@ -46,7 +46,7 @@ func (a *Agent) awaitSecrets(ctx context.Context) {
 		case <-others:
 			others, patience = nil, time.After(secretsPatience)
 		case <-patience:
-			a.cfg.Log.Error("no controller sends the certificates of Gateways; HTTPS listeners of this node are not served until one does")
+			a.cfg.Log.Error("no controller sends the certificates of Gateways; HTTPS listeners and backends with TLS are not served until one does")
 			return
 		}
 	}

@@ -21,7 +21,8 @@ type Resource struct {
 // Envoy returns the listeners of the Gateways, the route tables, and the clusters that these name with their endpoints:
 // what an agent gives to the node's Envoy. Listeners of pods are left out, for they depend on where a pod runs.
 func (m *Mesh) Envoy() ([]Resource, error) {
-	server := xds.New(m.st, xds.Config{TrustDomain: trustDomain})
+	// An agent has the certificates that its node trusts.
+	server := xds.New(m.st, xds.Config{TrustDomain: trustDomain, SystemRoots: []byte("those of the node")})
 	var out []Resource
 	add := func(typeURL, name string) (map[string]any, error) {
 		message, ok := server.Build(typeURL, name)

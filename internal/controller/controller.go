@@ -106,7 +106,10 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
 	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
-	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true, Secrets: true})
+	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true, Secrets: true, ConfigMaps: func(s *state.Snapshot) []string {
+		keys, _ := gateway.UsedConfigMaps(c.objs, s)
+		return keys
+	}})
 	c.reports = newReports(c.objs, c.st, cfg.Log)
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.reports.first,
@@ -120,7 +123,8 @@ func New(cfg Config) (*Controller, error) {
 	}
 	known := tables{c.objs, c.st, cfg.GatewayNodes}
 	c.secrets = gatewaysecrets.NewPublisher(gatewaysecrets.PublisherConfig{
-		Objects: c.objs, Used: c.translator.UsedSecrets, Nodes: known.gatewayNodes, Loaded: c.st.Synced(), Log: cfg.Log,
+		Objects: c.objs, Used: c.translator.UsedSecrets, Bundles: func(s *state.Snapshot) ([]string, int) { return gateway.UsedConfigMaps(c.objs, s) },
+		Nodes: known.gatewayNodes, Loaded: c.st.Synced(), Log: cfg.Log,
 	})
 	streams := map[string]func(http.ResponseWriter, *http.Request, string){gatewaysecrets.Path: c.secrets.Serve}
 	var err error

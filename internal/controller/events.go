@@ -69,6 +69,12 @@ func conditionsOf(obj metav1.Object) map[[3]string]bool {
 		}
 	case *gwv1.GatewayClass:
 		add(o.Status.Conditions)
+	case *gwv1.BackendTLSPolicy:
+		for _, a := range o.Status.Ancestors {
+			if a.ControllerName == gateway.ControllerName {
+				add(a.Conditions)
+			}
+		}
 	case *weftv1.AuthorizationPolicy:
 		add(o.Status.Conditions)
 	case *weftv1.AddressPool:

@@ -61,6 +61,10 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 		f.set("parents", status.Parents, m.parents(obj, spec.ParentRefs, status.Parents, want))
 		return f
 	}
+	if p, ok := obj.(*gwv1.BackendTLSPolicy); ok {
+		f.set("ancestors", p.Status.Ancestors, m.ancestors(p.Status.Ancestors, want))
+		return f
+	}
 	if want == nil {
 		return nil
 	}
@@ -156,22 +160,22 @@ func (m merger) parents(route metav1.Object, refs []gwv1.ParentReference, have [
 		p.Conditions = mergeConditions(before, w.Conditions, want.Generation, m.now)
 		out = append(out, p)
 	}
-	return inOrder(have, out)
+	return inOrder(have, out, func(a, b gwv1.RouteParentStatus) bool {
+		return a.ControllerName == b.ControllerName && equality.Semantic.DeepEqual(a.ParentRef, b.ParentRef)
+	})
 }
 
 // inOrder puts entries that were there before into the order that they had, so that two controllers do not move each
 // other's entries for ever.
-func inOrder(have, out []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
-	place := func(p gwv1.RouteParentStatus) int {
-		i := slices.IndexFunc(have, func(h gwv1.RouteParentStatus) bool {
-			return h.ControllerName == p.ControllerName && equality.Semantic.DeepEqual(h.ParentRef, p.ParentRef)
-		})
+func inOrder[T any](have, out []T, same func(a, b T) bool) []T {
+	place := func(p T) int {
+		i := slices.IndexFunc(have, func(h T) bool { return same(h, p) })
 		if i < 0 {
 			return len(have)
 		}
 		return i
 	}
-	slices.SortStableFunc(out, func(a, b gwv1.RouteParentStatus) int { return place(a) - place(b) })
+	slices.SortStableFunc(out, func(a, b T) int { return place(a) - place(b) })
 	return out
 }
 

@@ -149,8 +149,17 @@ func (e *explanation) backend(b model.Backend, share float64, identity model.Ide
 		none(500, "the backend is not valid: it does not exist, or no ReferenceGrant allows it", "see the route's condition ResolvedRefs (weft config status)")
 		return
 	}
+	key := model.PortKey(b.Namespace, b.Name, b.Port, model.TCP)
+	switch t, ok := e.State.BackendTLS.Get(e.Snapshot, key); {
+	case ok && t.Invalid:
+		none(503, "BackendTLSPolicy "+model.Key(t.Policy.Namespace, t.Policy.Name)+" cannot be followed, and nothing is sent in the clear",
+			"see the policy's condition Accepted (weft config status)")
+		return
+	case ok:
+		e.note("to %s requests go by TLS, for BackendTLSPolicy %s: a certificate that does not fit is answered 503", name, model.Key(t.Policy.Namespace, t.Policy.Name))
+	}
 	var all []model.Endpoint
-	if row, ok := e.State.Endpoints.Get(e.Snapshot, model.PortKey(b.Namespace, b.Name, b.Port, model.TCP)); ok {
+	if row, ok := e.State.Endpoints.Get(e.Snapshot, key); ok {
 		all = serving(slices.DeleteFunc(slices.Clone(row.Backends), func(ep model.Endpoint) bool { return ep.NotGranted }))
 	}
 	if len(all) == 0 {

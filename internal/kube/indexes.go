@@ -150,6 +150,20 @@ func tlsPolicyServices(p *gwv1.BackendTLSPolicy) []string {
 	return unique(out)
 }
 
+// CACertificateKey is the key of the certificates in a ConfigMap that the Gateway API's references to CA certificates mean.
+const CACertificateKey = "ca.crt"
+
+// PolicyConfigMaps returns the keys of the ConfigMaps that a BackendTLSPolicy refers to, sorted, without duplicates.
+func PolicyConfigMaps(p *gwv1.BackendTLSPolicy) []string {
+	var out []string
+	for _, r := range p.Spec.Validation.CACertificateRefs {
+		if r.Kind == "ConfigMap" && r.Group == "" {
+			out = append(out, model.Key(p.Namespace, string(r.Name)))
+		}
+	}
+	return unique(out)
+}
+
 func labelKeys(namespace string, labels map[string]string) []string {
 	out := make([]string, 0, len(labels))
 	for k, v := range labels {

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"iter"
 	"regexp"
 	"strconv"
 	"strings"
@@ -60,6 +61,22 @@ type Rule struct {
 	// listener's, 500 where no backend is valid.
 	Status   int       `json:"status,omitempty"`
 	Backends []Backend `json:"backends,omitempty"`
+}
+
+// AllBackends yields the rule's backends, and those of its mirrors.
+func (r *Rule) AllBackends() iter.Seq[*Backend] {
+	return func(yield func(*Backend) bool) {
+		for i := range r.Backends {
+			if !yield(&r.Backends[i]) {
+				return
+			}
+		}
+		for i := range r.Mirrors {
+			if !yield(&r.Mirrors[i].Backend) {
+				return
+			}
+		}
+	}
 }
 
 // Match of a request: all of its parts.

@@ -11,5 +11,6 @@
 //	policy_test.go     AuthorizationPolicies, and the live connections that they forbid
 //	change_test.go     pods and agents that go and come under load
 //	gateway_test.go    Gateways, both families, certificates replaced
+//	backendtls_test.go TLS to backends, by BackendTLSPolicies
 //	observe_test.go    flows and status
 package node

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // Options are the choices of New; the zero value is that of an agent.
@@ -27,6 +28,8 @@ type Options struct {
 	// Secrets reads the Secrets of type kubernetes.io/tls. Without it their table is somebody else's to write: an agent gets
 	// from the controller those that it needs.
 	Secrets bool
+	// ConfigMaps returns the keys of the ConfigMaps whose certificates are read. nil: their table is somebody else's to write.
+	ConfigMaps func(*state.Snapshot) []string
 }
 
 // Cluster keeps the object tables equal to what an API server holds.
@@ -48,16 +51,19 @@ type Cluster struct {
 	clients *clients
 	sources []*source
 
-	loaded  chan struct{}
-	mu      sync.Mutex
-	waiting map[schema.GroupKind]struct{} // kinds that were not read yet
+	loaded chan struct{}
+	// kindsRead is closed when all kinds but ConfigMaps were read.
+	kindsRead chan struct{}
+	mu        sync.Mutex
+	waiting   map[schema.GroupKind]struct{} // kinds that were not read yet
 }
 
-// unread are the kinds that have a table but no reader; xmesh is read by who writes its status.
+// unread are the kinds that have a table but no source: ConfigMaps are read one by one. xmesh is read by who writes its status.
 var (
-	unread = []schema.GroupKind{{Kind: "ServiceAccount"}, {Kind: "ConfigMap"}}
-	secret = schema.GroupKind{Kind: "Secret"}
-	xmesh  = schema.GroupKind{Group: gwxv1.GroupName, Kind: "XMesh"}
+	configMap = schema.GroupKind{Kind: "ConfigMap"}
+	unread    = []schema.GroupKind{{Kind: "ServiceAccount"}, configMap}
+	secret    = schema.GroupKind{Kind: "Secret"}
+	xmesh     = schema.GroupKind{Group: gwxv1.GroupName, Kind: "XMesh"}
 )
 
 // New makes a reader of an API server. Nothing is asked yet.
@@ -67,7 +73,10 @@ func New(cfg *rest.Config, objs *kube.Objects, opts Options) *Cluster {
 	}
 	c := &Cluster{
 		log: opts.Log, opts: opts, objs: objs, host: cfg.Host, clients: newClients(cfg),
-		loaded: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
+		loaded: make(chan struct{}), kindsRead: make(chan struct{}), waiting: map[schema.GroupKind]struct{}{},
+	}
+	if opts.ConfigMaps != nil {
+		c.waiting[configMap] = struct{}{}
 	}
 	for _, k := range objs.Kinds() {
 		if gk := k.GVK.GroupKind(); !slices.Contains(unread, gk) && (gk != xmesh || opts.Statuses) && (gk != secret || opts.Secrets) {
@@ -83,6 +92,10 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range c.sources {
 		g.Go(func() error { return s.run(ctx) })
+	}
+	if c.opts.ConfigMaps != nil {
+		m := &configMaps{c: c, follows: map[string]context.CancelFunc{}}
+		g.Go(func() error { return m.run(ctx) })
 	}
 	return g.Wait()
 }
@@ -101,6 +114,9 @@ func (c *Cluster) Reads() []schema.GroupResource {
 	out := make([]schema.GroupResource, len(c.sources))
 	for i, s := range c.sources {
 		out[i] = schema.GroupResource{Group: s.gk().Group, Resource: resourceOf(s.kind.GVK)}
+	}
+	if c.opts.ConfigMaps != nil {
+		out = append(out, schema.GroupResource{Resource: "configmaps"})
 	}
 	return out
 }
@@ -170,8 +186,12 @@ func (c *Cluster) markLoaded(gk schema.GroupKind) {
 		return
 	}
 	delete(c.waiting, gk)
-	if len(c.waiting) == 0 {
+	_, configMaps := c.waiting[configMap]
+	switch {
+	case len(c.waiting) == 0:
 		close(c.loaded)
+	case len(c.waiting) == 1 && configMaps:
+		close(c.kindsRead)
 	}
 }
 

@@ -8,4 +8,5 @@
 //	trim.go       what of an object is kept
 //	client.go     requests other than list and watch
 //	configmap.go  one ConfigMap
+//	configmaps.go the ConfigMaps that other objects refer to, each watched for itself
 package cluster

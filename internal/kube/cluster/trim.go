@@ -22,7 +22,7 @@ func WritesStatus() []schema.GroupKind {
 	gw := func(kind string) schema.GroupKind { return schema.GroupKind{Group: gwv1.GroupName, Kind: kind} }
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
-		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"),
+		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("BackendTLSPolicy"),
 		weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }
@@ -64,7 +64,9 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		}
 	case *gwxv1.XMesh: // read only by who keeps statuses
 	case *gwv1.BackendTLSPolicy:
-		o.Status, keep = gwv1.PolicyStatus{}, false
+		if !keep {
+			o.Status = gwv1.PolicyStatus{}
+		}
 	case *weftv1.AuthorizationPolicy:
 		if !keep {
 			o.Status = weftv1.AuthorizationPolicyStatus{}

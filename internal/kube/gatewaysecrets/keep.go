@@ -9,18 +9,17 @@ import (
 	"os"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
-// maxFile bounds what is read of the file, in bytes. All Secrets of the longest kind have less.
-const maxFile = maxSecrets * maxLine
+// maxFile bounds what is read of the file, in bytes. All Secrets and ConfigMaps of the longest kind have less.
+const maxFile = (maxSecrets + maxBundles) * maxLine
 
 // kept is the file: what the last agent held.
 type kept struct {
 	Refused bool           `json:"refused,omitempty"`
 	Secrets []*certificate `json:"secrets,omitempty"`
+	Bundles []*bundle      `json:"bundles,omitempty"`
 }
 
 // keep replaces the file. It holds private keys, so nobody but its owner can read it.
@@ -31,6 +30,9 @@ func (r *Receiver) keep(h *held) {
 	k := kept{Refused: h.refused}
 	for _, key := range slices.Sorted(maps.Keys(h.secrets)) {
 		k.Secrets = append(k.Secrets, certificateOf(h.secrets[key]))
+	}
+	for _, key := range slices.Sorted(maps.Keys(h.bundles)) {
+		k.Bundles = append(k.Bundles, bundleOf(h.bundles[key]))
 	}
 	text, err := json.Marshal(k)
 	if err == nil {
@@ -72,9 +74,15 @@ func (r *Receiver) load() (*held, error) {
 	if err := json.Unmarshal(text, &k); err != nil {
 		return nil, fmt.Errorf("%s: %w", r.cfg.File, err)
 	}
-	h := &held{refused: k.Refused, secrets: map[string]*corev1.Secret{}}
+	h := newHeld()
+	h.refused = k.Refused
 	for _, c := range k.Secrets {
 		if _, err := h.add(&message{Put: c}); err != nil {
+			return nil, fmt.Errorf("%s: %w", r.cfg.File, err)
+		}
+	}
+	for _, b := range k.Bundles {
+		if err := h.addBundle(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.cfg.File, err)
 		}
 	}

@@ -17,9 +17,12 @@ type message struct {
 	// Put is a Secret that is new or that changed; Delete is the key of one that is not needed any more.
 	Put    *certificate `json:"put,omitempty"`
 	Delete string       `json:"delete,omitempty"`
+	// PutBundle and DeleteBundle are the same for the certificates of authorities.
+	PutBundle    *bundle `json:"putBundle,omitempty"`
+	DeleteBundle string  `json:"deleteBundle,omitempty"`
 	// Complete ends a batch: what was sent on this stream so far is everything. Nothing is in force before.
 	Complete bool `json:"complete,omitempty"`
-	// Refused says that this node may not serve Gateways: nothing that was sent is in force any more.
+	// Refused says that this node may not serve Gateways: no Secret that was sent is in force any more. It ends a batch too.
 	Refused bool `json:"refused,omitempty"`
 }
 

@@ -17,6 +17,8 @@ type PublisherConfig struct {
 	Objects *kube.Objects
 	// Used returns the keys of the Secrets that agents need, and how many more were left out.
 	Used func(*state.Snapshot) (keys []string, left int)
+	// Bundles returns the same of the ConfigMaps with certificates of authorities.
+	Bundles func(*state.Snapshot) (keys []string, left int)
 	// Nodes returns the nodes that may serve Gateways; nil for all.
 	Nodes func(*state.Snapshot) map[string]bool
 	// Loaded is closed when the objects were read and translated once.
@@ -40,6 +42,7 @@ type Publisher struct {
 // published is what agents are to have. It is not changed.
 type published struct {
 	secrets map[string]*corev1.Secret
+	bundles map[string]*corev1.ConfigMap
 	nodes   map[string]bool // nil for all
 }
 
@@ -68,7 +71,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer feed.Close()
 	deps := state.NewDeps[string]()
 	const reader = "secrets"
-	for left := 0; ; {
+	for left := [2]int{}; ; {
 		s := p.cfg.Objects.DB.Track()
 		left = p.publish(s, left)
 		deps.Set(reader, s.Reads())
@@ -78,12 +81,22 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// publish reads what agents are to have, and wakes the streams if it changed. It returns how many Secrets were left out;
-// before is that of the last time.
-func (p *Publisher) publish(s *state.Snapshot, before int) int {
-	keys, left := p.cfg.Used(s)
-	if left > 0 && left != before {
-		p.cfg.Log.Error("Gateways refer to more Secrets than are sent to nodes; the youngest Gateways lack certificates", "leftOut", left)
+// publish reads what agents are to have, and wakes the streams if it changed. It returns how many Secrets and ConfigMaps were
+// left out; before is that of the last time.
+func (p *Publisher) publish(s *state.Snapshot, before [2]int) (left [2]int) {
+	keys, n := p.cfg.Used(s)
+	if left[0] = n; n > 0 && n != before[0] {
+		p.cfg.Log.Error("Gateways refer to more Secrets than are sent to nodes; the youngest Gateways lack certificates", "leftOut", n)
+	}
+	next := &published{bundles: map[string]*corev1.ConfigMap{}, nodes: p.cfg.Nodes(s)}
+	bundles, n := p.cfg.Bundles(s)
+	if left[1] = n; n > 0 && n != before[1] {
+		p.cfg.Log.Error("Gateways and BackendTLSPolicies refer to more ConfigMaps than are sent to nodes; the youngest lack certificates", "leftOut", n)
+	}
+	for _, key := range bundles {
+		if o, ok := p.cfg.Objects.ConfigMaps.Get(s, key); ok && len(o.Data[kube.CACertificateKey]) <= maxBundle {
+			next.bundles[key] = o
+		}
 	}
 	var found []*corev1.Secret
 	for _, key := range keys {
@@ -91,10 +104,10 @@ func (p *Publisher) publish(s *state.Snapshot, before int) int {
 			found = append(found, o)
 		}
 	}
-	next := &published{secrets: keyed(found), nodes: p.cfg.Nodes(s)}
+	next.secrets = keyed(found)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.now != nil && maps.Equal(p.now.secrets, next.secrets) && (p.now.nodes == nil) == (next.nodes == nil) && maps.Equal(p.now.nodes, next.nodes) {
+	if p.now != nil && maps.Equal(p.now.secrets, next.secrets) && maps.Equal(p.now.bundles, next.bundles) && (p.now.nodes == nil) == (next.nodes == nil) && maps.Equal(p.now.nodes, next.nodes) {
 		return left
 	}
 	p.now = next

@@ -33,7 +33,7 @@ type ReceiverConfig struct {
 	Log   *slog.Logger
 }
 
-// Receiver writes the Secrets that the controller sends into their table, and the node's role.
+// Receiver writes the Secrets and ConfigMaps that the controller sends into their tables, and the node's role.
 type Receiver struct {
 	cfg   ReceiverConfig
 	known chan struct{}
@@ -94,6 +94,11 @@ func (r *Receiver) Run(ctx context.Context) error {
 type held struct {
 	refused bool
 	secrets map[string]*corev1.Secret
+	bundles map[string]*corev1.ConfigMap
+}
+
+func newHeld() *held {
+	return &held{secrets: map[string]*corev1.Secret{}, bundles: map[string]*corev1.ConfigMap{}}
 }
 
 // follow takes what one stream brings, until it ends. It reports whether the controller said anything.
@@ -109,7 +114,7 @@ func (r *Receiver) follow(ctx context.Context) (answered bool, err error) {
 	defer silent.Stop()
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxLine)
-	h := held{secrets: map[string]*corev1.Secret{}}
+	h := newHeld()
 	for lines.Scan() {
 		silent.Reset(3 * r.cfg.Times.Beat)
 		var m message
@@ -123,8 +128,8 @@ func (r *Receiver) follow(ctx context.Context) (answered bool, err error) {
 		if complete {
 			answered = true
 			r.setProblem(nil)
-			r.take(&h)
-			r.keep(&h)
+			r.take(h)
+			r.keep(h)
 		}
 	}
 	return answered, cmp.Or(lines.Err(), errEnded)
@@ -147,6 +152,10 @@ func (h *held) add(m *message) (complete bool, err error) {
 		}
 	case m.Delete != "":
 		delete(h.secrets, m.Delete)
+	case m.PutBundle != nil:
+		return false, h.addBundle(m.PutBundle)
+	case m.DeleteBundle != "":
+		delete(h.bundles, m.DeleteBundle)
 	case m.Complete:
 		h.refused = false
 		return true, nil
@@ -157,7 +166,7 @@ func (h *held) add(m *message) (complete bool, err error) {
 // take makes the tables hold what the node may have, in one transaction.
 func (r *Receiver) take(h *held) {
 	objs, st := r.cfg.Objects, r.cfg.State
-	w := objs.DB.Write(objs.Secrets, st.Role)
+	w := objs.DB.Write(objs.Secrets, objs.ConfigMaps, st.Role)
 	defer w.Abort()
 	for s := range objs.Secrets.All(w.Snapshot()) {
 		if key := kube.Key(s); h.secrets[key] == nil {
@@ -167,6 +176,16 @@ func (r *Receiver) take(h *held) {
 	for _, s := range h.secrets {
 		if err := objs.Put(w, s); err != nil {
 			r.cfg.Log.Warn("a Secret of the controller is left out", "error", err)
+		}
+	}
+	for m := range objs.ConfigMaps.All(w.Snapshot()) {
+		if key := kube.Key(m); h.bundles[key] == nil {
+			objs.ConfigMaps.Delete(w, key)
+		}
+	}
+	for _, m := range h.bundles {
+		if err := objs.Put(w, m); err != nil {
+			r.cfg.Log.Warn("a ConfigMap of the controller is left out", "error", err)
 		}
 	}
 	if st.ServesGateways(w.Snapshot()) == h.refused {

@@ -26,7 +26,8 @@ type stream struct {
 
 	seen    *published                // what was sent last
 	sent    map[string]*corev1.Secret // what the agent has
-	refused bool                      // the agent knows that it may not serve Gateways
+	bundles map[string]*corev1.ConfigMap
+	refused bool // the agent knows that it may not serve Gateways
 }
 
 // Serve answers the request of the agent of a node. The caller has authenticated it.
@@ -101,13 +102,14 @@ func (s *stream) send(now *published) error {
 	case now == nil || now == s.seen:
 		batch = []message{{}}
 	case !now.serves(s.node):
-		if !s.refused {
-			batch = []message{{Refused: true}}
+		batch = bundleChanges(s.bundles, now.bundles)
+		if !s.refused || len(batch) > 0 {
+			batch = append(batch, message{Refused: true})
 		}
-		s.refused, s.sent = true, map[string]*corev1.Secret{}
+		s.refused, s.sent, s.bundles = true, map[string]*corev1.Secret{}, now.bundles
 	default:
-		batch = append(changes(s.sent, now.secrets), message{Complete: true})
-		s.refused, s.sent = false, now.secrets
+		batch = slices.Concat(bundleChanges(s.bundles, now.bundles), changes(s.sent, now.secrets), []message{{Complete: true}})
+		s.refused, s.sent, s.bundles = false, now.secrets, now.bundles
 	}
 	s.seen = now
 	encoder := json.NewEncoder(s.out)

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -189,6 +187,7 @@ func TestWhatAnAgentTakes(t *testing.T) {
 		"too long a line":        {strings.Repeat("x", 2*maxLine) + "\n" + `{"complete":true}`, secrets{}},
 		"not JSON":               {put + "\nx\n" + `{"complete":true}`, secrets{}},
 		"no name":                {`{"put":{"namespace":"shop"}}` + "\n" + put + "\n" + `{"complete":true}`, secrets{"shop/a": "1"}},
+		"too long a bundle":      {put + "\n" + `{"putBundle":{"namespace":"shop","name":"a","pem":"` + strings.Repeat("M", maxBundle+1) + `"}}` + "\n" + `{"complete":true}`, secrets{}},
 		"newer fields":           {`{"more":{"x":1}}` + "\n" + put + "\n" + `{"complete":true,"y":2}`, secrets{"shop/a": "1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -201,8 +200,7 @@ func TestWhatAnAgentTakes(t *testing.T) {
 			}
 		})
 	}
-	var h held
-	h.secrets = map[string]*corev1.Secret{}
+	h := newHeld()
 	for i := range maxSecrets + 1 {
 		if _, err := h.add(&message{Put: &certificate{Namespace: "shop", Name: fmt.Sprint("s", i)}}); (err != nil) != (i == maxSecrets) {
 			t.Fatalf("Secret %d: %v", i, err)

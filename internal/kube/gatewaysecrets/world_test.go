@@ -48,6 +48,12 @@ func newController(t *testing.T, times Times) *controller {
 			defer c.mu.Unlock()
 			return c.used, 0
 		},
+		Bundles: func(s *state.Snapshot) (keys []string, left int) {
+			for m := range c.objs.ConfigMaps.All(s) {
+				keys = append(keys, kube.Key(m))
+			}
+			return keys, 0
+		},
 		Nodes: func(*state.Snapshot) map[string]bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
