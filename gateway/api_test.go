@@ -39,6 +39,9 @@ var fieldClasses = map[string]map[string][]string{
 		"GatewayInfrastructure":      {"labels", "annotations"},
 		"GatewayTLSConfig":           {"backend", "frontend"},
 		"FrontendTLSConfig":          {"default", "perPort"},
+		"TLSConfig":                  {"validation"},
+		"FrontendTLSValidation":      {"caCertificateRefs", "mode"},
+		"ObjectReference":            {"group", "kind", "name", "namespace"},
 		"TLSPortConfig":              {"port", "tls"},
 		"GatewayClassSpec":           {"controllerName", "description"},
 		"CommonRouteSpec":            {"parentRefs"},
@@ -99,13 +102,12 @@ var fieldClasses = map[string]map[string][]string{
 		"GatewaySpec": {"allowedListeners", "defaultScope"},
 		// A route that names no parent is attached to none.
 		"CommonRouteSpec": {"useDefaultGateways"},
-		// It is for backends over TLS, which are refused. The Gateway's ResolvedRefs says so.
+		// Without it backends see no certificate, and may refuse. The Gateway's ResolvedRefs says so.
 		"GatewayBackendTLS": {"clientCertificateRef"},
 		// The mesh's Accepted says so.
 		"MeshSpec": {"parametersRef"},
 	},
 	refused: {
-		"TLSConfig":             {"validation"},
 		"ListenerTLSConfig":     {"options"},
 		"GatewayInfrastructure": {"parametersRef"},
 		"GatewayClassSpec":      {"parametersRef"},
@@ -213,8 +215,8 @@ type refusal struct {
 }
 
 var refusals = []refusal{
-	{"TLSConfig.validation", "by default", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}},`, "certificates of the clients"},
-	{"TLSConfig.validation", "of a port", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {}, perPort: [{port: 443, tls: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}]}},`, "certificates of the clients"},
+	{"", "certificates of clients without an authority, by default", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}},`, "certificates of the clients"},
+	{"", "certificates of clients without an authority, of a port", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {}, perPort: [{port: 443, tls: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}]}},`, "certificates of the clients"},
 	{"ListenerTLSConfig.options", "", "tls: {cert", "tls: {options: {example.com/ciphers: strong}, cert", "example.com/ciphers"},
 	{"GatewayInfrastructure.parametersRef", "", "{gatewayClassName: weft,", "{gatewayClassName: weft, infrastructure: {parametersRef: {group: a, kind: B, name: c}},", "infrastructure.parametersRef"},
 	{"GatewayClassSpec.parametersRef", "", "gateway-controller}", "gateway-controller, parametersRef: {group: a, kind: B, name: c}}", "parametersRef of GatewayClass weft"},

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -92,19 +93,28 @@ func joinBundle(all, more string) (string, error) {
 	return all + more, nil
 }
 
-// UsedConfigMaps returns the keys of the ConfigMaps with certificates that BackendTLSPolicies refer to, there or not. Younger
-// objects that are past a bound are left out; left counts their references. It reads objects alone, and is safe for
-// concurrent use.
-func UsedConfigMaps(objs *kube.Objects, s *state.Snapshot) (keys []string, left int) {
-	var policies []*gwv1.BackendTLSPolicy
+// UsedConfigMaps returns the keys of the ConfigMaps with certificates that BackendTLSPolicies and the Gateways of a controller's
+// classes refer to, there or not. Younger objects that are past a bound are left out; left counts their references. It reads
+// objects alone, and is safe for concurrent use.
+func UsedConfigMaps(objs *kube.Objects, controller string, s *state.Snapshot) (keys []string, left int) {
+	var all []metav1.Object
 	for p := range objs.BackendTLSPolicies.All(s) {
-		policies = append(policies, p)
+		all = append(all, p)
 	}
-	slices.SortFunc(policies, func(a, b *gwv1.BackendTLSPolicy) int { return compareAge(a, b) })
+	for gw := range objs.Gateways.All(s) {
+		all = append(all, gw)
+	}
+	slices.SortFunc(all, compareAge)
+	v := &view{Snapshot: s, tables: &tables{objs: objs}, cfg: &Config{ControllerName: controller}}
 	u := usedConfigMaps{keys: map[string]bool{}, of: map[string]int{}}
-	for _, p := range policies {
-		for _, key := range kube.PolicyConfigMaps(p) {
-			u.add(p.Namespace, key)
+	for _, o := range all {
+		switch o := o.(type) {
+		case *gwv1.Gateway:
+			u.usedBy(v, o)
+		case *gwv1.BackendTLSPolicy:
+			for _, key := range kube.PolicyConfigMaps(o) {
+				u.add(o.Namespace, key)
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(u.keys)), u.left

@@ -91,9 +91,36 @@ func TestUsedConfigMaps(t *testing.T) {
 		w.put(t, tlsPolicyFor("greedy", fmt.Sprintf("p%03d", i), "web", 100-i%7, fmt.Sprint("ca", i)))
 	}
 	w.put(t, tlsPolicyFor("shop", "p", "web", 200, "ca", "ca", "other"))
-	keys, left := UsedConfigMaps(w.objs, w.st.Snapshot())
+	keys, left := UsedConfigMaps(w.objs, ControllerName, w.st.Snapshot())
 	if len(keys) != maxConfigMapsOfNamespace+2 || left != 3 || !slices.Contains(keys, "shop/ca") || !slices.Contains(keys, "shop/other") {
 		t.Errorf("%d ConfigMaps, %d left out", len(keys), left)
+	}
+}
+
+// TestConfigMapsOfGateways: those of our classes count, and of other namespaces those that a ReferenceGrant lets them use.
+func TestConfigMapsOfGateways(t *testing.T) {
+	w := newWorld(testConfig)
+	gateway := func(namespace, name, class string, refs ...string) *gwv1.Gateway {
+		gw := httpsGateway(namespace, name, class)
+		val := &gwv1.FrontendTLSValidation{}
+		for _, key := range refs {
+			ns, name, _ := strings.Cut(key, "/")
+			val.CACertificateRefs = append(val.CACertificateRefs, gwv1.ObjectReference{Kind: "ConfigMap", Namespace: new(gwv1.Namespace(ns)), Name: gwv1.ObjectName(name)})
+		}
+		gw.Spec.TLS = &gwv1.GatewayTLSConfig{Frontend: &gwv1.FrontendTLSConfig{Default: gwv1.TLSConfig{Validation: val}}}
+		return gw
+	}
+	w.put(t, classOf("weft", ControllerName), classOf("other", "example.com/controller"),
+		gateway("edge", "a", "weft", "edge/ca", "vault/shared", "vault/closed"), gateway("edge", "b", "other", "edge/theirs"),
+		&gwv1.ReferenceGrant{ObjectMeta: metav1.ObjectMeta{Namespace: "vault", Name: "g"}, Spec: gwv1.ReferenceGrantSpec{
+			From: []gwv1.ReferenceGrantFrom{{Group: gwv1.GroupName, Kind: "Gateway", Namespace: "edge"}},
+			To:   []gwv1.ReferenceGrantTo{{Kind: "ConfigMap", Name: new(gwv1.ObjectName("shared"))}},
+		}})
+	if keys, left := UsedConfigMaps(w.objs, ControllerName, w.st.Snapshot()); !slices.Equal(keys, []string{"edge/ca", "vault/shared"}) || left != 0 {
+		t.Errorf("%v, %d left out", keys, left)
+	}
+	if !w.RefersToCertificates(w.st.Snapshot()) {
+		t.Error("the Gateway refers to none")
 	}
 }
 

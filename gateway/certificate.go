@@ -89,8 +89,8 @@ func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
 	return slices.Sorted(maps.Keys(used)), left
 }
 
-// RefersToCertificates reports whether one of the mesh's Gateways refers to a Secret, or a BackendTLSPolicy to a ConfigMap. It is
-// safe for concurrent use, and does not depend on what was translated.
+// RefersToCertificates reports whether one of the mesh's Gateways refers to a Secret or a ConfigMap, or a BackendTLSPolicy to a
+// ConfigMap. It is safe for concurrent use, and does not depend on what was translated.
 func (t *Translator) RefersToCertificates(s *state.Snapshot) bool {
 	v := &view{Snapshot: s, tables: t.tables, cfg: &t.cfg}
 	for p := range t.objs.BackendTLSPolicies.All(s) {
@@ -99,7 +99,7 @@ func (t *Translator) RefersToCertificates(s *state.Snapshot) bool {
 		}
 	}
 	for gw := range t.objs.Gateways.All(s) {
-		if v.ours(gw) && len(kube.GatewaySecrets(gw)) > 0 {
+		if v.ours(gw) && len(kube.GatewaySecrets(gw))+len(kube.GatewayConfigMaps(gw)) > 0 {
 			return true
 		}
 	}

@@ -26,8 +26,8 @@
 //	attach.go, listener.go, table.go      routes and their parents
 //	httproute.go, grpcroute.go, streamroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
-//	backendtls.go, backendtlsstatus.go, cabundle.go
-//	                                      TLS to backends, and the certificates of authorities
+//	backendtls.go, backendtlsstatus.go, clientcertificate.go, cabundle.go
+//	                                      TLS to backends, certificates of clients, and those of authorities
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	routebudget.go, expression.go         what it may have of Envoy
 //	serviceaddress.go, addresses.go       which addresses Services and Gateways may have

@@ -17,6 +17,8 @@ func ClassFeatures() []string {
 		string(features.SupportGatewayInfrastructure),
 		string(features.SupportTLSRoute), string(features.SupportTLSRouteModeTerminate), string(features.SupportTLSRouteModeMixed),
 		string(features.SupportTCPRoute),
+		string(features.SupportGatewayFrontendClientCertificateValidation),
+		string(features.SupportGatewayFrontendClientCertificateValidationInsecureFallback),
 		string(features.SupportBackendTLSPolicy), string(features.SupportBackendTLSPolicySANValidation),
 	}, routeFeatures())
 }

@@ -86,7 +86,7 @@ func (b *gatewayBuilder) ports() {
 			continue
 		}
 		for _, l := range list {
-			gl := model.GatewayListener{Name: l.name, Hostname: l.hostname, Certificates: b.certs[l]}
+			gl := model.GatewayListener{Name: l.name, Hostname: l.hostname, Certificates: b.certs[l], Clients: l.clients}
 			if l.streams() {
 				gl.Streams = b.streams(l, list)
 			} else {
@@ -138,9 +138,15 @@ func (b *gatewayBuilder) status() *model.Status {
 		s.Addresses = append(s.Addresses, a.String())
 	}
 	s.Conditions = []model.Condition{b.accepted(good, bad), b.programmed(rejected)}
+	if fallsBack(b.gw) {
+		s.Conditions = append(s.Conditions, model.Condition{
+			Type: model.ConditionInsecureFrontend, Status: true, Reason: string(gwv1.GatewayReasonConfigurationChanged),
+			Message: "spec.tls.frontend has mode AllowInsecureFallback: clients are served without a valid certificate",
+		})
+	}
 	if tls := b.gw.Spec.TLS; tls != nil && tls.Backend != nil && tls.Backend.ClientCertificateRef != nil {
 		s.Conditions = append(s.Conditions, no(model.ConditionResolvedRefs, string(gwv1.GatewayReasonInvalidClientCertificateRef),
-			"spec.tls.backend.clientCertificateRef is not supported; backends that a BackendTLSPolicy names are not served"))
+			"spec.tls.backend.clientCertificateRef is not supported; backends that a BackendTLSPolicy selects are shown no certificate"))
 	}
 	return s
 }

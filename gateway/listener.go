@@ -27,7 +27,8 @@ type listener struct {
 	kinds    []string // of routes that it supports and allows
 	// accepted and conflicted hold what is wrong; refs only kinds that are not known.
 	accepted, conflicted, refs problems
-	overlapping                []string // HTTPS listeners of the port that share a name with it
+	clients                    *model.ClientValidation // nil if their certificates are not asked for
+	overlapping                []string                // HTTPS listeners of the port that share a name with it
 }
 
 // protocols are those of listeners that are served.
@@ -67,6 +68,7 @@ func (v *view) listeners(gw *gwv1.Gateway) []*listener {
 			continue
 		}
 		l := newListener(gw, spec)
+		v.readClients(gw, l)
 		if ok && slices.Contains(assigned.taken, l.port) {
 			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to an older Gateway", l.port))
 		}
@@ -96,7 +98,7 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 		l.refuseTLS()
 	case gwv1.HTTPSProtocolType, gwv1.TLSProtocolType:
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
-		l.checkTLS(gw)
+		l.checkTLS()
 	default:
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS and TCP", short(string(spec.Protocol))))
 	}

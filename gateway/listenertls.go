@@ -28,7 +28,7 @@ func (l *listener) passthrough() bool {
 
 // checkTLS refuses what a listener asks of its TLS connections and is not built: who asked for it must not be
 // served without.
-func (l *listener) checkTLS(gw *gwv1.Gateway) {
+func (l *listener) checkTLS() {
 	if l.spec.TLS != nil && l.spec.TLS.Mode != nil && *l.spec.TLS.Mode != gwv1.TLSModeTerminate && !l.passthrough() {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("tls mode %q is not supported with protocol %s", short(string(*l.spec.TLS.Mode)), l.spec.Protocol))
 	}
@@ -39,22 +39,4 @@ func (l *listener) checkTLS(gw *gwv1.Gateway) {
 		}
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "tls.options are not supported: "+strings.Join(names, ", "))
 	}
-	if clientValidation(gw, l.spec.Port) != nil && !l.passthrough() {
-		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf(
-			"spec.tls.frontend asks for certificates of the clients of port %d, which is not supported; the listener serves nobody", l.spec.Port))
-	}
-}
-
-// clientValidation returns what a Gateway asks of the certificates of a port's clients; nil if it asks for none. What is
-// set for the port takes the place of the default, also if it asks for nothing.
-func clientValidation(gw *gwv1.Gateway, port gwv1.PortNumber) *gwv1.FrontendTLSValidation {
-	if gw.Spec.TLS == nil || gw.Spec.TLS.Frontend == nil {
-		return nil
-	}
-	for _, p := range gw.Spec.TLS.Frontend.PerPort {
-		if p.Port == port {
-			return p.TLS.Validation
-		}
-	}
-	return gw.Spec.TLS.Frontend.Default.Validation
 }

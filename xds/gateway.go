@@ -86,7 +86,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		seen[gl.Hostname] = true
 		chain := &listener.FilterChain{
 			Name:                          gl.Name,
-			TransportSocket:               gatewayTLS(gl.Certificates),
+			TransportSocket:               gatewayTLS(g, p, gl),
 			TransportSocketConnectTimeout: duration(cfg.timeouts().handshake),
 			Filters:                       []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
 		}
@@ -96,16 +96,20 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 	return l
 }
 
-func gatewayTLS(certificates []string) *core.TransportSocket {
+func gatewayTLS(g *model.Gateway, p model.GatewayPort, gl model.GatewayListener) *core.TransportSocket {
 	c := &tls.CommonTlsContext{
 		TlsParams:     &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2},
 		AlpnProtocols: []string{"h2", "http/1.1"},
 	}
-	for _, key := range certificates {
+	for _, key := range gl.Certificates {
 		c.TlsCertificateSdsSecretConfigs = append(c.TlsCertificateSdsSecretConfigs,
 			&tls.SdsSecretConfig{Name: certPrefix + key, SdsConfig: fromADS()})
 	}
-	return transportSocket("envoy.transport_sockets.tls", &tls.DownstreamTlsContext{CommonTlsContext: c})
+	context := &tls.DownstreamTlsContext{CommonTlsContext: c}
+	if gl.Clients != nil {
+		checkClients(context, clientsName(g, p.Port), gl.Clients.Fallback)
+	}
+	return transportSocket("envoy.transport_sockets.tls", context)
 }
 
 // gatewayHTTP faces the world: it appends to X-Forwarded-For, and gives an ID to requests that have none.

@@ -54,6 +54,7 @@ const (
 	scopesName  = "mesh"
 
 	certPrefix    = "cert|"
+	clientsPrefix = "clients|" // of the authorities of a Gateway port's clients
 	tcpPrefix     = "tcp|"
 	servicePrefix = "service/"
 	gatewayPrefix = "gateway/"

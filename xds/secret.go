@@ -29,6 +29,9 @@ func buildSecret(b *builder, name string) *built {
 		}
 		return certificate(name, svid.ChainPEM, svid.KeyPEM, serviceAccountRef(svid.Identity))
 	}
+	if port, ok := strings.CutPrefix(name, clientsPrefix); ok {
+		return clientsCA(b, name, port)
+	}
 	if key, ok := strings.CutPrefix(name, certPrefix); ok {
 		c, ok := b.st.Certificates.Get(b.snap, key)
 		if !ok {

@@ -196,7 +196,7 @@ func streamChains(cfg *Config, g *model.Gateway, p model.GatewayPort, gl model.G
 			chain.FilterChainMatch = sniMatch(s.Hostname)
 		}
 		if len(gl.Certificates) > 0 {
-			chain.TransportSocket = gatewayTLS(gl.Certificates)
+			chain.TransportSocket = gatewayTLS(g, p, gl)
 			chain.TransportSocketConnectTimeout = duration(cfg.timeouts().handshake)
 		}
 		out = append(out, chain)

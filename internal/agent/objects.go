@@ -37,7 +37,7 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 		if !cfg.CA.Controller { // which sends what is needed of them
 			opts.Secrets = true
 			opts.ConfigMaps = func(s *state.Snapshot) []string {
-				keys, _ := gateway.UsedConfigMaps(objs, s)
+				keys, _ := gateway.UsedConfigMaps(objs, gateway.ControllerName, s)
 				return keys
 			}
 		}

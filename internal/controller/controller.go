@@ -107,7 +107,7 @@ func New(cfg Config) (*Controller, error) {
 	db := state.NewDB()
 	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
 	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true, Secrets: true, ConfigMaps: func(s *state.Snapshot) []string {
-		keys, _ := gateway.UsedConfigMaps(c.objs, s)
+		keys, _ := gateway.UsedConfigMaps(c.objs, gateway.ControllerName, s)
 		return keys
 	}})
 	c.reports = newReports(c.objs, c.st, cfg.Log)
@@ -123,7 +123,9 @@ func New(cfg Config) (*Controller, error) {
 	}
 	known := tables{c.objs, c.st, cfg.GatewayNodes}
 	c.secrets = gatewaysecrets.NewPublisher(gatewaysecrets.PublisherConfig{
-		Objects: c.objs, Used: c.translator.UsedSecrets, Bundles: func(s *state.Snapshot) ([]string, int) { return gateway.UsedConfigMaps(c.objs, s) },
+		Objects: c.objs, Used: c.translator.UsedSecrets, Bundles: func(s *state.Snapshot) ([]string, int) {
+			return gateway.UsedConfigMaps(c.objs, gateway.ControllerName, s)
+		},
 		Nodes: known.gatewayNodes, Loaded: c.st.Synced(), Log: cfg.Log,
 	})
 	streams := map[string]func(http.ResponseWriter, *http.Request, string){gatewaysecrets.Path: c.secrets.Serve}

@@ -153,6 +153,34 @@ func tlsPolicyServices(p *gwv1.BackendTLSPolicy) []string {
 // CACertificateKey is the key of the certificates in a ConfigMap that the Gateway API's references to CA certificates mean.
 const CACertificateKey = "ca.crt"
 
+// GatewayConfigMaps returns the keys of the ConfigMaps by which a Gateway checks its clients' certificates, sorted, without
+// duplicates.
+func GatewayConfigMaps(g *gwv1.Gateway) []string {
+	if g.Spec.TLS == nil || g.Spec.TLS.Frontend == nil {
+		return nil
+	}
+	var out []string
+	add := func(v *gwv1.FrontendTLSValidation) {
+		if v == nil {
+			return
+		}
+		for _, r := range v.CACertificateRefs {
+			ns := g.Namespace
+			if r.Namespace != nil {
+				ns = string(*r.Namespace)
+			}
+			if r.Kind == "ConfigMap" && r.Group == "" {
+				out = append(out, model.Key(ns, string(r.Name)))
+			}
+		}
+	}
+	add(g.Spec.TLS.Frontend.Default.Validation)
+	for _, p := range g.Spec.TLS.Frontend.PerPort {
+		add(p.TLS.Validation)
+	}
+	return unique(out)
+}
+
 // PolicyConfigMaps returns the keys of the ConfigMaps that a BackendTLSPolicy refers to, sorted, without duplicates.
 func PolicyConfigMaps(p *gwv1.BackendTLSPolicy) []string {
 	var out []string

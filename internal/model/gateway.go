@@ -30,8 +30,18 @@ type GatewayListener struct {
 	Hostname   string `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
 	RouteTable string `json:"routeTable,omitempty"`
 	// Certificates are keys (namespace/name) of Certificate. Without them TLS is forwarded as it is.
-	Certificates []string        `json:"certificates,omitempty"`
-	Streams      []GatewayStream `json:"streams,omitempty"`
+	Certificates []string `json:"certificates,omitempty"`
+	// Clients is nil where certificates of clients are not asked for. The listeners of a port have the same.
+	Clients *ClientValidation `json:"clients,omitempty"`
+	Streams []GatewayStream   `json:"streams,omitempty"`
+}
+
+// ClientValidation says by what the certificates of a listener's clients are checked.
+type ClientValidation struct {
+	// CA holds the certificates that may have signed them, as PEM.
+	CA string `json:"ca"`
+	// Fallback serves clients with another certificate, and those without one, too.
+	Fallback bool `json:"fallback,omitempty"`
 }
 
 // GatewayStream says which StreamRoute the connections for a name take. No two of a listener have one name.

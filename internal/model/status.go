@@ -23,6 +23,8 @@ const (
 	ConditionConflicted       = "Conflicted"
 	ConditionPartiallyInvalid = "PartiallyInvalid"
 	ConditionOverlappingTLS   = "OverlappingTLSConfig"
+	// ConditionInsecureFrontend is on Gateways that ask for certificates of clients and serve those without a valid one.
+	ConditionInsecureFrontend = "InsecureFrontendValidationMode"
 	// ConditionServiceReady is on Gateways whose Service cannot be made; there is none on others.
 	ConditionServiceReady = "weft.io/ServiceReady"
 )
@@ -31,7 +33,7 @@ const (
 // wanted any more is removed; a condition of another type is another controller's, and stays.
 var ConditionTypes = []string{
 	ConditionAccepted, ConditionResolvedRefs, ConditionProgrammed, ConditionConflicted, ConditionPartiallyInvalid,
-	ConditionOverlappingTLS, ConditionServiceReady,
+	ConditionOverlappingTLS, ConditionInsecureFrontend, ConditionServiceReady,
 }
 
 // Condition has the types and reasons that the Gateway API defines. Times are added by who writes it to a cluster.
@@ -47,7 +49,7 @@ func (c Condition) Fails() bool {
 	switch c.Type {
 	case ConditionConflicted, ConditionPartiallyInvalid:
 		return c.Status
-	case ConditionOverlappingTLS: // usual where a wildcard stands beside a name
+	case ConditionOverlappingTLS, ConditionInsecureFrontend: // usual where a wildcard stands beside a name; as its author asked
 		return false
 	}
 	return !c.Status
