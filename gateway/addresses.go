@@ -28,7 +28,7 @@ type assignment struct {
 	// reserved are those of a pool's addresses that are kept for it, also while it cannot use them: an address does not
 	// move while its Gateway is there and a pool holds it.
 	reserved []netip.Addr
-	// taken are ports of these addresses that belong to older Gateways.
+	// taken are ports of these addresses that belong to other Gateways.
 	taken []uint16
 	// accepted and programmed hold what is wrong, for the conditions of these names.
 	accepted, programmed problems
@@ -301,28 +301,6 @@ func (a *assigner) free(is4 bool, gw *gwv1.Gateway) (netip.Addr, bool) {
 }
 
 func (a *assigner) pooled(addr netip.Addr) bool { return within(a.pools, addr) }
-
-// claimPorts lets the oldest Gateway have a port of an address that several have.
-func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
-	owner := map[netip.AddrPort]string{}
-	for _, gw := range gateways {
-		as := a.done[kube.Key(gw)]
-		for _, l := range gw.Spec.Listeners {
-			if !validPort(l.Port) || !slices.Contains(protocols, l.Protocol) {
-				continue
-			}
-			for _, addr := range as.addresses {
-				at := netip.AddrPortFrom(addr, uint16(l.Port))
-				if owner[at] == "" {
-					owner[at] = as.gateway
-				} else if owner[at] != as.gateway && !slices.Contains(as.taken, at.Port()) {
-					as.taken = append(as.taken, at.Port())
-				}
-			}
-		}
-		slices.Sort(as.taken)
-	}
-}
 
 // addressRange holds both ends.
 type addressRange struct{ first, last netip.Addr }

@@ -28,7 +28,12 @@ const (
 // fieldClasses is by type and field. What is below a field that is not handled is not listed.
 var fieldClasses = map[string]map[string][]string{
 	handled: {
-		"GatewaySpec":                {"gatewayClassName", "listeners", "addresses", "infrastructure", "tls"},
+		"GatewaySpec":                {"gatewayClassName", "listeners", "addresses", "infrastructure", "allowedListeners", "tls"},
+		"AllowedListeners":           {"namespaces"},
+		"ListenerNamespaces":         {"from", "selector"},
+		"ListenerSetSpec":            {"parentRef", "listeners"},
+		"ParentGatewayReference":     {"group", "kind", "namespace", "name"},
+		"ListenerEntry":              {"name", "hostname", "port", "protocol", "tls", "allowedRoutes"},
 		"Listener":                   {"name", "hostname", "port", "protocol", "tls", "allowedRoutes"},
 		"ListenerTLSConfig":          {"mode", "certificateRefs"},
 		"SecretObjectReference":      {"group", "kind", "name", "namespace"},
@@ -98,9 +103,8 @@ var fieldClasses = map[string]map[string][]string{
 		"AddressPoolSpec":                           {"addresses", "sharing"},
 	},
 	harmless: {
-		// Nobody reads ListenerSets, so none is attached.
-		"GatewaySpec": {"allowedListeners", "defaultScope"},
 		// A route that names no parent is attached to none.
+		"GatewaySpec":     {"defaultScope"},
 		"CommonRouteSpec": {"useDefaultGateways"},
 		// Without it backends see no certificate, and may refuse. The Gateway's ResolvedRefs says so.
 		"GatewayBackendTLS": {"clientCertificateRef"},
@@ -134,7 +138,7 @@ func TestEveryFieldIsClassified(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, spec := range []any{
-		gwv1.GatewaySpec{}, gwv1.GatewayClassSpec{}, gwv1.HTTPRouteSpec{}, gwv1.GRPCRouteSpec{}, gwv1.TLSRouteSpec{}, gwv1.TCPRouteSpec{}, gwv1.ReferenceGrantSpec{},
+		gwv1.GatewaySpec{}, gwv1.ListenerSetSpec{}, gwv1.GatewayClassSpec{}, gwv1.HTTPRouteSpec{}, gwv1.GRPCRouteSpec{}, gwv1.TLSRouteSpec{}, gwv1.TCPRouteSpec{}, gwv1.ReferenceGrantSpec{},
 		gwv1.BackendTLSPolicySpec{}, gwxv1.MeshSpec{}, weftv1.AuthorizationPolicySpec{}, weftv1.AddressPoolSpec{},
 	} {
 		walk(reflect.TypeOf(spec), seen, func(name string) bool {

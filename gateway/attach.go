@@ -61,6 +61,9 @@ const (
 	byBackend = "backend" // by the namespace/name of each Service that the rules lead to
 )
 
+// byListener finds attachments by the key of a listener of a Gateway or a ListenerSet.
+const byListener = "listener"
+
 func newAttachments(db *state.DB) *state.Table[*attachment] {
 	return state.NewTable(db, "gateway-attachments", func(a *attachment) string { return a.route.String() },
 		state.Index[*attachment]{Name: byTable, Of: func(a *attachment) []string {
@@ -72,7 +75,16 @@ func newAttachments(db *state.DB) *state.Table[*attachment] {
 			}
 			return tables
 		}},
-		state.Index[*attachment]{Name: byBackend, Of: (*attachment).backendServices})
+		state.Index[*attachment]{Name: byBackend, Of: (*attachment).backendServices},
+		state.Index[*attachment]{Name: byListener, Of: func(a *attachment) []string {
+			var listeners []string
+			for _, s := range a.bindings {
+				if s.listener != "" && !slices.Contains(listeners, s.listener) {
+					listeners = append(listeners, s.listener)
+				}
+			}
+			return listeners
+		}})
 }
 
 // attacher attaches one route.
@@ -150,7 +162,16 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 		}
 		c = a.rules(true)
 		if f = noParent("there is no Gateway %q", short(model.Key(ref.Namespace, ref.Name))); ok {
-			f = a.gatewayParent(gw, p, c)
+			f = a.listeners(ref, p, c)
+		}
+	case ref.Kind == "ListenerSet" && ref.Group == gwv1.GroupName:
+		set, ok := a.v.objs.ListenerSets.Get(a.v.Snapshot, ref.Key())
+		if ok && a.v.gatewayOf(set) == nil {
+			return ps, false
+		}
+		c = a.rules(true)
+		if f = noParent("there is no ListenerSet %q", short(ref.Key())); ok {
+			f = a.listeners(ref, p, c)
 		}
 	default:
 		c = a.rules(true)
@@ -167,6 +188,9 @@ func parentObject(p gwv1.ParentReference, namespace string) model.ObjectRef {
 		Namespace: orDefault(p.Namespace, namespace), Name: string(p.Name),
 	}
 }
+
+// parentText names a Gateway or a ListenerSet in a message.
+func parentText(r model.ObjectRef) string { return r.Kind + " " + r.Key() }
 
 // hintOfGroup tells of the group that a Service has: a parentRef that names none means that of Gateways.
 func hintOfGroup(ref model.ObjectRef) string {
@@ -267,8 +291,8 @@ func (a *attacher) add(s binding) {
 	a.bindings = append(a.bindings, s)
 }
 
-// gatewayParent attaches to the listeners of a Gateway that the parentRef selects and that allow the route.
-func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *compiled) *fault {
+// listeners attaches to the listeners of a Gateway or a ListenerSet that the parentRef selects and that allow the route.
+func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *compiled) *fault {
 	if f := c.invalid(); f != nil {
 		return f
 	}
@@ -279,13 +303,23 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 	if f != nil {
 		return f
 	}
+	merged := a.v.listenersOf(parent)
+	switch {
+	case merged == nil:
+		return noParent("%s is not served", parentText(parent))
+	case !merged.refused.ok():
+		return noParent("%s is not attached to its Gateway: %s", parentText(parent), strings.Join(merged.refused.messages, "; "))
+	}
+	// What follows from a ListenerSet's routes is the Gateway's, which serves them.
+	ns, name := model.SplitKey(merged.gateway)
+	gateway := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: ns, Name: name}
 	var selected, allowed, matched, attached bool
-	for _, l := range a.v.listeners(gw) {
+	for _, l := range merged.listeners {
 		if !l.selectedBy(p) || !l.accepted.ok() {
 			continue
 		}
 		selected = true
-		if !slices.Contains(l.kinds, a.route.ref.Kind) || !a.v.allows(gw, l, a.route.ref.Namespace) {
+		if !slices.Contains(l.kinds, a.route.ref.Kind) || !a.v.allows(l, a.route.ref.Namespace) {
 			continue
 		}
 		allowed = true
@@ -294,18 +328,18 @@ func (a *attacher) gatewayParent(gw *gwv1.Gateway, p gwv1.ParentReference, c *co
 			continue
 		}
 		matched = true
-		if a.v.conflictsOn(gw, l, a.route.ref) {
+		if a.v.conflictsOn(l, a.route.ref) {
 			continue
 		}
 		attached = true
-		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gatewayRef(gw), passthrough: l.passthrough(), rules: c.rules})
+		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gateway, passthrough: l.passthrough(), rules: c.rules})
 	}
 	switch {
 	case !selected:
-		return noParent("Gateway %s has no accepted listener that port and sectionName of the parentRef select", kube.Key(gw))
+		return noParent("%s has no accepted listener that port and sectionName of the parentRef select", parentText(parent))
 	case !allowed:
 		return &fault{reason: string(gwv1.RouteReasonNotAllowedByListeners), message: fmt.Sprintf(
-			"no listener of Gateway %s allows %ss of namespace %s", kube.Key(gw), a.route.ref.Kind, a.route.ref.Namespace)}
+			"no listener of %s allows %ss of namespace %s", parentText(parent), a.route.ref.Kind, a.route.ref.Namespace)}
 	case !matched:
 		return &fault{reason: string(gwv1.RouteReasonNoMatchingListenerHostname), message: "no hostname of the route matches one of a listener"}
 	case !attached:

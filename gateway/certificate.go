@@ -46,7 +46,13 @@ func certificate(v *view, key string) ([]output, bool) {
 func (v *view) certificateUsed(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	for gw := range v.objs.Gateways.By(v.Snapshot, kube.BySecret, key) {
-		if v.ours(gw) && v.mayUse(gw, namespace, name) {
+		if v.ours(gw) && v.mayUse(gatewayVersion(gw).ObjectRef, namespace, name) {
+			return true
+		}
+	}
+	for set := range v.objs.ListenerSets.By(v.Snapshot, kube.BySecret, key) {
+		ref := listenerSetVersion(set).ObjectRef
+		if p := v.listenersOf(ref); p != nil && p.refused.ok() && v.mayUse(ref, namespace, name) {
 			return true
 		}
 	}
@@ -59,9 +65,9 @@ const (
 	maxSecretsOfNamespace = MaxSecrets / 4
 )
 
-// UsedSecrets returns the keys of the Secrets that the listeners of the mesh's Gateways use, there or not. A Gateway without
-// an address does not count, nor does a Secret that the Gateway may not refer to. Younger Gateways that are past a bound
-// are left out; left counts their references. It is safe for concurrent use.
+// UsedSecrets returns the keys of the Secrets that the listeners of the mesh's Gateways and of their ListenerSets use, there or
+// not. A Gateway without an address does not count, nor does a Secret that the Gateway or the ListenerSet may not refer to.
+// ListenerSets come after all Gateways; younger objects that are past a bound are left out, and left counts their references. It is safe for concurrent use.
 func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
 	v := &view{Snapshot: s, tables: t.tables, cfg: &t.cfg}
 	var gateways []*gwv1.Gateway
@@ -72,19 +78,32 @@ func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
 	}
 	slices.SortFunc(gateways, func(a, b *gwv1.Gateway) int { return compareAge(a, b) })
 	used, of := map[string]bool{}, map[string]int{} // of a namespace
-	for _, gw := range gateways {
-		for _, key := range kube.GatewaySecrets(gw) {
+	use := func(ref model.ObjectRef, keys []string) {
+		for _, key := range keys {
 			namespace, name, _ := strings.Cut(key, "/")
-			if used[key] || !v.mayUse(gw, namespace, name) {
+			if used[key] || !v.mayUse(ref, namespace, name) {
 				continue
 			}
-			if of[gw.Namespace] == maxSecretsOfNamespace || len(used) == MaxSecrets {
+			if of[ref.Namespace] == maxSecretsOfNamespace || len(used) == MaxSecrets {
 				left++
 				continue
 			}
 			used[key] = true
-			of[gw.Namespace]++
+			of[ref.Namespace]++
 		}
+	}
+	var sets []*parentListeners
+	for _, gw := range gateways {
+		use(gatewayVersion(gw).ObjectRef, kube.GatewaySecrets(gw))
+		for p := range t.merged.By(s, byGateway, kube.Key(gw)) {
+			if p.parent.Kind == "ListenerSet" {
+				sets = append(sets, p)
+			}
+		}
+	}
+	slices.SortFunc(sets, comparePrecedence)
+	for _, p := range sets {
+		use(p.parent.ObjectRef, secretsOf(p))
 	}
 	return slices.Sorted(maps.Keys(used)), left
 }
@@ -103,11 +122,20 @@ func (t *Translator) RefersToCertificates(s *state.Snapshot) bool {
 			return true
 		}
 	}
+	for set := range t.objs.ListenerSets.All(s) {
+		if len(kube.ListenerSetSecrets(set)) == 0 {
+			continue
+		}
+		if gw := v.gatewayOf(set); gw != nil && v.allowsListenerSets(gw, set.Namespace) {
+			return true
+		}
+	}
 	return false
 }
 
-func (v *view) mayUse(gw *gwv1.Gateway, namespace, secret string) bool {
-	return gw.Namespace == namespace || v.granted(gwv1.GroupName, "Gateway", gw.Namespace, "Secret", namespace, secret)
+// mayUse reports whether a Gateway or a ListenerSet may refer to a Secret. What is granted to one is not to the other.
+func (v *view) mayUse(of model.ObjectRef, namespace, secret string) bool {
+	return of.Namespace == namespace || v.granted(gwv1.GroupName, of.Kind, of.Namespace, "Secret", namespace, secret)
 }
 
 // checkedSecret is what checkSecret said of a Secret.
@@ -141,7 +169,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 
 // listenerCertificates returns the keys of a listener's certificates, those too that are served as they last were, and
 // notes what is wrong.
-func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
+func (v *view) listenerCertificates(l *listener) []string {
 	const invalid = string(gwv1.ListenerReasonInvalidCertificateRef)
 	if l.spec.TLS == nil || len(l.spec.TLS.CertificateRefs) == 0 {
 		l.refs.add(invalid, fmt.Sprintf("a listener of protocol %s needs tls.certificateRefs", l.spec.Protocol))
@@ -153,11 +181,11 @@ func (v *view) listenerCertificates(gw *gwv1.Gateway, l *listener) []string {
 			l.refs.add(invalid, fmt.Sprintf("kind %q of group %q is not supported as a certificate", short(kind), short(group)))
 			continue
 		}
-		ns := orDefault(r.Namespace, gw.Namespace)
-		if !v.mayUse(gw, ns, string(r.Name)) {
+		ns := orDefault(r.Namespace, l.parent.Namespace)
+		if !v.mayUse(l.parent.ObjectRef, ns, string(r.Name)) {
 			l.refs.add(string(gwv1.ListenerReasonRefNotPermitted), fmt.Sprintf(
-				"Secret %q is in another namespace, and no ReferenceGrant there allows Gateways of namespace %s to use it",
-				short(model.Key(ns, string(r.Name))), gw.Namespace))
+				"Secret %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
+				short(model.Key(ns, string(r.Name))), l.parent.Kind, l.parent.Namespace))
 			continue
 		}
 		key := model.Key(ns, string(r.Name))

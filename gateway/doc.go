@@ -5,9 +5,10 @@
 // follows what it touches and not the size of the cluster. Units run in stages; later stages read what earlier ones wrote:
 //
 //	addresses   addresses    which Gateway has which addresses
+//	listeners   listeners    Gateway, with its ListenerSets -> the listeners of each, in the order in which they count
 //	demands     demand       Service, HTTPRoute, GRPCRoute -> what it would take of the kernel's tables, or of Envoy
 //	budgets     budget       which of them do not get that
-//	conflicts   conflict     Gateway -> the routes that conflict with an older one
+//	conflicts   conflict     Gateway, ListenerSet -> the routes that conflict with an older one
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
 //	            route        TLSRoute, TCPRoute -> what its connections are divided among, and the same
 //	            certificate  Secret -> certificate
@@ -16,7 +17,7 @@
 //	            service      Service -> service, its L7 ports and their route tables
 //	            endpoints    Service -> the backends of its ports
 //	            gateway      Gateway -> listeners, route tables, status
-//	            class, mesh, policy, BackendTLSPolicy, pool: status alone
+//	            class, mesh, policy, BackendTLSPolicy, pool, ListenerSet: status alone
 //
 // A kind of unit is one value of type unitKind, which is listed in unitKinds.
 //
@@ -24,13 +25,15 @@
 //
 //	translator.go, unit.go, view.go       the engine
 //	attach.go, listener.go, table.go      routes and their parents
+//	listenerset.go, listenersetstatus.go  ListenerSets
 //	httproute.go, grpcroute.go, streamroute.go, match.go, filter.go, backend.go
 //	                                      routes alone
 //	backendtls.go, backendtlsstatus.go, clientcertificate.go, cabundle.go
 //	                                      TLS to backends, certificates of clients, and those of authorities
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	routebudget.go, expression.go         what it may have of Envoy
-//	serviceaddress.go, addresses.go       which addresses Services and Gateways may have
+//	serviceaddress.go, addresses.go, ports.go
+//	                                      which addresses and ports Services and Gateways may have
 //	validate.go                           what stands between a manifest and Envoy
 //
 // Tests: testdata/<case>.yaml holds objects, <case>.model.yaml and <case>.status.yaml what becomes of them; go test
@@ -49,6 +52,8 @@
 //     lead to a target. References to several ConfigMaps, and several certificates in one, are supported. A policy with
 //     options is not valid. What an invalid policy selects is sent nothing. A name with a wildcard in subjectAltNames is
 //     compared as text with those in the certificate.
+//   - A ListenerSet is served while its Gateway is accepted by its own listeners. Of conflicting listeners of one Gateway none is
+//     served; of those of ListenerSets (GEP-1713) the first is, also within one ListenerSet.
 //   - With a Service as parent (GEP-1294) hostnames are ignored, backends of other namespaces need no ReferenceGrant,
 //     and headless and ExternalName Services are not parents.
 package gateway

@@ -14,7 +14,7 @@ func ClassFeatures() []string {
 		string(features.SupportGatewayPort8080), string(features.SupportGatewayHTTPListenerIsolation),
 		string(features.SupportGatewayHTTPSListenerDetectMisdirectedRequests),
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
-		string(features.SupportGatewayInfrastructure),
+		string(features.SupportGatewayInfrastructure), string(features.SupportListenerSet),
 		string(features.SupportTLSRoute), string(features.SupportTLSRouteModeTerminate), string(features.SupportTLSRouteModeMixed),
 		string(features.SupportTCPRoute),
 		string(features.SupportGatewayFrontendClientCertificateValidation),

@@ -86,7 +86,7 @@ func putIfTaken(w *world, o runtime.Object) {
 }
 
 var (
-	plain    = regexp.MustCompile(`^[a-z0-9.-]+$`)
+	plain    = regexp.MustCompile(`^([a-z0-9.-]+/[a-z0-9.-]+/)?[a-z0-9.-]+$`)
 	hostText = regexp.MustCompile(`^$|^\*$|^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
 )
 

@@ -29,23 +29,14 @@ func translateGateway(v *view, key string) ([]output, bool) {
 		v.memo.forgetHosts(key)
 		return nil, true
 	}
-	b := &gatewayBuilder{
-		v: v, gw: gw, listeners: v.listeners(gw), attached: map[string]int{}, certs: map[*listener][]string{},
-		model: &model.Gateway{
-			Namespace: gw.Namespace, Name: gw.Name, Generation: gw.Generation, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
-		},
+	all := v.allListeners(key)
+	if len(all) == 0 {
+		return nil, true // the listeners are merged first
 	}
-	b.assigned, _ = v.assignments.Get(v.Snapshot, key)
-	if b.assigned == nil {
-		b.assigned = &assignment{gateway: key}
-	}
-	if b.assigned.accepted.ok() {
-		b.model.Addresses = b.assigned.addresses
-	}
-	for _, l := range b.listeners {
-		if l.terminates() {
-			b.certs[l] = v.listenerCertificates(gw, l)
-		}
+	b := newGatewayBuilder(v, gw)
+	b.listeners, b.sets = all[0].listeners, all[1:]
+	for _, p := range all {
+		b.served = append(b.served, b.certified(p.listeners)...)
 	}
 	b.ports()
 	if len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {
@@ -62,23 +53,59 @@ type gatewayBuilder struct {
 	v         *view
 	gw        *gwv1.Gateway
 	assigned  *assignment
-	listeners []*listener
+	listeners []*listener        // the Gateway's own
+	sets      []*parentListeners // of the ListenerSets that name it
+	served    []*listener        // those of both that are accepted, in the order in which they count
 	certs     map[*listener][]string
-	attached  map[string]int // routes by listener
+	attached  map[string]int // routes by key of the listener
 	model     *model.Gateway
 	outs      []output
+}
+
+func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
+	b := &gatewayBuilder{
+		v: v, gw: gw, attached: map[string]int{}, certs: map[*listener][]string{},
+		model: &model.Gateway{
+			Namespace: gw.Namespace, Name: gw.Name, Generation: gw.Generation, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
+		},
+	}
+	b.assigned, _ = v.assignments.Get(v.Snapshot, kube.Key(gw))
+	if b.assigned == nil {
+		b.assigned = &assignment{gateway: kube.Key(gw)}
+	}
+	if b.assigned.accepted.ok() {
+		b.model.Addresses = b.assigned.addresses
+	}
+	return b
+}
+
+// certified finds the certificates of listeners, and returns those of the listeners that are accepted.
+func (b *gatewayBuilder) certified(list []*listener) []*listener {
+	var accepted []*listener
+	for _, l := range list {
+		if l.terminates() && !l.unjudged() {
+			b.certs[l] = b.v.listenerCertificates(l)
+		}
+		if l.accepted.ok() {
+			accepted = append(accepted, l)
+		}
+	}
+	return accepted
+}
+
+// good reports whether a listener does what it is for: it is accepted, and has a certificate if it needs one.
+func (b *gatewayBuilder) good(l *listener) bool {
+	return l.accepted.ok() && (!l.terminates() || len(b.certs[l]) > 0)
 }
 
 // ports makes the ports and the route tables of the accepted listeners.
 func (b *gatewayBuilder) ports() {
 	byPort := map[uint16][]*listener{}
-	for _, l := range b.listeners {
-		if l.accepted.ok() {
-			byPort[l.port] = append(byPort[l.port], l)
-		}
+	for _, l := range b.served {
+		byPort[l.port] = append(byPort[l.port], l)
 	}
 	for port, list := range byPort {
-		gp := model.GatewayPort{Port: port, TLS: list[0].sni()}
+		gp := model.GatewayPort{Port: port, TLS: list[0].sni(), ListenerSets: listenerSetsOf(list)}
 		if !gp.TLS && !list[0].streams() {
 			b.table(list[0].table, list, list)
 			gp.Listeners = []model.GatewayListener{{Name: "http", RouteTable: list[0].table}}
@@ -86,7 +113,7 @@ func (b *gatewayBuilder) ports() {
 			continue
 		}
 		for _, l := range list {
-			gl := model.GatewayListener{Name: l.name, Hostname: l.hostname, Certificates: b.certs[l], Clients: l.clients}
+			gl := model.GatewayListener{Name: l.path, Hostname: l.hostname, Certificates: b.certs[l], Clients: l.clients}
 			if l.streams() {
 				gl.Streams = b.streams(l, list)
 			} else {
@@ -111,14 +138,14 @@ func (b *gatewayBuilder) table(name string, listeners, all []*listener) {
 	for l, n := range attached {
 		b.attached[l] += n
 	}
-	t.Generation = b.gw.Generation
+	t.Generation, t.ListenerSets = b.gw.Generation, listenerSetsOf(listeners)
 	b.outs = append(b.outs, out(b.v.st.RouteTables, name, t))
 }
 
 // status of the Gateway and its listeners.
 func (b *gatewayBuilder) status() *model.Status {
 	ref := gatewayRef(b.gw)
-	s := &model.Status{Object: ref, Generation: b.gw.Generation}
+	s := &model.Status{Object: ref, Generation: b.gw.Generation, AttachedListenerSets: b.attachedSets()}
 	rejected := b.v.rejected(ref, b.gw.Generation)
 	var bad []string
 	good := 0
@@ -173,14 +200,14 @@ func (b *gatewayBuilder) programmed(rejected string) model.Condition {
 		return b.assigned.programmed.condition(model.ConditionProgrammed, "")
 	case rejected != "":
 		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), rejected)
-	case len(b.model.Ports) == 0:
+	case !slices.ContainsFunc(b.model.Ports, func(p model.GatewayPort) bool { return !p.Only }):
 		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), "no listener can be served")
 	}
 	return yes(model.ConditionProgrammed, string(gwv1.GatewayReasonProgrammed))
 }
 
 func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.ListenerStatus {
-	ls := model.ListenerStatus{Name: l.name, SupportedKinds: l.kinds, AttachedRoutes: b.attached[l.name]}
+	ls := model.ListenerStatus{Name: l.name, SupportedKinds: l.kinds, AttachedRoutes: b.attached[l.key]}
 	if ls.SupportedKinds == nil {
 		ls.SupportedKinds = []string{}
 	}
@@ -191,6 +218,8 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 	}
 	programmed := yes(model.ConditionProgrammed, string(gwv1.ListenerReasonProgrammed))
 	switch {
+	case !l.conflicted.ok() && l.parent.Kind == "ListenerSet":
+		programmed = l.conflicted.condition(model.ConditionProgrammed, "")
 	case !l.accepted.ok():
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener is not accepted")
 	case l.terminates() && len(b.certs[l]) == 0:

@@ -84,7 +84,7 @@ func drawChanges(t *rapid.T) []change {
 	return out
 }
 
-func text(t *rapid.T, vs ...any) string {
+func text(t rapid.TB, vs ...any) string {
 	out := ""
 	for _, v := range vs {
 		b, err := yaml.Marshal(v)
@@ -118,7 +118,7 @@ func drawMeta(t *rapid.T, names ...string) metav1.ObjectMeta {
 }
 
 func drawObject(t *rapid.T) runtime.Object {
-	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawGateway,
+	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawGateway, drawListenerSet,
 		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret, drawTLSPolicy, drawConfigMap)(t)
 }
 
@@ -165,6 +165,7 @@ func drawParent(t *rapid.T) gwv1.ParentReference {
 		return p
 	}
 	p.Name = pick(t, "gateway", gwv1.ObjectName("g1"), "g2")
+	p.Kind = pick(t, "parent", nil, nil, new(gwv1.Kind("ListenerSet")))
 	if pick(t, "section", true, false) {
 		p.SectionName = new(pick(t, "listener", gwv1.SectionName("l0"), "l1"))
 	}
@@ -213,6 +214,26 @@ func drawGateway(t *rapid.T) runtime.Object {
 	if pick(t, "static", true, false) {
 		g.Spec.Addresses = []gwv1.GatewaySpecAddress{{Value: pick(t, "address", "192.0.2.1", "10.0.0.1", "10.96.0.1")}}
 	}
+	g.Spec.AllowedListeners = &gwv1.AllowedListeners{Namespaces: &gwv1.ListenerNamespaces{
+		From:     pick(t, "allowed", nil, new(gwv1.NamespacesFromAll), new(gwv1.NamespacesFromSame), new(gwv1.NamespacesFromSelector)),
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}},
+	}}
+	g.Spec.Listeners = drawListeners(t)
+	return g
+}
+
+func drawListenerSet(t *rapid.T) runtime.Object {
+	s := &gwv1.ListenerSet{ObjectMeta: drawMeta(t, "g1", "g2")}
+	s.Spec.ParentRef = gwv1.ParentGatewayReference{
+		Name: pick(t, "gateway", gwv1.ObjectName("g1"), "g2"), Namespace: new(gwv1.Namespace(pick(t, "gateway namespace", "a", "b"))),
+	}
+	for _, l := range drawListeners(t) {
+		s.Spec.Listeners = append(s.Spec.Listeners, gwv1.ListenerEntry(l))
+	}
+	return s
+}
+
+func drawListeners(t *rapid.T) (out []gwv1.Listener) {
 	for i := range rapid.IntRange(1, 3).Draw(t, "listeners") {
 		l := gwv1.Listener{Name: gwv1.SectionName(fmt.Sprintf("l%d", i)), Port: pick(t, "port", gwv1.PortNumber(80), 443), Protocol: gwv1.HTTPProtocolType}
 		if l.Port == 443 {
@@ -228,9 +249,9 @@ func drawGateway(t *rapid.T) runtime.Object {
 			From:     new(pick(t, "from", gwv1.NamespacesFromAll, gwv1.NamespacesFromSame, gwv1.NamespacesFromSelector)),
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}},
 		}}
-		g.Spec.Listeners = append(g.Spec.Listeners, l)
+		out = append(out, l)
 	}
-	return g
+	return out
 }
 
 func drawClass(t *rapid.T) runtime.Object {
@@ -249,7 +270,7 @@ func drawNamespace(t *rapid.T) runtime.Object {
 func drawGrant(t *rapid.T) runtime.Object {
 	return &gwv1.ReferenceGrant{ObjectMeta: drawMeta(t, "grant"), Spec: gwv1.ReferenceGrantSpec{
 		From: []gwv1.ReferenceGrantFrom{
-			{Group: gwv1.GroupName, Kind: pick(t, "from", gwv1.Kind("HTTPRoute"), "Gateway"), Namespace: pick(t, "from namespace", gwv1.Namespace("a"), "b")},
+			{Group: gwv1.GroupName, Kind: pick(t, "from", gwv1.Kind("HTTPRoute"), "Gateway", "ListenerSet"), Namespace: pick(t, "from namespace", gwv1.Namespace("a"), "b")},
 		},
 		To: []gwv1.ReferenceGrantTo{{Kind: pick(t, "to", gwv1.Kind("Service"), "Secret")}},
 	}}

@@ -19,7 +19,9 @@ const maxListeners = 64
 // listener is a Gateway's listener as far as it can be judged without Secrets.
 type listener struct {
 	spec     *gwv1.Listener
-	key      string // namespace/gateway/name
+	parent   model.ObjectVersion // the Gateway or the ListenerSet
+	key      string              // of the Gateway, and path
+	path     string              // name, of a listener of a ListenerSet after the ListenerSet's key
 	name     string
 	port     uint16 // 0 if the spec's is not a port
 	hostname string // "" for all
@@ -31,8 +33,18 @@ type listener struct {
 	overlapping                []string                // HTTPS listeners of the port that share a name with it
 }
 
-// protocols are those of listeners that are served.
-var protocols = []gwv1.ProtocolType{gwv1.HTTPProtocolType, gwv1.HTTPSProtocolType, gwv1.TLSProtocolType, gwv1.TCPProtocolType}
+// listenerClass is what listeners that share a port have in common.
+type listenerClass string
+
+func (l *listener) class() listenerClass {
+	switch {
+	case l.sni():
+		return "TLS"
+	case l.streams():
+		return "TCP"
+	}
+	return "HTTP"
+}
 
 func (l *listener) https() bool { return l.spec.Protocol == gwv1.HTTPSProtocolType }
 
@@ -58,19 +70,18 @@ func (v *view) ours(gw *gwv1.Gateway) bool {
 	return ok && string(c.Spec.ControllerName) == v.cfg.ControllerName
 }
 
-// listeners judges the listeners of a Gateway. A second one of a name is left out.
-func (v *view) listeners(gw *gwv1.Gateway) []*listener {
-	assigned, ok := v.assignments.Get(v.Snapshot, kube.Key(gw))
+// ownListeners judges the listeners of a Gateway. A second one of a name is left out.
+func (v *view) ownListeners(gw *gwv1.Gateway, assigned *assignment) []*listener {
 	var list []*listener
 	for i := range gw.Spec.Listeners {
 		spec := &gw.Spec.Listeners[i]
 		if i == maxListeners || slices.ContainsFunc(list, func(l *listener) bool { return l.name == string(spec.Name) }) {
 			continue
 		}
-		l := newListener(gw, spec)
+		l := newListener(gw, gatewayVersion(gw), spec)
 		v.readClients(gw, l)
-		if ok && slices.Contains(assigned.taken, l.port) {
-			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to an older Gateway", l.port))
+		if slices.Contains(assigned.taken, l.port) {
+			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to another Gateway", l.port))
 		}
 		list = append(list, l)
 	}
@@ -78,8 +89,21 @@ func (v *view) listeners(gw *gwv1.Gateway) []*listener {
 	return list
 }
 
-func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
-	l := &listener{spec: spec, name: string(spec.Name), key: kube.Key(gw) + "/" + string(spec.Name)}
+// unjudgedListener is a listener of a ListenerSet of which only the name is known.
+func unjudgedListener(parent model.ObjectVersion, spec *gwv1.Listener) *listener {
+	return &listener{spec: spec, parent: parent, name: short(string(spec.Name))}
+}
+
+// unjudged reports whether only the name of the listener is known.
+func (l *listener) unjudged() bool { return l.key == "" }
+
+// newListener judges a listener that a Gateway serves. parent is the Gateway or a ListenerSet.
+func newListener(gw *gwv1.Gateway, parent model.ObjectVersion, spec *gwv1.Listener) *listener {
+	l := &listener{spec: spec, parent: parent, name: string(spec.Name), path: string(spec.Name)}
+	if parent.Kind == "ListenerSet" {
+		l.path = parent.Key() + "/" + l.name
+	}
+	l.key = kube.Key(gw) + "/" + l.path
 	if err := validHostname(l.name, false); err != "" {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("%q is not a name of a listener", short(l.name)))
 		l.name = short(l.name)
@@ -94,10 +118,10 @@ func newListener(gw *gwv1.Gateway, spec *gwv1.Listener) *listener {
 		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, "")
 		l.refuseTLS()
 	case gwv1.TCPProtocolType:
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.path)
 		l.refuseTLS()
 	case gwv1.HTTPSProtocolType, gwv1.TLSProtocolType:
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.name)
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.path)
 		l.checkTLS()
 	default:
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS and TCP", short(string(spec.Protocol))))
@@ -152,7 +176,7 @@ func (l *listener) namespaces() (labels.Selector, error) {
 }
 
 // allows reports whether routes of a namespace may attach.
-func (v *view) allows(gw *gwv1.Gateway, l *listener, namespace string) bool {
+func (v *view) allows(l *listener, namespace string) bool {
 	from := gwv1.NamespacesFromSame
 	if a := l.spec.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
 		from = *a.Namespaces.From
@@ -161,7 +185,7 @@ func (v *view) allows(gw *gwv1.Gateway, l *listener, namespace string) bool {
 	case gwv1.NamespacesFromAll:
 		return true
 	case gwv1.NamespacesFromSame:
-		return namespace == gw.Namespace
+		return namespace == l.parent.Namespace
 	case gwv1.NamespacesFromSelector:
 		selector, err := l.namespaces()
 		ns, ok := v.objs.Namespaces.Get(v.Snapshot, model.Key("", namespace))
@@ -189,7 +213,7 @@ func markConflicts(list []*listener) {
 				a.overlapping, b.overlapping = append(a.overlapping, b.name), append(b.overlapping, a.name)
 			}
 			reason, message := string(gwv1.ListenerReasonHostnameConflict), "listeners %s and %s have one port and hostname"
-			if a.sni() != b.sni() || !a.sni() && a.streams() != b.streams() {
+			if a.class() != b.class() {
 				reason, message = string(gwv1.ListenerReasonProtocolConflict), "listeners %s and %s have one port and different protocols"
 			} else if a.hostname != b.hostname {
 				continue
@@ -265,13 +289,12 @@ func overlap(a, b []string) bool {
 }
 
 // hostsOn returns the hosts that a route would have on a listener, nil if it cannot attach there.
-func (v *view) hostsOn(gw *gwv1.Gateway, l *listener, r *route) []string {
-	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(gw, l, r.ref.Namespace) {
+func (v *view) hostsOn(l *listener, r *route) []string {
+	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(l, r.ref.Namespace) {
 		return nil
 	}
-	self := gatewayRef(gw)
 	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
-		if parentObject(p, r.ref.Namespace) != self || !l.selectedBy(p) {
+		if parentObject(p, r.ref.Namespace) != l.parent.ObjectRef || !l.selectedBy(p) {
 			continue
 		}
 		if hosts, f := routeHosts(r.hostnames); f == nil {

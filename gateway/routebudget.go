@@ -92,12 +92,12 @@ func (v *view) countAttachments(r *route) int {
 			} else if ok {
 				n++
 			}
-		case ref.Kind == "Gateway" && ref.Group == gwv1.GroupName:
-			gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
-			if !ok || !v.ours(gw) {
+		case (ref.Kind == "Gateway" || ref.Kind == "ListenerSet") && ref.Group == gwv1.GroupName:
+			merged := v.listenersOf(ref)
+			if merged == nil {
 				continue
 			}
-			listeners := len(gw.Spec.Listeners)
+			listeners := len(merged.listeners)
 			if orDefault(p.SectionName, "") != "" {
 				listeners = 1
 			}

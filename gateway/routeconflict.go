@@ -12,34 +12,46 @@ import (
 )
 
 var conflictUnits = unitKind{
-	name: "route conflicts", stage: stageConflicts, compute: findConflicts,
+	name: "route conflicts of a Gateway", stage: stageConflicts,
 	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.Gateway] { return o.Gateways }),
+	compute: func(v *view, key string) ([]output, bool) {
+		_, ok := v.objs.Gateways.Get(v.Snapshot, key)
+		return v.findConflicts("Gateway", key), ok
+	},
 }
 
-// conflict holds the routes of a Gateway that conflict with an older one: an HTTPRoute and a GRPCRoute with a hostname in
-// common cannot share a listener. It is computed once for all routes of a Gateway, because whether a route is refused
+var setConflictUnits = unitKind{
+	name: "route conflicts of a ListenerSet", stage: stageConflicts,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.ListenerSet] { return o.ListenerSets }),
+	compute: func(v *view, key string) ([]output, bool) {
+		_, ok := v.objs.ListenerSets.Get(v.Snapshot, key)
+		return v.findConflicts("ListenerSet", key), ok
+	},
+}
+
+// conflict holds the routes of a Gateway, or of a ListenerSet, that conflict with an older one: an HTTPRoute and a GRPCRoute with a hostname in
+// common cannot share a listener. It is computed once for all routes of a parent, because whether a route is refused
 // depends on all that are older.
 type conflict struct {
-	gateway string
+	parent  string              // model.ObjectRef.String
 	refused map[string][]string // by listener: the routes (model.ObjectRef.String), sorted
 }
 
 func newConflicts(db *state.DB) *state.Table[*conflict] {
-	return state.NewTable(db, "gateway-route-conflicts", func(c *conflict) string { return c.gateway })
+	return state.NewTable(db, "gateway-route-conflicts", func(c *conflict) string { return c.parent })
 }
 
-// findConflicts judges the routes of a Gateway. A Gateway without conflicts has no row.
-func findConflicts(v *view, key string) ([]output, bool) {
-	gw, ok := v.objs.Gateways.Get(v.Snapshot, key)
-	if !ok {
-		return nil, false
+// findConflicts judges the routes of a parent. One without conflicts has no row.
+func (v *view) findConflicts(kind, key string) []output {
+	parent := model.ObjectRef{Group: gwv1.GroupName, Kind: kind}
+	parent.Namespace, parent.Name = model.SplitKey(key)
+	merged := v.listenersOf(parent)
+	if merged == nil {
+		return nil
 	}
-	if !v.ours(gw) {
-		return nil, true
-	}
-	http, grpc := v.routesOf(gw)
+	http, grpc := v.routesOf(parent)
 	if len(http) == 0 || len(grpc) == 0 {
-		return nil, true
+		return nil
 	}
 	all := append(http, grpc...)
 	slices.SortFunc(all, func(a, b *route) int {
@@ -48,15 +60,15 @@ func findConflicts(v *view, key string) ([]output, bool) {
 		}
 		return strings.Compare(a.ref.Kind, b.ref.Kind)
 	})
-	c := &conflict{gateway: key, refused: map[string][]string{}}
-	for _, l := range v.listeners(gw) {
+	c := &conflict{parent: parent.String(), refused: map[string][]string{}}
+	for _, l := range merged.listeners {
 		taken := map[string]*hostSet{"HTTPRoute": newHostSet(), "GRPCRoute": newHostSet()}
 		for _, r := range all {
 			other := "HTTPRoute"
 			if r.ref.Kind == other {
 				other = "GRPCRoute"
 			}
-			hosts := v.hostsOn(gw, l, r)
+			hosts := v.hostsOn(l, r)
 			if slices.ContainsFunc(hosts, taken[other].overlaps) {
 				c.refused[l.key] = append(c.refused[l.key], r.ref.String())
 				continue
@@ -68,14 +80,14 @@ func findConflicts(v *view, key string) ([]output, bool) {
 		slices.Sort(c.refused[l.key])
 	}
 	if len(c.refused) == 0 {
-		return nil, true
+		return nil
 	}
-	return []output{out(v.conflicts, key, c)}, true
+	return []output{out(v.conflicts, c.parent, c)}
 }
 
 // conflictsOn reports whether a route is refused on a listener for an older one of the other kind.
-func (v *view) conflictsOn(gw *gwv1.Gateway, l *listener, r model.ObjectRef) bool {
-	c, ok := v.conflicts.Get(v.Snapshot, kube.Key(gw))
+func (v *view) conflictsOn(l *listener, r model.ObjectRef) bool {
+	c, ok := v.conflicts.Get(v.Snapshot, l.parent.String())
 	if !ok {
 		return false
 	}
@@ -83,9 +95,9 @@ func (v *view) conflictsOn(gw *gwv1.Gateway, l *listener, r model.ObjectRef) boo
 	return refused
 }
 
-// routesOf lists the routes that name a Gateway, by kind.
-func (v *view) routesOf(gw *gwv1.Gateway) (http, grpc []*route) {
-	parent := kube.ParentKey("Gateway", gw.Namespace, gw.Name)
+// routesOf lists the routes that name a parent, by kind.
+func (v *view) routesOf(of model.ObjectRef) (http, grpc []*route) {
+	parent := kube.ParentKey(of.Kind, of.Namespace, of.Name)
 	for o := range v.objs.HTTPRoutes.By(v.Snapshot, kube.ByParent, parent) {
 		r := httpRouteInput(o)
 		http = append(http, &r)

@@ -113,15 +113,15 @@ func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.Backen
 // streams returns the routes of a listener for connections: one for each name, of two for one name the older; the more
 // specific names first. A name that a more specific listener of the port has is that one's.
 func (b *gatewayBuilder) streams(l *listener, all []*listener) []model.GatewayStream {
-	oldest := map[string]*attachment{}
+	oldest, names := map[string]*attachment{}, hostnamesOf(all)
 	for a := range b.v.attachments.By(b.v.Snapshot, byTable, l.table) {
 		for _, s := range a.bindings {
 			if s.table != l.table {
 				continue
 			}
-			b.attached[l.name]++
+			b.attached[l.key]++
 			for _, h := range s.hosts {
-				if o, taken := oldest[h]; !isolated(h, l, all) && (!taken || a.compareAge(o) < 0) {
+				if o, taken := oldest[h]; !isolated(h, l, names) && (!taken || a.compareAge(o) < 0) {
 					oldest[h] = a
 				}
 			}

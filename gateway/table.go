@@ -114,21 +114,23 @@ type cachedHost struct {
 // port: a host that a more specific one of them has is not served by the others. attached counts routes by listener.
 func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.RouteTable, attached map[string]int) {
 	attached = map[string]int{}
+	byKey, names := map[string]*listener{}, hostnamesOf(all)
 	hosts := map[string][]part{}
 	wild := map[string]map[string]bool{} // wildcard hosts by listener
 	for _, l := range listeners {
+		byKey[l.key] = l
 		hosts[l.pattern()] = nil // so that what no route matches gets its 404 here and not from a wider listener
 	}
 	for a := range v.attachments.By(v.Snapshot, byTable, table) {
 		for i := range a.bindings {
 			s := &a.bindings[i]
-			l := find(listeners, s.listener)
+			l := byKey[s.listener]
 			if s.table != table || l == nil {
 				continue
 			}
-			attached[l.name]++
+			attached[l.key]++
 			for _, h := range s.hosts {
-				if isolated(h, l, all) {
+				if isolated(h, l, names) {
 					continue
 				}
 				hosts[h] = append(hosts[h], part{a, s, h})
@@ -142,11 +144,11 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 			}
 		}
 	}
-	names := slices.SortedFunc(maps.Keys(hosts), compareHosts)
+	widened := slices.DeleteFunc(slices.Clone(listeners), func(l *listener) bool { return len(wild[l.key]) == 0 })
 	t = &model.RouteTable{Name: table}
 	old, cache := v.memo.hostsOf(table), make(map[string]cachedHost, len(hosts))
-	for _, h := range names {
-		parts := withWider(h, hosts, wild, listeners, all)
+	for _, h := range slices.SortedFunc(maps.Keys(hosts), compareHosts) {
+		parts := withWider(h, hosts, wild, widened, names)
 		c, ok := old[h]
 		if !ok || !slices.Equal(c.parts, parts) {
 			c = cachedHost{parts, virtualHost(h, parts)}
@@ -163,26 +165,37 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 
 // misdirected returns the hosts of an HTTPS port's other listeners. A client chose a listener by the name in its TLS
 // handshake; a request for a host that belongs to another one came on the wrong connection (RFC 9110, 15.5.20). Of two
-// that match a host the more specific counts, as everywhere, so none of these hosts hides one of the listener's own.
+// that match a host the more specific counts, as everywhere, so none of these hosts hides one of the listener's own. Where
+// there are many, those that the listener's own name does not cover are one entry.
 func misdirected(listeners, all []*listener) []string {
 	if !listeners[0].https() {
 		return nil
 	}
+	of := listeners[0] // such a table has one
+	many := len(all) > maxMisdirected && of.hostname != ""
 	var out []string
 	for _, o := range all {
-		if !slices.Contains(listeners, o) {
+		if o != of && (!many || covers(of.hostname, o.pattern())) {
 			out = append(out, o.pattern())
 		}
+	}
+	if many && !slices.Contains(out, "*") {
+		out = append(out, "*")
 	}
 	return out
 }
 
-// withWider adds to a host's parts those of the wildcard hosts of its listener that cover it.
-func withWider(h string, hosts map[string][]part, wild map[string]map[string]bool, listeners, all []*listener) []part {
+// maxMisdirected bounds the listeners of a port that are listed in the route tables of each other, which takes the square of
+// their number.
+const maxMisdirected = maxListeners
+
+// withWider adds to a host's parts those of the wildcard hosts of its listener that cover it. listeners are those with such
+// hosts, names the hostnames of all of the port.
+func withWider(h string, hosts map[string][]part, wild map[string]map[string]bool, listeners []*listener, names map[string]bool) []part {
 	parts := slices.Clone(hosts[h])
 	wider := widerHosts(h)
 	for _, l := range listeners {
-		if len(wild[l.key]) == 0 || !covers(l.pattern(), h) || isolated(h, l, all) {
+		if !covers(l.pattern(), h) || isolated(h, l, names) {
 			continue
 		}
 		for _, w := range wider {
@@ -217,24 +230,23 @@ func widerHosts(h string) []string {
 	return out
 }
 
-// isolated reports whether a more specific listener than l has host h.
-func isolated(h string, l *listener, all []*listener) bool {
-	for _, o := range all {
-		if o != l && o.hostname != "" && o.hostname != l.hostname && covers(o.hostname, h) &&
-			(l.hostname == "" || covers(l.hostname, o.hostname)) {
-			return true
+// hostnamesOf returns the hostnames of listeners.
+func hostnamesOf(all []*listener) map[string]bool {
+	names := map[string]bool{}
+	for _, l := range all {
+		if l.hostname != "" {
+			names[l.hostname] = true
 		}
 	}
-	return false
+	return names
 }
 
-func find(listeners []*listener, key string) *listener {
-	for _, l := range listeners {
-		if l.key == key {
-			return l
-		}
+// isolated reports whether a more specific listener than l has host h. names are the hostnames of all listeners of the port.
+func isolated(h string, l *listener, names map[string]bool) bool {
+	taken := func(o string) bool {
+		return names[o] && o != l.hostname && (l.hostname == "" || covers(l.hostname, o))
 	}
-	return nil
+	return taken(h) || slices.ContainsFunc(widerHosts(h), taken)
 }
 
 func virtualHost(h string, parts []part) model.VirtualHost {

@@ -26,10 +26,11 @@ type stage int
 
 const (
 	stageAddresses  stage = iota // which Gateway has which address
+	stageListeners               // the listeners of a Gateway and its ListenerSets, as one list
 	stageDemands                 // what Services ask of the kernel's tables, and routes of Envoy
 	stageBudgets                 // which of them do not get it
 	stageSelections              // which pods a policy selects by its Services
-	stageConflicts               // which routes conflict on a Gateway
+	stageConflicts               // which routes conflict on a Gateway or a ListenerSet
 	stageRoutes                  // where routes attach; certificates
 	stageModel                   // what the planes read
 	stages
@@ -37,9 +38,9 @@ const (
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
-	&selectionUnits, &conflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits, &backendTLSUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits,
+	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
+	&selectionUnits, &conflictUnits, &setConflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits, &backendTLSUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits,
 }
 
 // unit is one computation.

@@ -26,6 +26,7 @@ type tables struct {
 	// What units of one stage make for the later ones.
 	attachments *state.Table[*attachment]
 	assignments *state.Table[*assignment]
+	merged      *state.Table[*parentListeners]
 	conflicts   *state.Table[*conflict]
 	selections  *state.Table[*Selection]
 	demands     *state.Table[*demand]
@@ -38,7 +39,7 @@ type tables struct {
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
-		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), conflicts: newConflicts(st.DB),
+		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), merged: newMerged(st.DB), conflicts: newConflicts(st.DB),
 		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB),
 		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB),
 	}
@@ -47,7 +48,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.routeDemands, t.routeRefusals,
+		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.routeDemands, t.routeRefusals,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }

@@ -37,7 +37,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 		if p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
 				message: gatewayListener(b.cfg, g, p, name),
-				objects: []model.ObjectVersion{gatewayRef(g.Namespace, g.Name, g.Generation)},
+				objects: p.Owners(gatewayRef(g.Namespace, g.Name, g.Generation)),
 			}
 		}
 	}

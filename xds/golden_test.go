@@ -87,6 +87,10 @@ var cases = map[string]struct {
 		TypeRoute:    {"gateway/shop/edge/80", "gateway/shop/edge/443/https"},
 		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/echo/80|grpc"},
 	}},
+	"listenersets": {goldenListenerSets, map[string][]string{
+		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/8080"},
+		TypeRoute:    {"gateway/shop/edge/443/tenant/set/https", "gateway/shop/edge/8080"},
+	}},
 	"streams": {goldenStreams, map[string][]string{
 		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/3306"},
 		TypeCluster:  {"stream/TLSRoute/shop/pass"},
@@ -144,6 +148,33 @@ func goldenGateway(w *world) {
 			{Port: 443, TLS: true, Listeners: []model.GatewayListener{{Name: "https", Hostname: "shop.example", RouteTable: tls, Certificates: []string{"shop/tls"}}}},
 		},
 	})
+}
+
+// goldenListenerSets is a Gateway with the listeners of a tenant: on its own port, and on one that it has not itself.
+func goldenListenerSets(w *world) {
+	goldenGateway(w)
+	set := model.ListenerSets{Sets: []model.ObjectVersion{listenerSetRef("tenant", "set", 2)}}
+	only := model.ListenerSets{Sets: set.Sets, Only: true}
+	https, http := model.GatewayTable("shop", "edge", 443, "tenant/set/https"), model.GatewayTable("shop", "edge", 8080, "")
+	hosts := []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{{
+		Route: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "tenant", Name: "r"}, Backends: []model.Backend{to("echo", 1)},
+	}}}}
+	put(w, w.st.RouteTables, &model.RouteTable{Name: https, ListenerSets: only, VirtualHosts: hosts}, &model.RouteTable{Name: http, ListenerSets: only, VirtualHosts: hosts})
+	gw, _ := w.st.Gateways.Get(w.st.Snapshot(), "shop/edge")
+	g := *gw
+	g.Ports = []model.GatewayPort{
+		{Port: 443, TLS: true, ListenerSets: set, Listeners: []model.GatewayListener{
+			gw.Ports[1].Listeners[0],
+			{Name: "tenant/set/https", Hostname: "*.shop.example", RouteTable: https, Certificates: []string{"shop/tls"}},
+		}},
+		{Port: 8080, ListenerSets: only, Listeners: []model.GatewayListener{{Name: "http", RouteTable: http}}},
+	}
+	put(w, w.st.Gateways, &g)
+}
+
+func listenerSetRef(namespace, name string, generation int64) model.ObjectVersion {
+	ref := model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "ListenerSet", Namespace: namespace, Name: name}
+	return model.ObjectVersion{ObjectRef: ref, Generation: generation}
 }
 
 func goldenStreams(w *world) {

@@ -138,12 +138,12 @@ func parseServiceName(s string) (serviceName, bool) {
 	return n, true
 }
 
-// gatewayName is a parsed name gateway/<ns>/<name>/<port>[/<listener>][|plain] of a route table, or without
-// listener and suffix of a Gateway's port (its Envoy listeners are named gateway/<ns>/<name>/<port>).
+// gatewayName is a parsed name gateway/<ns>/<name>/<port>[/[<ns>/<ListenerSet>/]<listener>][|plain] of a route table, or
+// without listener and suffix of a Gateway's port (its Envoy listeners are named gateway/<ns>/<name>/<port>).
 type gatewayName struct {
 	namespace, name string
 	port            uint16
-	listener        string
+	listener        string // with the ListenerSet that it is of
 	plain           bool
 }
 
@@ -162,7 +162,7 @@ func parseGatewayName(s string) (gatewayName, bool) {
 	var n gatewayName
 	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
 	parts := strings.Split(rest, "/")
-	if len(parts) < 3 || len(parts) > 4 || strings.Contains(rest, "|") || !utf8.ValidString(rest) {
+	if len(parts) != 3 && len(parts) != 4 && len(parts) != 6 || strings.Contains(rest, "|") || !utf8.ValidString(rest) {
 		return gatewayName{}, false
 	}
 	for _, p := range parts {
@@ -174,9 +174,7 @@ func parseGatewayName(s string) (gatewayName, bool) {
 		return gatewayName{}, false
 	}
 	n.namespace, n.name = parts[0], parts[1]
-	if len(parts) == 4 {
-		n.listener = parts[3]
-	}
+	n.listener = strings.Join(parts[3:], "/")
 	return n, true
 }
 

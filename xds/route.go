@@ -41,11 +41,11 @@ func buildRoutes(b *builder, name string) *built {
 			t.scheme = "https"
 		}
 		source, _ = b.st.RouteTables.Get(b.snap, n.table())
-		generation := int64(0)
+		owners := []model.ObjectVersion{gatewayRef(n.namespace, n.name, 0)}
 		if source != nil {
-			generation = source.Generation
+			owners = source.Owners(gatewayRef(n.namespace, n.name, source.Generation))
 		}
-		t.objects = append(t.objects, gatewayRef(n.namespace, n.name, generation))
+		t.objects = append(t.objects, owners...)
 	} else {
 		return nil
 	}

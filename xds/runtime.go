@@ -18,7 +18,12 @@ func buildRuntime(b *builder, name string) *built {
 	}
 	listeners := map[string][]string{} // by namespace
 	for g := range b.st.Gateways.All(b.snap) {
-		listeners[g.Namespace] = append(listeners[g.Namespace], gatewayListenerNames(g)...)
+		for _, p := range g.Ports {
+			if len(g.Addresses) > 0 && len(p.Listeners) > 0 {
+				ns := p.Namespace(g.Namespace)
+				listeners[ns] = append(listeners[ns], model.GatewayTable(g.Namespace, g.Name, p.Port, ""))
+			}
+		}
 	}
 	values := &structpb.Struct{Fields: map[string]*structpb.Value{}}
 	for _, names := range listeners {
@@ -29,7 +34,7 @@ func buildRuntime(b *builder, name string) *built {
 	return &built{message: &runtimev3.Runtime{Name: model.RuntimeLimits, Layer: values}}
 }
 
-// gatewayShare is what each of n listeners of a namespace's Gateways has: they have gatewayFactor times as many connections as
+// gatewayShare is what each of n listeners of a namespace's Gateways and ListenerSets has: they have gatewayFactor times as many connections as
 // a pod's listener together. A change ends no connection.
 func (c *Config) gatewayShare(n int) uint64 {
 	return max(c.connectionsPerListener()*gatewayFactor/uint64(n), 1)

@@ -70,7 +70,7 @@ func (r *report) kernels(nodes []survey.Node) {
 // gatewayAPI judges the CRDs. They may come after Weft, which notices.
 func (r *report) gatewayAPI(crds []survey.CRD) {
 	const name = "Gateway API"
-	var have, missing, old, pending []string
+	var have, missing, absent, old, pending []string
 	bundles := map[string]bool{}
 	for _, d := range crds {
 		kind, ok := strings.CutSuffix(d.Name, gatewaySuffix)
@@ -80,6 +80,8 @@ func (r *report) gatewayAPI(crds []survey.CRD) {
 		case len(d.Served) == 0:
 			if slices.Contains([]string{"gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"}, kind) {
 				missing = append(missing, kind)
+			} else {
+				absent = append(absent, kind)
 			}
 			continue
 		case !d.Established:
@@ -105,7 +107,11 @@ func (r *report) gatewayAPI(crds []survey.CRD) {
 	case bundles["unknown version"]:
 		r.warn(name, installCRDs, "%s: %s", found, strings.Join(have, ", "))
 	default:
-		r.ok(name, "%s (Weft is built with %s): %s", found, GatewayAPI, strings.Join(have, ", "))
+		without := ""
+		if len(absent) > 0 {
+			without = "; what these are for is left out: " + strings.Join(absent, ", ")
+		}
+		r.ok(name, "%s (Weft is built with %s): %s%s", found, GatewayAPI, strings.Join(have, ", "), without)
 	}
 }
 

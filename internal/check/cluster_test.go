@@ -39,6 +39,7 @@ func TestPreflight(t *testing.T) {
 		{"no node", survey.Environment{Nodes: []survey.Node{{Name: "w"}}}, nil, "nodes", Fail, "no Linux node"},
 		{"no CRDs", survey.Environment{CRDs: []survey.CRD{{Name: "gateways" + gatewaySuffix}}}, nil, "Gateway API", Warn, "kubectl apply"},
 		{"CRDs", survey.Environment{CRDs: crds("v1.6.3", "experimental")}, nil, "Gateway API", OK, "v1.6.3 experimental"},
+		{"CRDs without those of an extended kind", survey.Environment{CRDs: append(crds("v1.4.1", "standard"), survey.CRD{Name: "listenersets" + gatewaySuffix})}, nil, "Gateway API", OK, "left out: listenersets"},
 		{"some CRDs", survey.Environment{CRDs: append(crds("v1.6.3", "standard", "gateways"), survey.CRD{Name: "httproutes" + gatewaySuffix})}, nil, "Gateway API", Warn, "not there: httproutes"},
 		{"CRDs that come", survey.Environment{CRDs: late}, nil, "Gateway API", Fail, "not established: gateways"},
 		{"two releases", survey.Environment{CRDs: mixed}, nil, "Gateway API", Warn, "v1.2.0 standard, v1.6.3 standard"},

@@ -67,6 +67,11 @@ func conditionsOf(obj metav1.Object) map[[3]string]bool {
 		for _, l := range o.Status.Listeners {
 			add(l.Conditions)
 		}
+	case *gwv1.ListenerSet:
+		add(o.Status.Conditions)
+		for _, l := range o.Status.Listeners {
+			add(l.Conditions)
+		}
 	case *gwv1.GatewayClass:
 		add(o.Status.Conditions)
 	case *gwv1.BackendTLSPolicy:

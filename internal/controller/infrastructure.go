@@ -17,6 +17,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const (
@@ -28,8 +29,9 @@ const (
 )
 
 // gatewayService is the Service that stands for a Gateway (GEP-1762): others find the Gateway's addresses by it, and its
-// cluster address leads to the Gateway. It is nil for a Gateway without a port that a Service can have.
-func gatewayService(gw *gwv1.Gateway) *corev1.Service {
+// cluster address leads to the Gateway. It is nil for a Gateway without a port that a Service can have. served are the ports
+// that the Gateway has, also by its ListenerSets.
+func gatewayService(gw *gwv1.Gateway, served []model.GatewayPort) *corev1.Service {
 	class := string(gw.Spec.GatewayClassName)
 	s := &corev1.Service{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
@@ -43,7 +45,7 @@ func gatewayService(gw *gwv1.Gateway) *corev1.Service {
 			Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: new(kube.GatewayServiceClass),
 			AllocateLoadBalancerNodePorts: new(false), // nothing would listen on them
 			IPFamilyPolicy:                new(corev1.IPFamilyPolicyPreferDualStack),
-			Ports:                         gatewayPorts(gw),
+			Ports:                         gatewayPorts(gw, served),
 		},
 	}
 	if len(s.Spec.Ports) == 0 {
@@ -64,8 +66,8 @@ func gatewayService(gw *gwv1.Gateway) *corev1.Service {
 	return s
 }
 
-// gatewayPorts returns a port for each that listeners have, sorted.
-func gatewayPorts(gw *gwv1.Gateway) []corev1.ServicePort {
+// gatewayPorts returns a port for each that listeners have, sorted. Those of ListenerSets alone count while they are served.
+func gatewayPorts(gw *gwv1.Gateway, served []model.GatewayPort) []corev1.ServicePort {
 	var ports []corev1.ServicePort
 	for _, l := range gw.Spec.Listeners {
 		proto, ok := transport(l.Protocol)
@@ -78,6 +80,13 @@ func gatewayPorts(gw *gwv1.Gateway) []corev1.ServicePort {
 		}
 		if !slices.ContainsFunc(ports, func(o corev1.ServicePort) bool { return o.Port == p.Port && o.Protocol == p.Protocol }) {
 			ports = append(ports, p)
+		}
+	}
+	for _, p := range served {
+		if p.Only {
+			ports = append(ports, corev1.ServicePort{
+				Name: fmt.Sprintf("listener-set-%d", p.Port), Protocol: corev1.ProtocolTCP, Port: int32(p.Port), TargetPort: intstr.FromInt32(int32(p.Port)),
+			})
 		}
 	}
 	slices.SortFunc(ports, comparePorts)

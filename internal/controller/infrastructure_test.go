@@ -2,14 +2,18 @@ package controller
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -31,7 +35,7 @@ func TestGatewayService(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := []byte("none\n")
-			if svc := gatewayService(gw); svc != nil {
+			if svc := gatewayService(gw, nil); svc != nil {
 				text, err := manifest(svc)
 				if err != nil {
 					t.Fatal(err)
@@ -39,7 +43,7 @@ func TestGatewayService(t *testing.T) {
 				if got, err = yaml.JSONToYAML(text); err != nil {
 					t.Fatal(err)
 				}
-				if again, _ := manifest(gatewayService(gw)); string(again) != string(text) {
+				if again, _ := manifest(gatewayService(gw, nil)); string(again) != string(text) {
 					t.Error("the manifest is another the second time")
 				}
 				if !applied(svc, svc) {
@@ -71,7 +75,7 @@ func TestApplied(t *testing.T) {
 		Infrastructure:   &gwv1.GatewayInfrastructure{Labels: map[gwv1.LabelKey]gwv1.LabelValue{"a": "b"}},
 	}}
 	gw.Namespace, gw.Name = "ns", "gw"
-	want := gatewayService(gw)
+	want := gatewayService(gw, nil)
 	if _, err := manifest(want); err != nil {
 		t.Fatal(err)
 	}
@@ -86,11 +90,24 @@ func TestApplied(t *testing.T) {
 		t.Error("a label that somebody took away does not count")
 	}
 	gw.Spec.Infrastructure = nil
-	less := gatewayService(gw)
+	less := gatewayService(gw, nil)
 	if _, err := manifest(less); err != nil {
 		t.Fatal(err)
 	}
 	if applied(want, less) {
 		t.Error("a label that is not wanted any more does not count")
+	}
+}
+
+// TestPortsOfListenerSets: a Gateway's Service has the ports that it has by its ListenerSets alone while they are served.
+func TestPortsOfListenerSets(t *testing.T) {
+	gw := &gwv1.Gateway{Spec: gwv1.GatewaySpec{Listeners: []gwv1.Listener{{Name: "http", Port: 80, Protocol: gwv1.HTTPProtocolType}}}}
+	served := []model.GatewayPort{{Port: 80}, {Port: 8443, TLS: true, ListenerSets: model.ListenerSets{Only: true}}}
+	var got []string
+	for _, p := range gatewayPorts(gw, served) {
+		got = append(got, fmt.Sprintf("%s %d %s", p.Name, p.Port, p.Protocol))
+	}
+	if want := []string{"http-80 80 TCP", "listener-set-8443 8443 TCP"}; !slices.Equal(got, want) {
+		t.Errorf("ports %q, want %q", got, want)
 	}
 }

@@ -76,6 +76,13 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 		conditions(o.Status.Conditions)
 		f.set("addresses", o.Status.Addresses, addresses(want.Addresses))
 		f.set("listeners", o.Status.Listeners, m.listeners(o.Status.Listeners, want))
+		// CRDs that know no ListenerSets drop the count, which is none then.
+		if n := int32(min(want.AttachedListenerSets, math.MaxInt32)); deref(o.Status.AttachedListenerSets) != n {
+			f["attachedListenerSets"] = n
+		}
+	case *gwv1.ListenerSet:
+		conditions(o.Status.Conditions)
+		f.set("listeners", o.Status.Listeners, m.entries(o.Status.Listeners, want))
 	case *gwv1.GatewayClass:
 		conditions(o.Status.Conditions)
 		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.gatewayFeatures))
@@ -128,6 +135,26 @@ func (m merger) listeners(have []gwv1.ListenerStatus, want *model.Status) []gwv1
 		out = append(out, l)
 	}
 	return out
+}
+
+// entries are the listeners of a ListenerSet, which have the fields of a Gateway's.
+func (m merger) entries(have []gwv1.ListenerEntryStatus, want *model.Status) []gwv1.ListenerEntryStatus {
+	before := make([]gwv1.ListenerStatus, len(have))
+	for i, h := range have {
+		before[i] = gwv1.ListenerStatus(h)
+	}
+	out := make([]gwv1.ListenerEntryStatus, 0, len(want.Listeners))
+	for _, l := range m.listeners(before, want) {
+		out = append(out, gwv1.ListenerEntryStatus(l))
+	}
+	return out
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 // maxParents is what the API's schema takes, of all controllers together.

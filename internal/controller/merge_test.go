@@ -159,3 +159,48 @@ func TestPatchOfGateway(t *testing.T) {
 		t.Errorf("to take the addresses away, the patch is %s", b)
 	}
 }
+
+// TestPatchOfListenerSets: a Gateway's count of them is not written to CRDs that drop it, as those that know no ListenerSets do.
+func TestPatchOfListenerSets(t *testing.T) {
+	m := merger{controller: "us", now: now}
+	yes := []model.Condition{{Type: "Accepted", Status: true, Reason: "Accepted"}}
+	set := &gwv1.ListenerSet{ObjectMeta: metav1.ObjectMeta{Name: "set", Generation: 1, ResourceVersion: "3"}}
+	set.Status.Conditions = []metav1.Condition{cond("Accepted", "Unknown", "Pending", 0, before)}
+	want := &model.Status{
+		Generation: 1, Conditions: yes,
+		Listeners: []model.ListenerStatus{{Name: "http", SupportedKinds: []string{"HTTPRoute"}, AttachedRoutes: 3, Conditions: yes}},
+	}
+	b, err := m.patch(set, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Status gwv1.ListenerSetStatus }
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	l := got.Status.Listeners
+	if len(l) != 1 || l[0].AttachedRoutes != 3 || len(l[0].SupportedKinds) != 1 || len(l[0].Conditions) != 1 || got.Status.Conditions[0].Status != "True" {
+		t.Errorf("patch is %s", b)
+	}
+	set.Status = got.Status
+	if b, err := m.patch(set, want); b != nil || err != nil {
+		t.Errorf("writes again %s, %v", b, err)
+	}
+
+	gw := &gwv1.Gateway{ObjectMeta: metav1.ObjectMeta{Name: "gw", ResourceVersion: "3"}}
+	for _, step := range []struct {
+		have  *int32
+		count int
+		patch string
+	}{
+		{nil, 0, ""},
+		{nil, 2, `{"metadata":{"resourceVersion":"3"},"status":{"attachedListenerSets":2}}`},
+		{new(int32(2)), 2, ""},
+		{new(int32(2)), 0, `{"metadata":{"resourceVersion":"3"},"status":{"attachedListenerSets":0}}`},
+	} {
+		gw.Status.AttachedListenerSets = step.have
+		if b, err := m.patch(gw, &model.Status{AttachedListenerSets: step.count}); string(b) != step.patch || err != nil {
+			t.Errorf("%d attached: patch is %s, %v, want %s", step.count, b, err, step.patch)
+		}
+	}
+}

@@ -72,7 +72,7 @@ func (s *services) items(k state.Key, add func(string)) {
 		return
 	}
 	switch k.Table {
-	case s.objs.Gateways.ID():
+	case s.objs.Gateways.ID(), s.st.Gateways.ID():
 		add(k.Value)
 	case s.st.Statuses.ID():
 		if kind, key := splitRef(k.Value); kind == "Gateway" {
@@ -102,7 +102,11 @@ func (s *services) sync(ctx context.Context, key string) error {
 	var want *corev1.Service
 	status, ours := s.st.Statuses.Get(snap, ref.String())
 	if ok && ours && gw.DeletionTimestamp == nil {
-		want = gatewayService(gw)
+		var served []model.GatewayPort
+		if row, ok := s.st.Gateways.Get(snap, key); ok {
+			served = row.Ports
+		}
+		want = gatewayService(gw, served)
 	}
 	s.remember(key, want)
 	if ok && !ours && !s.classKnown(snap, gw) {

@@ -26,7 +26,7 @@ const (
 // LabelKey is the value of ByLabel for one label.
 func LabelKey(namespace, label, value string) string { return namespace + "/" + label + "=" + value }
 
-// ParentKey is the value of ByParent: kind is Service or Gateway, of the groups that the Gateway API gives them.
+// ParentKey is the value of ByParent: kind is Service, Gateway or ListenerSet, of the groups that the Gateway API gives them.
 func ParentKey(kind, namespace, name string) string { return kind + "/" + namespace + "/" + name }
 
 // PodAddresses returns the pod's addresses, sorted, without duplicates: of the annotation weft.io/ip, else of its status.
@@ -115,19 +115,55 @@ func texts(addrs []netip.Addr) []string {
 // GatewaySecrets returns the keys of the Secrets that the listeners of a Gateway refer to, sorted, without duplicates.
 func GatewaySecrets(g *gwv1.Gateway) []string {
 	var out []string
-	for _, l := range g.Spec.Listeners {
-		if l.TLS == nil {
-			continue
-		}
-		for _, r := range l.TLS.CertificateRefs {
-			ns := g.Namespace
-			if r.Namespace != nil {
-				ns = string(*r.Namespace)
-			}
-			out = append(out, model.Key(ns, string(r.Name)))
-		}
+	for i := range g.Spec.Listeners {
+		out = appendSecrets(out, g.Namespace, g.Spec.Listeners[i].TLS)
 	}
 	return unique(out)
+}
+
+// ListenerSetSecrets is GatewaySecrets for a ListenerSet.
+func ListenerSetSecrets(s *gwv1.ListenerSet) []string {
+	var out []string
+	for i := range s.Spec.Listeners {
+		out = appendSecrets(out, s.Namespace, s.Spec.Listeners[i].TLS)
+	}
+	return unique(out)
+}
+
+func appendSecrets(to []string, namespace string, tls *gwv1.ListenerTLSConfig) []string {
+	if tls == nil {
+		return to
+	}
+	for _, r := range tls.CertificateRefs {
+		ns := namespace
+		if r.Namespace != nil {
+			ns = string(*r.Namespace)
+		}
+		to = append(to, model.Key(ns, string(r.Name)))
+	}
+	return to
+}
+
+// GatewayOfListenerSet returns the key of the Gateway that a ListenerSet names; ok is false for a parent of another kind.
+func GatewayOfListenerSet(s *gwv1.ListenerSet) (key string, ok bool) {
+	p := s.Spec.ParentRef
+	if p.Kind != nil && *p.Kind != "Gateway" || p.Group != nil && *p.Group != gwv1.GroupName {
+		return "", false
+	}
+	ns := s.Namespace
+	if p.Namespace != nil {
+		ns = string(*p.Namespace)
+	}
+	return model.Key(ns, string(p.Name)), true
+}
+
+func listenerSetParents(s *gwv1.ListenerSet) []string {
+	key, ok := GatewayOfListenerSet(s)
+	if !ok {
+		return nil
+	}
+	ns, name := model.SplitKey(key)
+	return []string{ParentKey("Gateway", ns, name)}
 }
 
 func policyServices(p *weftv1.AuthorizationPolicy) []string {
@@ -219,7 +255,8 @@ func parentKeys(namespace string, refs []gwv1.ParentReference) []string {
 		if r.Group != nil {
 			group = string(*r.Group)
 		}
-		if (kind != "Gateway" || group != gwv1.GroupName) && (kind != "Service" || group != "") {
+		listeners := group == gwv1.GroupName && (kind == "Gateway" || kind == "ListenerSet")
+		if !listeners && (kind != "Service" || group != "") {
 			continue
 		}
 		ns := namespace

@@ -77,6 +77,7 @@ func (o *Objects) allKinds() []Kind {
 		kindOf(core("Secret"), true, o.Secrets),
 		kindOf(core("ConfigMap"), true, o.ConfigMaps),
 		kindOf(gw("Gateway"), true, o.Gateways),
+		kindOf(gw("ListenerSet"), true, o.ListenerSets),
 		kindOf(gw("GatewayClass"), false, o.GatewayClasses),
 		kindOf(schema.GroupVersionKind{Group: gwxv1.GroupName, Version: gwxv1.GroupVersion.Version, Kind: "XMesh"}, false, o.Meshes),
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),

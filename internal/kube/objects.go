@@ -26,6 +26,7 @@ type Objects struct {
 	ConfigMaps            *state.Table[*corev1.ConfigMap]
 	Gateways              *state.Table[*gwv1.Gateway]
 	GatewayClasses        *state.Table[*gwv1.GatewayClass]
+	ListenerSets          *state.Table[*gwv1.ListenerSet]
 	Meshes                *state.Table[*gwxv1.XMesh]
 	HTTPRoutes            *state.Table[*gwv1.HTTPRoute]
 	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
@@ -55,11 +56,11 @@ const (
 	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies and
 	// BackendTLSPolicies by that of each Service that they target.
 	ByService = "service"
-	// ByParent finds routes by ParentKey.
+	// ByParent finds routes, and ListenerSets, by ParentKey.
 	ByParent = "parent"
 	// ByClass finds Gateways by the name of their class.
 	ByClass = "class"
-	// BySecret finds Gateways by the namespace/name of each Secret that a listener refers to.
+	// BySecret finds Gateways and ListenerSets by the namespace/name of each Secret that a listener refers to.
 	BySecret = "secret"
 	// ByObject finds Problems; see ProblemsOf.
 	ByObject = "object"
@@ -95,6 +96,9 @@ func NewObjects(db *state.DB) *Objects {
 		Gateways: table(db, "kube-gateways",
 			state.Index[*gwv1.Gateway]{Name: ByClass, Of: func(g *gwv1.Gateway) []string { return []string{string(g.Spec.GatewayClassName)} }},
 			state.Index[*gwv1.Gateway]{Name: BySecret, Of: GatewaySecrets}),
+		ListenerSets: table(db, "kube-listener-sets",
+			state.Index[*gwv1.ListenerSet]{Name: ByParent, Of: listenerSetParents},
+			state.Index[*gwv1.ListenerSet]{Name: BySecret, Of: ListenerSetSecrets}),
 		GatewayClasses: table[*gwv1.GatewayClass](db, "kube-gateway-classes"),
 		Meshes:         table[*gwxv1.XMesh](db, "kube-meshes"),
 		HTTPRoutes: table(db, "kube-http-routes",

@@ -20,12 +20,38 @@ func (g *Gateway) Key() string { return Key(g.Namespace, g.Name) }
 type GatewayPort struct {
 	Port uint16 `json:"port"`
 	TLS  bool   `json:"tls,omitempty"` // its listeners are HTTPS or TLS, and each is chosen by SNI
+	ListenerSets
 	// Listeners of an HTTP port share one route table and are one entry here.
 	Listeners []GatewayListener `json:"listeners"`
 }
 
+// ListenerSets says which listeners of a port, or of a route table, are not the Gateway's own.
+type ListenerSets struct {
+	// Sets are where they come from, the one that counts first comes first.
+	Sets []ObjectVersion `json:"listenerSets,omitempty"`
+	// Only is true if none is the Gateway's own.
+	Only bool `json:"listenerSetsOnly,omitempty"`
+}
+
+// Owners are the objects whose listeners these are.
+func (l ListenerSets) Owners(gateway ObjectVersion) []ObjectVersion {
+	if l.Only {
+		return l.Sets
+	}
+	return append([]ObjectVersion{gateway}, l.Sets...)
+}
+
+// Namespace is the one that the listeners count for: the Gateway's, or where none is its own, that of the first ListenerSet.
+func (l ListenerSets) Namespace(gateway string) string {
+	if l.Only && len(l.Sets) > 0 {
+		return l.Sets[0].Namespace
+	}
+	return gateway
+}
+
 // GatewayListener has a route table for requests, or Streams for connections.
 type GatewayListener struct {
+	// Name is <namespace>/<ListenerSet>/<name> for a listener of a ListenerSet.
 	Name       string `json:"name"`
 	Hostname   string `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
 	RouteTable string `json:"routeTable,omitempty"`

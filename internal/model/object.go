@@ -13,6 +13,9 @@ type ObjectRef struct {
 	Name      string `json:"name"`
 }
 
+// Key is the object's key in the table of its kind.
+func (r ObjectRef) Key() string { return Key(r.Namespace, r.Name) }
+
 // String gives Kind/namespace/name, or Kind/name for objects of the cluster.
 func (r ObjectRef) String() string {
 	if r.Namespace == "" {

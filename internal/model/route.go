@@ -11,10 +11,12 @@ import (
 // RouteTable says what happens to requests that arrive at one L7 frontend.
 type RouteTable struct {
 	// Name is "service/" + PortKey for a service port, "gateway/ns/name/port" for a Gateway's HTTP port,
-	// "gateway/ns/name/port/listener" for an HTTPS listener.
+	// "gateway/ns/name/port/listener" for an HTTPS listener, with "ns/name/" of its ListenerSet before the listener if it
+	// has one.
 	Name string `json:"name"`
 	// Generation is the Gateway's; 0 for a service port.
-	Generation   int64         `json:"generation,omitempty"`
+	Generation int64 `json:"generation,omitempty"`
+	ListenerSets
 	VirtualHosts []VirtualHost `json:"virtualHosts"`
 }
 

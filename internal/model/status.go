@@ -6,10 +6,12 @@ import "fmt"
 type Status struct {
 	Object     ObjectRef        `json:"object"`
 	Generation int64            `json:"generation,omitempty"`
-	Conditions []Condition      `json:"conditions,omitempty"` // of the object itself: Gateway, GatewayClass, policies
+	Conditions []Condition      `json:"conditions,omitempty"` // of the object itself: Gateway, ListenerSet, GatewayClass, policies
 	Parents    []ParentStatus   `json:"parents,omitempty"`    // of a route
-	Listeners  []ListenerStatus `json:"listeners,omitempty"`  // of a Gateway
+	Listeners  []ListenerStatus `json:"listeners,omitempty"`  // of a Gateway or a ListenerSet
 	Addresses  []string         `json:"addresses,omitempty"`  // of a Gateway
+	// AttachedListenerSets counts those of a Gateway that are accepted.
+	AttachedListenerSets int `json:"attachedListenerSets,omitempty"`
 }
 
 // Key is the object's reference as text.
@@ -101,7 +103,7 @@ func (p *ParentStatus) String() string {
 	return s
 }
 
-// ListenerStatus is the status of a Gateway's listener.
+// ListenerStatus is the status of a listener of a Gateway or of a ListenerSet.
 type ListenerStatus struct {
 	Name           string      `json:"name"`
 	SupportedKinds []string    `json:"supportedKinds"`

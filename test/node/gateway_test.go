@@ -28,6 +28,7 @@ kind: Gateway
 metadata: {name: edge, namespace: strict}
 spec:
   gatewayClassName: weft
+  allowedListeners: {namespaces: {from: All}}
   addresses: [{type: IPAddress, value: 10.98.0.1}, {type: IPAddress, value: "fd98::1"}]
   listeners:
     - {name: http, protocol: HTTP, port: 80}
@@ -40,6 +41,23 @@ spec:
   parentRefs: [{name: edge}]
   hostnames: [shop.example]
   rules: [{backendRefs: [{name: srv, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: tenant, namespace: plain}
+spec:
+  parentRef: {name: edge, namespace: strict}
+  listeners:
+    - {name: http, protocol: HTTP, port: 80, hostname: tenant.example}
+    - {name: own, protocol: HTTP, port: 8080}
+    - {name: stolen, protocol: HTTPS, port: 443, hostname: shop.example, tls: {certificateRefs: [{name: shop}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: tenant, namespace: plain}
+spec:
+  parentRefs: [{kind: ListenerSet, name: tenant}]
+  rules: [{backendRefs: [{name: s1, port: 80}]}]
 `
 
 // gateways: from outside to a strict pod, in both families.
@@ -59,6 +77,14 @@ func gateways(t *testing.T, m *mesh) {
 		})
 		if err := want(m.outside, at(ip, 80), request{path: "/", host: "unknown.example"}, 404, ""); err != nil {
 			t.Error(err)
+		}
+		for _, of := range []struct {
+			port uint16
+			host string
+		}{{80, "tenant.example"}, {8080, "any.example"}} {
+			until(t, fmt.Sprintf("the ListenerSet's %s at %s port %d", of.host, ip, of.port), func() error {
+				return want(m.outside, at(ip, of.port), request{path: "/", host: of.host}, 200, "plain/s1")
+			})
 		}
 		until(t, "HTTPS at "+ip.String(), func() error { _, err := m.handshake(ip, ca); return err })
 	}

@@ -90,7 +90,7 @@ var (
 		"endpointslices": "EndpointSlice", "leases": "Lease",
 	}
 	customKinds = map[string]string{
-		"gateways": "Gateway", "gatewayclasses": "GatewayClass", "httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute",
+		"gateways": "Gateway", "listenersets": "ListenerSet", "gatewayclasses": "GatewayClass", "httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute",
 		"tlsroutes": "TLSRoute", "tcproutes": "TCPRoute",
 		"referencegrants": "ReferenceGrant", "authorizationpolicies": "AuthorizationPolicy", "addresspools": "AddressPool",
 	}

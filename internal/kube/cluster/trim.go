@@ -22,7 +22,7 @@ func WritesStatus() []schema.GroupKind {
 	gw := func(kind string) schema.GroupKind { return schema.GroupKind{Group: gwv1.GroupName, Kind: kind} }
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
-		gw("GatewayClass"), xmesh, gw("Gateway"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("BackendTLSPolicy"),
+		gw("GatewayClass"), xmesh, gw("Gateway"), gw("ListenerSet"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("BackendTLSPolicy"),
 		weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }
@@ -57,6 +57,10 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		if !keep {
 			// What the controller gave is what a node that starts must take; what it did not, it tells the reason of.
 			o.Status = gwv1.GatewayStatus{Addresses: o.Status.Addresses, Conditions: notProgrammed(o.Status.Conditions)}
+		}
+	case *gwv1.ListenerSet:
+		if !keep {
+			o.Status = gwv1.ListenerSetStatus{}
 		}
 	case *gwv1.GatewayClass:
 		if !keep {
