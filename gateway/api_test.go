@@ -43,6 +43,7 @@ var fieldClasses = map[string]map[string][]string{
 		"GatewaySpecAddress":         {"type", "value"},
 		"GatewayInfrastructure":      {"labels", "annotations"},
 		"GatewayTLSConfig":           {"backend", "frontend"},
+		"GatewayBackendTLS":          {"clientCertificateRef"},
 		"FrontendTLSConfig":          {"default", "perPort"},
 		"TLSConfig":                  {"validation"},
 		"FrontendTLSValidation":      {"caCertificateRefs", "mode"},
@@ -106,8 +107,6 @@ var fieldClasses = map[string]map[string][]string{
 		// A route that names no parent is attached to none.
 		"GatewaySpec":     {"defaultScope"},
 		"CommonRouteSpec": {"useDefaultGateways"},
-		// Without it backends see no certificate, and may refuse. The Gateway's ResolvedRefs says so.
-		"GatewayBackendTLS": {"clientCertificateRef"},
 		// The mesh's Accepted says so.
 		"MeshSpec": {"parametersRef"},
 	},

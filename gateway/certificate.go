@@ -23,7 +23,7 @@ var certificateUnits = unitKind{
 	objects: rowsOf(func(o *kube.Objects) *state.Table[*corev1.Secret] { return o.Secrets }),
 }
 
-// certificate translates a Secret that a listener of ours uses: as it is, or if it went bad or away, as it was when it was
+// certificate translates a Secret that a listener or a Gateway of ours uses: as it is, or if it went bad or away, as it was when it was
 // last valid, so that what works goes on.
 func certificate(v *view, key string) ([]output, bool) {
 	secret, there := v.objs.Secrets.Get(v.Snapshot, key)
@@ -176,38 +176,55 @@ func (v *view) listenerCertificates(l *listener) []string {
 		return nil
 	}
 	var certs []string
-	for _, r := range l.spec.TLS.CertificateRefs {
-		if kind, group := orDefault(r.Kind, "Secret"), orDefault(r.Group, ""); kind != "Secret" || group != "" {
-			l.refs.add(invalid, fmt.Sprintf("kind %q of group %q is not supported as a certificate", short(kind), short(group)))
-			continue
-		}
-		ns := orDefault(r.Namespace, l.parent.Namespace)
-		if !v.mayUse(l.parent.ObjectRef, ns, string(r.Name)) {
-			l.refs.add(string(gwv1.ListenerReasonRefNotPermitted), fmt.Sprintf(
-				"Secret %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
-				short(model.Key(ns, string(r.Name))), l.parent.Kind, l.parent.Namespace))
-			continue
-		}
-		key := model.Key(ns, string(r.Name))
-		problem := ""
-		if secret, ok := v.objs.Secrets.Get(v.Snapshot, key); !ok {
-			problem = fmt.Sprintf("there is no Secret %q", short(key))
-		} else {
-			problem = v.checkSecret(secret)
-		}
-		if problem == "" {
-			problem = v.rejected(model.ObjectRef{Kind: "Secret", Namespace: ns, Name: string(r.Name)}, 0)
-		}
-		_, served := v.st.Certificates.Get(v.Snapshot, key)
-		if problem != "" && served {
-			problem += "; the certificate that it held before is still served"
-		}
-		if problem != "" {
-			l.refs.add(invalid, problem)
-		}
-		if served {
+	for i := range l.spec.TLS.CertificateRefs {
+		if key := v.certificateOf(l.parent.ObjectRef, &l.spec.TLS.CertificateRefs[i], invalid, &l.refs); key != "" {
 			certs = append(certs, key)
 		}
 	}
 	return certs
+}
+
+// backendCertificate returns the key of the certificate that a Gateway shows to backends, or "", and notes what is wrong.
+func (v *view) backendCertificate(gw *gwv1.Gateway, refs *problems) string {
+	r := kube.BackendCertificateRef(gw)
+	if r == nil {
+		return ""
+	}
+	return v.certificateOf(gatewayRef(gw), r, string(gwv1.GatewayReasonInvalidClientCertificateRef), refs)
+}
+
+// certificateOf returns the key of the certificate that an object refers to, also if it is served as it last was, and "" if it
+// is not served. It notes what is wrong, with the reason invalid if that is the Secret.
+func (v *view) certificateOf(of model.ObjectRef, r *gwv1.SecretObjectReference, invalid string, refs *problems) string {
+	if kind, group := orDefault(r.Kind, "Secret"), orDefault(r.Group, ""); kind != "Secret" || group != "" {
+		refs.add(invalid, fmt.Sprintf("kind %q of group %q is not supported as a certificate", short(kind), short(group)))
+		return ""
+	}
+	ns := orDefault(r.Namespace, of.Namespace)
+	key := model.Key(ns, string(r.Name))
+	if !v.mayUse(of, ns, string(r.Name)) {
+		refs.add(string(gwv1.ListenerReasonRefNotPermitted), fmt.Sprintf(
+			"Secret %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it", short(key), of.Kind, of.Namespace))
+		return ""
+	}
+	problem := ""
+	if secret, ok := v.objs.Secrets.Get(v.Snapshot, key); !ok {
+		problem = fmt.Sprintf("there is no Secret %q", short(key))
+	} else {
+		problem = v.checkSecret(secret)
+	}
+	if problem == "" {
+		problem = v.rejected(model.ObjectRef{Kind: "Secret", Namespace: ns, Name: string(r.Name)}, 0)
+	}
+	_, served := v.st.Certificates.Get(v.Snapshot, key)
+	if problem != "" && served {
+		problem += "; the certificate that it held before is still served"
+	}
+	if problem != "" {
+		refs.add(invalid, problem)
+	}
+	if !served {
+		return ""
+	}
+	return key
 }

@@ -19,6 +19,7 @@ func ClassFeatures() []string {
 		string(features.SupportTCPRoute),
 		string(features.SupportGatewayFrontendClientCertificateValidation),
 		string(features.SupportGatewayFrontendClientCertificateValidationInsecureFallback),
+		string(features.SupportGatewayBackendClientCertificate),
 		string(features.SupportBackendTLSPolicy), string(features.SupportBackendTLSPolicySANValidation),
 	}, routeFeatures())
 }

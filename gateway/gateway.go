@@ -58,6 +58,7 @@ type gatewayBuilder struct {
 	served    []*listener        // those of both that are accepted, in the order in which they count
 	certs     map[*listener][]string
 	attached  map[string]int // routes by key of the listener
+	refs      problems       // of the Gateway itself
 	model     *model.Gateway
 	outs      []output
 }
@@ -76,6 +77,7 @@ func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
 	if b.assigned.accepted.ok() {
 		b.model.Addresses = b.assigned.addresses
 	}
+	b.model.BackendCertificate = v.backendCertificate(gw, &b.refs)
 	return b
 }
 
@@ -171,9 +173,8 @@ func (b *gatewayBuilder) status() *model.Status {
 			Message: "spec.tls.frontend has mode AllowInsecureFallback: clients are served without a valid certificate",
 		})
 	}
-	if tls := b.gw.Spec.TLS; tls != nil && tls.Backend != nil && tls.Backend.ClientCertificateRef != nil {
-		s.Conditions = append(s.Conditions, no(model.ConditionResolvedRefs, string(gwv1.GatewayReasonInvalidClientCertificateRef),
-			"spec.tls.backend.clientCertificateRef is not supported; backends that a BackendTLSPolicy selects are shown no certificate"))
+	if kube.BackendCertificateRef(b.gw) != nil {
+		s.Conditions = append(s.Conditions, b.refs.condition(model.ConditionResolvedRefs, string(gwv1.GatewayReasonResolvedRefs)))
 	}
 	return s
 }

@@ -112,6 +112,9 @@ func (t *table) cluster(b model.Backend, r *model.Rule) string { return t.cluste
 // clusterOf names it with the protocol that the rule means, if explicit says so, or with that of the client.
 func (t *table) clusterOf(b model.Backend, r *model.Rule, explicit bool) string {
 	n := serviceName{namespace: b.Namespace, name: b.Name, port: b.Port, plain: t.plain}
+	if t.certificate != "" && backendTLS(t.b, n.portKey()) != nil {
+		n.certificate = t.certificate
+	}
 	if explicit {
 		n.protocol = httpSuffix
 		if r.Match.GRPC {

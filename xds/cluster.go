@@ -203,7 +203,7 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
 	objects := []model.ObjectVersion{serviceRef(n.namespace, n.name)}
 	if t := backendTLS(b, n.portKey()); t != nil {
-		b.cfg.originates(c, t)
+		b.cfg.originates(c, t, n.certificate)
 		objects = append(objects, t.Policy)
 	}
 	return &built{message: c, objects: objects}

@@ -67,6 +67,8 @@ const (
 	plainSuffix = "|plain" // for callers without an identity: no HBONE
 	httpSuffix  = "|http1" // for Gateways and copies of requests: HTTP/1.1 unless the service says otherwise
 	grpcSuffix  = "|grpc"  // for the same: HTTP/2
+	// certSuffix comes before the key of the certificate that a Gateway shows to the backends of a BackendTLSPolicy.
+	certSuffix = "|cert="
 )
 
 // Listener names of a local workload.
@@ -89,11 +91,12 @@ func cutWorkloadName(name string) (key, suffix string, ok bool) {
 	return name[:i], name[i+1:], true
 }
 
-// serviceName is a parsed name service/<ns>/<name>/<port>[|plain][|http1] of a cluster or route table.
+// serviceName is a parsed name service/<ns>/<name>/<port>[|plain][|cert=<ns>/<secret>][|http1] of a cluster or route table.
 type serviceName struct {
 	namespace, name string
 	port            uint16
 	plain           bool
+	certificate     string // key
 	protocol        string // "", httpSuffix or grpcSuffix
 }
 
@@ -109,7 +112,24 @@ func (n serviceName) String() string {
 	if n.plain {
 		s += plainSuffix
 	}
-	return s + n.protocol
+	return s + certText(n.certificate) + n.protocol
+}
+
+func certText(certificate string) string {
+	if certificate == "" {
+		return ""
+	}
+	return certSuffix + certificate
+}
+
+// cutCertificate splits a name before certSuffix.
+func cutCertificate(s string) (rest, certificate string, ok bool) {
+	rest, certificate, found := strings.Cut(s, certSuffix)
+	if !found {
+		return s, "", true
+	}
+	ns, name, _ := strings.Cut(certificate, "/")
+	return rest, certificate, ns != "" && name != "" && !strings.ContainsAny(name, "/|") && !strings.Contains(ns, "|")
 }
 
 // parseServiceName accepts exactly what String gives.
@@ -125,13 +145,14 @@ func parseServiceName(s string) (serviceName, bool) {
 			break
 		}
 	}
+	rest, n.certificate, ok = cutCertificate(rest)
 	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
 	parts := strings.Split(rest, "/")
-	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
+	if !ok || len(parts) != 3 || parts[0] == "" || parts[1] == "" {
 		return serviceName{}, false
 	}
 	port, ok := parsePort(parts[2])
-	if !ok || strings.Contains(rest, "|") || !utf8.ValidString(rest) {
+	if !ok || strings.Contains(rest, "|") || !utf8.ValidString(s) {
 		return serviceName{}, false
 	}
 	n.namespace, n.name, n.port = parts[0], parts[1], port

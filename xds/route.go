@@ -25,7 +25,9 @@ type table struct {
 	gateway bool
 	scheme  string // that requests come in with
 	port    uint16 // that requests come in on
-	objects []model.ObjectVersion
+	// certificate is the key of what backends with a BackendTLS are shown.
+	certificate string
+	objects     []model.ObjectVersion
 }
 
 func buildRoutes(b *builder, name string) *built {
@@ -46,6 +48,9 @@ func buildRoutes(b *builder, name string) *built {
 			owners = source.Owners(gatewayRef(n.namespace, n.name, source.Generation))
 		}
 		t.objects = append(t.objects, owners...)
+		if g, ok := b.st.Gateways.Get(b.snap, n.key()); ok {
+			t.certificate = g.BackendCertificate
+		}
 	} else {
 		return nil
 	}

@@ -28,12 +28,13 @@ const (
 	streamAttempts  = 3 // for an endpoint that does not answer
 )
 
-// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain][|passthrough] of a cluster.
+// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain][|passthrough][|cert=<ns>/<secret>] of a cluster.
 type streamName struct {
 	key   string // of the StreamRoute
 	plain bool
 	// passthrough is for the TLS of clients: it goes to the backends as it is, whatever a BackendTLSPolicy says.
 	passthrough bool
+	certificate string // key
 }
 
 func (n streamName) String() string {
@@ -44,7 +45,7 @@ func (n streamName) String() string {
 	if n.passthrough {
 		s += passthroughSuffix
 	}
-	return s
+	return s + certText(n.certificate)
 }
 
 func parseStreamName(s string) (streamName, bool) {
@@ -53,6 +54,9 @@ func parseStreamName(s string) (streamName, bool) {
 		return streamName{}, false
 	}
 	var n streamName
+	if rest, n.certificate, ok = cutCertificate(rest); !ok {
+		return streamName{}, false
+	}
 	rest, n.passthrough = strings.CutSuffix(rest, passthroughSuffix)
 	n.key, n.plain = strings.CutSuffix(rest, plainSuffix)
 	parts := strings.Split(n.key, "/")
@@ -78,7 +82,7 @@ func streamCluster(b *builder, name string, n streamName) *built {
 			objects = append(objects, t.Policy)
 		}
 	}
-	b.cfg.tlsMatches(c, policies)
+	b.cfg.tlsMatches(c, policies, n.certificate)
 	return &built{message: c, objects: objects}
 }
 
@@ -168,11 +172,13 @@ func refusedListener() *listener.Listener {
 
 // gatewayStream forwards a Gateway's connections to what a route divides them among.
 func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream, passthrough bool) *listener.Filter {
+	name := streamName{key: model.StreamKey(s.Route), plain: g.Identity == "", passthrough: passthrough}
+	if !passthrough {
+		name.certificate = g.BackendCertificate
+	}
 	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
-		StatPrefix: "gateway",
-		ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{
-			Cluster: streamName{key: model.StreamKey(s.Route), plain: g.Identity == "", passthrough: passthrough}.String(),
-		},
+		StatPrefix:         "gateway",
+		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: name.String()},
 		IdleTimeout:        duration(0),
 		MaxConnectAttempts: number(streamAttempts),
 		OnDemand:           &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)},

@@ -40,17 +40,17 @@ func (cfg *Config) refuses(t *model.BackendTLS) bool {
 	return t != nil && (t.Invalid || t.CA == "" && len(cfg.SystemRoots) == 0)
 }
 
-// originates makes all connections of a cluster TLS.
-func (cfg *Config) originates(c *cluster.Cluster, t *model.BackendTLS) {
+// originates makes all connections of a cluster TLS. Endpoints are shown the certificate of this key, "" for none.
+func (cfg *Config) originates(c *cluster.Cluster, t *model.BackendTLS, certificate string) {
 	if t == nil || cfg.refuses(t) {
 		return // endpoints are missing then
 	}
 	c.ConnectTimeout = duration(tlsConnectTimeout)
-	c.TransportSocketMatches = socketsOver(backendSocket(t))
+	c.TransportSocketMatches = socketsOver(backendSocket(t, certificate))
 }
 
 // backendSocket speaks TLS and checks the chain and the names of the endpoint's certificate.
-func backendSocket(t *model.BackendTLS) *core.TransportSocket {
+func backendSocket(t *model.BackendTLS, certificate string) *core.TransportSocket {
 	check := &tls.CertificateValidationContext{}
 	for _, n := range t.SANs {
 		m := &tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_DNS, Matcher: exactly(n.DNS)}
@@ -74,6 +74,9 @@ func backendSocket(t *model.BackendTLS) *core.TransportSocket {
 			},
 		}
 	}
+	if certificate != "" {
+		c.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{{Name: certPrefix + certificate, SdsConfig: fromADS()}}
+	}
 	return transportSocket("envoy.transport_sockets.tls", &tls.UpstreamTlsContext{
 		Sni:              t.ServerName,
 		MaxSessionKeys:   number(0), // a resumed session would skip the check of the certificate
@@ -90,7 +93,7 @@ func systemCA(b *builder) *built {
 }
 
 // tlsMatches adds the sockets of the backends of a cluster with several, which endpoints choose by metadata.
-func (cfg *Config) tlsMatches(c *cluster.Cluster, backends []*model.BackendTLS) {
+func (cfg *Config) tlsMatches(c *cluster.Cluster, backends []*model.BackendTLS, certificate string) {
 	var own []*cluster.Cluster_TransportSocketMatch
 	seen := map[string]bool{}
 	for _, t := range backends {
@@ -98,7 +101,7 @@ func (cfg *Config) tlsMatches(c *cluster.Cluster, backends []*model.BackendTLS) 
 			continue
 		}
 		seen[t.Key()] = true
-		for _, m := range socketsOver(backendSocket(t)) {
+		for _, m := range socketsOver(backendSocket(t, certificate)) {
 			m.Name += "/" + t.Key()
 			m.Match.Fields[matchTLS] = structpb.NewStringValue(t.Key())
 			own = append(own, m)

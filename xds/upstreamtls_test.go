@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -434,4 +435,84 @@ func TestSystemRootsAreASecret(t *testing.T) {
 	if err != nil || !bytes.Contains(b.Value, []byte("roots")) {
 		t.Error(err)
 	}
+}
+
+// TestGatewayShowsCertificate: backends that a policy selects are shown the Gateway's certificate, for requests, copies and
+// connections. A Gateway without one shows none, and a certificate that is replaced is shown from then on.
+func TestGatewayShowsCertificate(t *testing.T) {
+	w := newWorld(t, Config{})
+	pool := x509.NewCertPool()
+	pool.AddCert(w.ca.cert)
+	asks := func() *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{w.ca.issueNames("a.example")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	}
+	newTLSBackend(t, w, "web", model.ServicePort{}, asks())
+	copies := newTLSBackend(t, w, "copies", model.ServicePort{}, asks())
+	greeter(t, w, "bytes", asks())
+	for _, s := range []string{"web", "copies", "bytes"} {
+		put(w, w.st.BackendTLS, policyOf(s, func(b *model.BackendTLS) { b.CA = string(w.ca.pem()) }))
+	}
+	certificate := func(ca *testCA) {
+		chain, key := ca.issue("", "of.gateway")
+		put(w, w.st.Certificates, &model.Certificate{Namespace: "shop", Name: "client", ChainPEM: chain, KeyPEM: key})
+	}
+	certificate(w.ca)
+	port, stream, route := freePort(t), freePort(t), streamRef("TCPRoute", "bytes")
+	putStream(w, route, to("bytes", 1))
+	gatewayWith(w, port, model.Rule{
+		Backends: []model.Backend{to("web", 1)}, Mirrors: []model.Mirror{{Backend: to("copies", 1), Numerator: 100, Denominator: 100}},
+	})
+	shows := func(key string) {
+		put(w, w.st.Gateways, &model.Gateway{
+			Namespace: "shop", Name: "gw", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, BackendCertificate: key,
+			Ports: []model.GatewayPort{
+				{Port: port, Listeners: []model.GatewayListener{{Name: "http", RouteTable: model.GatewayTable("shop", "gw", port, "")}}},
+				{Port: stream, Listeners: []model.GatewayListener{{Name: "tcp", Streams: []model.GatewayStream{{Route: route}}}}},
+			},
+		})
+	}
+	shows("shop/client")
+	e := w.envoy()
+	answers := func(want int) {
+		t.Helper()
+		e.until(fmt.Sprint(want), func() error {
+			a, err := trySend(port, "GET", "x", "/", nil)
+			if err == nil && a.status != want {
+				err = fmt.Errorf("%d %s", a.status, a.body)
+			}
+			return err
+		})
+	}
+	answers(200)
+	connects := func() error {
+		c, err := net.DialTimeout("tcp", fmt.Sprint("127.0.0.1:", stream), 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = greeting(c)
+		return err
+	}
+	until(t, "bytes", connects)
+	until(t, "a copy", func() error {
+		answers(200)
+		if copies.hits.Load() == 0 {
+			return errors.New("none came")
+		}
+		return nil
+	})
+	shows("")
+	answers(503)
+	shows("shop/client")
+	answers(200)
+	certificate(newTestCA(t)) // for new connections
+	until(t, "bytes, by a certificate that the backend does not know", func() error {
+		if err := connects(); err != nil {
+			return nil //nolint:nilerr // it is refused
+		}
+		return errors.New("they pass")
+	})
+	certificate(w.ca)
+	until(t, "bytes", connects)
+	w.noRejections()
 }

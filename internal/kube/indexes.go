@@ -112,13 +112,25 @@ func texts(addrs []netip.Addr) []string {
 	return out
 }
 
-// GatewaySecrets returns the keys of the Secrets that the listeners of a Gateway refer to, sorted, without duplicates.
+// GatewaySecrets returns the keys of the Secrets that a Gateway refers to, for its listeners and for its backends, sorted,
+// without duplicates.
 func GatewaySecrets(g *gwv1.Gateway) []string {
 	var out []string
 	for i := range g.Spec.Listeners {
 		out = appendSecrets(out, g.Namespace, g.Spec.Listeners[i].TLS)
 	}
+	if r := BackendCertificateRef(g); r != nil {
+		out = appendSecret(out, g.Namespace, r)
+	}
 	return unique(out)
+}
+
+// BackendCertificateRef returns the reference to the certificate that a Gateway shows to backends; nil for none.
+func BackendCertificateRef(g *gwv1.Gateway) *gwv1.SecretObjectReference {
+	if g.Spec.TLS == nil || g.Spec.TLS.Backend == nil {
+		return nil
+	}
+	return g.Spec.TLS.Backend.ClientCertificateRef
 }
 
 // ListenerSetSecrets is GatewaySecrets for a ListenerSet.
@@ -134,14 +146,17 @@ func appendSecrets(to []string, namespace string, tls *gwv1.ListenerTLSConfig) [
 	if tls == nil {
 		return to
 	}
-	for _, r := range tls.CertificateRefs {
-		ns := namespace
-		if r.Namespace != nil {
-			ns = string(*r.Namespace)
-		}
-		to = append(to, model.Key(ns, string(r.Name)))
+	for i := range tls.CertificateRefs {
+		to = appendSecret(to, namespace, &tls.CertificateRefs[i])
 	}
 	return to
+}
+
+func appendSecret(to []string, namespace string, r *gwv1.SecretObjectReference) []string {
+	if r.Namespace != nil {
+		namespace = string(*r.Namespace)
+	}
+	return append(to, model.Key(namespace, string(r.Name)))
 }
 
 // GatewayOfListenerSet returns the key of the Gateway that a ListenerSet names; ok is false for a parent of another kind.

@@ -11,6 +11,9 @@ type Gateway struct {
 	// Identity is what the Gateway shows to authenticated backends: service account = the Gateway's name.
 	Identity Identity      `json:"identity"`
 	Ports    []GatewayPort `json:"ports"`
+	// BackendCertificate is the key (namespace/name) of the Certificate that it shows to backends with a BackendTLS; "" for
+	// none.
+	BackendCertificate string `json:"backendCertificate,omitempty"`
 }
 
 // Key is the gateway's key in its table.

@@ -41,7 +41,7 @@ func newHubbleUser(t *testing.T, namespace, account string) *hubbleUser {
 func (u *hubbleUser) run(args ...string) (string, error) {
 	ctx, cancel := bounded(u.t)
 	defer cancel()
-	cmd, err := mesh.NodeCommand(ctx, "n1", append([]string{u.command}, append(args, "--server", u.server, "--tls-ca-cert-files", u.ca,
+	cmd, err := nodeProcess(ctx, "n1", append([]string{u.command}, append(args, "--server", u.server, "--tls-ca-cert-files", u.ca,
 		"--tls-server-name", "weft-flows.weft-system.svc", "--basic-auth-username", "token", "--basic-auth-password", u.token)...)...)
 	if err != nil {
 		return "", err

@@ -249,13 +249,18 @@ func events(t testing.TB, namespace, kind, name string) []string {
 	return out
 }
 
-// onNode runs the workload's command as a process of a node, in its cgroup.
+// nodeProcess is a command that runs as a process of a node, in its cgroup: it reaches Services.
+func nodeProcess(ctx context.Context, node string, args ...string) (*exec.Cmd, error) {
+	join := `echo $$ > /run/cgroup2/system/cgroup.procs && exec "$@"`
+	return mesh.NodeCommand(ctx, node, append([]string{"sh", "-c", join, "sh"}, args...)...)
+}
+
+// onNode runs the workload's command as a process of a node.
 func onNode(t testing.TB, node string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := bounded(t)
 	defer cancel()
-	join := `echo $$ > /run/cgroup2/system/cgroup.procs && exec "$@"`
-	cmd, err := mesh.NodeCommand(ctx, node, append([]string{"sh", "-c", join, "sh", mesh.binary()}, args...)...)
+	cmd, err := nodeProcess(ctx, node, append([]string{mesh.binary()}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
