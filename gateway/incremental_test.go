@@ -21,8 +21,8 @@ import (
 )
 
 // TestIncrementalEqualsFromScratch puts and deletes objects in any order and number between two runs of Sync. The
-// tables must be those of a translator that saw only the last state. AddressPools are left out: addresses given from
-// them depend on who came first, which is what the allocator is for.
+// tables must be those of a translator that saw only the last state. AddressPools are left out, and Gateways of two namespaces
+// ask for different addresses: who gets one depends on who came first, which is what the allocator is for.
 func TestIncrementalEqualsFromScratch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(testConfig)
@@ -212,7 +212,8 @@ func drawGateway(t *rapid.T) runtime.Object {
 	g := &gwv1.Gateway{ObjectMeta: drawMeta(t, "g1", "g2")}
 	g.Spec.GatewayClassName = pick(t, "class", gwv1.ObjectName("weft"), "other")
 	if pick(t, "static", true, false) {
-		g.Spec.Addresses = []gwv1.GatewaySpecAddress{{Value: pick(t, "address", "192.0.2.1", "10.0.0.1", "10.96.0.1")}}
+		last := map[string]string{"a": "1", "b": "2"}[g.Namespace]
+		g.Spec.Addresses = []gwv1.GatewaySpecAddress{{Value: pick(t, "address", "192.0.2.", "10.0.0.", "10.96.0.") + last}}
 	}
 	g.Spec.AllowedListeners = &gwv1.AllowedListeners{Namespaces: &gwv1.ListenerNamespaces{
 		From:     pick(t, "allowed", nil, new(gwv1.NamespacesFromAll), new(gwv1.NamespacesFromSame), new(gwv1.NamespacesFromSelector)),
