@@ -91,8 +91,9 @@ func TestHandshakesOfOthers(t *testing.T) {
 
 // The sessions of one address leave room for others, and what it had is forgotten with its last session.
 func TestSessionsOfOthers(t *testing.T) {
-	p := testPod()
-	p.node.sessions.most = nodeSessions // whatever files this process may open
+	n := New("", slog.New(slog.DiscardHandler))
+	n.sessions.most = nodeSessions // whatever files this process may open
+	p := n.emptyPod()
 	type entry struct {
 		s *session
 		v *visitor
@@ -143,9 +144,14 @@ func TestStreamsOfOtherPods(t *testing.T) {
 			out++
 		}
 	}
-	if in != 300 || in+out != 500 {
+	if in != 200 || out != 250 { // of a quarter, one peer has four fifths
 		t.Errorf("%d and %d streams of one pod", in, out)
 	}
+	other := &guest{streams: greedy.inbound.newShare()}
+	if !greedy.takeInbound(other) {
+		t.Error("no room for another peer of the same pod")
+	}
+	greedy.giveInbound(other)
 	if !modest.takeOutbound() || !modest.takeInbound(&guest{streams: modest.inbound.newShare()}) {
 		t.Error("no room for another pod")
 	}
@@ -250,8 +256,12 @@ func TestSessionsOfOtherPods(t *testing.T) {
 			in[s] = v
 		}
 	}
-	if len(in) != 50 {
+	if len(in) != 24 {
 		t.Errorf("%d sessions of 60 are taken by one pod", len(in))
+	}
+	taken := 0
+	for greedy.onNode.take(1) {
+		taken++
 	}
 	greedy.spec.Store(&Workload{Key: "a"})
 	r := &route{pod: greedy, to: netip.MustParseAddr("10.0.0.1")}
@@ -261,6 +271,7 @@ func TestSessionsOfOtherPods(t *testing.T) {
 	if s, _ := admit(modest, 1); s == nil {
 		t.Error("no room for another pod")
 	}
+	greedy.onNode.give(taken)
 	for s, v := range in {
 		greedy.dismiss(s, v)
 	}

@@ -2,6 +2,10 @@ package tunnel
 
 import "syscall"
 
+// podShare is the part of the node's streams, and of its sessions, that a pod may have in one direction at most. A pod's share
+// of the node is a half of both: were it less than what one of its peers may have, that peer would shut out the others.
+const podShare = 4
+
 // nodeLimits returns how many streams and sessions the pods of a node may have, where the process may have so many files
 // open. Each takes one; an eighth is left for listeners and namespaces. Past the limit of files nobody would be served.
 func nodeLimits(files uint64) (streams, sessions int64) {

@@ -17,7 +17,7 @@ import (
 const (
 	maxStreams    = 10_000  // in each direction
 	nodeStreams   = 100_000 // of all pods of a node; past half, one has at most as many as are left
-	nodeSessions  = 8192    // in both directions, likewise
+	nodeSessions  = 16_384  // in both directions, likewise
 	maxSessions   = 4096    // that other pods opened; one may have half of what the others leave
 	maxHandshakes = 256     // of other pods, at once
 	// maxHandshakesOf is how many one of them makes at once.
@@ -66,8 +66,9 @@ func (n *Node) emptyPod() *pod {
 	return &pod{
 		node: n, memory: n.memory.newShare(), streams: n.streams.newShare(), onNode: n.sessions.newShare(),
 		listeners: map[netip.AddrPort]*socket{}, routes: map[netip.Addr]*route{}, accepted: map[*session]*visitor{},
-		guests:  map[netip.Addr]*guest{},
-		inbound: pool{most: maxStreams, weight: peerStreams}, sessions: pool{most: maxSessions, weight: 1},
+		guests:   map[netip.Addr]*guest{},
+		inbound:  pool{most: min(maxStreams, n.streams.most/podShare), weight: peerStreams},
+		sessions: pool{most: min(maxSessions, n.sessions.most/podShare), weight: 1},
 	}
 }
 

@@ -73,7 +73,7 @@ func (p *pod) arrived(app *socket, clientPort uint16, to netip.AddrPort) {
 
 // takeOutbound counts a connection of the pod's applications, and reports whether there is room for it.
 func (p *pod) takeOutbound() bool {
-	if p.outbound.Add(1) <= maxStreams && p.streams.take(1) {
+	if p.outbound.Add(1) <= p.inbound.most && p.streams.take(1) {
 		return true
 	}
 	p.outbound.Add(-1)
