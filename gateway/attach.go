@@ -57,12 +57,10 @@ type binding struct {
 
 // Names of indexes of attachments.
 const (
-	byTable   = "table"
-	byBackend = "backend" // by the namespace/name of each Service that the rules lead to
+	byTable    = "table"
+	byBackend  = "backend"  // by the namespace/name of each Service that the rules lead to
+	byListener = "listener" // by the key of a listener of a Gateway or a ListenerSet
 )
-
-// byListener finds attachments by the key of a listener of a Gateway or a ListenerSet.
-const byListener = "listener"
 
 func newAttachments(db *state.DB) *state.Table[*attachment] {
 	return state.NewTable(db, "gateway-attachments", func(a *attachment) string { return a.route.String() },
@@ -311,8 +309,7 @@ func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *
 		return noParent("%s is not attached to its Gateway: %s", parentText(parent), strings.Join(merged.refused.messages, "; "))
 	}
 	// What follows from a ListenerSet's routes is the Gateway's, which serves them.
-	ns, name := model.SplitKey(merged.gateway)
-	gateway := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: ns, Name: name}
+	gateway := gatewayRefOf(merged.gateway)
 	var selected, allowed, matched, attached bool
 	for _, l := range merged.listeners {
 		if !l.selectedBy(p) || !l.accepted.ok() {

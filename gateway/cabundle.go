@@ -40,16 +40,16 @@ type checkedBundle struct {
 func (v *view) caBundle(key string) (string, error) {
 	m, ok := v.objs.ConfigMaps.Get(v.Snapshot, key)
 	if !ok {
-		v.memo.forgetBundle(key)
+		v.memo.bundles.forget(key)
 		return "", fmt.Errorf("there is no ConfigMap %q", short(key))
 	}
-	c := v.memo.bundle(key)
+	c := v.memo.bundles.get(key)
 	if c.configMap != m {
 		c = checkedBundle{configMap: m}
 		if c.pem, c.err = parseBundle(m.Data[kube.CACertificateKey]); c.err != nil {
 			c.err = fmt.Errorf("ConfigMap %s: %w", key, c.err)
 		}
-		v.memo.setBundle(key, c)
+		v.memo.bundles.set(key, c)
 	}
 	return c.pem, c.err
 }

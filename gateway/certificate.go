@@ -28,7 +28,7 @@ var certificateUnits = unitKind{
 func certificate(v *view, key string) ([]output, bool) {
 	secret, there := v.objs.Secrets.Get(v.Snapshot, key)
 	if !v.certificateUsed(key) || !v.st.ServesGateways(v.Snapshot) {
-		v.memo.forgetSecret(key)
+		v.memo.secrets.forget(key)
 		return nil, there
 	}
 	var c *model.Certificate
@@ -46,7 +46,7 @@ func certificate(v *view, key string) ([]output, bool) {
 func (v *view) certificateUsed(key string) bool {
 	namespace, name, _ := strings.Cut(key, "/")
 	for gw := range v.objs.Gateways.By(v.Snapshot, kube.BySecret, key) {
-		if v.ours(gw) && v.mayUse(gatewayVersion(gw).ObjectRef, namespace, name) {
+		if v.ours(gw) && v.mayUse(gatewayRef(gw), namespace, name) {
 			return true
 		}
 	}
@@ -94,7 +94,7 @@ func (t *Translator) UsedSecrets(s *state.Snapshot) (keys []string, left int) {
 	}
 	var sets []*parentListeners
 	for _, gw := range gateways {
-		use(gatewayVersion(gw).ObjectRef, kube.GatewaySecrets(gw))
+		use(gatewayRef(gw), kube.GatewaySecrets(gw))
 		for p := range t.merged.By(s, byGateway, kube.Key(gw)) {
 			if p.parent.Kind == "ListenerSet" {
 				sets = append(sets, p)
@@ -148,7 +148,7 @@ type checkedSecret struct {
 // more than all else about a listener, so the answer is kept.
 func (v *view) checkSecret(secret *corev1.Secret) string {
 	key := kube.Key(secret)
-	if c := v.memo.secret(key); c.secret == secret {
+	if c := v.memo.secrets.get(key); c.secret == secret {
 		return c.err
 	}
 	c := checkedSecret{secret: secret}
@@ -163,7 +163,7 @@ func (v *view) checkSecret(secret *corev1.Secret) string {
 			c.err = fmt.Sprintf("Secret %s is not a certificate with its key: %v", key, err)
 		}
 	}
-	v.memo.setSecret(key, c)
+	v.memo.secrets.set(key, c)
 	return c.err
 }
 

@@ -38,6 +38,7 @@ func translateGateway(v *view, key string) ([]output, bool) {
 	for _, p := range all {
 		b.served = append(b.served, b.certified(p.listeners)...)
 	}
+	b.model.BackendCertificate = v.backendCertificate(gw, &b.refs)
 	b.ports()
 	if len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {
 		b.outs = append(b.outs, out(v.st.Gateways, key, b.model))
@@ -45,8 +46,12 @@ func translateGateway(v *view, key string) ([]output, bool) {
 	return append(b.outs, v.status(b.status())), true
 }
 
-func gatewayRef(gw *gwv1.Gateway) model.ObjectRef {
-	return model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}
+func gatewayRef(gw *gwv1.Gateway) model.ObjectRef { return gatewayRefOf(kube.Key(gw)) }
+
+// gatewayRefOf refers to the Gateway of a key.
+func gatewayRefOf(key string) model.ObjectRef {
+	namespace, name := model.SplitKey(key)
+	return model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: namespace, Name: name}
 }
 
 type gatewayBuilder struct {
@@ -77,7 +82,6 @@ func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
 	if b.assigned.accepted.ok() {
 		b.model.Addresses = b.assigned.addresses
 	}
-	b.model.BackendCertificate = v.backendCertificate(gw, &b.refs)
 	return b
 }
 

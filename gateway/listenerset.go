@@ -65,8 +65,7 @@ var mergeUnits = unitKind{
 }
 
 func gatewayVersion(gw *gwv1.Gateway) model.ObjectVersion {
-	ref := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}
-	return model.ObjectVersion{ObjectRef: ref, Generation: gw.Generation}
+	return model.ObjectVersion{ObjectRef: gatewayRef(gw), Generation: gw.Generation}
 }
 
 func listenerSetVersion(set *gwv1.ListenerSet) model.ObjectVersion {

@@ -8,50 +8,41 @@ import (
 // memo keeps results that cost much to compute. Each follows from its inputs alone, so a unit's outputs do not depend on
 // what is in it. It is safe for concurrent use.
 type memo struct {
-	mu      sync.Mutex
-	secrets map[string]checkedSecret         // by key of the Secret
-	bundles map[string]checkedBundle         // by key of the ConfigMap
-	hosts   map[string]map[string]cachedHost // by route table, then by host
+	secrets kept[checkedSecret] // by key of the Secret
+	bundles kept[checkedBundle] // by key of the ConfigMap
+
+	mu    sync.Mutex
+	hosts map[string]map[string]cachedHost // by route table, then by host
 }
 
-func newMemo() *memo {
-	return &memo{secrets: map[string]checkedSecret{}, bundles: map[string]checkedBundle{}, hosts: map[string]map[string]cachedHost{}}
+func newMemo() *memo { return &memo{hosts: map[string]map[string]cachedHost{}} }
+
+// kept are results by key.
+type kept[T any] struct {
+	mu sync.Mutex
+	by map[string]T
 }
 
-func (m *memo) secret(key string) checkedSecret {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.secrets[key]
+// get returns the zero value if nothing is kept.
+func (k *kept[T]) get(key string) T {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.by[key]
 }
 
-func (m *memo) setSecret(key string, c checkedSecret) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.secrets[key] = c
+func (k *kept[T]) set(key string, v T) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.by == nil {
+		k.by = map[string]T{}
+	}
+	k.by[key] = v
 }
 
-func (m *memo) forgetSecret(key string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.secrets, key)
-}
-
-func (m *memo) bundle(key string) checkedBundle {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.bundles[key]
-}
-
-func (m *memo) setBundle(key string, c checkedBundle) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.bundles[key] = c
-}
-
-func (m *memo) forgetBundle(key string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.bundles, key)
+func (k *kept[T]) forget(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.by, key)
 }
 
 // hostsOf returns the hosts of a route table. The caller must not change them.
