@@ -2,8 +2,6 @@ package gatewaysecrets
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,18 +50,9 @@ func (h *held) addBundle(b *bundle) error {
 	return nil
 }
 
-// bundleChanges returns what makes of the bundles of one map those of another, in the order of their keys.
+// bundleChanges returns what makes of the bundles of one map those of another.
 func bundleChanges(from, to map[string]*corev1.ConfigMap) []message {
-	var out []message
-	for _, key := range slices.Sorted(maps.Keys(from)) {
-		if to[key] == nil {
-			out = append(out, message{DeleteBundle: key})
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(to)) {
-		if from[key] != to[key] {
-			out = append(out, message{PutBundle: bundleOf(to[key])})
-		}
-	}
-	return out
+	return changes(from, to,
+		func(key string) message { return message{DeleteBundle: key} },
+		func(m *corev1.ConfigMap) message { return message{PutBundle: bundleOf(m)} })
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -168,26 +170,8 @@ func (r *Receiver) take(h *held) {
 	objs, st := r.cfg.Objects, r.cfg.State
 	w := objs.DB.Write(objs.Secrets, objs.ConfigMaps, st.Role)
 	defer w.Abort()
-	for s := range objs.Secrets.All(w.Snapshot()) {
-		if key := kube.Key(s); h.secrets[key] == nil {
-			objs.Secrets.Delete(w, key)
-		}
-	}
-	for _, s := range h.secrets {
-		if err := objs.Put(w, s); err != nil {
-			r.cfg.Log.Warn("a Secret of the controller is left out", "error", err)
-		}
-	}
-	for m := range objs.ConfigMaps.All(w.Snapshot()) {
-		if key := kube.Key(m); h.bundles[key] == nil {
-			objs.ConfigMaps.Delete(w, key)
-		}
-	}
-	for _, m := range h.bundles {
-		if err := objs.Put(w, m); err != nil {
-			r.cfg.Log.Warn("a ConfigMap of the controller is left out", "error", err)
-		}
-	}
+	replace(r, w, "Secret", objs.Secrets, h.secrets)
+	replace(r, w, "ConfigMap", objs.ConfigMaps, h.bundles)
 	if st.ServesGateways(w.Snapshot()) == h.refused {
 		r.cfg.Log.Info("the controller says whether this node may serve Gateways", "may", !h.refused)
 	}
@@ -221,4 +205,21 @@ func (r *Receiver) setProblem(err error) {
 	}
 	objs.Problems.Put(w, now)
 	r.cfg.Log.Warn("failed to get the certificates of Gateways from the controller; this node keeps those that it has", "error", err)
+}
+
+// replace makes the table of a kind hold these objects, and no others.
+func replace[T interface {
+	metav1.Object
+	runtime.Object
+}](r *Receiver, w *state.Write, kind string, table *state.Table[T], want map[string]T) {
+	for o := range table.All(w.Snapshot()) {
+		if _, ok := want[kube.Key(o)]; !ok {
+			table.Delete(w, kube.Key(o))
+		}
+	}
+	for _, o := range want {
+		if err := r.cfg.Objects.Put(w, o); err != nil {
+			r.cfg.Log.Warn("a "+kind+" of the controller is left out", "error", err)
+		}
+	}
 }

@@ -108,7 +108,7 @@ func (s *stream) send(now *published) error {
 		}
 		s.refused, s.sent, s.bundles = true, map[string]*corev1.Secret{}, now.bundles
 	default:
-		batch = slices.Concat(bundleChanges(s.bundles, now.bundles), changes(s.sent, now.secrets), []message{{Complete: true}})
+		batch = slices.Concat(bundleChanges(s.bundles, now.bundles), secretChanges(s.sent, now.secrets), []message{{Complete: true}})
 		s.refused, s.sent, s.bundles = false, now.secrets, now.bundles
 	}
 	s.seen = now
@@ -132,17 +132,24 @@ func (s *stream) extend() error {
 	return s.control.SetWriteDeadline(time.Now().Add(s.times.Beat + s.times.Write))
 }
 
-// changes returns what makes of the Secrets of one map those of another, in the order of their keys.
-func changes(from, to map[string]*corev1.Secret) []message {
+// secretChanges returns what makes of the Secrets of one map those of another.
+func secretChanges(from, to map[string]*corev1.Secret) []message {
+	return changes(from, to,
+		func(key string) message { return message{Delete: key} },
+		func(s *corev1.Secret) message { return message{Put: certificateOf(s)} })
+}
+
+// changes returns the messages that make of one map another, those that remove first, in the order of the keys.
+func changes[T any](from, to map[string]*T, remove func(key string) message, put func(*T) message) []message {
 	var out []message
 	for _, key := range slices.Sorted(maps.Keys(from)) {
 		if to[key] == nil {
-			out = append(out, message{Delete: key})
+			out = append(out, remove(key))
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(to)) {
 		if from[key] != to[key] {
-			out = append(out, message{Put: certificateOf(to[key])})
+			out = append(out, put(to[key]))
 		}
 	}
 	return out
