@@ -2,13 +2,16 @@ package attack
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/load"
+	"github.com/weft-mesh/weft/internal/observe"
 )
 
 // quietTime is how long the neighbour is measured before an attack and after it.
@@ -47,9 +50,24 @@ func (a *arena) neighbour(t *testing.T) (stop func() measured) {
 		out := measured{}
 		for way, r := range running {
 			out[way] = r.Stop()
+			if out[way].Failed > 0 {
+				t.Logf("%s: %v; flows of the neighbour that failed:\n%s", way, out[way].Failures(), a.failed(t))
+			}
 		}
 		return out
 	}
+}
+
+// failed returns the neighbour's last flows that were not served, a line of JSON each.
+func (a *arena) failed(t *testing.T) string {
+	t.Helper()
+	q := api.FlowQuery{Limit: 20, Terms: observe.Terms{Namespace: []string{"bank"}, Verdict: []string{"refused", "failed"}}}
+	var b strings.Builder
+	out := json.NewEncoder(&b)
+	if err := a.API.Flows(t.Context(), q, func(e observe.Event) error { return out.Encode(e) }); err != nil {
+		t.Error(err)
+	}
+	return b.String()
 }
 
 func (a *arena) quiet(t *testing.T) measured {
