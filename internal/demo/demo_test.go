@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,10 +23,7 @@ import (
 func TestEveryLinePasses(t *testing.T) {
 	testenv.Root(t)
 	t.Setenv("ENVOY", testenv.Envoy(t))
-	bin := filepath.Join(t.TempDir(), "weft")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
+	bin := testenv.Weft(t)
 	var out bytes.Buffer
 	err := Run(t.Context(), Options{Out: &out, Binary: bin, Exit: true})
 	t.Logf("%s", &out)

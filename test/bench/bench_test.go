@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,10 +88,7 @@ func TestHandWrittenEnvoys(t *testing.T) {
 // A short run of everything but the crowd: figures mean nothing, but each way must carry requests, and a change arrive.
 func TestShortRun(t *testing.T) {
 	testenv.Root(t)
-	bin := filepath.Join(t.TempDir(), "weft")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
+	bin := testenv.Weft(t)
 	c := config{binary: bin, envoy: testenv.Envoy(t), bytes: "tunnel", rounds: 1, span: 100 * time.Millisecond, routes: "10", changes: 3, idle: 50, hold: 3 * time.Second}
 	r := newReport(c)
 	if err := paths(t.Context(), c, r); err != nil {

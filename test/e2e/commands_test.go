@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // workstation runs weft beside a kubeconfig, as a user does who is on no node.
@@ -23,13 +25,7 @@ type workstation struct {
 }
 
 func newWorkstation(t *testing.T) *workstation {
-	w := &workstation{t, filepath.Join(t.TempDir(), "weft")}
-	build := exec.Command("go", "build", "-o", w.weft, "./cmd/weft")
-	build.Dir, build.Env = mesh.root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
-	return w
+	return &workstation{t, testenv.Weft(t)}
 }
 
 // run gives standard output, and the exit status.

@@ -23,7 +23,7 @@ type hubbleUser struct {
 func newHubbleUser(t *testing.T, namespace, account string) *hubbleUser {
 	dir := t.TempDir()
 	u := &hubbleUser{t: t, command: filepath.Join(dir, "hubble"), ca: filepath.Join(dir, "ca.crt")}
-	build := exec.Command("go", "build", "-o", u.command, "github.com/cilium/cilium/hubble")
+	build := exec.Command("go", "build", "-trimpath", "-o", u.command, "github.com/cilium/cilium/hubble")
 	build.Dir, build.Env = filepath.Join(mesh.root, "test/hubble"), append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the hubble command: %v: %s", err, out)

@@ -30,9 +30,7 @@ func buildWeft(t *testing.T) string {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(dir, "weft")
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/weft-mesh/weft/cmd/weft").CombinedOutput(); err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
+	testenv.WeftTo(t, bin)
 	return bin
 }
 

@@ -117,7 +117,7 @@ func start(t *testing.T, bytesPort uint16) *mesh {
 func buildWeft(t *testing.T) string {
 	t.Helper()
 	if raceDetector {
-		return testenv.Weft(t, "-race")
+		return testenv.WeftWithRace(t)
 	}
 	return testenv.Weft(t)
 }

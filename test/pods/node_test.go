@@ -45,12 +45,7 @@ func (n *node) pins() string { return "/sys/fs/bpf/" + n.lab.Prefix }
 
 func newNode(t testing.TB) *node {
 	testenv.Root(t)
-	n := &node{t: t, api: newAPIServer(t), dir: t.TempDir(), weft: filepath.Join(t.TempDir(), "weft")}
-	cmd := exec.Command("go", "build", "-o", n.weft, "github.com/weft-mesh/weft/cmd/weft")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build weft: %v\n%s", err, out)
-	}
+	n := &node{t: t, api: newAPIServer(t), dir: t.TempDir(), weft: testenv.Weft(t)}
 	n.lab = testenv.Lab(t)
 	n.health = netip.AddrPortFrom(n.lab.Gateway, 15921).String()
 	root, err := lab.CgroupMount()

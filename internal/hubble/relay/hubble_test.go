@@ -21,7 +21,7 @@ func hubbleCommand(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", file, "github.com/cilium/cilium/hubble")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", file, "github.com/cilium/cilium/hubble")
 	build.Dir, build.Env = "../../../test/hubble", append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the hubble command: %v: %s", err, out)
