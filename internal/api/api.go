@@ -5,6 +5,7 @@
 //	GET /v1/config/<what>?namespace=NS&name=NAME    a list; what is one of the constants below
 //	GET /v1/explain?q=JSON                          explain.Answer; q is an explain.Question
 //	GET /v1/explain/arrival?q=JSON                  explain.Decision; q is an explain.Arrival
+//	GET /v1/describe?q=JSON                         describe.Description; q is a describe.Question
 //	GET /v1/envoy/<what>                            what Envoy's admin answers; what is dump or clusters
 //	GET /v1/envoy/log-level                         Envoy's loggers and their levels
 //	POST /v1/envoy/log-level?logger=NAME&level=L    the same, after a change; without a logger of all

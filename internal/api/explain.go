@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/describe"
 	"github.com/weft-mesh/weft/internal/explain"
 )
 
@@ -22,6 +23,12 @@ func (c *Client) Explain(ctx context.Context, q explain.Question) (*explain.Answ
 func (c *Client) Arrive(ctx context.Context, a explain.Arrival) (explain.Decision, error) {
 	var out explain.Decision
 	return out, c.question(ctx, "/v1/explain/arrival", a, &out)
+}
+
+// Describe asks what the mesh makes of an object.
+func (c *Client) Describe(ctx context.Context, q describe.Question) (*describe.Description, error) {
+	var out describe.Description
+	return &out, c.question(ctx, "/v1/describe", q, &out)
 }
 
 func (c *Client) question(ctx context.Context, path string, question, into any) error {
@@ -38,17 +45,29 @@ func (n *Node) explainer() *explain.Node {
 
 func (n *Node) explain(w http.ResponseWriter, r *http.Request) {
 	var q explain.Question
-	if !readQuestion(w, r, &q) {
-		return
+	if readQuestion(w, r, &q) {
+		out, err := n.explainer().Explain(q)
+		answerOr(w, out, err)
 	}
-	out, err := n.explainer().Explain(q)
+}
+
+func (n *Node) describe(w http.ResponseWriter, r *http.Request) {
+	var q describe.Question
+	if readQuestion(w, r, &q) {
+		out, err := (&describe.Node{Node: *n.explainer()}).Describe(q)
+		answerOr(w, out, err)
+	}
+}
+
+// answerOr answers, or with the status for an error.
+func answerOr(w http.ResponseWriter, v any, err error) {
 	switch {
 	case errors.Is(err, explain.ErrUnknown):
 		http.Error(w, err.Error(), http.StatusNotFound)
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	default:
-		answer(w, out)
+		answer(w, v)
 	}
 }
 

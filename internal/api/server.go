@@ -31,6 +31,7 @@ func Handler(n Node) http.Handler {
 	})
 	mux.HandleFunc("GET /v1/explain", n.explain)
 	mux.HandleFunc("GET /v1/explain/arrival", n.arrive)
+	mux.HandleFunc("GET /v1/describe", n.describe)
 	mux.HandleFunc("GET /v1/envoy/{what}", n.inspect)
 	mux.HandleFunc("GET /v1/envoy/log-level", n.logLevel)
 	mux.HandleFunc("POST /v1/envoy/log-level", n.logLevel)

@@ -184,13 +184,16 @@ func printStatuses(w io.Writer, list []model.Status, wide bool) error {
 			return r.of
 		}},
 		{head: "CONDITION", of: func(r conditionRow) string { return r.c.Type }},
-		{head: "STATUS", of: func(r conditionRow) string {
-			if r.c.Status {
-				return "True"
-			}
-			return "False"
-		}},
+		{head: "STATUS", of: func(r conditionRow) string { return trueOrFalse(r.c.Status) }},
 		{head: "REASON", of: func(r conditionRow) string { return r.c.Reason }},
 		{head: "MESSAGE", of: func(r conditionRow) string { return r.c.Message }},
 	}, wide)
+}
+
+// trueOrFalse is a condition's status as the Kubernetes API writes it.
+func trueOrFalse(status bool) string {
+	if status {
+		return "True"
+	}
+	return "False"
 }

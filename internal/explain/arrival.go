@@ -35,7 +35,7 @@ func (n *Node) Arrive(a Arrival) Decision {
 	} else {
 		d = n.clear(&a, w)
 	}
-	d.Notes = n.behind(w)
+	d.Notes = n.Behind(w)
 	return d
 }
 
@@ -57,7 +57,7 @@ func (n *Node) clear(a *Arrival, w *model.Workload) Decision {
 		}
 	case model.IsOwnPort(a.Port):
 		return ownPort(a.Port)
-	case !n.envoyServes(w):
+	case !n.EnvoyServes(w):
 		d := refusedBy(policyNames(w.Policy), "a policy selects Pod %s, and Envoy does not listen there to check it", w.Key())
 		d.Changes = []string{"see the faults of the destination's node (weft status)"}
 		return d
@@ -69,11 +69,11 @@ func (n *Node) clear(a *Arrival, w *model.Workload) Decision {
 
 // authenticated decides on a connection by mTLS.
 func (n *Node) authenticated(a *Arrival, w *model.Workload) Decision {
-	serves := n.envoyServes(w)
+	serves := n.EnvoyServes(w)
 	if a.Way == ByTunnel {
-		serves = n.tunnelServes(w)
+		serves = n.TunnelServes(w)
 	}
-	switch why := n.certificate(w.Identity, w.Local); {
+	switch why := n.Certificate(w.Identity, w.Local); {
 	case model.IsOwnPort(a.Port):
 		return ownPort(a.Port)
 	case why != "":
@@ -151,8 +151,8 @@ func (n *Node) pod(key string) *model.Workload {
 	return w
 }
 
-// behind says what has not taken over the newest row of a pod of this node.
-func (n *Node) behind(w *model.Workload) []string {
+// Behind says what has not taken over the newest row of a pod of this node.
+func (n *Node) Behind(w *model.Workload) []string {
 	if !w.Local {
 		return nil
 	}

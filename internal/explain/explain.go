@@ -144,7 +144,7 @@ func (n *Node) Explain(q Question) (*Answer, error) {
 		e.request, e.answer.Assumed = &Request{}, true
 	}
 	e.request = e.request.complete(to)
-	for _, text := range e.behind(source) {
+	for _, text := range e.Behind(source) {
 		e.note("%s", text)
 	}
 	e.connect()

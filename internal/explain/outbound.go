@@ -44,7 +44,7 @@ func (e *explanation) toService() {
 		return
 	}
 	if port.L7 && len(s.Addresses) > 0 {
-		if e.envoyServes(e.source) {
+		if e.EnvoyServes(e.source) {
 			e.used = true
 			e.requests(e.serviceTable(), e.source.Namespace, e.source.Identity)
 			return
@@ -91,9 +91,9 @@ func (e *explanation) bytes(end End, to *model.Workload) {
 		end.Decision = refusedBy("AddressConflict", "several pods claim the address %s, so nobody has an identity there", end.Address.Addr())
 		end.AtSource = true
 		return
-	case e.Tunnel && !to.Policy.HTTP() && e.tunnelReaches(to) && e.tunnelServes(source):
+	case e.Tunnel && !to.Policy.HTTP() && e.tunnelReaches(to) && e.TunnelServes(source):
 		end.Way = ByTunnel
-	case e.envoyServes(source):
+	case e.EnvoyServes(source):
 		end.Way = ByHBONE
 	case source.MTLS == model.MTLSStrict || to.MTLS == model.MTLSStrict:
 		end.Decision = refusedBy("mTLS mode strict", "an end is strict, and neither weft tunnel nor Envoy listens in Pod %s", source.Key())
@@ -187,7 +187,7 @@ func (e *explanation) arrive(end *End, identity model.Identity) Decision {
 		if w := e.pod(end.Workload); w != nil && end.Identity == "" {
 			end.Identity = w.Identity
 		}
-		if why := e.certificate(identity, e.source.Local || e.to.gateway != nil); why != "" {
+		if why := e.Certificate(identity, e.source.Local || e.to.gateway != nil); why != "" {
 			return Decision{Verdict: Failing, AtSource: true, Why: why, Changes: []string{"see the faults of the source's node (weft status)"}}
 		}
 	}
@@ -198,8 +198,8 @@ func (e *explanation) arrive(end *End, identity model.Identity) Decision {
 	return d
 }
 
-// certificate says why an identity of this node cannot be proven; "" if it can, or if it is another node's.
-func (n *Node) certificate(id model.Identity, local bool) string {
+// Certificate says why an identity of this node cannot be proven; "" if it can, or if it is another node's.
+func (n *Node) Certificate(id model.Identity, local bool) string {
 	if !local {
 		return ""
 	}
@@ -308,12 +308,13 @@ func workloadSubject(w *model.Workload) model.Subject {
 	return model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}
 }
 
-// envoyServes reports whether Envoy has listeners for a pod. Of pods of other nodes it is not known, and assumed.
-func (n *Node) envoyServes(w *model.Workload) bool {
+// EnvoyServes reports whether Envoy has listeners for a pod. Of pods of other nodes it is not known, and assumed.
+func (n *Node) EnvoyServes(w *model.Workload) bool {
 	return !w.Local || n.State.AcceptedAt(n.Snapshot, workloadSubject(w), 1)
 }
 
-func (n *Node) tunnelServes(w *model.Workload) bool {
+// TunnelServes reports whether weft tunnel carries connections for a pod. Of pods of other nodes it is assumed.
+func (n *Node) TunnelServes(w *model.Workload) bool {
 	return !w.Local || n.State.CarriedAt(n.Snapshot, workloadSubject(w), 1)
 }
 

@@ -110,6 +110,21 @@ spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs
 			t.Errorf("of one node: exit status %d:\n%s", code, out)
 		}
 	})
+	t.Run("describe", func(t *testing.T) {
+		pod := strings.TrimPrefix(kubectl(t, "get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "name"), "pod/")
+		for args, all := range map[string][]string{
+			"route e2e-commands/refused":  {"Service/e2e-commands/web", "BackendNotFound", "make the Service"},
+			"service web -n e2e-commands": {"80/TCP", "HTTPRoute/e2e-commands/refused", "port 80 has no ready endpoint"},
+			"pod kube-system/" + strings.TrimSpace(strings.SplitN(pod, "\n", 2)[0]): {"mTLS mode:", "kube-system/kube-dns:53/TCP", "Problems: none"},
+		} {
+			out, code := w.run(append([]string{"describe"}, strings.Fields(args)...)...)
+			for _, want := range all {
+				if code != 0 || !strings.Contains(out, want) {
+					t.Errorf("weft describe %s: exit status %d, no %q in\n%s", args, code, want, out)
+				}
+			}
+		}
+	})
 	t.Run("observe", func(t *testing.T) {
 		eventually(t, settle, func() error {
 			out, code := w.run("observe", "--last", "200")

@@ -18,6 +18,7 @@ func observed(t *testing.T, m *mesh) {
 	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
 	t.Run("metrics", func(t *testing.T) { trafficMetrics(t, m) })
 	t.Run("weft proxy-config", func(t *testing.T) { inspected(t, m) })
+	t.Run("weft describe", func(t *testing.T) { describesAll(t, m) })
 	t.Run("weft status", func(t *testing.T) {
 		until(t, "the node is healthy", func() error {
 			if out, code := m.weft(t, "status"); code != 0 {
@@ -88,5 +89,22 @@ func flows(t *testing.T, m *mesh) {
 	}
 	if _, err := os.Stat(filepath.Join(m.RunDir, "agent.sock")); err != nil {
 		t.Error(err)
+	}
+}
+
+// describesAll describes the pod that the policy of flows guards, and a Service with a route.
+func describesAll(t *testing.T, m *mesh) {
+	for args, all := range map[string][]string{
+		"pod guard/srv":      {"spiffe://cluster.local/ns/guard/sa/srv", "Certificate:", "spiffe://cluster.local/ns/strict/sa/alice", "strict/bob", "no policy allows it", "Problems: none"},
+		"service strict/l7":  {"80/TCP", "Envoy", "service/strict/l7/80", "strict/srv"},
+		"service plain/l4":   {"80/TCP", "kernel", "Problems: none"},
+		"service plain/gone": {"is not known to the node"},
+	} {
+		out, _ := m.weft(t, append([]string{"describe"}, strings.Fields(args)...)...)
+		for _, want := range all {
+			if !strings.Contains(out, want) {
+				t.Errorf("weft describe %s: no %q in\n%s", args, want, out)
+			}
+		}
 	}
 }

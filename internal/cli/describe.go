@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/describe"
+	"github.com/weft-mesh/weft/internal/kube/survey"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+// lastRefusals is how many of the last connections that were refused or failed are shown.
+const lastRefusals = 5
+
+const seeAgent = "see its agent (weft status)"
+
+// described is a description with what nodes saw fail.
+type described struct {
+	Node string `json:"node,omitempty"` // that answered; "" for this machine
+	*describe.Description
+	Refusals []refusal `json:"refusals,omitempty"`
+}
+
+// refusal is a flow that was refused or failed, and the node that saw it.
+type refusal struct {
+	Node string        `json:"node,omitempty"`
+	Flow *observe.Flow `json:"flow"`
+}
+
+func newDescribeCmd(run *string, now func() time.Time) *cobra.Command {
+	var out output
+	var namespace string
+	r := reach{run: run}
+	cmd := &cobra.Command{
+		Use:   "describe KIND NAMESPACE/NAME",
+		Short: "Show what the mesh makes of a pod, a Service, a Gateway or a route, and what is wrong with it",
+		Long: `Show what the mesh makes of an object: its mode, identity and certificate, the way that its connections take, the routes and
+policies in effect and which rule wins, the last connections that were refused or failed, and what is wrong, with the remedy.
+
+KIND is pod, service, gateway or route; route stands for an HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute. A pod is
+described by its own node, where a cluster is asked.`,
+		Example: `  weft describe pod shop/web-1
+  weft describe service web -n shop
+  weft describe route shop/canary
+  weft describe gateway edge/public -o yaml`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			q, err := describedObject(args[0], args[1], namespace)
+			if err != nil {
+				return err
+			}
+			d, err := describeObject(cmd.Context(), &r, q, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			done, err := out.structured(cmd.OutOrStdout(), d)
+			if err == nil && !done {
+				err = printDescription(cmd.OutOrStdout(), d, now())
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the object, if its name has none")
+	out.flag(cmd, "table", "json", "yaml")
+	r.flags(cmd.Flags())
+	return cmd
+}
+
+func describedObject(kind, name, namespace string) (q describe.Question, err error) {
+	if q.Kind, err = describe.ParseKind(kind); err != nil {
+		return q, err
+	}
+	ns, rest, has := strings.Cut(name, "/")
+	switch {
+	case has && namespace != "" && ns != namespace:
+		return q, fmt.Errorf("%q is of another namespace than -n %s", name, namespace)
+	case !has:
+		ns, rest = namespace, name
+	}
+	if ns == "" || rest == "" || strings.Contains(rest, "/") {
+		return q, fmt.Errorf("%q is not of the form NAMESPACE/NAME; -n names a namespace too", name)
+	}
+	q.Name = model.Key(ns, rest)
+	return q, nil
+}
+
+// describeObject asks this machine's agent, or a cluster's.
+func describeObject(ctx context.Context, r *reach, q describe.Question, complaints io.Writer) (*described, error) {
+	if c := r.local(); c != nil {
+		d, err := c.Describe(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out := &described{Description: d}
+		for _, fq := range refusalsOf(d) {
+			err = errors.Join(err, c.Flows(ctx, fq, out.take("")))
+		}
+		out.lastOnly()
+		return out, err
+	}
+	f, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := f.describe(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, fq := range refusalsOf(out.Description) {
+		take := out.take
+		if _, err := f.lastFlows(ctx, fq, func(node string, e observe.Event) error { return take(node)(e) }, complaints); err != nil {
+			return nil, err
+		}
+		complaints = io.Discard // said once
+	}
+	out.lastOnly()
+	return out, nil
+}
+
+// describe asks the node of a pod, and all nodes about anything else. What only some nodes find wrong is said with their names.
+func (f *fleet) describe(ctx context.Context, q describe.Question) (*described, error) {
+	get := func(c *api.Client, ctx context.Context) (*describe.Description, error) { return c.Describe(ctx, q) }
+	if q.Kind == describe.KindPod {
+		first := ask(ctx, f, f.agents[:1], get)[0]
+		if first.err != nil {
+			return nil, first.err
+		}
+		if p, ok := f.at(first.value.Pod.Node); ok && !first.value.Pod.Local {
+			own := ask(ctx, f, []survey.Pod{p}, get)[0]
+			if own.err == nil {
+				first = own
+				f.agents = []survey.Pod{p}
+			} else {
+				first.value.Problems = append(first.value.Problems, describe.Problem{
+					What: fmt.Sprintf("node %s of the pod does not tell, and node %s does not know all: %s", p.Node, first.node, own.err), Remedy: seeAgent,
+				})
+			}
+		}
+		return &described{Node: first.node, Description: first.value}, nil
+	}
+	all := ask(ctx, f, f.agents, get)
+	best := -1
+	for i, a := range all {
+		if a.err == nil && (best < 0 || knowsMore(a.value, all[best].value)) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil, all[0].err
+	}
+	out := &described{Node: all[best].node, Description: all[best].value}
+	for i, a := range all {
+		if i == best {
+			continue
+		}
+		if a.err != nil {
+			out.Problems = append(out.Problems, describe.Problem{What: "node " + a.node + " does not tell: " + a.err.Error(), Remedy: seeAgent})
+			continue
+		}
+		for _, p := range a.value.Problems {
+			if !slices.Contains(out.Problems, p) {
+				out.Problems = append(out.Problems, describe.Problem{What: "node " + a.node + ": " + p.What, Remedy: p.Remedy})
+			}
+		}
+	}
+	return out, nil
+}
+
+// knowsMore reports whether a node serves a Gateway of which another one knows no certificate.
+func knowsMore(a, b *describe.Description) bool {
+	return a.Gateway != nil && b.Gateway != nil && a.Gateway.Identity != "" && a.Gateway.Certificate != nil && b.Gateway.Certificate == nil
+}
+
+// refusalsOf returns the questions for what failed at an object: to it and from it.
+func refusalsOf(d *describe.Description) []api.FlowQuery {
+	failed := func(t observe.Terms) api.FlowQuery {
+		t.Verdict = []string{string(observe.Refused), string(observe.Failed)}
+		return api.FlowQuery{Limit: lastRefusals, Terms: t}
+	}
+	key := []string{d.Object.Key()}
+	switch {
+	case d.Pod != nil:
+		return []api.FlowQuery{failed(observe.Terms{To: key}), failed(observe.Terms{From: key})}
+	case d.Service != nil:
+		return []api.FlowQuery{failed(observe.Terms{To: key})}
+	case d.Gateway != nil:
+		var out []api.FlowQuery
+		if id := d.Gateway.Identity; id != "" {
+			out = append(out, failed(observe.Terms{From: []string{string(id)}}))
+		}
+		var to []string
+		for _, a := range d.Gateway.Addresses {
+			to = append(to, a.String())
+		}
+		if len(to) > 0 {
+			out = append(out, failed(observe.Terms{To: to}))
+		}
+		return out
+	}
+	return nil
+}
+
+// take keeps a flow that a node saw.
+func (d *described) take(node string) func(observe.Event) error {
+	return func(e observe.Event) error {
+		if e.Flow != nil {
+			d.Refusals = append(d.Refusals, refusal{node, e.Flow})
+		}
+		return nil
+	}
+}
+
+// lastOnly keeps the last ones in the order of their time, each once.
+func (d *described) lastOnly() {
+	slices.SortStableFunc(d.Refusals, func(a, b refusal) int { return a.Flow.Time.Compare(b.Flow.Time) })
+	d.Refusals = slices.CompactFunc(d.Refusals, func(a, b refusal) bool { return a.Node == b.Node && a.Flow.Seq == b.Flow.Seq })
+	d.Refusals = d.Refusals[max(0, len(d.Refusals)-lastRefusals):]
+}

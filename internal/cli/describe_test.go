@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDescribeAsksNodes: a pod's own node describes it, and of a Service each node says what is wrong there.
+func TestDescribeAsksNodes(t *testing.T) {
+	client, server := twoNodes(t)
+	sick := serve(t, sickNode())
+	for name, c := range map[string]struct {
+		args  string
+		nodes map[string]string
+	}{
+		"describe-pod-node":      {"describe pod pair/server", map[string]string{"worker-1": client, "worker-2": server}},
+		"describe-pod-node-gone": {"describe pod pair/server", map[string]string{"worker-1": client, "worker-2": "/nowhere"}},
+		"describe-service-nodes": {"describe service shop/web", map[string]string{"worker-1": client, "worker-2": sick, "worker-3": "/nowhere"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := run(t, append(strings.Fields(c.args), "--kubeconfig", meshOf(t, c.nodes))...)
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			golden(t, filepath.Join("testdata", name+".txt"), "$ weft "+c.args+"\n"+hideHost(out))
+		})
+	}
+}
+
+func TestDescribeRefusesBadQuestions(t *testing.T) {
+	node := serve(t, healthyNode())
+	for args, want := range map[string]string{
+		"node shop/web":          "cannot be described",
+		"pod web-1":              "NAMESPACE/NAME",
+		"pod shop/web/1":         "NAMESPACE/NAME",
+		"pod shop/web-1 -n bank": "another namespace",
+		"pod shop/gone":          "Pod shop/gone is not known to the node: it does not exist",
+		"route shop/gone":        "Route shop/gone is not known",
+		"pod":                    "accepts 2 arg",
+		"pod shop/web-1 -o wide": "-o wide",
+	} {
+		if out, err := run(t, append(strings.Fields("describe "+args), "--run", node)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one about %s: %s", args, err, want, out)
+		}
+	}
+}
