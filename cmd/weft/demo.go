@@ -58,6 +58,7 @@ func newDemoServerCmd() *cobra.Command {
 func newDemoClientCmd() *cobra.Command {
 	var o workload.ClientOptions
 	var idle bool
+	var output string
 	cmd := &cobra.Command{
 		Use:    "demo-client URL",
 		Short:  "The client of the examples' Pods: counts who answers",
@@ -71,7 +72,7 @@ func newDemoClientCmd() *cobra.Command {
 			if len(args) == 0 {
 				return errors.New("which URL?")
 			}
-			o.URL = args[0]
+			o.URL, o.JSON = args[0], output == "json"
 			if o.Duration > 0 && !cmd.Flags().Changed("requests") {
 				o.Requests = 0
 			}
@@ -86,5 +87,7 @@ func newDemoClientCmd() *cobra.Command {
 	f.IntVarP(&o.Connections, "connections", "c", 1, "how many at once")
 	f.BoolVar(&o.NewConnections, "new-connections", false, "a connection for each request")
 	f.StringVar(&o.Host, "host", "", "Host header (default: the URL's)")
+	f.DurationVar(&o.Timeout, "timeout", 0, "of one request (default 5s)")
+	f.StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }

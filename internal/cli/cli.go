@@ -51,7 +51,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 	cmd.SetVersionTemplate("weft {{.Version}}\n")
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
-	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newProxyConfigCmd(r.Run), newObserveCmd(r.Run), newExplainCmd(r.Run), newDescribeCmd(r.Run, now), newCheckCmd(now), newAnalyzeCmd(), newTranslateCmd(),
+	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newProxyConfigCmd(r.Run), newObserveCmd(r.Run), newExplainCmd(r.Run), newDescribeCmd(r.Run, now), newCheckCmd(now), newConnectivityCmd(), newAnalyzeCmd(), newTranslateCmd(),
 		newSysdumpCmd(o, r.Run, now), newVersionCmd(o), newRelayCmd(r.Run))
 	return r
 }

@@ -254,7 +254,9 @@ func (p *page) streams(all []describe.Stream) {
 	}
 	shown, more := first(rows, shownRules)
 	listed(p, "Connections", shown, more, slices.Concat([]column[streamBackend]{
-		{head: "LISTENER", of: func(s streamBackend) string { return fmt.Sprintf("%s:%d %s", s.stream.Gateway, s.stream.Port, s.stream.Listener) }},
+		{head: "LISTENER", of: func(s streamBackend) string {
+			return fmt.Sprintf("%s:%d %s", s.stream.Gateway, s.stream.Port, s.stream.Listener)
+		}},
 		{head: "NAME", of: func(s streamBackend) string { return s.stream.Hostname }},
 		{head: "ROUTE", of: func(s streamBackend) string { return s.stream.Route.String() }},
 	}, backendColumns(func(s streamBackend) describe.Backend { return s.backend }))...)

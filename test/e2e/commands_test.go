@@ -31,7 +31,12 @@ func newWorkstation(t *testing.T) *workstation {
 // run gives standard output, and the exit status.
 func (w *workstation) run(args ...string) (string, int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	return w.runWithin(time.Minute, args...)
+}
+
+func (w *workstation) runWithin(d time.Duration, args ...string) (string, int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), d)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.weft, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+mesh.API.Kubeconfig)
@@ -150,6 +155,7 @@ spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs
 		}
 	})
 	t.Run("sysdump", func(t *testing.T) { sysdump(t, w, nodes) })
+	t.Run("connectivity test", func(t *testing.T) { connectivityTest(t, w) })
 }
 
 // sysdump wants an archive in which nothing is missing and nothing is secret.
@@ -174,5 +180,29 @@ func sysdump(t *testing.T, w *workstation, nodes []string) {
 	}
 	if found, err := exec.Command("grep", "-rl", "PRIVATE KEY-----", dir).Output(); err == nil {
 		t.Errorf("private keys are in %s", found)
+	}
+}
+
+// connectivityTest wants every case to be right, and nothing left of it.
+func connectivityTest(t *testing.T, w *workstation) {
+	out, code := w.runWithin(6*time.Minute, "connectivity", "test", "-o", "json")
+	var results []struct{ Group, Name, Error string }
+	if err := json.Unmarshal([]byte(out), &results); err != nil {
+		t.Fatalf("exit status %d: %v: %s", code, err, out)
+	}
+	groups := map[string]int{}
+	for _, r := range results {
+		groups[r.Group]++
+		if r.Error != "" {
+			t.Errorf("%s, %s: %s", r.Group, r.Name, r.Error)
+		}
+	}
+	for _, g := range []string{"kernel", "routes", "mTLS", "policy"} {
+		if groups[g] < 3 || code != 0 {
+			t.Errorf("exit status %d, cases %v", code, groups)
+		}
+	}
+	if left := kubectl(t, "get", "namespaces", "-l", "weft.io/connectivity-test", "-o", "name"); strings.TrimSpace(left) != "" {
+		t.Errorf("left: %s", left)
 	}
 }

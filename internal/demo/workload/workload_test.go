@@ -3,11 +3,14 @@ package workload
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -53,6 +56,12 @@ func TestClientCountsWhoAnswered(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "from v2") || !strings.Contains(out.String(), "20 (100.0%)") {
 		t.Error(out.String())
+	}
+	out.Reset()
+	var r load.Report
+	err := Call(context.Background(), &out, ClientOptions{URL: s.URL, Requests: 3, JSON: true, Timeout: time.Minute})
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &r)); err != nil || r.Backends["v2"] != 3 {
+		t.Errorf("%v: %+v", err, r)
 	}
 	s.Close()
 	if err := Call(context.Background(), &out, ClientOptions{URL: s.URL, Requests: 1}); err == nil {

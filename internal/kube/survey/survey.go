@@ -1,5 +1,5 @@
 // Package survey asks an API server what the user's commands need to know of a cluster, once, and gives it in plain
-// types. It keeps nothing; who follows objects is package kube.
+// types. It keeps nothing; who follows objects is package kube. What weft connectivity test makes in a cluster goes by it too.
 package survey
 
 import (

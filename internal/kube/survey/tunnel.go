@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -32,12 +33,11 @@ type tunnel struct {
 // DialAgent connects to the API of the agent in a pod. The connection ends with ctx. It takes the right to create
 // pods/exec in the namespace.
 func (c *Cluster) DialAgent(ctx context.Context, namespace, pod string) (net.Conn, error) {
-	run, err := c.command(namespace, pod)
+	run, err := c.command(namespace, pod, Agent, true, "weft", Relay)
 	if err != nil {
 		return nil, err
 	}
-	// What client-go logs of streams that end is said by the errors too.
-	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
+	ctx, cancel := context.WithCancel(quiet(ctx))
 	ours, theirs := net.Pipe()
 	t := &tunnel{Conn: ours, cancel: cancel, ended: make(chan struct{})}
 	go func() {
@@ -50,13 +50,16 @@ func (c *Cluster) DialAgent(ctx context.Context, namespace, pod string) (net.Con
 	return t, nil
 }
 
-// command runs the relay in an agent's pod: by WebSockets, or by SPDY where the API server is older than that.
-func (c *Cluster) command(namespace, pod string) (remotecommand.Executor, error) {
+// quiet keeps client-go from logging of streams that end what the errors say too.
+func quiet(ctx context.Context) context.Context { return klog.NewContext(ctx, klog.Logger{}) }
+
+// command runs a command in a container: by WebSockets, or by SPDY where the API server is older than that.
+func (c *Cluster) command(namespace, pod, container string, stdin bool, words ...string) (remotecommand.Executor, error) {
 	cfg := rest.CopyConfig(c.cfg)
 	cfg.Timeout = 0
-	r := c.rest.Post().AbsPath("/api/v1/namespaces", namespace, "pods", pod, "exec").Param("container", Agent).
-		Param("stdin", "true").Param("stdout", "true").Param("stderr", "true")
-	for _, word := range []string{"weft", Relay} {
+	r := c.rest.Post().AbsPath("/api/v1/namespaces", namespace, "pods", pod, "exec").Param("container", container).
+		Param("stdin", strconv.FormatBool(stdin)).Param("stdout", "true").Param("stderr", "true")
+	for _, word := range words {
 		r = r.Param("command", word)
 	}
 	url := r.URL()
