@@ -159,7 +159,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 			return ps, false
 		}
 		c = a.rules(true)
-		if f = noParent("there is no Gateway %q", short(model.Key(ref.Namespace, ref.Name))); ok {
+		if f, ps.Unresolved = noParent("there is no Gateway %q", short(model.Key(ref.Namespace, ref.Name))), !ok; ok {
 			f = a.listeners(ref, p, c)
 		}
 	case ref.Kind == "ListenerSet" && ref.Group == gwv1.GroupName:
@@ -168,11 +168,11 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 			return ps, false
 		}
 		c = a.rules(true)
-		if f = noParent("there is no ListenerSet %q", short(ref.Key())); ok {
+		if f, ps.Unresolved = noParent("there is no ListenerSet %q", short(ref.Key())), !ok; ok {
 			f = a.listeners(ref, p, c)
 		}
 	default:
-		c = a.rules(true)
+		c, ps.Unresolved = a.rules(true), true
 		f = noParent("kind %q of group %q is not supported as a parent%s", short(ref.Kind), short(ref.Group), hintOfGroup(ref))
 	}
 	ps.Conditions = parentConditions(c, f, rejected, note)

@@ -45,6 +45,9 @@ func failures(s *model.Status) []failure {
 		add("listener "+l.Name+": ", l.Conditions)
 	}
 	for _, p := range s.Parents {
+		if p.Unresolved { // no condition of it is written, so nothing would say that the event was made
+			continue
+		}
 		add(p.String()+": ", p.Conditions)
 	}
 	return out

@@ -175,6 +175,9 @@ func (m merger) parents(route metav1.Object, refs []gwv1.ParentReference, have [
 		if len(out) == maxParents {
 			break
 		}
+		if w.Unresolved {
+			continue
+		}
 		p := gwv1.RouteParentStatus{
 			ParentRef: parentRef(route.GetNamespace(), refs, w), ControllerName: gwv1.GatewayController(m.controller),
 		}

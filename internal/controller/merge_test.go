@@ -90,6 +90,8 @@ func TestPatchOfRoute(t *testing.T) {
 		{"no parent of ours any more", testRoute(ours(refs[0]), other), nil, []gwv1.RouteParentStatus{other}},
 		{"never one of ours", testRoute(other), nil, nil},
 		{"nothing at all", testRoute(), nil, nil},
+		{"not resolved", testRoute(other), &model.Status{Generation: 2, Parents: []model.ParentStatus{{Parent: gw, Unresolved: true, Conditions: good}}}, nil},
+		{"not resolved any more", testRoute(ours(refs[0]), other), &model.Status{Generation: 2, Parents: []model.ParentStatus{{Parent: gw, SectionName: "http", Unresolved: true, Conditions: good}}}, []gwv1.RouteParentStatus{other}},
 		{"of another generation", testRoute(), &model.Status{Generation: 1, Parents: want.Parents}, nil},
 	} {
 		b, err := m.patch(c.route, c.want)

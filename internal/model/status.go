@@ -85,10 +85,14 @@ func (s *Status) Failures() []Failure {
 
 // ParentStatus is a route's status for one parentRef.
 type ParentStatus struct {
-	Parent      ObjectRef   `json:"parent"`
-	SectionName string      `json:"sectionName,omitempty"`
-	Port        uint16      `json:"port,omitempty"`
-	Conditions  []Condition `json:"conditions"`
+	Parent      ObjectRef `json:"parent"`
+	SectionName string    `json:"sectionName,omitempty"`
+	Port        uint16    `json:"port,omitempty"`
+	// Unresolved is true for a parent that does not exist, or that may be another controller's. It is shown to users, and is
+	// not written to the API server: "parent references that cannot be resolved by an implementation of this API will not be
+	// added to this list" (RouteStatus of the Gateway API).
+	Unresolved bool        `json:"unresolved,omitempty"`
+	Conditions []Condition `json:"conditions"`
 }
 
 // String names the parent, with section and port where the route names them.
