@@ -2,18 +2,14 @@ package xds
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	previous "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
-	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"golang.org/x/net/http/httpguts"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -247,32 +243,4 @@ func validChanges(r *model.Rule) bool {
 
 func changeable(header string) bool {
 	return httpguts.ValidHeaderFieldName(header) && !strings.EqualFold(header, "host")
-}
-
-func corsConfig(c *model.CORS) map[string]*anypb.Any {
-	p := &cors.CorsPolicy{
-		AllowMethods:  strings.Join(c.AllowMethods, ","),
-		AllowHeaders:  strings.Join(c.AllowHeaders, ","),
-		ExposeHeaders: strings.Join(c.ExposeHeaders, ","),
-		// The mesh answers all preflights: a backend might allow what the route does not.
-		ForwardNotMatchingPreflights: no(),
-	}
-	if c.MaxAge > 0 {
-		p.MaxAge = strconv.Itoa(int(c.MaxAge / time.Second))
-	}
-	if c.AllowCredentials {
-		p.AllowCredentials = yes()
-	}
-	for _, o := range c.AllowOrigins {
-		p.AllowOriginStringMatch = append(p.AllowOriginStringMatch, originMatch(o))
-	}
-	return map[string]*anypb.Any{filterCORS: typed(p)}
-}
-
-// originMatch: "*" in an origin stands for any text (GEP-1767).
-func originMatch(origin string) *matcher.StringMatcher {
-	if !strings.Contains(origin, "*") {
-		return exactly(origin)
-	}
-	return matching(strings.ReplaceAll(quoteMeta(origin), `\*`, ".*"))
 }

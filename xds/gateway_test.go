@@ -177,7 +177,7 @@ func TestRules(t *testing.T) {
 		model.Rule{Match: path(model.MatchPrefix, "/cors"), Backends: one, CORS: &model.CORS{
 			AllowOrigins: []string{"https://*.example.com"}, AllowMethods: []string{"GET", "PUT"}, AllowHeaders: []string{"x-h"}, MaxAge: time.Minute, AllowCredentials: true}},
 		model.Rule{Match: path(model.MatchPrefix, "/anycors"), Backends: one, CORS: &model.CORS{
-			AllowOrigins: []string{"*"}, AllowMethods: []string{"*"}, AllowHeaders: []string{"*"}, AllowCredentials: true}},
+			AllowOrigins: []string{"*"}, AllowMethods: []string{"*"}, AllowHeaders: []string{"*"}, ExposeHeaders: []string{"*"}, AllowCredentials: true}},
 		model.Rule{Match: path(model.MatchPrefix, "/"+strings.Repeat("long/", 200_000)), Backends: one},
 	)
 	e := w.envoy()
@@ -263,11 +263,29 @@ func TestRules(t *testing.T) {
 	}
 	t.Run("origin that is not allowed", func(t *testing.T) {
 		preflight := map[string]string{"Origin": "https://aXexample.com", "Access-Control-Request-Method": "PUT"}
-		if a := send(t, port, "OPTIONS", "x", "/cors", preflight); a.status != 200 || a.body != "" || a.header.Get("Access-Control-Allow-Origin") != "" {
-			t.Errorf("a preflight of another origin is answered with %d, %q, %v", a.status, a.body, a.header)
+		a := send(t, port, "OPTIONS", "x", "/cors", preflight)
+		if a.status != 200 || a.body != "" {
+			t.Errorf("a preflight of another origin is answered with %d, %q", a.status, a.body)
+		}
+		for name := range a.header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("a preflight of another origin is answered with %s", name)
+			}
 		}
 		if a := send(t, port, "GET", "x", "/cors", map[string]string{"Origin": "https://aXexample.com"}); a.header.Get("Access-Control-Allow-Origin") != "" {
 			t.Error(a.header)
+		}
+	})
+	// HTTPCORSFilter of the Gateway API: no wildcard and no empty list goes with credentials.
+	t.Run("wildcards with credentials", func(t *testing.T) {
+		origin := map[string]string{"Origin": "https://b.example.com"}
+		if a := send(t, port, "GET", "x", "/anycors", origin); a.header.Get("Access-Control-Allow-Origin") == "" || a.header.Values("Access-Control-Expose-Headers") != nil {
+			t.Errorf("a request is answered with %v", a.header)
+		}
+		origin["Access-Control-Request-Method"] = "GET"
+		a := send(t, port, "OPTIONS", "x", "/anycors", origin)
+		if a.header.Get("Access-Control-Allow-Methods") != "GET" || a.header.Values("Access-Control-Allow-Headers") != nil || a.header.Values("Access-Control-Expose-Headers") != nil {
+			t.Errorf("a preflight that asks for no header is answered with %v", a.header)
 		}
 	})
 	t.Run("mirror", func(t *testing.T) {

@@ -162,7 +162,8 @@ func (t *table) finish(r *model.Rule, routes ...*routev3.Route) []*routev3.Route
 		route.RequestHeadersToAdd, route.RequestHeadersToRemove = headerChanges(r.RequestHeaders)
 		route.ResponseHeadersToAdd, route.ResponseHeadersToRemove = headerChanges(r.ResponseHeaders)
 		if r.CORS != nil {
-			route.TypedPerFilterConfig = corsConfig(r.CORS)
+			out = append(out, withCORS(r.CORS, route)...)
+			continue
 		}
 		out = append(out, route)
 	}
