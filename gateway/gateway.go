@@ -75,6 +75,7 @@ func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
 			Namespace: gw.Namespace, Name: gw.Name, Generation: gw.Generation, Identity: model.NewIdentity(v.cfg.TrustDomain, gw.Namespace, gw.Name),
 		},
 	}
+	b.model.TraceSampling, _ = v.objs.TraceSampling(v.Snapshot, gw.Namespace) // its pods say what is wrong with the label
 	b.assigned, _ = v.assignments.Get(v.Snapshot, kube.Key(gw))
 	if b.assigned == nil {
 		b.assigned = &assignment{gateway: kube.Key(gw)}

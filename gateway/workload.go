@@ -40,6 +40,7 @@ func workload(v *view, key string) ([]output, bool) {
 	// What is enforced in the pod's network namespace does not depend on its addresses, which others may claim.
 	w.Local = w.NetNS != "" || len(w.Addresses)+len(w.Contested) > 0 && v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node
 	w.ProbePorts = probePorts(pod)
+	w.TraceSampling = v.traceSampling(pod.Namespace, &t)
 	w.Policy = v.policyFor(pod)
 	outs := []output{out(v.st.Workloads, w.Key(), w)}
 	return append(outs, v.objectStatus(ref, pod.Generation, &t)...), true
@@ -111,6 +112,15 @@ func (v *view) mtlsMode(pod *corev1.Pod, t *problems) model.MTLSMode {
 		t.add("Invalid", m.Problem)
 	}
 	return m.Mode
+}
+
+// traceSampling returns what a namespace wants; see model.Workload.
+func (v *view) traceSampling(namespace string, t *problems) *float64 {
+	percent, problem := v.objs.TraceSampling(v.Snapshot, namespace)
+	if problem != "" {
+		t.add("Invalid", problem)
+	}
+	return percent
 }
 
 // podAt returns the pod that owns an address: of those that claim it, the oldest, then the first by name.

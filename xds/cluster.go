@@ -52,7 +52,11 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			return []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror}
+			names := []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror}
+			if b.cfg.Traces != nil {
+				names = append(names, clusterTraces)
+			}
+			return names
 		}
 		if w, ok := b.st.Workloads.Get(b.snap, unit); ok && terminates(w) {
 			return []string{workloadName(w, inHTTP)}
@@ -72,6 +76,8 @@ func buildCluster(b *builder, name string) *built {
 		return &built{message: originateCluster(b.cfg.TrustDomain)}
 	case clusterMirror:
 		return &built{message: mirrorToListener()}
+	case clusterTraces:
+		return tracesCluster(b)
 	case clusterConnect:
 		return &built{message: connectCluster(name)}
 	case clusterInbound:

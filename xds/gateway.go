@@ -130,6 +130,7 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
 	m.AccessLog = append(cfg.requestLog(logRequest), cfg.gatewayStats(g)...)
+	cfg.gatewayTraces(m, g)
 	m.HttpFilters = routingFilters(cfg)
 	return managed(m)
 }

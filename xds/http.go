@@ -68,6 +68,7 @@ func scopedHTTP(cfg *Config, w *model.Workload) *listener.Filter {
 	}}
 	m.SkipXffAppend = true
 	m.AccessLog = append(cfg.requestLog(logRequestOut), cfg.sourceStats(w)...)
+	cfg.workloadTraces(m, w)
 	m.HttpFilters = routingFilters(cfg)
 	boundWait(m, cfg, workloadName(w, outHTTP))
 	return managed(m)

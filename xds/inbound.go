@@ -197,6 +197,7 @@ func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter 
 	m := newHTTP(cfg, inHTTP)
 	m.SkipXffAppend = true
 	m.AccessLog = append(cfg.requestLog(logRequest), cfg.destinationStats(w)...)
+	cfg.workloadTraces(m, w)
 	if w.Policy.ComparesPaths() {
 		// An app may take %2F for a slash, and so see another path than the one that was allowed.
 		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_REJECT_REQUEST

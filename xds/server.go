@@ -34,6 +34,8 @@ type Config struct {
 	RequestLog bool
 	// RequestStats makes Envoy count requests and their durations.
 	RequestStats bool
+	// Traces is nil if no spans are wanted.
+	Traces *Traces
 	// GatewayNetNS is the path, in Envoy, to the network namespace that Gateways' addresses are in; "" is that of Envoy's
 	// main thread. Envoy 1.40 loses its own: it stays in the namespace of a pod in which it cannot bind a port.
 	GatewayNetNS string

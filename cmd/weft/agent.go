@@ -25,6 +25,7 @@ func newAgentCmd(run *string) *cobra.Command {
 	var level slog.Level
 	var addresses, external []string
 	var authority, bytes string
+	var traces traceFlags
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
 		Short: "Run this node: eBPF programs, xDS, certificates",
@@ -50,6 +51,9 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 				cfg.Tunnel = bytes == "tunnel"
 			default:
 				return fmt.Errorf("--bytes %q: hbone and tunnel are possible", bytes)
+			}
+			if cfg.Traces, err = traces.traces(); err != nil {
+				return err
 			}
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
 				return err
@@ -91,6 +95,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", agent.DefaultMetricsAddress, "address and port of /metrics and, for Envoy's, /metrics/proxy; empty for none, and then requests are not counted")
 	f.BoolVar(&cfg.IstioMetrics, "istio-metrics", false, "requests and connections also as istio_requests_total and the like, for tools that ask for these")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
+	traces.flags(f)
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	cniFlags(f, &cfg.CNI)
 	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")

@@ -63,6 +63,8 @@ type Config struct {
 	MetricsAddress string
 	IstioMetrics   bool // the counts of traffic also by the names of Istio's metrics
 	RequestLog     bool // a flow for each HTTP request
+	// Traces says where spans of requests go; nil for nowhere.
+	Traces *xds.Traces
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
 	// it, and not by HBONE.
 	Tunnel bool
@@ -167,7 +169,7 @@ func New(cfg Config) (*Agent, error) {
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
-		SystemRoots: systemRoots(cfg.Log),
+		SystemRoots: systemRoots(cfg.Log), Traces: cfg.Traces,
 	})
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{

@@ -5,6 +5,8 @@ const (
 	LabelMTLS        = "weft.io/mtls"
 	LabelMTLSEnforce = "weft.io/mtls-enforce" // on namespaces
 	LabelL7          = "weft.io/l7"
+	// LabelTraceSampling is on namespaces: the percentage of requests of its pods and Gateways that begin a trace.
+	LabelTraceSampling = "weft.io/trace-sampling"
 )
 
 // Values of labels that turn something on or off.

@@ -9,8 +9,10 @@ type Gateway struct {
 	Generation int64        `json:"generation,omitempty"`
 	Addresses  []netip.Addr `json:"addresses"`
 	// Identity is what the Gateway shows to authenticated backends: service account = the Gateway's name.
-	Identity Identity      `json:"identity"`
-	Ports    []GatewayPort `json:"ports"`
+	Identity Identity `json:"identity"`
+	// TraceSampling is as that of a Workload.
+	TraceSampling *float64      `json:"traceSampling,omitempty"`
+	Ports         []GatewayPort `json:"ports"`
 	// BackendCertificate is the key (namespace/name) of the Certificate that it shows to backends with a BackendTLS; "" for
 	// none.
 	BackendCertificate string `json:"backendCertificate,omitempty"`

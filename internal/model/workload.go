@@ -88,6 +88,8 @@ type Workload struct {
 	// ProbePorts are those at which the Pod declares that the kubelet calls it, by probes and HTTP hooks. They may be reached
 	// in the clear from the node's own addresses, in strict mode too.
 	ProbePorts []uint16 `json:"probePorts,omitempty"`
+	// TraceSampling is the percentage of its requests that begin a trace, as its namespace says; nil if that says nothing.
+	TraceSampling *float64 `json:"traceSampling,omitempty"`
 	// Policy is what AuthorizationPolicies that select the pod allow; nil when none selects it.
 	Policy *Policy `json:"policy,omitempty"`
 }

@@ -1,0 +1,133 @@
+package xds
+
+import (
+	"math"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	trace "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	uuid "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	detectors "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/resource_detectors/v3"
+	samplers "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/samplers/v3"
+	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	tag "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// Traces says where Envoy sends spans, by OTLP over gRPC, and of how many requests.
+type Traces struct {
+	// Namespace, Service and Port are the collector's. It must be reached in the clear: Envoy itself has no identity.
+	Namespace, Service string
+	Port               uint16
+	// Sampling is the percentage of requests that begin a trace, from 0 to 100. A label of a namespace wins.
+	Sampling float64
+}
+
+// clusterTraces leads to the collector.
+const clusterTraces = "traces"
+
+// maxSpanPath bounds the length of a path in a span.
+const maxSpanPath = 256
+
+// traced is what spans are about.
+type traced struct {
+	service, namespace string
+	attributes         map[string]string // of OpenTelemetry's semantic conventions, besides those of every span
+	sampling           *float64          // nil is that of Traces
+	// outermost requests come from clients whose word on sampling is not taken: they could have all requests sampled.
+	outermost bool
+}
+
+func (cfg *Config) workloadTraces(m *hcm.HttpConnectionManager, w *model.Workload) {
+	cfg.trace(m, traced{
+		service: w.CountedAs().Name, namespace: w.Namespace, sampling: w.TraceSampling,
+		attributes: map[string]string{"k8s.pod.name": w.Name, "k8s.namespace.name": w.Namespace},
+	})
+}
+
+func (cfg *Config) gatewayTraces(m *hcm.HttpConnectionManager, g *model.Gateway) {
+	cfg.trace(m, traced{service: g.Name, namespace: g.Namespace, sampling: g.TraceSampling, outermost: true})
+}
+
+// trace has m make a span of each request that is sampled, and one of each try, if there is a collector. The context comes and
+// goes by the headers of W3C Trace Context.
+func (cfg *Config) trace(m *hcm.HttpConnectionManager, of traced) {
+	if cfg.Traces == nil {
+		return
+	}
+	// The sampler decides, and an ID that a client gives its request stays as it is.
+	m.RequestIdExtension = &hcm.RequestIDExtension{TypedConfig: typed(&uuid.UuidRequestIdConfig{PackTraceReason: no(), UseRequestIdForTraceSampling: no()})}
+	percent := cfg.Traces.Sampling
+	if of.sampling != nil {
+		percent = *of.sampling
+	}
+	attributes := map[string]string{"service.namespace": of.namespace, "k8s.node.name": cfg.Node}
+	for name, value := range of.attributes {
+		attributes[name] = value
+	}
+	m.Tracing = &hcm.HttpConnectionManager_Tracing{
+		Provider: &trace.Tracing_Http{Name: "envoy.tracers.opentelemetry", ConfigType: &trace.Tracing_Http_TypedConfig{
+			TypedConfig: typed(&trace.OpenTelemetryConfig{
+				GrpcService: &core.GrpcService{
+					TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: clusterTraces}},
+					Timeout:         duration(connectTimeout),
+				},
+				ServiceName: of.service,
+				ResourceDetectors: []*core.TypedExtensionConfig{extension("envoy.tracers.opentelemetry.resource_detectors.static_config",
+					&detectors.StaticConfigResourceDetectorConfig{Attributes: attributes})},
+				Sampler: sampler(percent, of.outermost),
+			}),
+		}},
+		SpawnUpstreamSpan: yes(),
+		Operation:         "%REQ(:METHOD)% %ROUTE_NAME%",
+		MaxPathTagLength:  number(maxSpanPath),
+		CustomTags: []*tag.CustomTag{
+			{Tag: "http.url", Type: &tag.CustomTag_Value{Value: "%REQ(:SCHEME)%://%REQ(:AUTHORITY)%%PATH(NQ)%"}}, // a query may hold secrets
+		},
+	}
+}
+
+// sampler decides by the trace's ID, or as the caller has decided.
+func sampler(percent float64, outermost bool) *core.TypedExtensionConfig {
+	ratio := extension("envoy.tracers.opentelemetry.samplers.trace_id_ratio_based", &samplers.TraceIdRatioBasedSamplerConfig{
+		SamplingPercentage: &typev3.FractionalPercent{Numerator: uint32(math.Round(percent * 10_000)), Denominator: typev3.FractionalPercent_MILLION},
+	})
+	if outermost {
+		return ratio
+	}
+	return extension("envoy.tracers.opentelemetry.samplers.parent_based", &samplers.ParentBasedSamplerConfig{WrappedSampler: ratio})
+}
+
+// tracesCluster has the collector's endpoints.
+func tracesCluster(b *builder) *built {
+	t := b.cfg.Traces
+	if t == nil {
+		return nil
+	}
+	var all []*endpoint.LbEndpoint
+	if row, ok := b.st.Endpoints.Get(b.snap, model.PortKey(t.Namespace, t.Service, t.Port, model.TCP)); ok {
+		for _, e := range row.Backends {
+			if !e.Terminating && !e.NotGranted {
+				all = append(all, plainEndpoint(b.cfg, e))
+			}
+		}
+	}
+	c := newCluster(clusterTraces)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterTraces, Endpoints: []*endpoint.LocalityLbEndpoints{{LbEndpoints: all}}}
+	c.TypedExtensionProtocolOptions = protocol(&upstreams.HttpProtocolOptions{
+		UpstreamProtocolOptions: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &core.Http2ProtocolOptions{}},
+		}},
+	})
+	c.UpstreamBindConfig = &core.BindConfig{SourceAddress: &core.SocketAddress{
+		Address: "0.0.0.0", PortSpecifier: &core.SocketAddress_PortValue{}, NetworkNamespaceFilepath: b.cfg.GatewayNetNS,
+	}, ExtraSourceAddresses: []*core.ExtraSourceAddress{{Address: &core.SocketAddress{
+		Address: "::", PortSpecifier: &core.SocketAddress_PortValue{}, NetworkNamespaceFilepath: b.cfg.GatewayNetNS,
+	}}}}
+	return &built{message: c}
+}
