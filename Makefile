@@ -69,6 +69,11 @@ attack: setup envoy build ## attacks on a node as an outsider, a tenant and anot
 soak: setup envoy build ## 20 minutes of load on authenticated connections, with restarts; as root; ARGS="-span 1h"
 	@go run ./test/soak $(ARGS)
 
+.PHONY: traces
+traces: setup envoy ## spans of Envoy by way of a real OpenTelemetry collector; as root
+	@CGO_ENABLED=0 GOFLAGS= go build -C test/traces -trimpath -o $(CURDIR)/$(TOOLS)/otel-collector . $(QUIET)
+	@OTEL_COLLECTOR=$(CURDIR)/$(TOOLS)/otel-collector go test -race -count 1 -v -run TestTraces ./xds
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@install/fuzz.sh $${FUZZTIME:-10s}

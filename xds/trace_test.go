@@ -2,11 +2,18 @@ package xds
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +22,7 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/weft-mesh/weft/internal/lab"
@@ -99,21 +107,74 @@ func (s *spans) has(traceID string) bool {
 	return false
 }
 
-// collect serves a collector, and makes it the endpoint of the Service that cfg names.
+// collect serves a collector, and makes it the endpoint of the Service that the traces go to. With $OTEL_COLLECTOR it is that
+// program, which sends what it gets on to the test: see make traces.
 func collect(t *testing.T, w *world) *spans {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	s := &spans{}
+	var at string
+	if program := os.Getenv("OTEL_COLLECTOR"); program != "" {
+		at = s.behind(t, program)
+	} else {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := grpc.NewServer()
+		g.RegisterService(s.service(), nil)
+		go func() { _ = g.Serve(l) }()
+		t.Cleanup(g.Stop)
+		at = l.Addr().String()
+	}
+	put(w, w.st.Endpoints, &model.Endpoints{Service: "observability/otel", Port: 4317, Protocol: model.TCP,
+		Backends: []model.Endpoint{{Address: netip.MustParseAddrPort(at)}}})
+	return s
+}
+
+// behind starts an OpenTelemetry collector that sends spans on by HTTP, and returns where it takes them.
+func (s *spans) behind(t *testing.T, program string) string {
+	t.Helper()
+	end := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		var data trace.TracesData
+		if err = errors.Join(err, proto.Unmarshal(body, &data)); err != nil {
+			t.Errorf("from the collector: %v", err)
+		}
+		s.take(&data)
+	}))
+	t.Cleanup(end.Close)
+	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	file := filepath.Join(t.TempDir(), "collector.yaml")
+	config := fmt.Sprintf(`receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
+exporters: {otlphttp: {endpoint: %q, compression: none}}
+service:
+  telemetry: {metrics: {level: none}}
+  pipelines: {traces: {receivers: [otlp], exporters: [otlphttp]}}
+`, at, end.URL)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &spans{}
-	g := grpc.NewServer()
-	g.RegisterService(s.service(), nil)
-	go func() { _ = g.Serve(l) }()
-	t.Cleanup(g.Stop)
-	put(w, w.st.Endpoints, &model.Endpoints{Service: "observability/otel", Port: 4317, Protocol: model.TCP,
-		Backends: []model.Endpoint{{Address: netip.MustParseAddrPort(l.Addr().String())}}})
-	return s
+	cmd := exec.Command(program, "--config=file:"+file)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("the collector: %s", &said)
+		}
+	})
+	until(t, "the collector", func() error {
+		c, err := net.Dial("tcp", at)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	return at
 }
 
 func parentOf(traceID, flags string) string { return "00-" + traceID + "-00f067aa0ba902b7-" + flags }
