@@ -118,8 +118,8 @@ spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs
 	t.Run("describe", func(t *testing.T) {
 		pod := strings.TrimPrefix(kubectl(t, "get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "name"), "pod/")
 		for args, all := range map[string][]string{
-			"route e2e-commands/refused":  {"Service/e2e-commands/web", "BackendNotFound", "make the Service"},
-			"service web -n e2e-commands": {"80/TCP", "HTTPRoute/e2e-commands/refused", "port 80 has no ready endpoint"},
+			"route e2e-commands/refused":                                            {"Service/e2e-commands/web", "BackendNotFound", "make the Service"},
+			"service web -n e2e-commands":                                           {"80/TCP", "HTTPRoute/e2e-commands/refused", "port 80 has no ready endpoint"},
 			"pod kube-system/" + strings.TrimSpace(strings.SplitN(pod, "\n", 2)[0]): {"mTLS mode:", "kube-system/kube-dns:53/TCP", "Problems: none"},
 		} {
 			out, code := w.run(append([]string{"describe"}, strings.Fields(args)...)...)
