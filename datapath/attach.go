@@ -51,6 +51,13 @@ func loadSpec() (*ebpf.CollectionSpec, error) {
 			return nil, fmt.Errorf("embedded BPF object: %w", err)
 		}
 	}
+	host, err := ownNetnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[weftVarHostNetns].Set(host); err != nil {
+		return nil, fmt.Errorf("embedded BPF object: %w", err)
+	}
 	return spec, nil
 }
 

@@ -127,11 +127,23 @@ type weftPath struct {
 	Name [256]int8
 }
 
-type weftProbeKey struct {
+type weftProbe struct {
 	_     structs.HostLayout
 	Netns uint64
-	Port  uint32
+	Kinds uint32
 	Pad   uint32
+}
+
+type weftProbeFlow struct {
+	_    structs.HostLayout
+	From weftEndpoint
+	To   weftEndpoint
+}
+
+type weftProbeRequest struct {
+	_    structs.HostLayout
+	At   weftEndpoint
+	Line [200]int8
 }
 
 type weftQuota struct {
@@ -192,7 +204,11 @@ const (
 	weftMapNodes            = "nodes"
 	weftMapOwn              = "own"
 	weftMapPeers            = "peers"
+	weftMapPodCgroups       = "pod_cgroups"
 	weftMapPods             = "pods"
+	weftMapProbeFlows       = "probe_flows"
+	weftMapProbeRequests    = "probe_requests"
+	weftMapProbeSockets     = "probe_sockets"
 	weftMapProbes           = "probes"
 	weftMapQuotas           = "quotas"
 	weftMapReverse          = "reverse"
@@ -208,6 +224,7 @@ const (
 	weftProgGetsockname4    = "getsockname4"
 	weftProgGetsockname6    = "getsockname6"
 	weftProgInbound         = "inbound"
+	weftProgProbeSends      = "probe_sends"
 	weftProgProxyConnect4   = "proxy_connect4"
 	weftProgProxyConnect6   = "proxy_connect6"
 	weftProgProxyGetsockopt = "proxy_getsockopt"
@@ -219,6 +236,7 @@ const (
 	weftVarDatagramType     = "datagram_type"
 	weftVarEventType        = "event_type"
 	weftVarHaveSetRetval    = "have_set_retval"
+	weftVarHostNetns        = "host_netns"
 	weftVarOwnNetns         = "own_netns"
 	weftVarProxyCgroup      = "proxy_cgroup"
 )
@@ -275,6 +293,7 @@ type weftProgramSpecs struct {
 	Getsockname4    *ebpf.ProgramSpec `ebpf:"getsockname4"`
 	Getsockname6    *ebpf.ProgramSpec `ebpf:"getsockname6"`
 	Inbound         *ebpf.ProgramSpec `ebpf:"inbound"`
+	ProbeSends      *ebpf.ProgramSpec `ebpf:"probe_sends"`
 	ProxyConnect4   *ebpf.ProgramSpec `ebpf:"proxy_connect4"`
 	ProxyConnect6   *ebpf.ProgramSpec `ebpf:"proxy_connect6"`
 	ProxyGetsockopt *ebpf.ProgramSpec `ebpf:"proxy_getsockopt"`
@@ -289,25 +308,29 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	ByTuple    *ebpf.MapSpec `ebpf:"by_tuple"`
-	Conns      *ebpf.MapSpec `ebpf:"conns"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	FromProxy  *ebpf.MapSpec `ebpf:"from_proxy"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
-	Lost       *ebpf.MapSpec `ebpf:"lost"`
-	Members    *ebpf.MapSpec `ebpf:"members"`
-	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
-	Nodes      *ebpf.MapSpec `ebpf:"nodes"`
-	Own        *ebpf.MapSpec `ebpf:"own"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
-	Reverse    *ebpf.MapSpec `ebpf:"reverse"`
-	Selves     *ebpf.MapSpec `ebpf:"selves"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	ByTuple       *ebpf.MapSpec `ebpf:"by_tuple"`
+	Conns         *ebpf.MapSpec `ebpf:"conns"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	FromProxy     *ebpf.MapSpec `ebpf:"from_proxy"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Lost          *ebpf.MapSpec `ebpf:"lost"`
+	Members       *ebpf.MapSpec `ebpf:"members"`
+	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
+	Own           *ebpf.MapSpec `ebpf:"own"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	PodCgroups    *ebpf.MapSpec `ebpf:"pod_cgroups"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	ProbeFlows    *ebpf.MapSpec `ebpf:"probe_flows"`
+	ProbeRequests *ebpf.MapSpec `ebpf:"probe_requests"`
+	ProbeSockets  *ebpf.MapSpec `ebpf:"probe_sockets"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
+	Reverse       *ebpf.MapSpec `ebpf:"reverse"`
+	Selves        *ebpf.MapSpec `ebpf:"selves"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
@@ -317,6 +340,7 @@ type weftVariableSpecs struct {
 	DatagramType  *ebpf.VariableSpec `ebpf:"datagram_type"`
 	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
 	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
+	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
 	OwnNetns      *ebpf.VariableSpec `ebpf:"own_netns"`
 	ProxyCgroup   *ebpf.VariableSpec `ebpf:"proxy_cgroup"`
 }
@@ -341,25 +365,29 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	ByTuple    *ebpf.Map `ebpf:"by_tuple"`
-	Conns      *ebpf.Map `ebpf:"conns"`
-	Events     *ebpf.Map `ebpf:"events"`
-	FromProxy  *ebpf.Map `ebpf:"from_proxy"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Listeners  *ebpf.Map `ebpf:"listeners"`
-	Lost       *ebpf.Map `ebpf:"lost"`
-	Members    *ebpf.Map `ebpf:"members"`
-	Namespaces *ebpf.Map `ebpf:"namespaces"`
-	Nodes      *ebpf.Map `ebpf:"nodes"`
-	Own        *ebpf.Map `ebpf:"own"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	Quotas     *ebpf.Map `ebpf:"quotas"`
-	Reverse    *ebpf.Map `ebpf:"reverse"`
-	Selves     *ebpf.Map `ebpf:"selves"`
-	Slots      *ebpf.Map `ebpf:"slots"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	ByTuple       *ebpf.Map `ebpf:"by_tuple"`
+	Conns         *ebpf.Map `ebpf:"conns"`
+	Events        *ebpf.Map `ebpf:"events"`
+	FromProxy     *ebpf.Map `ebpf:"from_proxy"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Lost          *ebpf.Map `ebpf:"lost"`
+	Members       *ebpf.Map `ebpf:"members"`
+	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Nodes         *ebpf.Map `ebpf:"nodes"`
+	Own           *ebpf.Map `ebpf:"own"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	PodCgroups    *ebpf.Map `ebpf:"pod_cgroups"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	ProbeFlows    *ebpf.Map `ebpf:"probe_flows"`
+	ProbeRequests *ebpf.Map `ebpf:"probe_requests"`
+	ProbeSockets  *ebpf.Map `ebpf:"probe_sockets"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	Quotas        *ebpf.Map `ebpf:"quotas"`
+	Reverse       *ebpf.Map `ebpf:"reverse"`
+	Selves        *ebpf.Map `ebpf:"selves"`
+	Slots         *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *weftMaps) Close() error {
@@ -377,7 +405,11 @@ func (m *weftMaps) Close() error {
 		m.Nodes,
 		m.Own,
 		m.Peers,
+		m.PodCgroups,
 		m.Pods,
+		m.ProbeFlows,
+		m.ProbeRequests,
+		m.ProbeSockets,
 		m.Probes,
 		m.Quotas,
 		m.Reverse,
@@ -393,6 +425,7 @@ type weftVariables struct {
 	DatagramType  *ebpf.Variable `ebpf:"datagram_type"`
 	EventType     *ebpf.Variable `ebpf:"event_type"`
 	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
+	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
 	OwnNetns      *ebpf.Variable `ebpf:"own_netns"`
 	ProxyCgroup   *ebpf.Variable `ebpf:"proxy_cgroup"`
 }
@@ -411,6 +444,7 @@ type weftPrograms struct {
 	Getsockname4    *ebpf.Program `ebpf:"getsockname4"`
 	Getsockname6    *ebpf.Program `ebpf:"getsockname6"`
 	Inbound         *ebpf.Program `ebpf:"inbound"`
+	ProbeSends      *ebpf.Program `ebpf:"probe_sends"`
 	ProxyConnect4   *ebpf.Program `ebpf:"proxy_connect4"`
 	ProxyConnect6   *ebpf.Program `ebpf:"proxy_connect6"`
 	ProxyGetsockopt *ebpf.Program `ebpf:"proxy_getsockopt"`
@@ -433,6 +467,7 @@ func (p *weftPrograms) Close() error {
 		p.Getsockname4,
 		p.Getsockname6,
 		p.Inbound,
+		p.ProbeSends,
 		p.ProxyConnect4,
 		p.ProxyConnect6,
 		p.ProxyGetsockopt,

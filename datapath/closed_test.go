@@ -150,7 +150,7 @@ func TestStrictPodWithFullMapsIsClosed(t *testing.T) {
 			return fillMap(d, weftMapOwn, func(i int) (weftOwnKey, uint32) { return weftOwnKey{Netns: 1<<60 + uint64(i)}, 1 })
 		},
 		weftMapProbes: func(d *Datapath) error {
-			return fillMap(d, weftMapProbes, func(i int) (weftProbeKey, uint32) { return weftProbeKey{Netns: 1<<60 + uint64(i)}, 1 })
+			return fillMap(d, weftMapProbes, func(i int) (weftEndpoint, weftProbe) { return weftEndpoint{Port: uint16(i)}, weftProbe{} })
 		},
 	} {
 		for mode, change := range map[string][]func(*model.Workload){
@@ -194,6 +194,7 @@ func TestAnyFailingStepLeavesThePodClosed(t *testing.T) {
 		"namespaces": func(f *fakeNode) func() { return failWrites(f.kern.namespaces, broken) },
 		"own":        func(f *fakeNode) func() { return failWrites(f.kern.own, broken) },
 		"probes":     func(f *fakeNode) func() { return failWrites(f.kern.probes, broken) },
+		"requests":   func(f *fakeNode) func() { return failWrites(f.kern.requests, broken) },
 		"pods": func(f *fakeNode) func() { // cannot be written, but entries can be deleted
 			f.kern.pods.failPut = broken
 			return func() { f.kern.pods.failPut = nil }
@@ -226,7 +227,8 @@ func TestAnyFailingStepLeavesThePodClosed(t *testing.T) {
 				mend := breaks(f)
 				strict := w
 				strict.Addresses = testenv.Addrs("10.0.0.1", "10.0.0.2")
-				strict.MTLS, strict.Identity, strict.ProbePorts = model.MTLSStrict, "spiffe://td/ns/ns/sa/a", []uint16{8081}
+				strict.MTLS, strict.Identity = model.MTLSStrict, "spiffe://td/ns/ns/sa/a"
+				strict.Probes = []model.Probe{{Port: 8081, Kind: model.ProbeHTTP, Target: "/"}}
 				write(f, f.st.Workloads, &strict)
 				if err := f.apply()["workload/ns/a"]; !strings.Contains(err, broken.Error()) {
 					t.Errorf("the fault is %q, want the cause", err)

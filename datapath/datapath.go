@@ -89,7 +89,8 @@ func (d *Datapath) open() (err error) {
 	d.rec, err = newReconciler(reconcilerConfig{
 		log: d.cfg.Log, st: d.st, tables: kernelTables(d.maps), namespaces: d.namespaces(), names: &d.names,
 		acceptTimeout: d.cfg.AcceptTimeout, leaveTimeout: d.cfg.LeaveTimeout, tunnel: d.cfg.Tunnel, programs: d.hooks, retain: retain,
-		usage: d.usage,
+		usage: d.usage, probing: d.probing,
+		cgroup: func(path string) uint64 { return cgroupInode(filepath.Join(d.cfg.CgroupRoot, path)) },
 	})
 	return err
 }

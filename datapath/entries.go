@@ -148,13 +148,14 @@ func peerEntries(w *model.Workload, unreached bool) map[weftAddress]uint32 {
 type localEntries struct {
 	Own    map[weftOwnKey]uint32
 	Self   map[weftSelfKey]weftAddress // the first of each family
-	Probes map[weftProbeKey]uint32
+	Probes probeEntries
 	Flags  uint32
 }
 
 func entriesOf(w *model.Workload, cookie uint64) localEntries {
 	e := localEntries{
-		Own: map[weftOwnKey]uint32{}, Self: map[weftSelfKey]weftAddress{}, Probes: map[weftProbeKey]uint32{}, Flags: workloadFlags(w),
+		Own: map[weftOwnKey]uint32{}, Self: map[weftSelfKey]weftAddress{}, Probes: probeEntriesOf(w, cookie),
+		Flags: workloadFlags(w),
 	}
 	for _, a := range slices.Concat(w.Addresses, w.Contested) {
 		e.Own[weftOwnKey{Netns: cookie, Addr: encodeAddr(a)}] = 1
@@ -165,9 +166,6 @@ func entriesOf(w *model.Workload, cookie uint64) localEntries {
 		if _, ok := e.Self[self]; !ok {
 			e.Self[self] = encodeAddr(a)
 		}
-	}
-	for _, p := range w.ProbePorts {
-		e.Probes[weftProbeKey{Netns: cookie, Port: uint32(p)}] = 1
 	}
 	return e
 }

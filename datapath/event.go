@@ -37,13 +37,15 @@ const (
 	ReasonNotProgrammed        // the workload's own entry is missing: the kernel's map is full
 	ReasonContested            // nobody has an identity at the address: several pods claim it, or it is of a Service that is not balanced
 	ReasonStrangers            // too many connections a second to 15008 or 15009 from addresses that are not of the mesh
+	ReasonUndeclared           // a process of the node sent what no probe of the pod declares
 )
 
 func (r Reason) String() string {
 	return name([]string{"", "no ready endpoint", "no proxy for a strict peer", "plaintext to a strict workload",
 		"no proxy to check the policy", "the node could not program the workload",
 		"several pods claim the address, or its Service is over its budget",
-		"too many connections from addresses outside of the mesh"}, int(r))
+		"too many connections from addresses outside of the mesh",
+		"a request from the node that no probe or hook of the pod declares"}, int(r))
 }
 
 // MarshalText gives the text.

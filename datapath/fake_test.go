@@ -76,7 +76,9 @@ type fakeTables struct {
 	namespaces *fakeTable[uint64, weftPath]
 	own        *fakeTable[weftOwnKey, uint32]
 	selves     *fakeTable[weftSelfKey, weftAddress]
-	probes     *fakeTable[weftProbeKey, uint32]
+	probes     *fakeTable[weftEndpoint, weftProbe]
+	requests   *fakeTable[weftProbeRequest, uint32]
+	cgroups    *fakeTable[uint64, uint32]
 	nodes      *fakeTable[weftAddress, uint32]
 }
 
@@ -85,7 +87,8 @@ func newFakeTables() *fakeTables {
 		frontends: newFakeTable[weftFrontendKey, weftFrontend](), slots: newFakeTable[weftSlotKey, weftEndpoint](),
 		members: newFakeTable[weftMemberKey, uint32](), peers: newFakeTable[weftAddress, uint32](),
 		pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
-		own: newFakeTable[weftOwnKey, uint32](), selves: newFakeTable[weftSelfKey, weftAddress](), probes: newFakeTable[weftProbeKey, uint32](),
+		own: newFakeTable[weftOwnKey, uint32](), selves: newFakeTable[weftSelfKey, weftAddress](), probes: newFakeTable[weftEndpoint, weftProbe](),
+		requests: newFakeTable[weftProbeRequest, uint32](), cgroups: newFakeTable[uint64, uint32](),
 		nodes: newFakeTable[weftAddress, uint32](),
 	}
 }
@@ -93,6 +96,6 @@ func newFakeTables() *fakeTables {
 func (f *fakeTables) tables() tables {
 	return tables{
 		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, pods: f.pods,
-		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, nodes: f.nodes,
+		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, requests: f.requests, cgroups: f.cgroups, nodes: f.nodes,
 	}
 }

@@ -398,9 +398,14 @@ func (n *node) proxy(p *lab.Pod, listen ...string) *proxyProcess {
 	cmd.Env = append(os.Environ(), "WEFT_FAKE_PROXY=,"+strings.Join(listen, ","))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cg.Fd()), Pdeathsig: syscall.SIGKILL}
+	return n.runProxy(cmd, func() error { return p.Do(cmd.Start) })
+}
+
+func (n *node) runProxy(cmd *exec.Cmd, start func() error) *proxyProcess {
+	n.t.Helper()
 	in, _ := cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()
-	if err := p.Do(cmd.Start); err != nil {
+	if err := start(); err != nil {
 		n.t.Fatal(err)
 	}
 	pp := &proxyProcess{cmd: cmd, in: in, out: bufio.NewReader(out)}

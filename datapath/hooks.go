@@ -196,6 +196,9 @@ func (h *cgroupHooks) attach() error {
 		}
 		return err
 	}
+	if err := attachProbeSends(h.maps[weftMapProbeSockets], h.programs.Programs[weftProgProbeSends]); err != nil {
+		return err // before sockets come into the map
+	}
 	for _, k := range hooks {
 		l, err := attachHook(h.cfg, k, h.programs.Programs[k.program])
 		if err == nil {
@@ -231,6 +234,9 @@ func (h *cgroupHooks) check() map[string]repair {
 			continue
 		}
 		out[k.program] = h.checkHook(k)
+	}
+	if h.links != nil {
+		out[weftProgProbeSends] = checkProbeSends(h.maps[weftMapProbeSockets], h.programs.Programs[weftProgProbeSends])
 	}
 	return out
 }

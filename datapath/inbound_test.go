@@ -23,8 +23,13 @@ import (
 
 func policed(w *model.Workload) { w.Policy = &model.Policy{Names: []string{"ns/p"}} }
 
+// probed declares probes that connect and send nothing.
 func probed(ports ...uint16) func(*model.Workload) {
-	return func(w *model.Workload) { w.ProbePorts = ports }
+	return func(w *model.Workload) {
+		for _, p := range ports {
+			w.Probes = append(w.Probes, model.Probe{Port: p, Kind: model.ProbeTCP})
+		}
+	}
 }
 
 // fromHost asks from the host's namespace, with the node's address.
@@ -383,7 +388,7 @@ func TestLiveConnectionsThatAreForbiddenEnd(t *testing.T) {
 				}
 				t.Cleanup(func() { c.Close() })
 				_, _ = c.Read(make([]byte, 100))
-				kept = append(kept, c)
+				plain = append(plain, c) // from when nobody looked who the node's processes are
 				if line, _ := pp.dial(t, netip.AddrPortFrom(ip, 8080), ""); answer(line) != "app" {
 					t.Fatal("the proxy does not reach the app")
 				}

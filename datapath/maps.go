@@ -28,7 +28,9 @@ type tables struct {
 	namespaces table[uint64, weftPath]
 	own        table[weftOwnKey, uint32]
 	selves     table[weftSelfKey, weftAddress]
-	probes     table[weftProbeKey, uint32]
+	probes     table[weftEndpoint, weftProbe]
+	requests   table[weftProbeRequest, uint32]
+	cgroups    table[uint64, uint32]
 	nodes      table[weftAddress, uint32]
 }
 
@@ -43,7 +45,9 @@ func kernelTables(m map[string]*ebpf.Map) tables {
 		namespaces: kernelTable[uint64, weftPath]{m[weftMapNamespaces]},
 		own:        kernelTable[weftOwnKey, uint32]{m[weftMapOwn]},
 		selves:     kernelTable[weftSelfKey, weftAddress]{m[weftMapSelves]},
-		probes:     kernelTable[weftProbeKey, uint32]{m[weftMapProbes]},
+		probes:     kernelTable[weftEndpoint, weftProbe]{m[weftMapProbes]},
+		requests:   kernelTable[weftProbeRequest, uint32]{m[weftMapProbeRequests]},
+		cgroups:    kernelTable[uint64, uint32]{m[weftMapPodCgroups]},
 		nodes:      kernelTable[weftAddress, uint32]{m[weftMapNodes]},
 	}
 }

@@ -70,19 +70,25 @@ func openNamespace(path string) (*os.File, error) {
 // netnsCookie asks a socket made in the namespace (SO_NETNS_COOKIE, Linux 5.14).
 func netnsCookie(fd int) (uint64, error) {
 	var cookie uint64
-	err := enter(fd, func() error {
-		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("socket: %w", err)
-		}
-		defer func() { _ = unix.Close(s) }()
-		cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if err != nil {
-			return fmt.Errorf("SO_NETNS_COOKIE: %w", err)
-		}
-		return nil
+	err := enter(fd, func() (err error) {
+		cookie, err = ownNetnsCookie()
+		return err
 	})
 	return cookie, err
+}
+
+// ownNetnsCookie is that of the calling thread's namespace.
+func ownNetnsCookie() (uint64, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("socket: %w", err)
+	}
+	defer func() { _ = unix.Close(s) }()
+	cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("SO_NETNS_COOKIE: %w", err)
+	}
+	return cookie, nil
 }
 
 // routeMarked sets up what Envoy's original_src needs, in the calling thread's namespace. needIPv6 says that the workload

@@ -9,9 +9,9 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// nodes writes the map of the host's own addresses, by which the kubelet probes pods: which of them the kernel takes
-// depends on the route to the pod, so all count, those of bridges too. Gateways' addresses are not own ones: another
-// node may have them next.
+// nodes writes the map of the host's own addresses, from which Gateways come to pods' ports of the mesh: which of them the
+// kernel takes depends on the route to the pod, so all count, those of bridges too. Gateways' addresses are not own ones:
+// another node may have them next.
 type nodes struct {
 	*mirror[weftAddress, uint32]
 	own map[netip.Addr]bool // what the map holds
@@ -36,7 +36,7 @@ func hostAddresses(st *state.State, snap *state.Snapshot) []netip.Addr {
 	return out
 }
 
-// set writes the addresses. While one is missing, the kubelet's probes of strict pods may fail.
+// set writes the addresses. While one is missing, what comes from there counts as a stranger's.
 func (n *nodes) set(addrs []netip.Addr) error {
 	own, want := map[netip.Addr]bool{}, map[weftAddress]bool{}
 	for _, a := range addrs {
@@ -58,6 +58,3 @@ func (n *nodes) set(addrs []netip.Addr) error {
 	n.own = own
 	return nil
 }
-
-// has reports whether an address is the host's own.
-func (n *nodes) has(a netip.Addr) bool { return n.own[a.Unmap()] }

@@ -67,7 +67,8 @@ func memoryTables() tables {
 		frontends: memoryTable[weftFrontendKey, weftFrontend]{}, slots: memoryTable[weftSlotKey, weftEndpoint]{},
 		members: memoryTable[weftMemberKey, uint32]{}, peers: memoryTable[weftAddress, uint32]{}, pods: memoryTable[uint64, uint32]{},
 		namespaces: memoryTable[uint64, weftPath]{}, own: memoryTable[weftOwnKey, uint32]{},
-		selves: memoryTable[weftSelfKey, weftAddress]{}, probes: memoryTable[weftProbeKey, uint32]{}, nodes: memoryTable[weftAddress, uint32]{},
+		selves: memoryTable[weftSelfKey, weftAddress]{}, probes: memoryTable[weftEndpoint, weftProbe]{}, requests: memoryTable[weftProbeRequest, uint32]{},
+		cgroups: memoryTable[uint64, uint32]{}, nodes: memoryTable[weftAddress, uint32]{},
 	}
 }
 
@@ -118,7 +119,8 @@ func (o *Offline) Entries() (string, error) {
 	pods, err4 := o.tables.pods.All()
 	own, err5 := o.tables.own.All()
 	probes, err6 := o.tables.probes.All()
-	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
+	requests, err7 := o.tables.requests.All()
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return "", err
 	}
 	var lines []string
@@ -134,8 +136,11 @@ func (o *Offline) Entries() (string, error) {
 	for k := range own {
 		lines = append(lines, fmt.Sprintf("own %s %s", o.rec.workloads.owner[k.Netns], decodeAddr(k.Addr)))
 	}
-	for k := range probes {
-		lines = append(lines, fmt.Sprintf("probe %s %d", o.rec.workloads.owner[k.Netns], k.Port))
+	for k, v := range probes {
+		lines = append(lines, fmt.Sprintf("probe %s %s%s", o.rec.workloads.owner[v.Netns], decode(k), words(v.Kinds, "tcp", "http", "tls", "grpc")))
+	}
+	for r := range requests {
+		lines = append(lines, fmt.Sprintf("request %s %s", decode(r.At), r.line()))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n") + "\n", nil
@@ -158,8 +163,13 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 }
 
 func flagWords(flags uint32) string {
+	return words(flags, "identity", "strict", "policed", "contested")
+}
+
+// words lists the names of the bits that are set, from the lowest on, each after a space.
+func words(flags uint32, names ...string) string {
 	out := ""
-	for bit, word := range []string{"identity", "strict", "policed", "contested"} {
+	for bit, word := range names {
 		if flags&(1<<bit) != 0 {
 			out += " " + word
 		}

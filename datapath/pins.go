@@ -31,7 +31,8 @@ var meaning = "1"
 // loses what is in them. What listeners held is found again (findListeners).
 var filled = map[string]bool{
 	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapPods: true,
-	weftMapNamespaces: true, weftMapOwn: true, weftMapSelves: true, weftMapProbes: true, weftMapNodes: true,
+	weftMapNamespaces: true, weftMapOwn: true, weftMapSelves: true, weftMapProbes: true, weftMapProbeRequests: true,
+	weftMapPodCgroups: true, weftMapNodes: true,
 }
 
 // layout is a digest of what two versions must agree on to share a map.

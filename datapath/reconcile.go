@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -39,6 +40,10 @@ type reconcilerConfig struct {
 	// stay in the pods' namespaces if retain is true. Nil for none.
 	programs programs
 	retain   bool
+	// cgroup returns the number of a cgroup by its path below the root, 0 if it is gone; nil where there are none.
+	cgroup func(path string) uint64
+	// probing reports whether a connection is one of the host's own processes that probes a workload; nil for none.
+	probing func(local, remote netip.AddrPort) bool
 	// usage says how full the maps are that programs write, by name; nil for none. Counting takes milliseconds.
 	usage func() ([]model.MapUsage, error)
 }
@@ -47,14 +52,15 @@ type reconcilerConfig struct {
 // belongs to one goroutine, that of run.
 type reconciler struct {
 	reconcilerConfig
-	services  *services
-	workloads *workloads
-	nodes     *nodes
-	schedule  schedule
-	hooks     map[model.Subject]*hookState
-	requests  chan closeRequest
-	measured  time.Time // when usage counted last
-	synced    bool      // the tables hold everything
+	services   *services
+	workloads  *workloads
+	nodes      *nodes
+	podCgroups *podCgroups
+	schedule   schedule
+	hooks      map[model.Subject]*hookState
+	requests   chan closeRequest
+	measured   time.Time // when usage counted last
+	synced     bool      // the tables hold everything
 }
 
 // object is something that is reconciled as a whole.
@@ -67,6 +73,7 @@ type object struct {
 var (
 	leftovers   = object{model.SubjectNode, "leftovers"}
 	hostOwn     = object{model.SubjectNode, "addresses"}
+	cgroups     = object{model.SubjectNode, "cgroups"}
 	newPrograms = object{model.SubjectNode, "programs"}
 	strays      = object{model.SubjectNode, "datagrams"}
 )
@@ -82,21 +89,25 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
-	wl, err := newWorkloads(cfg.log, cfg.tables, cfg.namespaces, nodes)
+	wl, err := newWorkloads(cfg.log, cfg.tables, cfg.namespaces)
 	if err != nil {
 		return nil, err
 	}
-	wl.retainPrograms, wl.tunnel, wl.serves = cfg.retain, cfg.tunnel, svc.serves
+	podCgroups, err := newPodCgroups(cfg.tables, cfg.cgroup)
+	if err != nil {
+		return nil, err
+	}
+	wl.retainPrograms, wl.tunnel, wl.serves, wl.probing = cfg.retain, cfg.tunnel, svc.serves, cfg.probing
 	wl.accepts = func(node string) bool { return cfg.st.NodeAccepts(cfg.st.Snapshot(), node, model.TransportTunnel) }
 	return &reconciler{
-		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, schedule: newSchedule(),
+		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, podCgroups: podCgroups, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
 	}, nil
 }
 
 // run works until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Workloads, r.st.Placements, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
+	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Workloads, r.st.Placements, r.st.PodCgroups, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
 	defer feed.Close()
 	r.started(false)
 	_, snap := feed.Take()
@@ -136,7 +147,7 @@ func (r *reconciler) run(ctx context.Context) error {
 }
 
 func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
-	out := map[object]struct{}{hostOwn: {}}
+	out := map[object]struct{}{hostOwn: {}, cgroups: {}}
 	for s := range r.st.Services.All(snap) {
 		out[object{model.SubjectService, s.Key()}] = struct{}{}
 	}
@@ -176,9 +187,12 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}, snap *state.Snapshot) ma
 		case r.st.Workloads.ID():
 			out[object{model.SubjectWorkload, k.Value}] = struct{}{}
 		case r.st.Placements.ID(): // another namespace may be at the path
+			out[cgroups] = struct{}{}
 			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
 				out[object{model.SubjectWorkload, model.Key(p[0], p[1])}] = struct{}{}
 			}
+		case r.st.PodCgroups.ID():
+			out[cgroups] = struct{}{}
 		case r.st.HostAddresses.ID():
 			out[hostOwn] = struct{}{}
 		case r.st.Nodes.ID(): // it may accept more, or less
@@ -243,7 +257,7 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 // step is when an object's turn comes.
 func (r *reconciler) step(snap *state.Snapshot, o object) int {
 	switch {
-	case o == hostOwn:
+	case o == hostOwn, o == cgroups:
 		return 0
 	case o.kind == model.SubjectWorkload:
 		if _, present := r.st.Workloads.Get(snap, o.name); !present {
@@ -271,6 +285,8 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) result {
 		return result{err: errors.Join(r.services.prune(), r.workloads.prune())}
 	case hostOwn:
 		return result{err: r.nodes.set(hostAddresses(r.st, snap))}
+	case cgroups:
+		return result{err: r.podCgroups.set(r.st, snap, r.synced)}
 	case newPrograms:
 		return result{err: r.replacePrograms(snap)}
 	}

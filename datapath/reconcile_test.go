@@ -449,7 +449,7 @@ func TestRestartAdoptsAndPrunes(t *testing.T) {
 	write(f, f.st.Endpoints, eps("kept", model.TCP, "10.0.0.1:80", "10.0.0.2:80"), eps("gone", model.TCP, "10.0.0.3:80"))
 	w := func(name string) *model.Workload {
 		return &model.Workload{Namespace: "ns", Name: name, Local: true, NetNS: "/" + name, Identity: "spiffe://td/x",
-			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1." + fmt.Sprint(len(name)))}, MTLS: model.MTLSPermissive, ProbePorts: []uint16{80}}
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1." + fmt.Sprint(len(name)))}, MTLS: model.MTLSStrict, Probes: []model.Probe{{Port: 80, Kind: model.ProbeTCP}}}
 	}
 	write(f, f.st.Workloads, w("kept"), w("leaves"))
 	f.apply()
@@ -527,7 +527,7 @@ func TestPeersAndPods(t *testing.T) {
 		{"disabled", model.Workload{}, 0, 0, false},
 		{"permissive", model.Workload{MTLS: model.MTLSPermissive, Identity: "spiffe://td/x"}, 1, 1, false},
 		{"strict", model.Workload{MTLS: model.MTLSStrict, Identity: "spiffe://td/x"}, 3, 3, true},
-		{"strict still", model.Workload{MTLS: model.MTLSStrict, Identity: "spiffe://td/x", ProbePorts: []uint16{1}}, 3, 3, false},
+		{"strict still", model.Workload{MTLS: model.MTLSStrict, Identity: "spiffe://td/x", Probes: []model.Probe{{Port: 1, Kind: model.ProbeTCP}}}, 3, 3, false},
 		{"policed", model.Workload{MTLS: model.MTLSPermissive, Identity: "spiffe://td/x", Policy: &model.Policy{}}, 1, 5, true},
 		{"free", model.Workload{MTLS: model.MTLSPermissive, Identity: "spiffe://td/x"}, 1, 1, false},
 	} {
@@ -549,7 +549,7 @@ func TestPeersAndPods(t *testing.T) {
 		if (len(f.space.log) > 0) != tt.close {
 			t.Errorf("%s: %v, want connections closed: %v", tt.name, f.space.log, tt.close)
 		}
-		if len(f.kern.probes.entries) != len(w.ProbePorts) {
+		if len(f.kern.probes.entries) != len(w.Probes) {
 			t.Errorf("%s: probes %v", tt.name, f.kern.probes.entries)
 		}
 	}

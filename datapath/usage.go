@@ -30,7 +30,9 @@ func (r *reconciler) measure() {
 		{weftMapNamespaces, len(r.workloads.paths.have), r.tables.namespaces.Limit},
 		{weftMapOwn, len(r.workloads.own.have), r.tables.own.Limit},
 		{weftMapSelves, len(r.workloads.selves.have), r.tables.selves.Limit},
-		{weftMapProbes, len(r.workloads.probes.have), r.tables.probes.Limit},
+		{weftMapProbes, len(r.workloads.probes.ports.have), r.tables.probes.Limit},
+		{weftMapProbeRequests, len(r.workloads.probes.requests.have), r.tables.requests.Limit},
+		{weftMapPodCgroups, len(r.podCgroups.have), r.tables.cgroups.Limit},
 		{weftMapNodes, len(r.nodes.have), r.tables.nodes.Limit},
 	} {
 		r.st.MapUsage.Put(w, &model.MapUsage{Name: m.name, Entries: m.entries, Max: m.limit()})
@@ -61,6 +63,8 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapReverse, true, countEntries[weftReverseKey, weftEndpoint]},
 		{weftMapByTuple, false, countEntries[weftTuple, weftEndpoint]},
 		{weftMapFromProxy, false, countEntries[weftFlow, uint32]},
+		{weftMapProbeFlows, true, countEntries[weftProbeFlow, uint64]},
+		{weftMapProbeSockets, false, countKeys[uint64]},
 		{weftMapListeners, false, countKeys[weftListenerKey]},
 	} {
 		n, err := m.count(d.maps[m.name])

@@ -55,10 +55,11 @@ type workloads struct {
 	paths  *mirror[uint64, weftPath]
 	own    *mirror[weftOwnKey, uint32]
 	selves *mirror[weftSelfKey, weftAddress]
-	probes *mirror[weftProbeKey, uint32]
+	probes *probeMaps
 	local  map[string]*localWorkload
 	owner  map[uint64]string // namespace cookie -> workload
-	nodes  *nodes
+	// probing reports whether a connection is one of the host's own processes that probes a workload; nil for none.
+	probing func(local, remote netip.AddrPort) bool
 	// serves reports whether a backend serves the UDP sockets that a Service's address led to it.
 	serves func(service, backend netip.AddrPort) bool
 	// retainPrograms leaves programs of an earlier version in the pods' namespaces.
@@ -78,14 +79,14 @@ type localWorkload struct {
 	closing  error      // why the last request to close connections failed; nil if it did not
 }
 
-func newWorkloads(log *slog.Logger, t tables, space namespaces, nodes *nodes) (*workloads, error) {
-	w := &workloads{log: log, space: space, nodes: nodes, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
+func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, error) {
+	w := &workloads{log: log, space: space, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
 	var errs [6]error
 	w.peers, errs[0] = newClaims("peers", t.peers, func(a weftAddress) string { return "address " + decodeAddr(a).String() })
 	w.pods, errs[1] = newMirror("pods", t.pods)
 	w.paths, errs[2] = newMirror("namespaces", t.namespaces)
 	w.own, errs[3] = newMirror("own", t.own)
-	w.probes, errs[4] = newMirror("probes", t.probes)
+	w.probes, errs[4] = newProbeMaps(t)
 	w.selves, errs[5] = newMirror("selves", t.selves)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
@@ -171,6 +172,9 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 		case !taken:
 			l = &localWorkload{workload: w, ns: ns}
 		case ws.local[other].retained:
+			if err := ws.probes.set(other, probeEntries{}); err != nil {
+				return errors.Join(err, ns.Close())
+			}
 			if err := ns.Close(); err != nil {
 				return err
 			}
@@ -197,7 +201,7 @@ func (ws *workloads) join(key string, w *model.Workload) error {
 	if enforced == nil {
 		l.workload = w
 	}
-	return errors.Join(enforced, ws.describe(cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w), ws.endStray(key, l))
+	return errors.Join(enforced, ws.describe(key, cookie, w.NetNS, want), l.ns.Route(hasIPv6(w)), ws.closePlaintext(key, l, w), ws.endStray(key, l))
 }
 
 // tightened reports whether connections in the clear that were let in are forbidden now.
@@ -223,7 +227,7 @@ func (ws *workloads) enforce(ns namespace, flags uint32) error {
 }
 
 // describe writes what else the programs know of a local workload.
-func (ws *workloads) describe(cookie uint64, netns string, want localEntries) error {
+func (ws *workloads) describe(key string, cookie uint64, netns string, want localEntries) error {
 	var errs []error
 	if path, ok := encodePath(netns); ok {
 		errs = append(errs, ws.paths.put(cookie, path))
@@ -236,13 +240,10 @@ func (ws *workloads) describe(cookie uint64, netns string, want localEntries) er
 	for k, v := range want.Self {
 		errs = append(errs, ws.selves.put(k, v))
 	}
-	for k, v := range want.Probes {
-		errs = append(errs, ws.probes.put(k, v))
-	}
+	errs = append(errs, ws.probes.set(key, want.Probes))
 	return errors.Join(append(errs,
 		ws.selves.prune(func(k weftSelfKey, _ weftAddress) bool { return k.Netns != cookie || want.Self[k] != weftAddress{} }),
-		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie || want.Own[k] != 0 }),
-		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie || want.Probes[k] != 0 }))...)
+		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie || want.Own[k] != 0 }))...)
 }
 
 // closePlaintext ends connections that were let in before the workload became strict or got its first policy.
@@ -283,7 +284,7 @@ func (ws *workloads) selected(w *model.Workload, which Connections, forbidden fu
 		if authenticated && which == Plaintext || !authenticated && which == Authenticated {
 			return false
 		}
-		if !authenticated && slices.Contains(w.ProbePorts, local.Port()) && ws.nodes.has(remote.Addr()) {
+		if !authenticated && ws.probing != nil && ws.probing(local, remote) {
 			return false
 		}
 		return forbidden == nil || forbidden(local, remote)
@@ -300,7 +301,7 @@ func (ws *workloads) leave(key string) error {
 	if err := l.ns.Detach(!l.ns.Same()); err != nil {
 		return fmt.Errorf("leave network namespace %s: %w", l.workload.NetNS, err)
 	}
-	if err := ws.forget(cookie); err != nil {
+	if err := errors.Join(ws.forget(cookie), ws.probes.set(key, probeEntries{})); err != nil {
 		return err
 	}
 	delete(ws.local, key)
@@ -314,13 +315,12 @@ func (ws *workloads) forget(cookie uint64) error {
 		ws.pods.delete(cookie),
 		ws.own.prune(func(k weftOwnKey, _ uint32) bool { return k.Netns != cookie }),
 		ws.selves.prune(func(k weftSelfKey, _ weftAddress) bool { return k.Netns != cookie }),
-		ws.probes.prune(func(k weftProbeKey, _ uint32) bool { return k.Netns != cookie }),
 		ws.paths.delete(cookie))
 }
 
 // prune removes what no workload of the model has.
 func (ws *workloads) prune() error {
-	errs := []error{ws.peers.prune(ws.peers.wanted)}
+	errs := []error{ws.peers.prune(ws.peers.wanted), ws.probes.prune()}
 	for cookie, path := range maps.Clone(ws.paths.have) {
 		if _, ok := ws.owner[cookie]; ok {
 			continue

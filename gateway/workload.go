@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -39,7 +37,9 @@ func workload(v *view, key string) ([]output, bool) {
 	v.place(w, pod, &t)
 	// What is enforced in the pod's network namespace does not depend on its addresses, which others may claim.
 	w.Local = w.NetNS != "" || len(w.Addresses)+len(w.Contested) > 0 && v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node
-	w.ProbePorts = probePorts(pod)
+	if w.Local {
+		w.Probes = probesOf(pod, &t)
+	}
 	w.TraceSampling = v.traceSampling(pod.Namespace, &t)
 	w.Policy = v.policyFor(pod)
 	outs := []output{out(v.st.Workloads, w.Key(), w)}
@@ -144,45 +144,4 @@ func compareAge(a, b metav1.Object) int {
 // compareCreated is the Gateway API's order of objects that are otherwise equal: the older first, then by key.
 func compareCreated(a time.Time, aKey string, b time.Time, bKey string) int {
 	return cmp.Or(a.Compare(b), strings.Compare(aKey, bKey))
-}
-
-// probePorts returns the TCP ports at which the pod declares that the kubelet calls it, sorted: those of probes, and of
-// HTTP hooks after the start and before the stop of a container.
-func probePorts(pod *corev1.Pod) []uint16 {
-	var ports []uint16
-	add := func(c *corev1.Container, host string, port intstr.IntOrString) {
-		// The kubelet calls another host in place of the pod, if one is given.
-		if host != "" && !slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return ip.IP == host }) {
-			return
-		}
-		if number := containerPort(c, port); validPort(number) {
-			ports = append(ports, uint16(number))
-		}
-	}
-	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
-	for i := range containers {
-		c := &containers[i]
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			switch {
-			case p == nil:
-			case p.HTTPGet != nil:
-				add(c, p.HTTPGet.Host, p.HTTPGet.Port)
-			case p.TCPSocket != nil:
-				add(c, p.TCPSocket.Host, p.TCPSocket.Port)
-			case p.GRPC != nil:
-				add(c, "", intstr.FromInt32(p.GRPC.Port))
-			}
-		}
-		if c.Lifecycle == nil {
-			continue
-		}
-		// The kubelet does not support hooks of kind tcpSocket.
-		for _, h := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
-			if h != nil && h.HTTPGet != nil {
-				add(c, h.HTTPGet.Host, h.HTTPGet.Port)
-			}
-		}
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
 }

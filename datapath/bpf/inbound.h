@@ -2,7 +2,7 @@
 /* A peer connects to a local workload. The program is loaded once for each workload, because sk_lookup has no helper
  * that tells the network namespace. */
 #pragma once
-#include "event.h"
+#include "probe.h"
 
 const volatile __u64 own_netns = 0; /* cookie of the workload's namespace */
 
@@ -87,8 +87,7 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return drop(&f, REASON_STRANGERS);
 	if ((hbone || tunnel) && steer(ctx, &f, tunnel ? PORT_TUNNEL : PORT_HBONE, &result))
 		return result;
-	struct probe_key probe = { .netns = netns, .port = ctx->local_port };
-	if (bpf_map_lookup_elem(&probes, &probe) && bpf_map_lookup_elem(&nodes, &f.from.addr))
+	if (is_probe(&f))
 		return SK_PASS;
 	if (flags & WORKLOAD_STRICT)
 		return drop(&f, !pod ? REASON_NOT_PROGRAMMED : hbone || tunnel ? REASON_NO_PROXY : REASON_PLAINTEXT);

@@ -171,20 +171,6 @@ struct {
 	__type(value, struct address);
 } selves SEC(".maps");
 
-struct probe_key {
-	__u64 netns;
-	__u32 port; /* host byte order */
-	__u32 pad;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct probe_key);
-	__type(value, __u32);
-} probes SEC(".maps");
-
 /* The node's own addresses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -194,7 +180,8 @@ struct {
 	__type(value, __u32);
 } nodes SEC(".maps");
 
-enum { CONN_PROXY = 1 };
+/* CONN_PROBE, of the host's own sockets: one that probes a workload. CONN_DECLARED: it speaks TLS or gRPC, as is declared. */
+enum { CONN_PROXY = 1, CONN_PROBE = 2, CONN_DECLARED = 4 };
 
 /* What is remembered with a socket. */
 struct conn {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* An application connects, sends datagrams, asks who its peer is. */
 #pragma once
-#include "event.h"
+#include "probe.h"
 #include "service.h"
 
 enum { PASS, CHANGED, REFUSED };
@@ -111,6 +111,7 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 			return PASS;
 		old->original.port = 0; /* from an earlier connect() of this socket */
 		old->verdict = VERDICT_KERNEL;
+		old->flags = 0;
 	}
 	struct endpoint original = *to;
 	__u64 netns = bpf_get_netns_cookie(ctx);
@@ -133,8 +134,11 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 		if (r != PASS)
 			return r;
 	}
-	if (!f)
+	if (!f) {
+		if (netns == host_netns)
+			mark_probe(ctx, to);
 		return PASS;
+	}
 	remember(ctx, old, &original, to, VERDICT_KERNEL); /* else getpeername() tells the backend: no harm */
 	return CHANGED;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The life of the applications' TCP connections. */
 #pragma once
-#include "event.h"
+#include "probe.h"
 
 /* A socket that is watched has a call for each change of its state. Whether a peer opened the connection is kept in a
  * flag too, that of retransmission timeouts, whose calls are rare and are ignored here: a storage for each socket would
@@ -20,6 +20,11 @@ static __always_inline void connecting(struct bpf_sock_ops *ops, struct bpf_sock
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c && c->flags & CONN_PROXY)
 		return;
+	if (c && c->flags & CONN_PROBE) {
+		if (probe_connects(ops))
+			watch(ops, WATCH);
+		return;
+	}
 	__u64 netns = bpf_get_netns_cookie(ops);
 	if (!bpf_map_lookup_elem(&pods, &netns))
 		return;
@@ -76,6 +81,10 @@ static __always_inline void closed(struct bpf_sock_ops *ops, struct bpf_sock *sk
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (c && c->flags & CONN_PROXY)
 		return;
+	if (c && c->flags & CONN_PROBE) {
+		probe_closed(ops);
+		return;
+	}
 	if (c && ops->args[0] == BPF_TCP_SYN_SENT && c->verdict >= VERDICT_L7) {
 		struct endpoint remote;
 		struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
@@ -99,7 +108,9 @@ int app_sockops(struct bpf_sock_ops *ops)
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		if (ops->bpf_sock_ops_cb_flags & WATCH) {
 			c = bpf_sk_storage_get(&conns, sk, 0, 0);
-			if (!c || !(c->flags & CONN_PROXY))
+			if (c && c->flags & CONN_PROBE)
+				probe_connected(ops);
+			else if (!c || !(c->flags & CONN_PROXY))
 				report(ops, c, EVENT_OPENED, false);
 		}
 		break;

@@ -8,6 +8,7 @@
 #include "address.h"
 #include "event.h"
 #include "service.h"
+#include "probe.h"
 #include "outbound.h"
 #include "sockops.h"
 #include "proxy.h"

@@ -79,7 +79,7 @@ func (p *page) pod(d *describe.Pod) {
 	p.field("mTLS mode", d.MTLS.String())
 	p.field("Identity", string(d.Identity))
 	p.certificate(d.Certificate)
-	p.field("Probed ports", join(d.ProbePorts, 0, func(n uint16) string { return fmt.Sprint(n) }))
+	p.field("Probes and hooks", join(d.Probes, 0, model.Probe.String))
 	for _, dir := range []struct {
 		title string
 		paths []describe.Path

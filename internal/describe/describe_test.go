@@ -128,7 +128,7 @@ func TestServiceProblems(t *testing.T) {
 func TestPod(t *testing.T) {
 	pod := &model.Workload{
 		Namespace: "ns", Name: "web", Node: "n1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Contested: []netip.Addr{netip.MustParseAddr("fd00::1")},
-		MTLS: model.MTLSStrict, Identity: model.NewIdentity("td", "ns", "web"), Policy: &model.Policy{Names: []string{"ns/none"}}, ProbePorts: []uint16{80},
+		MTLS: model.MTLSStrict, Identity: model.NewIdentity("td", "ns", "web"), Policy: &model.Policy{Names: []string{"ns/none"}}, Probes: []model.Probe{{Port: 80, Kind: model.ProbeTCP}},
 	}
 	n := fill(func(st *state.State, w *state.Write) {
 		st.Workloads.Put(w, pod)

@@ -66,8 +66,8 @@ func (d *description) inbound(w *model.Workload) []Path {
 		plain.Way = string(explain.ByEnvoy)
 	}
 	out := []Path{plain}
-	if w.MTLS == model.MTLSStrict && len(w.ProbePorts) > 0 {
-		out = append(out, Path{Of: "the kubelet at the pod's probed ports", Way: string(explain.ByKernel), Outcome: "allowed"})
+	if w.MTLS == model.MTLSStrict && len(w.Probes) > 0 {
+		out = append(out, Path{Of: "the kubelet, as the pod's probes and hooks declare", Way: string(explain.ByKernel), Outcome: "allowed"})
 	}
 	if w.Identity == "" {
 		return out

@@ -19,6 +19,7 @@ var reasons = map[string]flowpb.DropReason{
 	"the node could not program the workload":                           flowpb.DropReason_DROP_EP_NOT_READY,
 	"several pods claim the address, or its Service is over its budget": flowpb.DropReason_INVALID_IDENTITY,
 	"too many connections from addresses outside of the mesh":           flowpb.DropReason_DROP_RATE_LIMITED,
+	"a request from the node that no probe or hook of the pod declares": flowpb.DropReason_POLICY_DENIED,
 }
 
 // dropReason returns Hubble's word for why a flow was refused; DROP_REASON_UNKNOWN if there is none. The summary has the

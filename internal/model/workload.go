@@ -85,9 +85,9 @@ type Workload struct {
 	Local  bool   `json:"local"`
 	NetNS  string `json:"netns,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
-	// ProbePorts are those at which the Pod declares that the kubelet calls it, by probes and HTTP hooks. They may be reached
-	// in the clear from the node's own addresses, in strict mode too.
-	ProbePorts []uint16 `json:"probePorts,omitempty"`
+	// Probes are the calls by the kubelet that the Pod declares, if it runs on this node. They are let in in the clear, in
+	// strict mode too.
+	Probes []Probe `json:"probes,omitempty"`
 	// TraceSampling is the percentage of its requests that begin a trace, as its namespace says; nil if that says nothing.
 	TraceSampling *float64 `json:"traceSampling,omitempty"`
 	// Policy is what AuthorizationPolicies that select the pod allow; nil when none selects it.

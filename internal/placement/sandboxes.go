@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/atomicfile"
 	"github.com/weft-mesh/weft/internal/kube"
@@ -36,6 +37,8 @@ type Sandboxes struct {
 	searched chan struct{}
 	saving   sync.Mutex // held while File is written
 	owns     bool       // this agent writes File; guarded by saving
+
+	podCgroupsAt time.Time // when the kubelet's cgroups were searched for; Run's
 
 	mu      sync.Mutex
 	rows    map[string]*model.Placement // by UID; what the table holds

@@ -48,6 +48,7 @@ func (s *Sandboxes) Run(ctx context.Context) error {
 			s.settle(pods)
 		case <-tick.C:
 			s.search(pods)
+			s.findPodCgroups()
 		}
 	}
 }
@@ -56,6 +57,7 @@ func (s *Sandboxes) Run(ctx context.Context) error {
 func (s *Sandboxes) look(pods []kube.NodePod) {
 	s.settle(pods)
 	s.search(pods)
+	s.findPodCgroups()
 }
 
 // settle removes the placements of pods that are gone, and those whose namespace is.

@@ -314,3 +314,35 @@ func TestPodsThatCannotJoinAreLogged(t *testing.T) {
 		t.Errorf("a file that cannot be written: %v", err)
 	}
 }
+
+// TestKubeletsCgroupsAreKnown: they hold the pods in the host's network too, which have no placement.
+func TestKubeletsCgroupsAreKnown(t *testing.T) {
+	n := newTestNode(t)
+	p := n.sandboxes()
+	search := func() (rows []string) {
+		p.podCgroupsAt = time.Time{}
+		p.findPodCgroups()
+		for c := range n.st.PodCgroups.All(n.st.Snapshot()) {
+			rows = append(rows, c.Path)
+		}
+		slices.Sort(rows)
+		return rows
+	}
+	if got := search(); len(got) != 0 || !strings.Contains(n.log.String(), "was not found") {
+		t.Errorf("without a kubelet: %v, log %s", got, n.log.String())
+	}
+	n.cgroup("system.slice/kubelet.service", 1)
+	n.cgroup("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"+strings.ReplaceAll(uidA, "-", "_")+".slice", 10)
+	n.cgroup("docker/kind/kubelet/kubepods/pod"+uidB+"/kubepods", 11) // the last one is made in a pod
+	if got, want := search(), []string{"docker/kind/kubelet/kubepods", "kubepods.slice"}; !slices.Equal(got, want) {
+		t.Errorf("cgroups %v, want %v", got, want)
+	}
+	n.remove("cgroup/docker")
+	if got, want := search(), []string{"kubepods.slice"}; !slices.Equal(got, want) {
+		t.Errorf("after one is gone: %v, want %v", got, want)
+	}
+	n.remove("cgroup")
+	if got, want := search(), []string{"kubepods.slice"}; !slices.Equal(got, want) {
+		t.Errorf("while none can be read: %v, want %v", got, want)
+	}
+}

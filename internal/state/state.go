@@ -35,6 +35,8 @@ type State struct {
 	Certified *Table[*model.Certified]
 	// Written by placement: from the CNI plugin's requests and a search of cgroups, or from a folder's manifests.
 	Placements *Table[*model.Placement]
+	// Written by placement, in a cluster: the cgroups that the kubelet puts pods into.
+	PodCgroups *Table[*model.PodCgroup]
 	// Written by whatever drops events; each source has a row of its own.
 	Lost *Table[*model.Lost]
 	// Written by cni, the installer of the plugin: how the plugin stands. One row, or none.
@@ -95,6 +97,7 @@ func New(db *DB) *State {
 		Placements: NewTable(db, "placements", (*model.Placement).Key,
 			Index[*model.Placement]{ByAddress, func(p *model.Placement) []string { return texts(p.Addresses) }},
 			Index[*model.Placement]{ByNetNS, func(p *model.Placement) []string { return []string{p.NetNS} }}),
+		PodCgroups:    NewTable(db, "pod-cgroups", (*model.PodCgroup).Key),
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
 		CNI:           NewTable(db, "cni", (*model.CNI).Key),
 		Proxies:       NewTable(db, "proxies", (*model.Proxy).Key),

@@ -33,6 +33,11 @@ metadata: {name: server, namespace: bank, labels: {app: server}}
 spec: {serviceAccountName: server}
 ---
 apiVersion: v1
+kind: Pod
+metadata: {name: probed, namespace: bank}
+spec: {containers: [{name: c, image: i, readinessProbe: {httpGet: {port: 8081, path: /healthz}}}]}
+---
+apiVersion: v1
 kind: Service
 metadata: {name: routed, namespace: bank, labels: {weft.io/l7: enabled}}
 spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
@@ -54,7 +59,9 @@ spec: {serviceAccountName: mallory}
 apiVersion: v1
 kind: Pod
 metadata: {name: accomplice, namespace: tenant, labels: {app: accomplice}}
-spec: {serviceAccountName: accomplice}
+spec:
+  serviceAccountName: accomplice
+  containers: [{name: c, image: i, lifecycle: {postStart: {httpGet: {port: 8082, path: /started}}}}]
 ---
 apiVersion: v1
 kind: Service
@@ -91,8 +98,8 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 type arena struct {
 	*sandbox.Node
 	// client and server are the neighbours of whoever attacks. mallory is a pod of a tenant, and accomplice another one of
-	// its pods. outsider has no identity, and neither has plain.
-	client, server, mallory, accomplice, outsider, plain, open *lab.Pod
+	// its pods. outsider has no identity, and neither has plain. probed is strict and declares a probe.
+	client, server, mallory, accomplice, outsider, plain, open, probed *lab.Pod
 }
 
 func newArena(t *testing.T, args ...string) *arena {
@@ -116,7 +123,7 @@ func newArena(t *testing.T, args ...string) *arena {
 	a := &arena{
 		Node: n, client: n.Pod("bank", "client"), server: n.Pod("bank", "server"), mallory: n.Pod("tenant", "mallory"),
 		accomplice: n.Pod("tenant", "accomplice"), outsider: n.Pod("street", "outsider"), plain: n.Pod("street", "plain"),
-		open: n.Pod("open", "server"),
+		open: n.Pod("open", "server"), probed: n.Pod("bank", "probed"),
 	}
 	for _, p := range []*lab.Pod{a.server, a.accomplice, a.plain, a.open} {
 		serve(t, p)

@@ -50,6 +50,7 @@ func attackDefault(t *testing.T) {
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},
 		{"B4", "another namespace's pod in an EndpointSlice", true, foreignEndpoint},
 		{"B6", "what Envoy and weft tunnel keep of root", false, privileges},
+		{"B7", "requests to the port of a strict pod's probe", false, probedPort},
 		{"B8", "a policy's Service relabelled while no agent runs", false, relabelledService},
 		{"B9", "a pod's label against what its namespace enforces", false, weakerLabel},
 		{"B10", "a port of the mesh taken before a pod gets its listener", false, takenPort},

@@ -33,6 +33,7 @@ var roles = map[string]func(spec json.RawMessage) (report, error){
 	"headers":  role(sendHeaders),
 	"sessions": role(openSessions),
 	"streams":  role(openStreams),
+	"get":      role(getAll),
 }
 
 func role[T any](f func(T) (report, error)) func(json.RawMessage) (report, error) {

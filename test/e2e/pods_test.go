@@ -48,6 +48,7 @@ type deployment struct {
 	account         string // service account, made besides; "" is default
 	host            bool   // in the node's network
 	drains          bool   // a pod serves on for 3 s when it is ended, until no node sends to it any more
+	hook            bool   // the kubelet asks for /drain before it stops a pod
 	grace           string // YAML of terminationGracePeriodSeconds, lifecycle and the like, for the pod; "" is none
 }
 
@@ -67,6 +68,9 @@ func (d deployment) manifest() string {
 	drain := ""
 	if d.drains {
 		drain = "\n          lifecycle: {preStop: {sleep: {seconds: 3}}}"
+	}
+	if d.hook {
+		drain = fmt.Sprintf("\n          lifecycle: {preStop: {httpGet: {path: /drain, port: %d}}}", workload.PortHTTP)
 	}
 	account := ""
 	if d.account == "" {

@@ -129,7 +129,7 @@ func trimNode(n *corev1.Node, labels bool) {
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
 }
 
-// trimPod keeps identity, node, addresses, readiness, ports and probes.
+// trimPod keeps identity, node, addresses, readiness, ports, probes and hooks.
 func trimPod(p *corev1.Pod) {
 	p.Spec = corev1.PodSpec{
 		NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, ServiceAccountName: p.Spec.ServiceAccountName,
@@ -159,27 +159,49 @@ func trimContainers(in []corev1.Container) []corev1.Container {
 		c := &in[i]
 		t := corev1.Container{
 			Name: c.Name, Ports: c.Ports, LivenessProbe: trimProbe(c.LivenessProbe),
-			ReadinessProbe: trimProbe(c.ReadinessProbe), StartupProbe: trimProbe(c.StartupProbe),
+			ReadinessProbe: trimProbe(c.ReadinessProbe), StartupProbe: trimProbe(c.StartupProbe), Lifecycle: trimHooks(c.Lifecycle),
 		}
-		if len(t.Ports) > 0 || t.LivenessProbe != nil || t.ReadinessProbe != nil || t.StartupProbe != nil {
+		if len(t.Ports) > 0 || t.LivenessProbe != nil || t.ReadinessProbe != nil || t.StartupProbe != nil || t.Lifecycle != nil {
 			out = append(out, t)
 		}
 	}
 	return out
 }
 
-// trimProbe keeps the port.
+// trimProbe keeps what the kubelet calls: host, port, and of HTTP the scheme and the path.
 func trimProbe(p *corev1.Probe) *corev1.Probe {
 	switch {
 	case p == nil:
 	case p.HTTPGet != nil:
-		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: p.HTTPGet.Port}}}
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: trimGet(p.HTTPGet)}}
 	case p.TCPSocket != nil:
-		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: p.TCPSocket.Port}}}
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Host: p.TCPSocket.Host, Port: p.TCPSocket.Port}}}
 	case p.GRPC != nil:
 		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: p.GRPC.Port}}}
 	}
 	return nil
+}
+
+func trimGet(g *corev1.HTTPGetAction) *corev1.HTTPGetAction {
+	return &corev1.HTTPGetAction{Host: g.Host, Port: g.Port, Scheme: g.Scheme, Path: g.Path}
+}
+
+// trimHooks keeps what the kubelet calls: hooks of other kinds call nothing.
+func trimHooks(l *corev1.Lifecycle) *corev1.Lifecycle {
+	trim := func(h *corev1.LifecycleHandler) *corev1.LifecycleHandler {
+		if h == nil || h.HTTPGet == nil {
+			return nil
+		}
+		return &corev1.LifecycleHandler{HTTPGet: trimGet(h.HTTPGet)}
+	}
+	if l == nil {
+		return nil
+	}
+	t := corev1.Lifecycle{PostStart: trim(l.PostStart), PreStop: trim(l.PreStop)}
+	if t.PostStart == nil && t.PreStop == nil {
+		return nil
+	}
+	return &t
 }
 
 // trimSecret keeps a certificate and its key. A Secret of another type never comes, by the field selector; if one did,
