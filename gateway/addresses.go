@@ -29,7 +29,7 @@ type assignment struct {
 	// move while its Gateway is there and a pool holds it.
 	reserved []netip.Addr
 	// taken are ports of these addresses that belong to other Gateways.
-	taken []uint16
+	taken []transportPort
 	// accepted and programmed hold what is wrong, for the conditions of these names.
 	accepted, programmed problems
 }

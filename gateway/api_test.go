@@ -83,6 +83,8 @@ var fieldClasses = map[string]map[string][]string{
 		"TLSRouteRule":               {"name", "backendRefs"},
 		"TCPRouteSpec":               {"rules"},
 		"TCPRouteRule":               {"name", "backendRefs"},
+		"UDPRouteSpec":               {"rules"},
+		"UDPRouteRule":               {"name", "backendRefs"},
 		"ReferenceGrantSpec":         {"from", "to"},
 		"ReferenceGrantFrom":         {"group", "kind", "namespace"},
 		"ReferenceGrantTo":           {"group", "kind", "name"},
@@ -137,7 +139,7 @@ func TestEveryFieldIsClassified(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, spec := range []any{
-		gwv1.GatewaySpec{}, gwv1.ListenerSetSpec{}, gwv1.GatewayClassSpec{}, gwv1.HTTPRouteSpec{}, gwv1.GRPCRouteSpec{}, gwv1.TLSRouteSpec{}, gwv1.TCPRouteSpec{}, gwv1.ReferenceGrantSpec{},
+		gwv1.GatewaySpec{}, gwv1.ListenerSetSpec{}, gwv1.GatewayClassSpec{}, gwv1.HTTPRouteSpec{}, gwv1.GRPCRouteSpec{}, gwv1.TLSRouteSpec{}, gwv1.TCPRouteSpec{}, gwv1.UDPRouteSpec{}, gwv1.ReferenceGrantSpec{},
 		gwv1.BackendTLSPolicySpec{}, gwxv1.MeshSpec{}, weftv1.AuthorizationPolicySpec{}, weftv1.AddressPoolSpec{},
 	} {
 		walk(reflect.TypeOf(spec), seen, func(name string) bool {

@@ -50,7 +50,7 @@ type binding struct {
 	hosts    []string
 	caller   string // namespace of the callers that a consumer route is for
 	parent   model.ObjectRef
-	// passthrough says that the backend ends the client's TLS.
+	// passthrough says that a BackendTLSPolicy does not apply: the backend ends the client's TLS, or it gets datagrams.
 	passthrough bool
 	rules       []rankedRule
 }
@@ -149,7 +149,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 	switch {
 	case ref.Kind == "Service" && ref.Group == "" && a.route.streams():
 		c = a.rules(true)
-		f = noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections without a route", a.route.ref.Kind)
+		f = noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections and datagrams without a route", a.route.ref.Kind)
 	case ref.Kind == "Service" && ref.Group == "":
 		c = a.rules(false)
 		note, f = a.service(ref, p, c)
@@ -329,7 +329,7 @@ func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *
 			continue
 		}
 		attached = true
-		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gateway, passthrough: l.passthrough(), rules: c.rules})
+		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gateway, passthrough: l.passthrough() || l.udp(), rules: c.rules})
 	}
 	switch {
 	case !selected:

@@ -17,7 +17,7 @@ type resolver struct {
 	// grants is false for Services as parents: their routes may send traffic to any namespace (GEP-1294), for pods
 	// can reach every Service anyway. A Gateway would expose it to others.
 	grants bool
-	bytes  bool // of a route of connections: what they speak does not matter
+	bytes  bool // of a route of connections or datagrams: what they speak does not matter
 	refs   problems
 }
 
@@ -57,7 +57,7 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		return notFound, fmt.Sprintf("port of Service %s is missing", short(kube.Key(svc)))
 	}
 	for _, p := range svc.Spec.Ports {
-		if proto, ok := protocol(p.Protocol); !ok || proto != model.TCP || p.Port != *b.Port || !validPort(p.Port) {
+		if proto, ok := protocol(p.Protocol); !ok || proto != r.transport() || p.Port != *b.Port || !validPort(p.Port) {
 			continue
 		}
 		if !r.bytes && !appProtocolServed(p.AppProtocol) && !r.v.hasTLSPolicy(svc, p.Name) {
@@ -66,7 +66,15 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		m.Port = uint16(p.Port)
 		return "", ""
 	}
-	return notFound, fmt.Sprintf("Service %s has no TCP port %d", kube.Key(svc), *b.Port)
+	return notFound, fmt.Sprintf("Service %s has no %s port %d", kube.Key(svc), r.transport(), *b.Port)
+}
+
+// transport is that of the ports of Services which the route may refer to.
+func (r *resolver) transport() model.Protocol {
+	if r.route.Kind == "UDPRoute" {
+		return model.UDP
+	}
+	return model.TCP
 }
 
 // granted reports whether a ReferenceGrant in the target's namespace lets objects of a kind and a namespace refer to a target

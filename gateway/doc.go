@@ -10,7 +10,7 @@
 //	budgets     budget       which of them do not get that
 //	conflicts   conflict     Gateway, ListenerSet -> the routes that conflict with an older one
 //	routes      route        HTTPRoute, GRPCRoute -> its rules, where they attach, and its status
-//	            route        TLSRoute, TCPRoute -> what its connections are divided among, and the same
+//	            route        TLSRoute, TCPRoute, UDPRoute -> what its connections or datagrams are divided among, and the same
 //	            certificate  Secret -> certificate
 //	            backend TLS  Service -> the BackendTLSPolicy of each port
 //	model       workload     Pod -> workload with identity and policy

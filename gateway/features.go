@@ -16,7 +16,7 @@ func ClassFeatures() []string {
 		string(features.SupportGatewayStaticAddresses), string(features.SupportGatewayAddressEmpty),
 		string(features.SupportGatewayInfrastructure), string(features.SupportListenerSet),
 		string(features.SupportTLSRoute), string(features.SupportTLSRouteModeTerminate), string(features.SupportTLSRouteModeMixed),
-		string(features.SupportTCPRoute),
+		string(features.SupportTCPRoute), string(features.SupportUDPRoute),
 		string(features.SupportGatewayFrontendClientCertificateValidation),
 		string(features.SupportGatewayFrontendClientCertificateValidationInsecureFallback),
 		string(features.SupportGatewayBackendClientCertificate),

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,12 +106,12 @@ func (b *gatewayBuilder) good(l *listener) bool {
 
 // ports makes the ports and the route tables of the accepted listeners.
 func (b *gatewayBuilder) ports() {
-	byPort := map[uint16][]*listener{}
+	byPort := map[transportPort][]*listener{}
 	for _, l := range b.served {
 		byPort[l.port] = append(byPort[l.port], l)
 	}
 	for port, list := range byPort {
-		gp := model.GatewayPort{Port: port, TLS: list[0].sni(), ListenerSets: listenerSetsOf(list)}
+		gp := model.GatewayPort{Port: port.number, UDP: port.udp, TLS: list[0].sni(), ListenerSets: listenerSetsOf(list)}
 		if !gp.TLS && !list[0].streams() {
 			b.table(list[0].table, list, list)
 			gp.Listeners = []model.GatewayListener{{Name: "http", RouteTable: list[0].table}}
@@ -137,7 +136,9 @@ func (b *gatewayBuilder) ports() {
 			b.model.Ports = append(b.model.Ports, gp)
 		}
 	}
-	slices.SortFunc(b.model.Ports, func(x, y model.GatewayPort) int { return cmp.Compare(x.Port, y.Port) })
+	slices.SortFunc(b.model.Ports, func(x, y model.GatewayPort) int {
+		return transportPort{x.Port, x.UDP}.compare(transportPort{y.Port, y.UDP})
+	})
 }
 
 func (b *gatewayBuilder) table(name string, listeners, all []*listener) {

@@ -118,7 +118,7 @@ func drawMeta(t *rapid.T, names ...string) metav1.ObjectMeta {
 }
 
 func drawObject(t *rapid.T) runtime.Object {
-	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawGateway, drawListenerSet,
+	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawUDPRoute, drawGateway, drawListenerSet,
 		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret, drawTLSPolicy, drawConfigMap)(t)
 }
 
@@ -142,6 +142,9 @@ func drawService(t *rapid.T) runtime.Object {
 	s.Spec.ClusterIP = pick(t, "clusterIP", "10.96.0.1", "10.96.0.2", "None", "10.0.0.1", "")
 	s.Spec.Selector = map[string]string{"app": pick(t, "app", "x", "y")}
 	s.Spec.Ports = []corev1.ServicePort{{Name: "http", Port: pick(t, "port", int32(80), 81), TargetPort: intstr.FromInt32(8080)}}
+	if pick(t, "udp", false, true) {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "udp", Port: 80, TargetPort: intstr.FromInt32(8080), Protocol: corev1.ProtocolUDP})
+	}
 	s.Spec.Type = pick(t, "type", corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName)
 	if l7 := pick(t, "l7", "", "", "enabled", "disabled"); l7 != "" {
 		s.Labels = map[string]string{labelL7: l7}
@@ -208,6 +211,13 @@ func drawGRPCRoute(t *rapid.T) runtime.Object {
 	return r
 }
 
+func drawUDPRoute(t *rapid.T) runtime.Object {
+	r := &gwv1.UDPRoute{ObjectMeta: drawMeta(t, "r1", "r2")}
+	r.Spec.ParentRefs = []gwv1.ParentReference{drawParent(t)}
+	r.Spec.Rules = []gwv1.UDPRouteRule{{BackendRefs: []gwv1.BackendRef{drawBackend(t)}}}
+	return r
+}
+
 func drawGateway(t *rapid.T) runtime.Object {
 	g := &gwv1.Gateway{ObjectMeta: drawMeta(t, "g1", "g2")}
 	g.Spec.GatewayClassName = pick(t, "class", gwv1.ObjectName("weft"), "other")
@@ -237,6 +247,9 @@ func drawListenerSet(t *rapid.T) runtime.Object {
 func drawListeners(t *rapid.T) (out []gwv1.Listener) {
 	for i := range rapid.IntRange(1, 3).Draw(t, "listeners") {
 		l := gwv1.Listener{Name: gwv1.SectionName(fmt.Sprintf("l%d", i)), Port: pick(t, "port", gwv1.PortNumber(80), 443), Protocol: gwv1.HTTPProtocolType}
+		if l.Port == 80 && pick(t, "udp", false, false, true) {
+			l.Protocol = gwv1.UDPProtocolType
+		}
 		if l.Port == 443 {
 			l.Protocol = pick(t, "protocol", gwv1.HTTPSProtocolType, gwv1.HTTPSProtocolType, gwv1.HTTPProtocolType)
 			l.TLS = &gwv1.ListenerTLSConfig{CertificateRefs: []gwv1.SecretObjectReference{{

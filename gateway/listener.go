@@ -23,8 +23,8 @@ type listener struct {
 	key      string              // of the Gateway, and path
 	path     string              // name, of a listener of a ListenerSet after the ListenerSet's key
 	name     string
-	port     uint16 // 0 if the spec's is not a port
-	hostname string // "" for all
+	port     transportPort // its number is 0 if the spec's is not a port
+	hostname string        // "" for all
 	table    string
 	kinds    []string // of routes that it supports and allows
 	// accepted and conflicted hold what is wrong; refs only kinds that are not known.
@@ -38,6 +38,8 @@ type listenerClass string
 
 func (l *listener) class() listenerClass {
 	switch {
+	case l.udp():
+		return "UDP"
 	case l.sni():
 		return "TLS"
 	case l.streams():
@@ -51,9 +53,11 @@ func (l *listener) https() bool { return l.spec.Protocol == gwv1.HTTPSProtocolTy
 // sni reports whether the listener is chosen by the name in the TLS handshake.
 func (l *listener) sni() bool { return l.https() || l.spec.Protocol == gwv1.TLSProtocolType }
 
-// streams reports whether connections are forwarded as they are.
+func (l *listener) udp() bool { return l.spec.Protocol == gwv1.UDPProtocolType }
+
+// streams reports whether connections, or datagrams, are forwarded as they are.
 func (l *listener) streams() bool {
-	return l.spec.Protocol == gwv1.TLSProtocolType || l.spec.Protocol == gwv1.TCPProtocolType
+	return l.spec.Protocol == gwv1.TLSProtocolType || l.spec.Protocol == gwv1.TCPProtocolType || l.udp()
 }
 
 // pattern is the hostname as route tables have it.
@@ -81,7 +85,7 @@ func (v *view) ownListeners(gw *gwv1.Gateway, assigned *assignment) []*listener 
 		l := newListener(gw, gatewayVersion(gw), spec)
 		v.readClients(gw, l)
 		if slices.Contains(assigned.taken, l.port) {
-			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to another Gateway", l.port))
+			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("%s of the Gateway's address belongs to another Gateway", l.port))
 		}
 		list = append(list, l)
 	}
@@ -111,22 +115,22 @@ func newListener(gw *gwv1.Gateway, parent model.ObjectVersion, spec *gwv1.Listen
 	if !validPort(spec.Port) {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), fmt.Sprintf("port %d is not between 1 and 65535", spec.Port))
 	} else {
-		l.port = uint16(spec.Port)
+		l.port = transportPort{uint16(spec.Port), l.udp()}
 	}
 	switch spec.Protocol {
 	case gwv1.HTTPProtocolType:
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, "")
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port.number, "")
 		l.refuseTLS()
-	case gwv1.TCPProtocolType:
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.path)
+	case gwv1.TCPProtocolType, gwv1.UDPProtocolType:
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port.number, l.path)
 		l.refuseTLS()
 	case gwv1.HTTPSProtocolType, gwv1.TLSProtocolType:
-		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port, l.path)
+		l.table = model.GatewayTable(gw.Namespace, gw.Name, l.port.number, l.path)
 		l.checkTLS()
 	default:
-		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS and TCP", short(string(spec.Protocol))))
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedProtocol), fmt.Sprintf("protocol %q is none of HTTP, HTTPS, TLS, TCP and UDP", short(string(spec.Protocol))))
 	}
-	if spec.Hostname != nil && *spec.Hostname != "" && spec.Protocol != gwv1.TCPProtocolType {
+	if spec.Hostname != nil && *spec.Hostname != "" && spec.Protocol != gwv1.TCPProtocolType && !l.udp() {
 		l.hostname = string(*spec.Hostname)
 		if err := validHostname(l.hostname, true); err != "" {
 			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), err)
@@ -150,6 +154,8 @@ func (l *listener) routeKinds() {
 		supported = []string{"TLSRoute"}
 	case gwv1.TCPProtocolType:
 		supported = []string{"TCPRoute"}
+	case gwv1.UDPProtocolType:
+		supported = []string{"UDPRoute"}
 	}
 	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
 		l.kinds = supported
@@ -200,13 +206,13 @@ func (l *listener) selectedBy(p gwv1.ParentReference) bool {
 		(p.Port == nil || *p.Port == l.spec.Port)
 }
 
-// markConflicts finds listeners whose traffic could not be distinguished: one port can have HTTP, or TCP once, or HTTPS and
-// TLS for different names. None of them is accepted (Gateway API,
+// markConflicts finds listeners whose traffic could not be distinguished: one port can have HTTP, or TCP once, or UDP once, or
+// HTTPS and TLS for different names. None of them is accepted (Gateway API,
 // "Handling indistinct Listeners"). Of HTTPS listeners it also notes which others have names in common with them.
 func markConflicts(list []*listener) {
 	for i, a := range list {
 		for _, b := range list[i+1:] {
-			if a.table == "" || b.table == "" || a.port != b.port || a.port == 0 {
+			if a.table == "" || b.table == "" || a.port != b.port || a.port.number == 0 {
 				continue
 			}
 			if a.https() && b.https() && overlap([]string{a.pattern()}, []string{b.pattern()}) {

@@ -132,8 +132,8 @@ func (v *view) allowsListenerSets(gw *gwv1.Gateway, namespace string) bool {
 type merger struct {
 	v       *view
 	gw      *gwv1.Gateway
-	taken   []uint16 // ports of other Gateways
-	ports   map[uint16]*claims
+	taken   []transportPort // ports of other Gateways
+	ports   map[transportPort]*claims
 	total   int            // listeners that are served
 	opened  map[string]int // ports that no listener of the Gateway's own has, by the namespace that was first
 	judged  map[string]int // listeners of a namespace, served or not
@@ -146,11 +146,11 @@ type claims struct {
 	hosts   map[string]*listener
 }
 
-func newMerger(v *view, gw *gwv1.Gateway, own []*listener, taken []uint16) *merger {
-	m := &merger{v: v, gw: gw, taken: taken, ports: map[uint16]*claims{}, total: len(own), opened: map[string]int{}, judged: map[string]int{}}
+func newMerger(v *view, gw *gwv1.Gateway, own []*listener, taken []transportPort) *merger {
+	m := &merger{v: v, gw: gw, taken: taken, ports: map[transportPort]*claims{}, total: len(own), opened: map[string]int{}, judged: map[string]int{}}
 	for _, l := range own {
 		// One that is not accepted has its place too: a tenant must not take a name whose listener is being mended.
-		if l.table != "" && l.port != 0 {
+		if l.table != "" && l.port.number != 0 {
 			m.claim(l)
 		}
 	}
@@ -209,7 +209,7 @@ func (m *merger) add(set model.ObjectVersion, spec *gwv1.Listener) *listener {
 	}
 	switch {
 	case slices.Contains(m.taken, l.port):
-		l.accepted.add(string(gwv1.ListenerEntryReasonPortUnavailable), fmt.Sprintf("port %d of the Gateway's address belongs to another Gateway", l.port))
+		l.accepted.add(string(gwv1.ListenerEntryReasonPortUnavailable), fmt.Sprintf("%s of the Gateway's address belongs to another Gateway", l.port))
 		return l
 	case m.total >= maxMergedListeners:
 		l.accepted.add(tooMany, fmt.Sprintf("the Gateway and its older ListenerSets have %d listeners, which is the limit", maxMergedListeners))
@@ -239,7 +239,7 @@ func (m *merger) conflicts(l *listener) bool {
 	reason, message := "", ""
 	switch other := c.hosts[l.hostname]; {
 	case len(c.classes) > 1 || !c.classes[l.class()]:
-		reason, message = string(gwv1.ListenerEntryReasonProtocolConflict), fmt.Sprintf("an earlier listener of the Gateway has port %d with another protocol", l.port)
+		reason, message = string(gwv1.ListenerEntryReasonProtocolConflict), fmt.Sprintf("an earlier listener of the Gateway has %s with another protocol", l.port)
 	case other != nil:
 		reason, message = string(gwv1.ListenerEntryReasonHostnameConflict), fmt.Sprintf("%s has the same port and hostname", other.describe(l))
 	default:
@@ -268,7 +268,7 @@ func markOverlaps(parents []*parentListeners) {
 	if len(parents) == 1 {
 		return
 	}
-	at := map[uint16]map[string]*listener{}
+	at := map[transportPort]map[string]*listener{}
 	each := func(visit func(*listener)) {
 		for _, p := range parents {
 			for _, l := range p.listeners {

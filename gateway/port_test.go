@@ -58,3 +58,29 @@ func TestAPortThatIsNoneHidesNoServicePort(t *testing.T) {
 		t.Errorf("endpoints are %+v", e)
 	}
 }
+
+// TestTransportsHavePortsOfTheirOwn: of two Gateways with one address the older has a port of TCP, and the other one that of UDP
+// with the same number. A second UDP port of that number is not accepted.
+func TestTransportsHavePortsOfTheirOwn(t *testing.T) {
+	w := newWorld(testConfig)
+	gateway := func(name string, age int, protocol gwv1.ProtocolType) *gwv1.Gateway {
+		return &gwv1.Gateway{ObjectMeta: created("ns", name, age), Spec: gwv1.GatewaySpec{
+			GatewayClassName: "weft", Addresses: []gwv1.GatewaySpecAddress{{Value: "192.0.2.1"}},
+			Listeners: []gwv1.Listener{{Name: "l", Protocol: protocol, Port: 53}},
+		}}
+	}
+	w.put(t, &gwv1.GatewayClass{ObjectMeta: created("", "weft", 9), Spec: gwv1.GatewayClassSpec{ControllerName: ControllerName}},
+		gateway("tcp", 3, gwv1.TCPProtocolType), gateway("udp", 2, gwv1.UDPProtocolType), gateway("late", 1, gwv1.UDPProtocolType))
+	w.Sync()
+	for name, want := range map[string]string{"tcp": "Accepted", "udp": "Accepted", "late": "PortUnavailable"} {
+		s, ok := w.st.Statuses.Get(w.st.Snapshot(), "Gateway/ns/"+name)
+		if !ok || len(s.Listeners) != 1 {
+			t.Fatalf("the status of Gateway %s is %+v", name, s)
+		}
+		for _, c := range s.Listeners[0].Conditions {
+			if c.Type == model.ConditionAccepted && c.Reason != want {
+				t.Errorf("Gateway %s: %s: %s, want %s", name, c.Reason, c.Message, want)
+			}
+		}
+	}
+}

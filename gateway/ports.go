@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,12 +13,35 @@ import (
 	"github.com/weft-mesh/weft/internal/kube"
 )
 
+// transportPort is a port of a transport protocol. TCP and UDP have ports of their own.
+type transportPort struct {
+	number uint16
+	udp    bool
+}
+
+func (p transportPort) String() string {
+	if p.udp {
+		return fmt.Sprintf("UDP port %d", p.number)
+	}
+	return fmt.Sprintf("port %d", p.number)
+}
+
+func (p transportPort) compare(o transportPort) int {
+	if c := cmp.Compare(p.number, o.number); c != 0 || p.udp == o.udp {
+		return c
+	}
+	if o.udp {
+		return -1
+	}
+	return 1
+}
+
 // portClaim is what a Gateway, or a ListenerSet for it, asks for of the addresses that Gateways share.
 type portClaim struct {
 	gateway string
 	created time.Time
 	object  string // model.ObjectRef.String; that of a Gateway is before that of a ListenerSet
-	ports   []uint16
+	ports   []transportPort
 }
 
 // claimPorts lets the oldest object have a port of an address that several Gateways have: a new ListenerSet takes nothing from
@@ -39,12 +63,16 @@ func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
 	slices.SortStableFunc(claims, func(x, y portClaim) int {
 		return cmp.Or(x.created.Compare(y.created), strings.Compare(x.object, y.object))
 	})
-	owner := map[netip.AddrPort]string{}
+	type addressPort struct {
+		address netip.Addr
+		port    transportPort
+	}
+	owner := map[addressPort]string{}
 	for _, c := range claims {
 		as := a.done[c.gateway]
 		for _, port := range c.ports {
 			for _, addr := range as.addresses {
-				at := netip.AddrPortFrom(addr, port)
+				at := addressPort{addr, port}
 				if owner[at] == "" {
 					owner[at] = c.gateway
 				} else if owner[at] != c.gateway && !slices.Contains(as.taken, port) {
@@ -52,7 +80,7 @@ func (a *assigner) claimPorts(gateways []*gwv1.Gateway) {
 				}
 			}
 		}
-		slices.Sort(as.taken)
+		slices.SortFunc(as.taken, transportPort.compare)
 	}
 }
 
@@ -62,7 +90,7 @@ func (v *view) portClaims(gw *gwv1.Gateway, as *assignment) []portClaim {
 	for _, p := range v.mergeListeners(gw, as) {
 		c := portClaim{gateway: as.gateway, created: p.created, object: p.parent.String()}
 		for _, l := range p.listeners {
-			if l.port == 0 || l.table == "" || p.parent.Kind != "Gateway" && !l.accepted.ok() || slices.Contains(c.ports, l.port) {
+			if l.port.number == 0 || l.table == "" || p.parent.Kind != "Gateway" && !l.accepted.ok() || slices.Contains(c.ports, l.port) {
 				continue
 			}
 			c.ports = append(c.ports, l.port)

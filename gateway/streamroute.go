@@ -12,8 +12,8 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Routes of connections: a TLSRoute chooses by the name in the TLS handshake, a TCPRoute takes all of a listener. Both
-// attach to Gateways alone, and have one rule.
+// Routes of connections: a TLSRoute chooses by the name in the TLS handshake, a TCPRoute takes all of a listener, and so does a
+// UDPRoute, of datagrams. They attach to Gateways alone, and have one rule.
 
 var tlsRouteUnits = unitKind{
 	name: "TLSRoute", stage: stageRoutes,
@@ -36,6 +36,18 @@ var tcpRouteUnits = unitKind{
 			return nil, false
 		}
 		return v.attachRoute(tcpRouteInput(r)), true
+	},
+}
+
+var udpRouteUnits = unitKind{
+	name: "UDPRoute", stage: stageRoutes,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.UDPRoute] { return o.UDPRoutes }),
+	compute: func(v *view, key string) ([]output, bool) {
+		r, ok := v.objs.UDPRoutes.Get(v.Snapshot, key)
+		if !ok {
+			return nil, false
+		}
+		return v.attachRoute(udpRouteInput(r)), true
 	},
 }
 
@@ -83,12 +95,28 @@ func tcpRouteInput(r *gwv1.TCPRoute) route {
 	}
 }
 
+func udpRouteInput(r *gwv1.UDPRoute) route {
+	return route{
+		ref:        streamRouteRef("UDPRoute", r.Namespace, r.Name),
+		generation: r.Generation,
+		created:    r.CreationTimestamp.Time,
+		parents:    r.Spec.ParentRefs,
+		compile: func(res *resolver) *compiled {
+			return compileRules(res, r.Spec.Rules, func(res *resolver, i int, in gwv1.UDPRouteRule) ([]rankedRule, string, *fault) {
+				return streamRule(res, i, in.Name, in.BackendRefs)
+			})
+		},
+	}
+}
+
 func streamRouteRef(kind, namespace, name string) model.ObjectRef {
 	return model.ObjectRef{Group: gwv1.GroupName, Kind: kind, Namespace: namespace, Name: name}
 }
 
-// streams reports whether a route is one of connections.
-func (r *route) streams() bool { return r.ref.Kind == "TLSRoute" || r.ref.Kind == "TCPRoute" }
+// streams reports whether a route is one of connections or datagrams.
+func (r *route) streams() bool {
+	return r.ref.Kind == "TLSRoute" || r.ref.Kind == "TCPRoute" || r.ref.Kind == "UDPRoute"
+}
 
 // streamRule reads a rule. Nothing distinguishes the connections of a second one.
 func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.BackendRef) ([]rankedRule, string, *fault) {
@@ -110,7 +138,7 @@ func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.Backen
 	return []rankedRule{{Rule: rule}}, rule.Name, nil
 }
 
-// streams returns the routes of a listener for connections: one for each name, of two for one name the older; the more
+// streams returns the routes of a listener for connections or datagrams: one for each name, of two for one name the older; the more
 // specific names first. A name that a more specific listener of the port has is that one's.
 func (b *gatewayBuilder) streams(l *listener, all []*listener) []model.GatewayStream {
 	oldest, names := map[string]*attachment{}, hostnamesOf(all)

@@ -39,7 +39,7 @@ const (
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
 	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
-	&selectionUnits, &conflictUnits, &setConflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &certificateUnits, &backendTLSUnits,
+	&selectionUnits, &conflictUnits, &setConflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits,
 	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits,
 }
 

@@ -200,6 +200,9 @@ func gatewayNeeds(g *model.Gateway) []ref {
 	if len(needs) == 0 {
 		return nil
 	}
+	for _, n := range datagramNames(g) {
+		needs = append(needs, ref{TypeCluster, n})
+	}
 	for _, p := range g.Ports {
 		for i, l := range p.Listeners {
 			if !p.TLS && i > 0 {
@@ -236,6 +239,8 @@ func (c *cache) touched(typeURL, name string) {
 	case TypeListener, TypeFilter, TypeCluster:
 		if key, _, ok := cutWorkloadName(name); ok {
 			c.reports.subject(model.Subject{Kind: model.SubjectWorkload, Name: key}, false)
+		} else if n, ok := parseDatagramsName(name); ok && typeURL != TypeFilter {
+			c.reports.subject(model.Subject{Kind: model.SubjectGateway, Name: n.key()}, false)
 		} else if n, ok := parseGatewayName(name); ok && typeURL == TypeListener {
 			c.reports.subject(model.Subject{Kind: model.SubjectGateway, Name: n.key()}, false)
 		}

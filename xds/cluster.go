@@ -3,6 +3,7 @@ package xds
 import (
 	"math"
 	"net/netip"
+	"strings"
 	"time"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -39,14 +40,18 @@ const (
 	forgetDestinations = 250 * time.Millisecond
 )
 
-// Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones and
-// those that lead to the internal listeners of workloads whose policy looks at requests.
+// Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones, those that
+// lead to the internal listeners of workloads whose policy looks at requests, and those of Gateways' UDP ports. Units are
+// workloads (<key>), Gateways (g:<key>) and "" for the constant ones.
 var clusterKind = &kind{
 	build: buildCluster,
 	units: func(b *builder) []string {
 		units := []string{""}
 		for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
 			units = append(units, w.Key())
+		}
+		for g := range b.st.Gateways.All(b.snap) {
+			units = append(units, unitGateway+g.Key())
 		}
 		return units
 	},
@@ -58,12 +63,24 @@ var clusterKind = &kind{
 			}
 			return names
 		}
+		if key, ok := strings.CutPrefix(unit, unitGateway); ok {
+			if g, ok := b.st.Gateways.Get(b.snap, key); ok {
+				return datagramNames(g)
+			}
+			return nil
+		}
 		if w, ok := b.st.Workloads.Get(b.snap, unit); ok && terminates(w) {
 			return []string{workloadName(w, inHTTP)}
 		}
 		return nil
 	},
-	unitOf:   func(st *state.State, k state.Key) (string, bool) { return st.Workloads.Row(k) },
+	unitOf: func(st *state.State, k state.Key) (string, bool) {
+		if key, ok := st.Workloads.Row(k); ok {
+			return key, true
+		}
+		key, ok := st.Gateways.Row(k)
+		return unitGateway + key, ok
+	},
 	retained: outlivesRequests,
 	// A pod that loses its identity is still called by connections that the kernel handed over before: Envoy would let
 	// them wait for a cluster that does not come. They find the identity that they were to find, or fail.
@@ -89,6 +106,9 @@ func buildCluster(b *builder, name string) *built {
 	}
 	if n, ok := parseServiceName(name); ok {
 		return serviceCluster(b, name, n)
+	}
+	if n, ok := parseDatagramsName(name); ok {
+		return datagramCluster(b, name, n)
 	}
 	if n, ok := parseStreamName(name); ok {
 		return streamCluster(b, name, n)

@@ -8,10 +8,11 @@
 //	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
 //	ondemand.go build.go          the cache: remember, build again, forget; wildcards; how a resource is built and encoded
-//	limit.go                      how many connections a listener may have
+//	limit.go runtime.go           how many connections a listener may have, and how many sessions
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	filter.go authorization.go    filters that are served apart from listeners: a workload's policy, its scopes
 //	scope.go route.go match.go action.go redirect.go mirror.go   original destination -> route table -> cluster
+//	stream.go datagrams.go        connections and datagrams of Gateways, which no HTTP is read from
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow
 //

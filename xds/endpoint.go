@@ -25,6 +25,9 @@ func buildEndpoints(b *builder, name string) *built {
 	if n, ok := parseStreamName(name); ok {
 		return streamEndpoints(b, name, n)
 	}
+	if n, ok := parseDatagramsName(name); ok {
+		return datagramEndpoints(b, name, n)
+	}
 	n, ok := parseServiceName(name)
 	if !ok {
 		return nil

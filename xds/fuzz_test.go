@@ -11,7 +11,7 @@ import (
 // Names come from Envoy, and some of them from what a connection said.
 func FuzzNames(f *testing.F) {
 	for _, s := range []string{
-		"service/ns/name/80", "service/ns/name/80|plain", "service/ns/name/80|plain|http1", "gateway/ns/gw/443/https|plain",
+		"service/ns/name/80", "service/ns/name/80|plain", "service/ns/name/80|plain|http1", "gateway/ns/gw/443/https|plain", "gateway-udp/ns/gw/53",
 		"tcp|10.0.0.1", "tcp|fd00::1", "tcp|10.0.0.1:80", "10.96.0.1:80|plain", "ns/pod/hbone", "cert|ns/name", "clients|ns/gw/443", "tcp|010.0.0.1",
 		"tcp|::ffff:1.2.3.4", "tcp|fe80::1%eth0", "service/ns/name/080", "server|spiffe://td/ns/a/sa/b", "*", "",
 	} {
@@ -25,6 +25,9 @@ func FuzzNames(f *testing.F) {
 		}
 		if n, ok := parseGatewayName(s); ok && n.table() != strings.TrimSuffix(s, plainSuffix) {
 			t.Errorf("%q is read as %+v", s, n)
+		}
+		if n, ok := parseDatagramsName(s); ok && n.String() != s {
+			t.Errorf("%q is read as %q", s, n)
 		}
 		if a, ok := parseTCPCluster(s); ok && tcpPrefix+a.String() != s {
 			t.Errorf("%q is read as %q", s, a)

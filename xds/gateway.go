@@ -14,13 +14,16 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// gatewayListenerNames returns one name a port: gateway/<ns>/<name>/<port>.
+// gatewayListenerNames returns one name a port: gateway/<ns>/<name>/<port>, and for UDP that of datagramNames.
 func gatewayListenerNames(g *model.Gateway) []string {
 	if len(g.Addresses) == 0 {
 		return nil
 	}
-	var names []string
+	names := datagramNames(g)
 	for _, p := range g.Ports {
+		if p.UDP {
+			continue
+		}
 		if n := model.GatewayTable(g.Namespace, g.Name, p.Port, ""); len(p.Listeners) > 0 && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
@@ -34,7 +37,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 		return nil
 	}
 	for _, p := range g.Ports {
-		if p.Port == n.port && len(p.Listeners) > 0 {
+		if !p.UDP && p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
 				message: gatewayListener(b.cfg, g, p, name),
 				objects: p.Owners(gatewayRef(g.Namespace, g.Name, g.Generation)),

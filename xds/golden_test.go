@@ -96,6 +96,12 @@ var cases = map[string]struct {
 		TypeCluster:  {"stream/TLSRoute/shop/pass"},
 		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain"},
 	}},
+	"datagrams": {goldenDatagrams, map[string][]string{
+		TypeListener: {"gateway-udp/shop/edge/53"},
+		TypeCluster:  {"gateway-udp/shop/edge/53"},
+		TypeEndpoint: {"gateway-udp/shop/edge/53", "gateway-udp/shop/edge/5353"},
+		TypeRuntime:  {model.RuntimeLimits},
+	}},
 	"backend-tls": {goldenBackendTLS, map[string][]string{
 		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/system/80|grpc", "stream/TCPRoute/shop/r", "stream/TCPRoute/shop/r|passthrough"},
 		TypeEndpoint: {"service/shop/echo/80", "service/shop/system/80|grpc", "stream/TCPRoute/shop/r|plain"},
@@ -192,6 +198,36 @@ func goldenStreams(w *world) {
 				{Name: "end", Certificates: []string{"shop/tls"}, Streams: []model.GatewayStream{{Route: pass}}},
 			}},
 			{Port: 3306, Listeners: []model.GatewayListener{{Name: "tcp", Streams: []model.GatewayStream{{Route: none}}}}},
+		},
+	})
+}
+
+// goldenDatagrams has a port for UDP and one for TCP of one number, and a UDP port of a ListenerSet.
+func goldenDatagrams(w *world) {
+	put(w, w.st.Endpoints, &model.Endpoints{Service: "shop/dns", Port: 53, Protocol: model.UDP, Backends: []model.Endpoint{
+		{Address: netip.MustParseAddrPort("10.1.0.2:5353"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+		{Address: netip.MustParseAddrPort("10.1.0.3:5353"), NotGranted: true},
+		{Address: netip.MustParseAddrPort("[fd01::2]:5353"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+	}})
+	dns := func(name string, weight uint32) model.Backend {
+		return model.Backend{Namespace: "shop", Name: name, Port: 53, Weight: weight}
+	}
+	r, none, tcp := streamRef("UDPRoute", "r"), streamRef("UDPRoute", "none"), streamRef("TCPRoute", "r")
+	putStream(w, r, dns("dns", 3), dns("gone", 1), dns("dns", 2))
+	putStream(w, none)
+	putStream(w, tcp)
+	routed := func(ref model.ObjectRef) []model.GatewayListener {
+		return []model.GatewayListener{{Name: "l", Streams: []model.GatewayStream{{Route: ref}}}}
+	}
+	put(w, w.st.Gateways, &model.Gateway{
+		Namespace: "shop", Name: "edge", Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")},
+		Ports: []model.GatewayPort{
+			{Port: 53, Listeners: routed(tcp)},
+			{Port: 53, UDP: true, Listeners: routed(r)},
+			{Port: 99, UDP: true}, // without a route nobody listens
+			{Port: 5353, UDP: true, Listeners: routed(none), ListenerSets: model.ListenerSets{
+				Sets: []model.ObjectVersion{listenerSetRef("tenant", "set", 2)}, Only: true,
+			}},
 		},
 	})
 }

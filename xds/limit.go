@@ -32,6 +32,7 @@ type timeouts struct {
 	idleClients time.Duration // a Gateway's connection without a request
 	idleCopies  time.Duration // a copy of a request without progress
 	copies      time.Duration // from the first byte of a copy to the last byte of its answer
+	sessions    time.Duration // a session of datagrams without one
 }
 
 var defaultTimeouts = timeouts{
@@ -43,6 +44,7 @@ var defaultTimeouts = timeouts{
 	idleClients: 10 * time.Minute,
 	idleCopies:  3 * time.Second,
 	copies:      30 * time.Second,
+	sessions:    sessionIdle,
 }
 
 func (c *Config) timeouts() timeouts {

@@ -112,6 +112,9 @@ func buildListener(b *builder, name string) *built {
 	case listenerRefused:
 		return &built{message: refusedListener()}
 	}
+	if n, ok := parseDatagramsName(name); ok {
+		return buildDatagramListener(b, name, n)
+	}
 	if n, ok := parseGatewayName(name); ok {
 		return buildGatewayListener(b, name, n)
 	}

@@ -58,7 +58,17 @@ func fromADS() *core.ConfigSource {
 
 // tcpAddress is an address in a network namespace; netns "" is Envoy's own.
 func tcpAddress(a netip.AddrPort, netns string) *core.Address {
+	return socketAddress(core.SocketAddress_TCP, a, netns)
+}
+
+// udpAddress is the same for datagrams.
+func udpAddress(a netip.AddrPort, netns string) *core.Address {
+	return socketAddress(core.SocketAddress_UDP, a, netns)
+}
+
+func socketAddress(p core.SocketAddress_Protocol, a netip.AddrPort, netns string) *core.Address {
 	return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
+		Protocol:                 p,
 		Address:                  a.Addr().String(),
 		PortSpecifier:            &core.SocketAddress_PortValue{PortValue: uint32(a.Port())},
 		NetworkNamespaceFilepath: netns,

@@ -7,20 +7,25 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// One layer of runtime values is served (RTDS): how many connections each listener of a Gateway may have. Envoy counts them
-// from the moment that it accepts them. The connection_limit filter of other listeners would not see those that wait for a
-// handshake's first bytes.
+// One layer of runtime values is served (RTDS): how many connections each listener of a Gateway may have, and how many sessions
+// each of its UDP ports. Envoy counts connections from the moment that it accepts them. The connection_limit filter of other
+// listeners would not see those that wait for a handshake's first bytes. A circuit breaker that is changed by its cluster
+// instead would end the cluster's sessions.
 var runtimeKind = &kind{build: buildRuntime}
 
 func buildRuntime(b *builder, name string) *built {
 	if name != model.RuntimeLimits {
 		return nil
 	}
-	listeners := map[string][]string{} // by namespace
+	listeners, datagrams := map[string][]string{}, map[string][]string{} // by namespace
 	for g := range b.st.Gateways.All(b.snap) {
 		for _, p := range g.Ports {
-			if len(g.Addresses) > 0 && len(p.Listeners) > 0 {
-				ns := p.Namespace(g.Namespace)
+			ns := p.Namespace(g.Namespace)
+			switch {
+			case len(g.Addresses) == 0 || len(p.Listeners) == 0:
+			case p.UDP:
+				datagrams[ns] = append(datagrams[ns], model.GatewayDatagrams(g.Namespace, g.Name, p.Port))
+			default:
 				listeners[ns] = append(listeners[ns], model.GatewayTable(g.Namespace, g.Name, p.Port, ""))
 			}
 		}
@@ -29,6 +34,11 @@ func buildRuntime(b *builder, name string) *built {
 	for _, names := range listeners {
 		for _, n := range names {
 			values.Fields["envoy.resource_limits.listener."+n+".connection_limit"] = structpb.NewNumberValue(float64(b.cfg.gatewayShare(len(names))))
+		}
+	}
+	for _, names := range datagrams {
+		for _, n := range names {
+			values.Fields["circuit_breakers."+n+".default.max_connections"] = structpb.NewNumberValue(float64(b.cfg.sessionShare(len(names), len(datagrams))))
 		}
 	}
 	return &built{message: &runtimev3.Runtime{Name: model.RuntimeLimits, Layer: values}}

@@ -43,6 +43,8 @@ type Config struct {
 	// times as many; 10,000 if it is 0. Envoy as a whole has a limit too, of ten times as many: without this one a single pod could use it up, and
 	// nobody else would be served.
 	ConnectionsPerListener uint64
+	// Sessions bounds the sessions of datagrams that the UDP ports of all Gateways have together; 25,000 if it is 0.
+	Sessions uint64
 
 	// SystemRoots are the certificates that the node's system trusts, as PEM, for BackendTLSPolicies that ask for these. Without
 	// them nothing is sent to the targets of such a policy.

@@ -69,11 +69,7 @@ func StreamCluster(r *model.StreamRoute) string { return streamName{key: r.Key()
 // streamCluster is there for every name, as that of a service is.
 func streamCluster(b *builder, name string, n streamName) *built {
 	c := endpointsCluster(name)
-	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{
-		LocalityConfigSpecifier: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
-			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
-		},
-	}
+	c.CommonLbConfig = weightedLocalities()
 	objects := streamRefs(b, n)
 	var policies []*model.BackendTLS
 	for _, be := range streamBackends(b, n) {
@@ -84,6 +80,15 @@ func streamCluster(b *builder, name string, n streamName) *built {
 	}
 	b.cfg.tlsMatches(c, policies, n.certificate)
 	return &built{message: c, objects: objects}
+}
+
+// weightedLocalities makes a cluster choose a locality by its weight before an endpoint there.
+func weightedLocalities() *cluster.Cluster_CommonLbConfig {
+	return &cluster.Cluster_CommonLbConfig{
+		LocalityConfigSpecifier: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		},
+	}
 }
 
 // streamBackends returns what the connections are divided among.
@@ -111,10 +116,16 @@ func streamRefs(b *builder, n streamName) []model.ObjectVersion {
 
 func streamEndpoints(b *builder, name string, n streamName) *built {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
-	backends := streamBackends(b, n)
+	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint { return backendEndpoints(b, be, n) })
+	return &built{message: out, objects: streamRefs(b, n)}
+}
+
+// divided returns a locality with the weight and the endpoints of each backend; if there is none, that of an invalid one.
+func divided(backends []model.Backend, endpoints func(model.Backend) []*endpoint.LbEndpoint) []*endpoint.LocalityLbEndpoints {
 	if len(backends) == 0 {
 		backends = []model.Backend{{Invalid: true, Weight: 1}}
 	}
+	var out []*endpoint.LocalityLbEndpoints
 	at := map[string]*endpoint.LocalityLbEndpoints{} // a backend may be listed twice
 	for _, be := range backends {
 		l := at[be.Cluster()]
@@ -122,14 +133,14 @@ func streamEndpoints(b *builder, name string, n streamName) *built {
 			l = &endpoint.LocalityLbEndpoints{
 				Locality:            &core.Locality{Region: be.Cluster()},
 				LoadBalancingWeight: number(0),
-				LbEndpoints:         backendEndpoints(b, be, n),
+				LbEndpoints:         endpoints(be),
 			}
 			at[be.Cluster()] = l
-			out.Endpoints = append(out.Endpoints, l)
+			out = append(out, l)
 		}
 		l.LoadBalancingWeight.Value += be.Weight
 	}
-	return &built{message: out, objects: streamRefs(b, n)}
+	return out
 }
 
 // backendEndpoints returns those of a backend. One that has none keeps its share, which is refused. Envoy would take the same

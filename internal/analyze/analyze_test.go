@@ -70,6 +70,7 @@ func TestEnvoy(t *testing.T) {
 		"Listener gateway/shop/edge/80", "RouteConfiguration gateway/shop/edge/80", "RouteConfiguration service/shop/web/80",
 		"Cluster service/shop/web/80", "ClusterLoadAssignment service/shop/web/80", "Cluster service/shop/web-v2/80",
 		"Cluster service/shop/web/80|http1",
+		"Listener gateway-udp/shop/edge/53", "Cluster gateway-udp/shop/edge/53", "ClusterLoadAssignment gateway-udp/shop/edge/53",
 	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing in %q", want, got)

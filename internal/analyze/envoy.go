@@ -57,7 +57,12 @@ func (m *Mesh) Envoy() ([]Resource, error) {
 		clusters = append(clusters, clustersOf(table)...)
 	}
 	for _, r := range rows.StreamRoutes {
-		clusters = append(clusters, xds.StreamCluster(r))
+		if r.Route.Kind != "UDPRoute" {
+			clusters = append(clusters, xds.StreamCluster(r))
+		}
+	}
+	for _, g := range rows.Gateways {
+		clusters = append(clusters, datagramPorts(g)...)
 	}
 	slices.Sort(clusters)
 	for _, name := range slices.Compact(clusters) {
@@ -71,12 +76,25 @@ func (m *Mesh) Envoy() ([]Resource, error) {
 }
 
 func listeners(g *model.Gateway) []string {
-	var out []string
+	out := datagramPorts(g)
 	for _, p := range g.Ports {
-		out = append(out, model.GatewayTable(g.Namespace, g.Name, p.Port, ""))
+		if !p.UDP {
+			out = append(out, model.GatewayTable(g.Namespace, g.Name, p.Port, ""))
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// datagramPorts returns the names of a Gateway's UDP ports, each of which is a listener and a cluster.
+func datagramPorts(g *model.Gateway) []string {
+	var out []string
+	for _, p := range g.Ports {
+		if p.UDP {
+			out = append(out, model.GatewayDatagrams(g.Namespace, g.Name, p.Port))
+		}
+	}
+	return out
 }
 
 // clustersOf returns the names of clusters in a RouteConfiguration: the fields cluster of RouteAction and of

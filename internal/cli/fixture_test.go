@@ -198,6 +198,9 @@ func (n *node) fillGateway() {
 		{Port: 443, TLS: true, Listeners: []model.GatewayListener{{
 			Name: "https", Hostname: "*.example.com", RouteTable: model.GatewayTable("edge", "public", 443, "https"), Certificates: []string{"edge/tls"},
 		}}},
+		{Port: 53, UDP: true, Listeners: []model.GatewayListener{{Name: "dns", Streams: []model.GatewayStream{
+			{Route: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "UDPRoute", Namespace: "edge", Name: "dns"}},
+		}}}},
 	}})
 	n.certify(w, &model.SVID{Identity: id, Serial: "3c", NotBefore: fixedNow.AddDate(-10, 0, 0), NotAfter: fixedNow.AddDate(70, 0, 0)})
 	st.Certificates.Put(w, &model.Certificate{Namespace: "edge", Name: "tls", ChainPEM: []byte(leaf), KeyPEM: []byte("SECRET")})

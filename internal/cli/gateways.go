@@ -51,7 +51,7 @@ func printGateways(w io.Writer, list []model.Gateway, wide bool) error {
 	}, wide)
 }
 
-// protocols returns those of a port's listeners. A port for connections has none while no route attaches.
+// protocols returns those of a port's listeners. A port for connections or datagrams has none while no route attaches.
 func protocols(p model.GatewayPort) []string {
 	var out []string
 	for _, l := range p.Listeners {
@@ -67,6 +67,8 @@ func protocols(p model.GatewayPort) []string {
 
 func gatewayProtocol(p model.GatewayPort, l model.GatewayListener) string {
 	switch {
+	case p.UDP:
+		return "UDP"
 	case p.TLS && len(l.Streams) > 0:
 		return "TLS"
 	case p.TLS:

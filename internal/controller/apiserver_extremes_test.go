@@ -34,7 +34,7 @@ func (l *lockedBuffer) String() string {
 // TestExtremeObjects: the largest and worst objects that the API server takes get a status that it takes too.
 func TestExtremeObjects(t *testing.T) {
 	w := newWorld(t)
-	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "referencegrants")...)
+	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants")...)
 	w.install("../../install/crds/weft.io_addresspools.yaml", "../../install/crds/weft.io_authorizationpolicies.yaml")
 	var log lockedBuffer
 	_, stop := w.start("only", func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })

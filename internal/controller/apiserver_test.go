@@ -222,7 +222,7 @@ func TestController(t *testing.T) {
 	w.until("leads without any CRD", func() bool { return closed(first.leads) })
 
 	// CRDs come after the controller.
-	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "referencegrants")...)
+	w.install(crdsOfTheGatewayAPI(t, "gatewayclasses", "xmeshes", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants")...)
 	w.install("../../install/crds/weft.io_addresspools.yaml", "../../install/crds/weft.io_authorizationpolicies.yaml")
 	w.create(`{apiVersion: v1, kind: Namespace, metadata: {name: default-2}}`)
 	w.create(service)

@@ -84,9 +84,13 @@ func gatewayPorts(gw *gwv1.Gateway, served []model.GatewayPort) []corev1.Service
 	}
 	for _, p := range served {
 		if p.Only {
-			ports = append(ports, corev1.ServicePort{
+			sp := corev1.ServicePort{
 				Name: fmt.Sprintf("listener-set-%d", p.Port), Protocol: corev1.ProtocolTCP, Port: int32(p.Port), TargetPort: intstr.FromInt32(int32(p.Port)),
-			})
+			}
+			if p.UDP {
+				sp.Name, sp.Protocol = fmt.Sprintf("listener-set-udp-%d", p.Port), corev1.ProtocolUDP
+			}
+			ports = append(ports, sp)
 		}
 	}
 	slices.SortFunc(ports, comparePorts)

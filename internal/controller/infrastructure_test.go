@@ -102,12 +102,13 @@ func TestApplied(t *testing.T) {
 // TestPortsOfListenerSets: a Gateway's Service has the ports that it has by its ListenerSets alone while they are served.
 func TestPortsOfListenerSets(t *testing.T) {
 	gw := &gwv1.Gateway{Spec: gwv1.GatewaySpec{Listeners: []gwv1.Listener{{Name: "http", Port: 80, Protocol: gwv1.HTTPProtocolType}}}}
-	served := []model.GatewayPort{{Port: 80}, {Port: 8443, TLS: true, ListenerSets: model.ListenerSets{Only: true}}}
+	sets := model.ListenerSets{Only: true}
+	served := []model.GatewayPort{{Port: 80}, {Port: 8443, TLS: true, ListenerSets: sets}, {Port: 8443, UDP: true, ListenerSets: sets}}
 	var got []string
 	for _, p := range gatewayPorts(gw, served) {
 		got = append(got, fmt.Sprintf("%s %d %s", p.Name, p.Port, p.Protocol))
 	}
-	if want := []string{"http-80 80 TCP", "listener-set-8443 8443 TCP"}; !slices.Equal(got, want) {
+	if want := []string{"http-80 80 TCP", "listener-set-8443 8443 TCP", "listener-set-udp-8443 8443 UDP"}; !slices.Equal(got, want) {
 		t.Errorf("ports %q, want %q", got, want)
 	}
 }

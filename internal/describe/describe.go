@@ -212,17 +212,17 @@ func coversPath(a, b model.PathMatch) bool {
 }
 
 // backends adds to a route's backends how many endpoints serve them.
-func (d *description) backends(all []model.Backend) []Backend {
+func (d *description) backends(all []model.Backend, transport model.Protocol) []Backend {
 	out := make([]Backend, len(all))
 	for i, b := range all {
-		out[i] = Backend{Backend: b, Endpoints: d.serving(b)}
+		out[i] = Backend{Backend: b, Endpoints: d.serving(b, transport)}
 	}
 	return out
 }
 
 // serving counts the endpoints of a backend that Envoy may use.
-func (d *description) serving(b model.Backend) int {
-	row, ok := d.State.Endpoints.Get(d.Snapshot, model.PortKey(b.Namespace, b.Name, b.Port, model.TCP))
+func (d *description) serving(b model.Backend, transport model.Protocol) int {
+	row, ok := d.State.Endpoints.Get(d.Snapshot, model.PortKey(b.Namespace, b.Name, b.Port, transport))
 	if !ok {
 		return 0
 	}
@@ -235,10 +235,14 @@ func (d *description) serving(b model.Backend) int {
 	return n
 }
 
-// streams adds what the listeners of Gateways do with connections, where keep takes the route.
+// streams adds what the listeners of Gateways do with connections and datagrams, where keep takes the route.
 func (d *description) streams(g *model.Gateway, keep func(model.ObjectRef) bool) []Stream {
 	var out []Stream
 	for _, p := range g.Ports {
+		transport := model.TCP
+		if p.UDP {
+			transport = model.UDP
+		}
 		for _, l := range p.Listeners {
 			for _, s := range l.Streams {
 				if !keep(s.Route) {
@@ -246,7 +250,7 @@ func (d *description) streams(g *model.Gateway, keep func(model.ObjectRef) bool)
 				}
 				stream := Stream{Gateway: g.Key(), Port: p.Port, Listener: l.Name, Hostname: cmp.Or(s.Hostname, l.Hostname), Route: s.Route}
 				if row, ok := d.State.StreamRoutes.Get(d.Snapshot, model.StreamKey(s.Route)); ok {
-					stream.Backends = d.backends(row.Backends)
+					stream.Backends = d.backends(row.Backends, transport)
 				}
 				out = append(out, stream)
 			}

@@ -187,6 +187,25 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestDatagrams: the endpoints of a UDPRoute's backends are those of the Services' UDP ports.
+func TestDatagrams(t *testing.T) {
+	route := routeRef("UDPRoute", "dns")
+	n := fill(func(st *state.State, w *state.Write) {
+		st.Gateways.Put(w, &model.Gateway{Namespace: "ns", Name: "gw", Ports: []model.GatewayPort{{Port: 53, UDP: true, Listeners: []model.GatewayListener{{
+			Name: "dns", Streams: []model.GatewayStream{{Route: route}},
+		}}}}})
+		st.StreamRoutes.Put(w, &model.StreamRoute{Route: route, Backends: []model.Backend{{Namespace: "ns", Name: "dns", Port: 53, Weight: 1}}})
+		st.Endpoints.Put(w, &model.Endpoints{Service: "ns/dns", Port: 53, Protocol: model.UDP, Backends: []model.Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:53")}}})
+	})
+	d := n.ask(t, KindRoute, "ns/dns")
+	if s := d.Route.Streams; len(s) != 1 || len(s[0].Backends) != 1 || s[0].Backends[0].Endpoints != 1 {
+		t.Errorf("%+v", d.Route)
+	}
+	if d.has("no ready endpoint") {
+		t.Errorf("%+v", d.Problems)
+	}
+}
+
 func TestUnknown(t *testing.T) {
 	n := fill(func(*state.State, *state.Write) {})
 	for _, kind := range []string{KindPod, KindService, KindGateway, KindRoute, "TCPRoute"} {

@@ -102,7 +102,7 @@ func (d *description) ruleProblems() {
 				"make its match more specific, or remove the other; of equal matches the older route wins, then the first by name")
 		}
 		for b := range r.Rule.AllBackends() {
-			d.backendProblem("rule "+name, *b)
+			d.backendProblem("rule "+name, Backend{Backend: *b, Endpoints: d.serving(*b, model.TCP)})
 		}
 	}
 }
@@ -110,14 +110,14 @@ func (d *description) ruleProblems() {
 func (d *description) streamProblems(all []Stream) {
 	for _, s := range all {
 		for _, b := range s.Backends {
-			d.backendProblem(s.Route.String(), b.Backend)
+			d.backendProblem(s.Route.String(), b)
 		}
 	}
 }
 
 // backendProblem looks at what serves a backend. One that is not valid has a condition.
-func (d *description) backendProblem(of string, b model.Backend) {
-	if b.Weight > 0 && !b.Invalid && d.serving(b) == 0 {
+func (d *description) backendProblem(of string, b Backend) {
+	if b.Weight > 0 && !b.Invalid && b.Endpoints == 0 {
 		d.problem(fmt.Sprintf("%s: backend %s/%s:%d has no ready endpoint", of, b.Namespace, b.Name, b.Port),
 			"a pod that the Service selects must become ready (weft describe service)")
 	}

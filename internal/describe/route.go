@@ -38,7 +38,7 @@ func (d *description) ruleBackends(out *Route) {
 	for i := range d.out.Rules {
 		for b := range d.out.Rules[i].Rule.AllBackends() {
 			if !slices.ContainsFunc(out.Backends, func(o Backend) bool { return o.Namespace == b.Namespace && o.Name == b.Name && o.Port == b.Port }) {
-				out.Backends = append(out.Backends, d.backends([]model.Backend{*b})...)
+				out.Backends = append(out.Backends, d.backends([]model.Backend{*b}, model.TCP)...)
 			}
 		}
 	}

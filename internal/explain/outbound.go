@@ -224,7 +224,7 @@ func (e *explanation) toGateway() {
 	g := e.to.gateway
 	e.used = true
 	for _, p := range g.Ports {
-		if p.Port != e.to.Port {
+		if p.UDP || p.Port != e.to.Port {
 			continue
 		}
 		if l := listenerFor(p, e.request.Host); l != nil {

@@ -86,7 +86,9 @@ func (n *Node) resolve(t Target) (*destination, error) {
 		d.Kind, d.gateway = KindGateway, g
 		var ports []uint16
 		for _, p := range g.Ports {
-			ports = append(ports, p.Port)
+			if !p.UDP {
+				ports = append(ports, p.Port)
+			}
 		}
 		return d, d.choosePort(ports)
 	}

@@ -84,6 +84,7 @@ func (o *Objects) allKinds() []Kind {
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
 		kindOf(gw("TLSRoute"), true, o.TLSRoutes),
 		kindOf(gw("TCPRoute"), true, o.TCPRoutes),
+		kindOf(gw("UDPRoute"), true, o.UDPRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
 		kindOf(gw("BackendTLSPolicy"), true, o.BackendTLSPolicies),
 		kindOf(weft("AuthorizationPolicy"), true, o.AuthorizationPolicies),

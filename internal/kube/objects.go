@@ -32,6 +32,7 @@ type Objects struct {
 	GRPCRoutes            *state.Table[*gwv1.GRPCRoute]
 	TLSRoutes             *state.Table[*gwv1.TLSRoute]
 	TCPRoutes             *state.Table[*gwv1.TCPRoute]
+	UDPRoutes             *state.Table[*gwv1.UDPRoute]
 	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
 	BackendTLSPolicies    *state.Table[*gwv1.BackendTLSPolicy]
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
@@ -107,6 +108,7 @@ func NewObjects(db *state.DB) *Objects {
 			state.Index[*gwv1.GRPCRoute]{Name: ByParent, Of: func(r *gwv1.GRPCRoute) []string { return parentKeys(r.Namespace, r.Spec.ParentRefs) }}),
 		TLSRoutes:       table[*gwv1.TLSRoute](db, "kube-tls-routes"),
 		TCPRoutes:       table[*gwv1.TCPRoute](db, "kube-tcp-routes"),
+		UDPRoutes:       table[*gwv1.UDPRoute](db, "kube-udp-routes"),
 		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
 		BackendTLSPolicies: table(db, "kube-backend-tls-policies",
 			state.Index[*gwv1.BackendTLSPolicy]{Name: ByService, Of: tlsPolicyServices}),

@@ -14,6 +14,8 @@ func Route(obj any) (spec *gwv1.CommonRouteSpec, status *gwv1.RouteStatus, ok bo
 		return &o.Spec.CommonRouteSpec, &o.Status.RouteStatus, true
 	case *gwv1.TCPRoute:
 		return &o.Spec.CommonRouteSpec, &o.Status.RouteStatus, true
+	case *gwv1.UDPRoute:
+		return &o.Spec.CommonRouteSpec, &o.Status.RouteStatus, true
 	}
 	return nil, nil, false
 }

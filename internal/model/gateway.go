@@ -21,9 +21,11 @@ type Gateway struct {
 // Key is the gateway's key in its table.
 func (g *Gateway) Key() string { return Key(g.Namespace, g.Name) }
 
-// GatewayPort is a port that a Gateway listens on. Its listeners are HTTP, one of TCP, or of HTTPS and TLS.
+// GatewayPort is a port that a Gateway listens on. Its listeners are HTTP, one of TCP, one of UDP, or of HTTPS and TLS. One
+// number can be a port of TCP and a port of UDP.
 type GatewayPort struct {
 	Port uint16 `json:"port"`
+	UDP  bool   `json:"udp,omitempty"` // it takes datagrams, and not connections
 	TLS  bool   `json:"tls,omitempty"` // its listeners are HTTPS or TLS, and each is chosen by SNI
 	ListenerSets
 	// Listeners of an HTTP port share one route table and are one entry here.
@@ -54,7 +56,7 @@ func (l ListenerSets) Namespace(gateway string) string {
 	return gateway
 }
 
-// GatewayListener has a route table for requests, or Streams for connections.
+// GatewayListener has a route table for requests, or Streams for connections and datagrams.
 type GatewayListener struct {
 	// Name is <namespace>/<ListenerSet>/<name> for a listener of a ListenerSet.
 	Name       string `json:"name"`
@@ -75,7 +77,7 @@ type ClientValidation struct {
 	Fallback bool `json:"fallback,omitempty"`
 }
 
-// GatewayStream says which StreamRoute the connections for a name take. No two of a listener have one name.
+// GatewayStream says which StreamRoute the connections for a name, or all datagrams, take. No two of a listener have one name.
 type GatewayStream struct {
 	Hostname string    `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
 	Route    ObjectRef `json:"route"`

@@ -34,6 +34,11 @@ func GatewayTable(namespace, name string, port uint16, listener string) string {
 	return t
 }
 
+// GatewayDatagrams is the name of Envoy's listener for a UDP port of a Gateway, and of the cluster behind it.
+func GatewayDatagrams(namespace, name string, port uint16) string {
+	return "gateway-udp/" + Key(namespace, name) + "/" + strconv.Itoa(int(port))
+}
+
 // VirtualHost is a set of hosts with the rules for them. Hosts are exact names, "*.suffix", or "*"; no two
 // virtual hosts of a table share one. The most specific host wins (RFC 9110 host, ports stripped).
 type VirtualHost struct {
@@ -205,8 +210,8 @@ type Backend struct {
 // Cluster is the name of the backend's Envoy cluster.
 func (b Backend) Cluster() string { return ServiceTable(b.Namespace, b.Name, b.Port) }
 
-// StreamRoute is a TLSRoute or TCPRoute: what connections are divided among. Those of Invalid backends are refused, and all
-// if there is none.
+// StreamRoute is a TLSRoute or TCPRoute, or a UDPRoute: what connections, or sessions of datagrams, are divided among. Those of
+// Invalid backends are refused, and all if there is none.
 type StreamRoute struct {
 	Route      ObjectRef `json:"route"`
 	Generation int64     `json:"generation,omitempty"`

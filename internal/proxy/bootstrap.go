@@ -149,8 +149,9 @@ func statsConfig() object {
 		{"prefix": "control_plane."},
 		{"prefix": "overload."},
 		{"prefix": model.RequestScope + "."},
-		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, but not http.<stat prefix>.rds.<route table>.<name>.
-		{"safe_regex": object{"regex": `(http|tcp)\.[^.]+\.[a-z0-9_]+`}},
+		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, udp.<stat prefix>.<name>, but not
+		// http.<stat prefix>.rds.<route table>.<name>.
+		{"safe_regex": object{"regex": `(http|tcp|udp)\.[^.]+\.[a-z0-9_]+`}},
 		{"safe_regex": object{"regex": `listener\..+\.downstream_cx_(total|active|overflow|overload_reject)`}},
 		{"safe_regex": object{"regex": `listener\..+\.ssl\.(handshake|connection_error|fail_verify_.+)`}},
 	}}}}

@@ -11,6 +11,8 @@ import (
 const (
 	// filesPerConnection are a connection's two ends.
 	filesPerConnection = 2
+	// connectionsPerSession is how many connections there may be for each session of datagrams, which has one file.
+	connectionsPerSession = 4
 	// spareFiles are for listeners, and for those whose requests go to several backends.
 	spareFiles = 1 << 14
 )
@@ -27,8 +29,13 @@ func Connections(most uint64) (uint64, error) {
 }
 
 func connectionsWith(files, most uint64) uint64 {
-	return max(min(most, (files-min(spareFiles, files/4))/filesPerConnection), 1)
+	left := files - min(spareFiles, files/4)
+	return max(min(most, left*connectionsPerSession/(filesPerConnection*connectionsPerSession+1)), 1)
 }
+
+// Sessions returns how many sessions of datagrams an Envoy may have beside a number of connections. Files are kept for them;
+// each takes some 5 kB of Envoy's heap.
+func Sessions(connections uint64) uint64 { return max(connections/connectionsPerSession, 1) }
 
 // raiseOpenFiles raises the limit of open files to n, or as far as it may, and returns it. It does not lower it.
 func raiseOpenFiles(n uint64) (uint64, error) {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
 )
 
@@ -33,6 +34,15 @@ spec:
   listeners:
     - {name: http, protocol: HTTP, port: 80}
     - {name: https, protocol: HTTPS, port: 443, hostname: shop.example, tls: {certificateRefs: [{name: shop}]}}
+    - {name: dns, protocol: UDP, port: 53}
+    - {name: dns-tcp, protocol: TCP, port: 53}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: edge, namespace: strict}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: srv, port: 53}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -87,6 +97,7 @@ func gateways(t *testing.T, m *mesh) {
 			})
 		}
 		until(t, "HTTPS at "+ip.String(), func() error { _, err := m.handshake(ip, ca); return err })
+		m.datagramsAt(t, ip)
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
@@ -103,6 +114,23 @@ func gateways(t *testing.T, m *mesh) {
 			}
 		})
 	})
+}
+
+// datagramsAt asks a Gateway's UDP port, from outside and as pods. A strict pod behind it takes datagrams, as it does from
+// everybody. Answers come from the Gateway's address.
+func (m *mesh) datagramsAt(t *testing.T, ip netip.Addr) {
+	t.Helper()
+	for who, client := range map[string]*lab.Pod{"outside": m.outside, "plain/c": m.Pod("plain", "c"), "strict/alice": m.Pod("strict", "alice")} {
+		for _, connected := range []bool{true, false} {
+			until(t, fmt.Sprintf("datagrams from %s to %s, connected %t", who, ip, connected), func() error {
+				pod, from, err := query(client.Do, ip, "?", connected)
+				if err == nil && (pod != "strict/srv" || from != netip.AddrPortFrom(ip, 53)) {
+					err = fmt.Errorf("%s answers, from %s", pod, from)
+				}
+				return err
+			})
+		}
+	}
 }
 
 // handshake wants a certificate that ca signed.

@@ -91,7 +91,7 @@ var (
 	}
 	customKinds = map[string]string{
 		"gateways": "Gateway", "listenersets": "ListenerSet", "gatewayclasses": "GatewayClass", "httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute",
-		"tlsroutes": "TLSRoute", "tcproutes": "TCPRoute",
+		"tlsroutes": "TLSRoute", "tcproutes": "TCPRoute", "udproutes": "UDPRoute",
 		"referencegrants": "ReferenceGrant", "authorizationpolicies": "AuthorizationPolicy", "addresspools": "AddressPool",
 	}
 )

@@ -22,7 +22,7 @@ func WritesStatus() []schema.GroupKind {
 	gw := func(kind string) schema.GroupKind { return schema.GroupKind{Group: gwv1.GroupName, Kind: kind} }
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
-		gw("GatewayClass"), xmesh, gw("Gateway"), gw("ListenerSet"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("BackendTLSPolicy"),
+		gw("GatewayClass"), xmesh, gw("Gateway"), gw("ListenerSet"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("UDPRoute"), gw("BackendTLSPolicy"),
 		weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }

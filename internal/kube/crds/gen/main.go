@@ -14,7 +14,7 @@ import (
 )
 
 // kinds are the ones that package kube reads.
-var kinds = []string{"gatewayclasses", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "referencegrants", "backendtlspolicies"}
+var kinds = []string{"gatewayclasses", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants", "backendtlspolicies"}
 
 type crd struct {
 	Spec struct {
