@@ -240,10 +240,12 @@ func confined(t *testing.T, name string, pod corev1.PodSpec) {
 // TestFlowsAPI: the Service reaches the port that the controller serves it at, and the controller may ask about callers.
 func TestFlowsAPI(t *testing.T) {
 	all := objects(t, "weft.yaml")
-	port := find[*corev1.Service](t, all, "weft-flows").Spec.Ports[0]
+	ports := find[*corev1.Service](t, all, "weft-flows").Spec.Ports
 	args := find[*appsv1.Deployment](t, all, "weft-controller").Spec.Template.Spec.Containers[0].Args
-	if want := "--flows-address=:" + port.TargetPort.String(); !slices.Contains(args, want) {
-		t.Errorf("no %s in %q", want, args)
+	for i, flag := range []string{"--flows-address=:", "--map-address=:"} {
+		if want := flag + ports[i].TargetPort.String(); !slices.Contains(args, want) {
+			t.Errorf("no %s in %q", want, args)
+		}
 	}
 	rules := find[*rbacv1.ClusterRole](t, all, "weft-controller").Rules
 	for resource, group := range map[string]string{"tokenreviews": "authentication.k8s.io", "subjectaccessreviews": "authorization.k8s.io"} {

@@ -51,6 +51,8 @@ type Request struct {
 	Path      string `json:"path"`
 	Status    int    `json:"status"`
 	Cluster   string `json:"cluster,omitempty"`
+	// Backend is where the request was sent to; it is not valid if it was sent nowhere.
+	Backend netip.AddrPort `json:"backend,omitzero"`
 }
 
 // Log names tell where an entry was written.
@@ -188,7 +190,7 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 		f.Outbound = log == logRequestOut
 		f.Request = &Request{
 			Method: e.GetRequest().GetRequestMethod().String(), Authority: cutText(e.GetRequest().GetAuthority(), maxAuthority),
-			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(),
+			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(), Backend: socketAddr(c.GetUpstreamRemoteAddress()),
 		}
 		return f
 	}

@@ -66,6 +66,7 @@ roots are in the Secret weft-ca.`,
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
 	f.StringVar(&cfg.FlowsAddress, "flows-address", "", "address and port of the flows API, Hubble's Observer and Peer by gRPC (default: none); needs --ca-address")
+	f.StringVar(&cfg.MapAddress, "map-address", "", "address and port of the service map's page, by HTTPS (default: none); needs --flows-address")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "life of a workload's certificate; renewed at half of it")
 	f.IntVar(&cfg.Writes, "writes", 100, "the most status writes in a second")
 	f.StringVar(&health, "health-address", "", "address and port of /healthz and /readyz (default: none)")

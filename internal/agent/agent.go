@@ -24,6 +24,7 @@ import (
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/placement"
 	"github.com/weft-mesh/weft/internal/proxy"
+	"github.com/weft-mesh/weft/internal/servicemap"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/internal/traffic"
 	"github.com/weft-mesh/weft/mtls"
@@ -110,6 +111,7 @@ type Agent struct {
 	flows       *observe.Store
 	connections *traffic.Connections
 	requests    *traffic.Requests
+	servicemap  *servicemap.Local
 	proxy       *proxy.Client
 	objs        *kube.Objects
 	// One of these writes placements, the other is nil.
@@ -138,6 +140,7 @@ func New(cfg Config) (*Agent, error) {
 	a.st = state.New(db)
 	a.connections = traffic.NewConnections(a.st)
 	a.requests = traffic.NewRequests(a.st, a.proxy.Requests)
+	a.servicemap = servicemap.NewLocal(a.st, a.flows, a.connections, a.requests)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err

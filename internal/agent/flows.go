@@ -130,6 +130,9 @@ func (a *Agent) accessLog(x *xds.Flow) {
 		f.Layer = observe.L7
 		path, _, _ := strings.Cut(q.Path, "?")
 		f.HTTP = &observe.Request{Method: q.Method, Host: q.Authority, Path: path, Status: q.Status}
+		if q.Backend.IsValid() {
+			f.HTTP.Backend = observe.NewResolver(a.st).Peer(q.Backend).Workload
+		}
 	}
 	if x.Failure != "" {
 		a.fail(&f, x.Failure)

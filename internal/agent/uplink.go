@@ -17,6 +17,7 @@ func (a *Agent) newUplink() *hubble.Uplink {
 		Observer: hubble.NewObserver(hubble.Config{
 			Node: a.cfg.Node, Version: a.cfg.Version, State: a.st, Flows: a.flows, Started: a.started,
 		}),
+		Map: a.servicemap,
 		Dial: func(ctx context.Context, replica netip.AddrPort) (net.Conn, error) {
 			return a.ca.remote.Connect(ctx, replica, hubble.Path, hubble.Protocol)
 		},

@@ -18,7 +18,7 @@ const EnvoyVersion = "1.40.0"
 // view is the node as weft status and the metrics show it.
 func (a *Agent) view() api.Node {
 	return api.Node{
-		State: a.st, Objects: a.objs, Dir: a.where, Loaded: a.source.Loaded(), Flows: a.flows, Tunnel: a.cfg.Tunnel, Envoy: a.proxy,
+		State: a.st, Objects: a.objs, Dir: a.where, Loaded: a.source.Loaded(), Flows: a.flows, Map: a.servicemap, Tunnel: a.cfg.Tunnel, Envoy: a.proxy,
 		Agent: api.Agent{
 			Version: a.cfg.Version, Envoy: EnvoyVersion, Node: a.cfg.Node, PID: os.Getpid(), Started: a.started,
 			TrustDomain: a.cfg.TrustDomain,

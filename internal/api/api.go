@@ -9,6 +9,8 @@
 //	GET /v1/envoy/<what>                            what Envoy's admin answers; what is dump or clusters
 //	GET /v1/envoy/log-level                         Envoy's loggers and their levels
 //	POST /v1/envoy/log-level?logger=NAME&level=L    the same, after a change; without a logger of all
+//	GET /v1/map                                     servicemap.Part
+//	GET /v1/map/flows?fromName=NAME&...             []observe.Flow, of a servicemap.Pair
 //	GET /v1/flows?follow=true&limit=N&...           observe.Event, one a line (see FlowQuery)
 package api
 
@@ -20,6 +22,7 @@ import (
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/servicemap"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -49,6 +52,8 @@ type Node struct {
 	Loaded  <-chan struct{}
 	// Flows is nil where flows are not kept. They are a stream, not a state: a row would be written for each connection.
 	Flows *observe.Store
+	// Map is nil where traffic is not counted.
+	Map *servicemap.Local
 	// Envoy is nil where no Envoy is asked. Only what a row does not hold is asked of it.
 	Envoy Envoy
 	// Agent tells about the agent itself.

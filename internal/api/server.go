@@ -35,6 +35,8 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("GET /v1/envoy/{what}", n.inspect)
 	mux.HandleFunc("GET /v1/envoy/log-level", n.logLevel)
 	mux.HandleFunc("POST /v1/envoy/log-level", n.logLevel)
+	mux.HandleFunc("GET /v1/map", n.mapPart)
+	mux.HandleFunc("GET /v1/map/flows", n.mapFlows)
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { flows(w, r, n.Flows) })
 	return mux
 }

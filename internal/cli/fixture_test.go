@@ -20,6 +20,7 @@ import (
 	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/servicemap"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -31,6 +32,8 @@ type node struct {
 	st    *state.State
 	objs  *kube.Objects
 	flows *observe.Store
+	// servicemap is nil where nothing is counted.
+	servicemap *servicemap.Local
 }
 
 // certify puts an SVID and the row about it.
@@ -53,7 +56,7 @@ func (n *node) view() api.Node {
 	loaded := make(chan struct{})
 	close(loaded)
 	return api.Node{
-		State: n.st, Objects: n.objs, Dir: "/etc/weft", Loaded: loaded, Flows: n.flows, Envoy: dumped{},
+		State: n.st, Objects: n.objs, Dir: "/etc/weft", Loaded: loaded, Flows: n.flows, Map: n.servicemap, Envoy: dumped{},
 		Agent: api.Agent{
 			Version: "v1.2.3", Envoy: "1.40.0", Node: "worker-1", PID: 100, TrustDomain: "cluster.local",
 			Started: fixedNow.Add(-5 * time.Minute),

@@ -36,6 +36,10 @@ type flowsServer struct {
 
 func (s *flowsServer) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.address, "server", os.Getenv("WEFT_FLOWS_SERVER"), "address and port of the flows API, which needs no pods/exec: that of the Service weft-flows (default: $WEFT_FLOWS_SERVER, else agents are asked)")
+	s.credentialFlags(f)
+}
+
+func (s *flowsServer) credentialFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.roots, "server-ca", "", "file with the mesh's roots (default: the ConfigMap weft-trust-bundle, by the kubeconfig)")
 	f.StringVar(&s.token, "token-file", "", "file with the token for the flows API (default: the kubeconfig's)")
 }

@@ -44,6 +44,8 @@ type Config struct {
 	SVIDTTL   time.Duration
 	// FlowsAddress is host:port of the flows API, "" for none; it needs the CA. Version is that of weft, which it shows.
 	FlowsAddress, Version string
+	// MapAddress is host:port of the service map's page, "" for none; it needs the flows API.
+	MapAddress string
 	// ExternalIPs are the ranges in which Services may have addresses by spec.externalIPs, as given to weft agent.
 	ExternalIPs []netip.Prefix
 	// NamespaceShare is gateway.Config's, as given to weft agent.
@@ -115,6 +117,9 @@ func New(cfg Config) (*Controller, error) {
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.reports.first,
 		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare,
 	}, cfg.Log)
+	if cfg.MapAddress != "" && cfg.FlowsAddress == "" {
+		return nil, errors.New("--map-address needs --flows-address: agents are asked on the connections that they open for flows")
+	}
 	if cfg.CAAddress == "" {
 		if cfg.FlowsAddress != "" {
 			return nil, errors.New("--flows-address needs --ca-address: agents are authenticated there, and the API has a certificate of the CA")

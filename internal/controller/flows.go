@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	authorizationv1client "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
@@ -31,9 +32,11 @@ func flowsNames(namespace string) []string {
 // flows is the flows API of this replica. Every replica serves it, whoever holds the Lease.
 type flows struct {
 	address string
-	nodes   *relay.Nodes
-	server  *relay.Server
-	log     *slog.Logger
+	// mapAddress is that of the service map's page, "" for none.
+	mapAddress string
+	nodes      *relay.Nodes
+	server     *relay.Server
+	log        *slog.Logger
 }
 
 func newFlows(cfg Config, known tables) (*flows, error) {
@@ -50,7 +53,7 @@ func newFlows(cfg Config, known tables) (*flows, error) {
 	}
 	nodes := relay.NewNodes(known.agentNodes, cfg.Log)
 	return &flows{
-		address: cfg.FlowsAddress, nodes: nodes, log: cfg.Log,
+		address: cfg.FlowsAddress, mapAddress: cfg.MapAddress, nodes: nodes, log: cfg.Log,
 		server: relay.NewServer(relay.Config{
 			Nodes: nodes, Version: cfg.Version, Log: cfg.Log,
 			Access: access.NewReviewer(tokens.TokenReviews(), rights.SubjectAccessReviews(), known.namespaces),
@@ -65,10 +68,24 @@ func (f *flows) run(ctx context.Context, ready <-chan struct{}, config *tls.Conf
 		return nil
 	case <-ready:
 	}
-	l, err := net.Listen("tcp", f.address)
-	if err != nil {
-		return fmt.Errorf("flows API: %w", err)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		l, err := net.Listen("tcp", f.address)
+		if err != nil {
+			return fmt.Errorf("flows API: %w", err)
+		}
+		f.log.Info("the flows API is served", "address", l.Addr().String())
+		return f.server.Serve(ctx, l, config)
+	})
+	if f.mapAddress != "" {
+		g.Go(func() error {
+			l, err := net.Listen("tcp", f.mapAddress)
+			if err != nil {
+				return fmt.Errorf("service map: %w", err)
+			}
+			f.log.Info("the service map is served", "address", l.Addr().String())
+			return f.server.ServeMap(ctx, l, config)
+		})
 	}
-	f.log.Info("the flows API is served", "address", l.Addr().String())
-	return f.server.Serve(ctx, l, config)
+	return g.Wait()
 }

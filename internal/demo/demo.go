@@ -7,6 +7,7 @@
 //	l4.go         3 a Service that stays in the kernel
 //	gateway.go    4 a Gateway from outside
 //	restarts.go   5 Envoy and the agent restarted and killed under load
+//	servicemap.go the service map's page
 //	report.go     lines for people
 //	workload/     what runs in the pods
 package demo
@@ -88,7 +89,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.keepLogs()
 	}
 	if !o.Exit {
-		d.whatNext()
+		page, err := d.serveMap(ctx)
+		if err != nil {
+			return err
+		}
+		defer page.end()
+		d.whatNext(page.url)
 		select {
 		case <-ctx.Done():
 			d.text("Taking everything away.")
@@ -168,7 +174,7 @@ func checkMachine() error {
 	return fmt.Errorf("the demo needs what this machine lacks:\n  - %s", strings.Join(missing, "\n  - "))
 }
 
-func (d *demo) whatNext() {
+func (d *demo) whatNext(page string) {
 	n, bin := d.node, displayPath(d.node.Binary)
 	client := n.Pod("canary", "client").NetNSName
 	d.section("It stays up. Try, in another terminal:")
@@ -181,6 +187,7 @@ func (d *demo) whatNext() {
 		{"the Gateway", fmt.Sprintf("curl -i --resolve shop.example:80:%s http://shop.example/", d.gatewayAddress())},
 		{"the node", fmt.Sprintf("%s status --run %s", bin, n.RunDir)},
 		{"its routes", fmt.Sprintf("%s config routes --run %s", bin, n.RunDir)},
+		{"who calls whom", "open " + page},
 		{"its connections", fmt.Sprintf("%s observe --run %s", bin, n.RunDir)},
 		{"a new Envoy", fmt.Sprintf("%s proxy restart --run %s", bin, n.RunDir)},
 	} {

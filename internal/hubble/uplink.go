@@ -12,6 +12,8 @@ import (
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/weft-mesh/weft/internal/servicemap"
 )
 
 const (
@@ -29,9 +31,10 @@ const (
 	firstRetry, lastRetry = 500 * time.Millisecond, 30 * time.Second
 )
 
-// Uplink serves an Observer on connections that it opens to every replica of the controller.
+// Uplink serves an Observer, and a node's part of the service map, on connections that it opens to every replica of the controller.
 type Uplink struct {
 	Observer *Observer
+	Map      *servicemap.Local // nil for none
 	// Dial opens a connection to a replica and proves to it whose node this is.
 	Dial func(ctx context.Context, replica netip.AddrPort) (net.Conn, error)
 	// Replicas calls back with the replicas, and again when they are others, until ctx ends.
@@ -47,6 +50,9 @@ func (u *Uplink) Run(ctx context.Context) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: alive / 2, PermitWithoutStream: true}),
 	)
 	observerpb.RegisterObserverServer(server, u.Observer)
+	if u.Map != nil {
+		servicemap.Register(server, u.Map)
+	}
 	l := &opened{conns: make(chan net.Conn), closed: make(chan struct{})}
 	var all sync.WaitGroup
 	all.Go(func() { _ = server.Serve(l) }) // it ends with the listener, which fails no other way

@@ -111,6 +111,8 @@ type Request struct {
 	Host   string `json:"host"`
 	Path   string `json:"path"` // without the query, which may hold secrets
 	Status int    `json:"status"`
+	// Backend is the namespace/name of the pod that a route sent it to, "" if it is not known.
+	Backend string `json:"backend,omitempty"`
 }
 
 // Flow is a connection or a request that ended, or that was refused.

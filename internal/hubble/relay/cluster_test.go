@@ -31,7 +31,9 @@ import (
 	"github.com/weft-mesh/weft/internal/kube/access"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/servicemap"
 	"github.com/weft-mesh/weft/internal/state"
+	"github.com/weft-mesh/weft/internal/traffic"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,6 +70,8 @@ type cluster struct {
 	ca      string           // file with its root
 	roots   *x509.CertPool
 
+	certificate tls.Certificate // of the API
+
 	mu       sync.Mutex
 	expected []string
 }
@@ -85,6 +89,7 @@ func newCluster(t *testing.T, times Times) *cluster {
 	certified := httptest.NewTLSServer(http.NotFoundHandler()) // it has a certificate for 127.0.0.1 and example.com
 	certified.Close()
 	c.roots.AddCert(certified.Certificate())
+	c.certificate = certified.TLS.Certificates[0]
 	c.ca = filepath.Join(t.TempDir(), "ca.crt")
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certified.Certificate().Raw})
 	if err := os.WriteFile(c.ca, text, 0o600); err != nil {
@@ -112,8 +117,9 @@ func newCluster(t *testing.T, times Times) *cluster {
 
 // agent is that of a node.
 type agent struct {
-	flows *observe.Store
-	stop  func()
+	flows       *observe.Store
+	connections *traffic.Connections
+	stop        func()
 }
 
 // agent starts one, and waits until it is connected.
@@ -124,8 +130,10 @@ func (c *cluster) agent(node string) *agent {
 	st.Workloads.Put(w, &model.Workload{Namespace: "shop", Name: "app-1", Labels: map[string]string{"app": "app"}, Owner: model.Owner{Kind: "Deployment", Name: "app"}})
 	st.Workloads.Put(w, &model.Workload{Namespace: "store", Name: "web-1", Labels: map[string]string{"app": "web"}})
 	w.Commit()
-	a := &agent{flows: observe.NewStore(1000)}
+	a := &agent{flows: observe.NewStore(1000), connections: traffic.NewConnections(st)}
+	requests := traffic.NewRequests(st, func(context.Context) (*model.RequestStats, error) { return &model.RequestStats{}, nil })
 	up := &hubble.Uplink{
+		Map:      servicemap.NewLocal(st, a.flows, a.connections, requests),
 		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now()}),
 		Dial:     func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return dial(ctx, to, node) },
 		Replicas: func(ctx context.Context, now func([]netip.AddrPort)) error {

@@ -1,4 +1,4 @@
-// Package relay answers Hubble's Observer and Peer API for a cluster, in the controller.
+// Package relay answers Hubble's Observer and Peer API for a cluster, in the controller, and serves the service map's page.
 //
 //	clients ── TLS, token ──► Server ── Access: whose flows may be seen
 //	                            │
@@ -9,5 +9,5 @@
 // nodes, by the windows of HTTP/2, and then its observers skip flows and say how many; it holds up nobody else.
 //
 // Files: nodes.go (agents), access.go (callers), server.go (the service and its bounds), stream.go (a client and the nodes of
-// a request), history.go, follow.go, status.go.
+// a request), history.go, follow.go, status.go, servicemap.go.
 package relay

@@ -45,6 +45,7 @@ type Nodes struct {
 type node struct {
 	name, address string
 	client        observerpb.ObserverClient
+	grpc          grpc.ClientConnInterface // what client asks by
 	conn          *once
 	gone          chan struct{} // closed when the connection is
 }
@@ -100,7 +101,7 @@ func (n *Nodes) serve(ctx context.Context, name, address string, conn net.Conn) 
 	}
 	defer func() { _ = client.Close() }() // it is over anyway
 	client.Connect()
-	it := &node{name: name, address: address, client: observerpb.NewObserverClient(client), conn: c, gone: c.gone}
+	it := &node{name: name, address: address, client: observerpb.NewObserverClient(client), grpc: client, conn: c, gone: c.gone}
 	if !n.add(it) {
 		return errors.New("the flows API ends")
 	}

@@ -56,7 +56,8 @@ var DefaultTimes = Times{Node: 10 * time.Second, Client: 30 * time.Second, Revie
 type Server struct {
 	observerpb.UnimplementedObserverServer
 	peerpb.UnimplementedPeerServer
-	cfg Config
+	cfg    Config
+	graphs graphs
 
 	mu       sync.Mutex
 	requests map[string]int // for flows, by user
@@ -71,7 +72,7 @@ func NewServer(cfg Config) *Server {
 	if cfg.Times == (Times{}) {
 		cfg.Times = DefaultTimes
 	}
-	return &Server{cfg: cfg, requests: map[string]int{}}
+	return &Server{cfg: cfg, graphs: graphs{mu: make(chan struct{}, 1)}, requests: map[string]int{}}
 }
 
 // Serve answers at a listener until ctx ends. Requests that are under way, and the connections of agents, are ended then.
