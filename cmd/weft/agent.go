@@ -86,15 +86,8 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&authority, "ca", "builtin", "who signs workloads' certificates: builtin, this node for itself; or controller, the cluster's weft controller")
 	f.StringVar(&cfg.CA.TokenFile, "ca-token", "/var/run/secrets/weft/token", "with --ca controller: file of this agent's ServiceAccount token, of audience weft-ca")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "with --ca builtin: life of a workload's certificate; renewed at half of it")
-	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
-	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup2 folder that holds this node's processes, Envoy and pods included (default: the cgroup2 mount)")
-	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")
-	f.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the container runtime names pods' network namespaces")
-	f.StringVar(&cfg.HealthAddress, "health-address", "", "address and port of /healthz and /readyz (default: none, 127.0.0.1:15021 with --in-cluster)")
-	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
-	f.StringVar(&cfg.MetricsAddress, "metrics-address", agent.DefaultMetricsAddress, "address and port of /metrics and, for Envoy's, /metrics/proxy; empty for none, and then requests are not counted")
-	f.BoolVar(&cfg.IstioMetrics, "istio-metrics", false, "requests and connections also as istio_requests_total and the like, for tools that ask for these")
-	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
+	pathFlags(f, &cfg)
+	observedFlags(f, &cfg)
 	traces.flags(f)
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	cniFlags(f, &cfg.CNI)
@@ -106,6 +99,23 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
+}
+
+// pathFlags say where things are on the node.
+func pathFlags(f *pflag.FlagSet, cfg *agent.Config) {
+	f.StringVar(&cfg.PinDir, "pins", "", "folder below a bpf file system for what outlives the agent (default /sys/fs/bpf/weft)")
+	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "", "cgroup2 folder that holds this node's processes, Envoy and pods included (default: the cgroup2 mount)")
+	f.StringVar(&cfg.ProxyCgroup, "proxy-cgroup", "", "Envoy's cgroup below the cgroup root (default weft-proxy)")
+	f.StringVar(&cfg.NetNSDir, "netns-dir", "/run/netns", "where the container runtime names pods' network namespaces")
+}
+
+// observedFlags say how the agent is watched, and what it tells.
+func observedFlags(f *pflag.FlagSet, cfg *agent.Config) {
+	f.StringVar(&cfg.HealthAddress, "health-address", "", "address and port of /healthz and /readyz (default: none, 127.0.0.1:15021 with --in-cluster)")
+	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
+	f.StringVar(&cfg.MetricsAddress, "metrics-address", agent.DefaultMetricsAddress, "address and port of /metrics and, for Envoy's, /metrics/proxy; empty for none, and then requests are not counted")
+	f.BoolVar(&cfg.IstioMetrics, "istio-metrics", false, "requests and connections also as istio_requests_total and the like, for tools that ask for these")
+	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 }
 
 func cniFlags(f *pflag.FlagSet, cni *agent.CNI) {
