@@ -18,6 +18,7 @@ var profiles = []suite.ConformanceProfile{
 	suite.GatewayGRPCConformanceProfile,
 	suite.GatewayTLSConformanceProfile,
 	suite.GatewayTCPConformanceProfile,
+	suite.GatewayUDPConformanceProfile,
 	suite.MeshHTTPConformanceProfile,
 	suite.MeshGRPCConformanceProfile,
 }
