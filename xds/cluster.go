@@ -147,13 +147,17 @@ func newCluster(name string) *cluster.Cluster {
 
 // inNamespace makes upstream connections in the network namespace that the filter state names, from any address.
 func inNamespace() *core.BindConfig {
-	return &core.BindConfig{
-		SourceAddress: &core.SocketAddress{Address: "0.0.0.0", PortSpecifier: &core.SocketAddress_PortValue{}},
-		ExtraSourceAddresses: []*core.ExtraSourceAddress{{
-			Address: &core.SocketAddress{Address: "::", PortSpecifier: &core.SocketAddress_PortValue{}},
-		}},
-		LocalAddressSelector: extension("envoy.upstream.local_address_selector.filter_state_override", &nsoverride.Config{}),
+	c := anyAddress("")
+	c.LocalAddressSelector = extension("envoy.upstream.local_address_selector.filter_state_override", &nsoverride.Config{})
+	return c
+}
+
+// anyAddress makes upstream connections from any address of a network namespace; netns "" is Envoy's own.
+func anyAddress(netns string) *core.BindConfig {
+	from := func(a string) *core.SocketAddress {
+		return &core.SocketAddress{Address: a, PortSpecifier: &core.SocketAddress_PortValue{}, NetworkNamespaceFilepath: netns}
 	}
+	return &core.BindConfig{SourceAddress: from("0.0.0.0"), ExtraSourceAddresses: []*core.ExtraSourceAddress{{Address: from("::")}}}
 }
 
 func originalDestination(name string, lb *cluster.Cluster_OriginalDstLbConfig) *cluster.Cluster {

@@ -11,7 +11,6 @@ import (
 	uuid "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	detectors "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/resource_detectors/v3"
 	samplers "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/samplers/v3"
-	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	tag "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
@@ -119,15 +118,7 @@ func tracesCluster(b *builder) *built {
 	c := newCluster(clusterTraces)
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
 	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterTraces, Endpoints: []*endpoint.LocalityLbEndpoints{{LbEndpoints: all}}}
-	c.TypedExtensionProtocolOptions = protocol(&upstreams.HttpProtocolOptions{
-		UpstreamProtocolOptions: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &upstreams.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &core.Http2ProtocolOptions{}},
-		}},
-	})
-	c.UpstreamBindConfig = &core.BindConfig{SourceAddress: &core.SocketAddress{
-		Address: "0.0.0.0", PortSpecifier: &core.SocketAddress_PortValue{}, NetworkNamespaceFilepath: b.cfg.GatewayNetNS,
-	}, ExtraSourceAddresses: []*core.ExtraSourceAddress{{Address: &core.SocketAddress{
-		Address: "::", PortSpecifier: &core.SocketAddress_PortValue{}, NetworkNamespaceFilepath: b.cfg.GatewayNetNS,
-	}}}}
+	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(true, false))
+	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
 	return &built{message: c}
 }

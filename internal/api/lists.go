@@ -1,7 +1,6 @@
 package api
 
 import (
-	"crypto/x509"
 	"encoding/pem"
 	"iter"
 	"maps"
@@ -153,12 +152,7 @@ func svidCertificate(s *model.SVID) Certificate {
 // pemCertificate reads the first certificate of a chain and gives what follows it.
 func pemCertificate(kind, name string, chain []byte) (Certificate, []byte) {
 	c := Certificate{Kind: kind, Name: name}
-	block, rest := pem.Decode(chain)
-	if block == nil {
-		c.Error = "holds no PEM block"
-		return c, nil
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
+	leaf, rest, err := model.FirstCertificate(chain)
 	if err != nil {
 		c.Error = err.Error()
 		return c, rest

@@ -46,21 +46,28 @@ func (s *flowsServer) credentialFlags(f *pflag.FlagSet) {
 
 // dial connects to the API, and returns the context for its requests.
 func (s *flowsServer) dial(ctx context.Context, r *reach) (context.Context, *grpc.ClientConn, error) {
-	roots, token, err := s.credentials(ctx, r)
+	config, token, err := s.tls(ctx, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(roots) {
-		return nil, nil, errors.New("--server-ca: no certificate in PEM")
-	}
-	conn, err := grpc.NewClient("passthrough:///"+s.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-		RootCAs: pool, ServerName: "weft-flows." + r.namespace + ".svc", MinVersion: tls.VersionTLS13,
-	})))
+	conn, err := grpc.NewClient("passthrough:///"+s.address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("--server %s: %w", s.address, err)
 	}
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), conn, nil
+}
+
+// tls returns how to connect to the controllers, and the user's token.
+func (s *flowsServer) tls(ctx context.Context, r *reach) (*tls.Config, string, error) {
+	roots, token, err := s.credentials(ctx, r)
+	if err != nil {
+		return nil, "", err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(roots) {
+		return nil, "", errors.New("--server-ca: no certificate in PEM")
+	}
+	return &tls.Config{RootCAs: pool, ServerName: "weft-flows." + r.namespace + ".svc", MinVersion: tls.VersionTLS13}, token, nil
 }
 
 // credentials are whom to trust, and who this is.

@@ -2,9 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,17 +29,11 @@ func (s *mapServer) flags(f *pflag.FlagSet) {
 
 // proxy returns what passes on the page's questions to the controllers in the user's name. Who asks it must be the user.
 func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *httputil.ReverseProxy, error) {
-	roots, token, err := s.credentials(ctx, r)
+	config, token, err := s.tls(ctx, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(roots) {
-		return nil, nil, errors.New("--server-ca: no certificate in PEM")
-	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{
-		RootCAs: pool, ServerName: "weft-flows." + r.namespace + ".svc", MinVersion: tls.VersionTLS13,
-	}, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 30 * time.Second}
+	transport := &http.Transport{TLSClientConfig: config, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 30 * time.Second}
 	to := &url.URL{Scheme: "https", Host: s.address}
 	return transport, &httputil.ReverseProxy{
 		Transport: transport,

@@ -1,8 +1,6 @@
 package describe
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,12 +72,7 @@ func (d *description) certificate(secret string) Certificate {
 		c.Error = "the node has not got it"
 		return c
 	}
-	block, _ := pem.Decode(row.ChainPEM)
-	if block == nil {
-		c.Error = "holds no PEM block"
-		return c
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
+	leaf, _, err := model.FirstCertificate(row.ChainPEM)
 	if err != nil {
 		c.Error = err.Error()
 		return c
