@@ -101,6 +101,7 @@ func (d *Datapath) namespaces() *kernelNamespaces {
 		load: func(cookie uint64) (*ebpf.Program, error) {
 			return loadOne(d.spec, d.maps, weftProgInbound, map[string]uint64{weftVarOwnNetns: cookie}, nil)
 		},
+		inbound: inboundProgram{own: d.spec.Variables[weftVarOwnNetns].Offset},
 	}
 	if d.fresh[weftMapListeners] {
 		ns.findListeners = func(netns int, cookie uint64) error {

@@ -21,6 +21,7 @@ type kernelNamespaces struct {
 	log       *slog.Logger
 	dir       string // of pins
 	load      func(cookie uint64) (*ebpf.Program, error)
+	inbound   inboundProgram
 	datagrams *datagramFinder
 	// findListeners records Envoy's sockets in a namespace; nil if all are known since they listen.
 	findListeners func(netns int, cookie uint64) error
@@ -93,11 +94,19 @@ func (n *kernelNamespace) Attach(retain bool) error {
 	if n.link != nil || retain && n.Joined() {
 		return nil
 	}
+	if n.k.findListeners == nil {
+		if n.link = n.inherited(); n.link != nil {
+			return nil
+		}
+	}
 	prog, err := n.k.load(n.cookie)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = prog.Close() }()
+	if err := n.k.inbound.learn(prog); err != nil {
+		return err
+	}
 	found := n.findListeners()
 	held, err := n.attach(prog)
 	if err != nil {
