@@ -15,6 +15,9 @@ const (
 	// gcPercent is lower than Go's default: an agent's heap is nearly all live tables, and changes make little garbage, so
 	// the collector is cheap, and memory that it lets lie would be paid on every node.
 	gcPercent = 40
+	// startGCPercent is higher than Go's default: all that is read at the start stays, and a collection meanwhile delays the
+	// first answer.
+	startGCPercent = 200
 	// quiet is how long no row changes when work is over. Work that takes longer than it from one commit to the next is
 	// waited for at the start, and found afterwards by the memory that it left.
 	quiet = time.Second
@@ -24,9 +27,10 @@ const (
 )
 
 // returnMemory keeps the heap small, and gives memory back after work that took much of it: first when everything was read,
-// translated and programmed once, and later when the tables are quiet after a burst of changes. Until then Go's default
-// holds: the heap grows, and each collection reads all of it.
+// translated and programmed once, and later when the tables are quiet after a burst of changes. Until then the heap may
+// grow: each collection reads all of it.
 func (a *Agent) returnMemory(ctx context.Context) error {
+	setGCPercent(startGCPercent)
 	feed := a.st.Feed()
 	defer feed.Close()
 	select {
@@ -71,11 +75,16 @@ func programmedOnce(st *state.State) bool {
 	return !waits && st.Programmed.Len(snap) > 0
 }
 
+// setGCPercent leaves the choice of who set GOGC.
+func setGCPercent(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+}
+
 // shrink gives back what the start took.
 func (a *Agent) shrink() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	setGCPercent(gcPercent)
 	debug.FreeOSMemory()
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)

@@ -102,15 +102,24 @@ func (f *Folder) read(path string, old []parsedChunk) content {
 	for _, p := range old {
 		known[p.hash] = p.docs
 	}
-	for _, ch := range splitFile(path, data) {
+	chunks := splitFile(path, data)
+	c.chunks = make([]parsedChunk, len(chunks))
+	var fresh []int // the first of each text
+	for i, ch := range chunks {
 		p := parsedChunk{line: ch.line, hash: ch.hash()}
-		docs, ok := known[p.hash]
-		if !ok {
-			docs = f.decoder.chunk(ch)
-			known[p.hash] = docs
+		if _, ok := known[p.hash]; !ok {
+			known[p.hash] = nil
+			fresh = append(fresh, i)
 		}
-		p.docs = docs
-		c.chunks = append(c.chunks, p)
+		c.chunks[i] = p
+	}
+	parsed := make([][]*document, len(fresh))
+	inParallel(len(fresh), func(i int) { parsed[i] = f.decoder.chunk(chunks[fresh[i]]) })
+	for i, at := range fresh {
+		known[c.chunks[at].hash] = parsed[i]
+	}
+	for i := range c.chunks {
+		c.chunks[i].docs = known[c.chunks[i].hash]
 	}
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -209,25 +210,26 @@ func (f *Folder) readAll(paths []string) []content {
 		}
 	}
 	f.mu.Unlock()
-	if len(paths) < 8 {
-		for i, p := range paths {
-			out[i] = f.read(p, old[i])
+	inParallel(len(paths), func(i int) { out[i] = f.read(paths[i], old[i]) })
+	return out
+}
+
+// inParallel calls f with the numbers below n, on all processors if there are many.
+func inParallel(n int, f func(int)) {
+	if n < 8 {
+		for i := range n {
+			f(i)
 		}
-		return out
+		return
 	}
-	next := make(chan int)
+	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for i := range next {
-				out[i] = f.read(paths[i], old[i])
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
 			}
 		})
 	}
-	for i := range paths {
-		next <- i
-	}
-	close(next)
 	wg.Wait()
-	return out
 }
