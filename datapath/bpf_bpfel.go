@@ -184,7 +184,8 @@ type weftTuple struct {
 	_     structs.HostLayout
 	Netns uint64
 	Addr  weftEndpoint
-	Pad   uint32
+	Proxy uint16
+	Pad   uint16
 }
 
 // Names of all BPF objects in the ELF.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -462,6 +463,13 @@ func fakeProxy() int {
 	defer runtime.KeepAlive(&held)
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
+		if in.Text() == "hear" {
+			if err := hear(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			continue
+		}
 		to, from, _ := strings.Cut(in.Text(), " ")
 		var r struct{ Line, Err, Local string }
 		c, line, err := proxyDial(to, from)
@@ -486,10 +494,16 @@ func listenAll(addrs []string) error {
 		if a == "" {
 			continue
 		}
+		a, isDeaf := strings.CutPrefix(a, "deaf ")
 		for range 2 { // as Envoy with two workers
 			l, err := lc.Listen(context.Background(), "tcp", a)
 			if err != nil {
 				return err
+			}
+			if isDeaf {
+				if err := deafen(l.(*net.TCPListener)); err != nil {
+					return err
+				}
 			}
 			go func() {
 				for {
@@ -504,6 +518,34 @@ func listenAll(addrs []string) error {
 					fmt.Fprintf(c, "proxy %s %s\n", a, orig)
 				}
 			}()
+		}
+	}
+	return nil
+}
+
+// deaf are the fake proxy's listeners that drop each SYN. Clients send theirs again.
+var deaf []syscall.RawConn
+
+func deafen(l *net.TCPListener) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	deaf = append(deaf, raw)
+	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		serr = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]})
+	})
+	return errors.Join(err, serr)
+}
+
+func hear() error {
+	for _, raw := range deaf {
+		var serr error
+		err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
+		if err := errors.Join(err, serr); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package datapath
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -250,6 +251,72 @@ func TestMappedAddresses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOnePortForTwoProxies: the kernel may give two connections one local port if their ends differ, so while both are
+// being opened the port alone does not tell where each was going.
+func TestOnePortForTwoProxies(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSPermissive))
+	put(n, n.st.Workloads, workload(b, model.MTLSPermissive, func(w *model.Workload) { w.Local = false }))
+	pp := n.proxy(a, "deaf 127.0.0.1:15001", "127.0.0.1:15002")
+	backend := netip.AddrPortFrom(b.Address, 8080)
+	n.service(model.TCP, true, 0, backend)
+
+	const port = 23456
+	routed, err := connectFrom(a, port, netip.AddrPortFrom(vip4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(routed)
+	bytes, err := connectFrom(a, port, backend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(bytes)
+	if line, want := readLine(t, bytes), "proxy 127.0.0.1:15002 "+backend.String(); line != want {
+		t.Errorf("the second connection: %q, want %q", line, want)
+	}
+	fmt.Fprintln(pp.in, "hear")
+	if line, want := readLine(t, routed), "proxy 127.0.0.1:15001 "+netip.AddrPortFrom(vip4, 80).String(); line != want {
+		t.Errorf("the first connection, accepted after the second: %q, want %q", line, want)
+	}
+}
+
+// connectFrom begins to connect from a local port that others may have too.
+func connectFrom(p *lab.Pod, port int, to netip.AddrPort) (fd int, err error) {
+	err = p.Do(func() error {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+			return err
+		}
+		if err := errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.Bind(fd, &unix.SockaddrInet4{Port: port}),
+		); err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+		if err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			return errors.Join(err, unix.Close(fd))
+		}
+		return nil
+	})
+	return fd, err
+}
+
+// readLine waits up to 10 s for what comes first on a connection.
+func readLine(t *testing.T, fd int) string {
+	t.Helper()
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 200)
+	got, err := unix.Read(fd, buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(buf[:got]))
 }
 
 // mappedAsk connects an AF_INET6 socket to an IPv4 address; package net would take AF_INET.

@@ -199,11 +199,13 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
-/* Destinations of redirected connections, from connect() until Envoy's end is established. */
+/* Destinations of redirected connections, from connect() until the proxy's end is established. The kernel gives one local
+ * port to connections with different ends, so the proxy's port belongs to the key. */
 struct tuple {
 	__u64 netns;
 	struct endpoint addr;
-	__u32 pad;
+	__be16 proxy;
+	__u16 pad;
 };
 
 struct {

@@ -139,6 +139,7 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 	ends(ops, &local, &key.addr);
 	if (!is_loopback(&local.addr))
 		return;
+	key.proxy = local.port;
 	struct endpoint *dest = bpf_map_lookup_elem(&by_tuple, &key);
 	if (!dest)
 		return;
@@ -183,8 +184,30 @@ int proxy_sockops(struct bpf_sock_ops *ops)
 	return 1;
 }
 
-/* What Envoy's original_dst filter asks for. A connection that was not redirected by connect() went to its own local
- * address: that is so for what inbound steered. */
+/* Where a connection went that Envoy accepted. One that was not redirected by connect() went to its own local address:
+ * that is so for what inbound steered. A destination is still kept by address if the socket got no storage when it was
+ * accepted. */
+static __always_inline void destination(struct bpf_sockopt *ctx, struct bpf_sock *sk, struct endpoint *e)
+{
+	__be32 ip4 = LOAD(sk->src_ip4), a0 = LOAD(sk->src_ip6[0]), a1 = LOAD(sk->src_ip6[1]);
+	__be32 a2 = LOAD(sk->src_ip6[2]), a3 = LOAD(sk->src_ip6[3]);
+	__be32 dst4 = LOAD(sk->dst_ip4), d0 = LOAD(sk->dst_ip6[0]), d1 = LOAD(sk->dst_ip6[1]);
+	__be32 d2 = LOAD(sk->dst_ip6[2]), d3 = LOAD(sk->dst_ip6[3]);
+	bool v4 = LOAD(sk->family) == AF_INET || (a0 == 0 && a1 == 0 && a2 == MAPPED);
+	choose(&e->addr, v4, ip4, a0, a1, a2, a3);
+	e->port = bpf_htons(LOAD(sk->src_port));
+	e->pad = 0;
+	if (!is_loopback(&e->addr))
+		return;
+	struct tuple key = { .netns = bpf_get_netns_cookie(ctx), .proxy = e->port };
+	choose(&key.addr.addr, v4, dst4, d0, d1, d2, d3);
+	key.addr.port = LOAD(sk->dst_port);
+	struct endpoint *dest = bpf_map_lookup_elem(&by_tuple, &key);
+	if (dest)
+		*e = *dest;
+}
+
+/* What Envoy's original_dst filter asks for. */
 SEC("cgroup/getsockopt")
 int proxy_getsockopt(struct bpf_sockopt *ctx)
 {
@@ -195,15 +218,10 @@ int proxy_getsockopt(struct bpf_sockopt *ctx)
 		return 1;
 	struct endpoint e = {};
 	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (c && c->dest.port) {
+	if (c && c->dest.port)
 		e = c->dest;
-	} else {
-		__be32 ip4 = LOAD(sk->src_ip4), a0 = LOAD(sk->src_ip6[0]), a1 = LOAD(sk->src_ip6[1]);
-		__be32 a2 = LOAD(sk->src_ip6[2]), a3 = LOAD(sk->src_ip6[3]);
-		bool v4 = LOAD(sk->family) == AF_INET || (a0 == 0 && a1 == 0 && a2 == MAPPED);
-		choose(&e.addr, v4, ip4, a0, a1, a2, a3);
-		e.port = bpf_htons(LOAD(sk->src_port));
-	}
+	else
+		destination(ctx, sk, &e);
 	__s32 len;
 	if (ctx->level == SOL_IP) {
 		struct sockaddr_in *v = ctx->optval;

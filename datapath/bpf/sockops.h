@@ -31,8 +31,10 @@ static __always_inline void connecting(struct bpf_sock_ops *ops, struct bpf_sock
 	struct endpoint local, remote;
 	ends(ops, &local, &remote);
 	if (c && c->verdict >= VERDICT_L7) {
-		struct tuple key = { .netns = netns, .addr = local };
-		bpf_map_update_elem(&by_tuple, &key, &c->dest, BPF_ANY);
+		struct tuple key = { .netns = netns, .addr = local, .proxy = remote.port };
+		/* The kernel may be unable to lock the bucket at once. Without a destination the proxy can do nothing. */
+		for (int i = 0; i < 3 && bpf_map_update_elem(&by_tuple, &key, &c->dest, BPF_ANY); i++)
+			;
 	} else if (is_loopback(&remote.addr)) {
 		return;
 	}
@@ -89,6 +91,7 @@ static __always_inline void closed(struct bpf_sock_ops *ops, struct bpf_sock *sk
 		struct endpoint remote;
 		struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
 		ends(ops, &key.addr, &remote);
+		key.proxy = remote.port;
 		bpf_map_delete_elem(&by_tuple, &key);
 	}
 	report(ops, c, EVENT_CLOSED, ops->bpf_sock_ops_cb_flags & WATCH_INBOUND);
