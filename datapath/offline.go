@@ -17,8 +17,8 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Offline is the datapath without its hooks: it fills maps that no program reads. The scripts of package agent compare
-// what a node would write to the kernel without touching any traffic, and without privileges.
+// Offline is the datapath without its hooks: it fills maps that no program reads, to show what a node would write to the
+// kernel. It touches no traffic, and needs no privileges for maps in memory.
 type Offline struct {
 	rec    *reconciler
 	tables tables

@@ -56,6 +56,22 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// TestKernel: a Service leads to its pods, with the routes' mark on the ports that have one.
+func TestKernel(t *testing.T) {
+	text, err := read(t, "testdata/pods.yaml").Kernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	want := []string{
+		"frontend 10.96.0.1:5432 TCP -> 10.0.0.1:5432 10.0.0.2:5432", "frontend 10.96.0.1:80 TCP l7 -> 10.0.0.1:8080 10.0.0.2:8080",
+		"peer 10.0.0.1 identity strict", "peer 10.0.0.2 identity strict",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s", text)
+	}
+}
+
 // TestEnvoy: the resources are those that the route tables and Gateways need, and each route's clusters are among them.
 func TestEnvoy(t *testing.T) {
 	list, err := read(t, "testdata/gateway.yaml", "testdata/canary.yaml").Envoy()

@@ -4,4 +4,5 @@
 //	findings.go    what is wrong with them: bad documents, and conditions that fail
 //	lint.go        what the API allows and nobody means
 //	envoy.go       the model as resources of Envoy
+//	kernel.go      the model as entries of BPF maps
 package analyze

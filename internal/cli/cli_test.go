@@ -102,6 +102,7 @@ func TestGolden(t *testing.T) {
 		{"analyze-strict", healthy, "analyze -f testdata/manifests/hidden.yaml --strict -o json", ErrUnhealthy},
 		{"translate", healthy, "translate -f testdata/manifests/hidden.yaml", nil},
 		{"translate-model", healthy, "translate -f testdata/manifests/hidden.yaml -o model", nil},
+		{"translate-kernel", healthy, "translate -f testdata/manifests/hidden.yaml -o kernel", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := run(t, append(strings.Fields(c.args), "--run", c.run)...)

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 )
@@ -10,10 +12,10 @@ func newTranslateCmd() *cobra.Command {
 	var paths []string
 	cmd := &cobra.Command{
 		Use:   "translate -f FILE",
-		Short: "Show what manifests become: the mesh's model, or resources of Envoy",
+		Short: "Show what manifests become: the mesh's model, resources of Envoy, or entries of the kernel's maps",
 		Long: `Show what manifests become, without a cluster or a node: -o routes lists the rules for requests in order of
 precedence, -o model the rows that an agent makes, -o envoy the listeners of Gateways, route tables, clusters and
-endpoints that it gives to Envoy. weft analyze says what is wrong with the manifests.`,
+endpoints that it gives to Envoy, -o kernel the Services and peers that it writes to the kernel. weft analyze says what is wrong with the manifests.`,
 		Example: `  weft translate -f examples/canary -o envoy`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -33,6 +35,13 @@ endpoints that it gives to Envoy. weft analyze says what is wrong with the manif
 				if v, err = mesh.Envoy(); err != nil {
 					return err
 				}
+			case "kernel":
+				entries, err := mesh.Kernel()
+				if err != nil {
+					return err
+				}
+				_, err = io.WriteString(w, entries)
+				return err
 			}
 			text, err := yaml.Marshal(v)
 			if err != nil {
@@ -43,6 +52,6 @@ endpoints that it gives to Envoy. weft analyze says what is wrong with the manif
 		},
 	}
 	manifestFlag(cmd, &paths)
-	out.flag(cmd, "routes", "model", "envoy")
+	out.flag(cmd, "routes", "model", "envoy", "kernel")
 	return cmd
 }
