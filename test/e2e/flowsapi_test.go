@@ -4,13 +4,17 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weft-mesh/weft/internal/servicemap"
 )
 
 // hubbleUser asks the flows API by Hubble's own command, on a node, as a ServiceAccount.
@@ -104,6 +108,7 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 			t.Errorf("hubble %s: %v: %s", strings.Join(args, " "), err, out)
 		}
 	}
+	viewer.checkMap(ours, theirs)
 	for want, u := range map[string]*hubbleUser{
 		"PermissionDenied": newHubbleUser(t, ours, "nobody"),
 		"Unauthenticated":  {t: t, command: viewer.command, ca: viewer.ca, server: viewer.server, token: "made-up"},
@@ -112,4 +117,55 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 			t.Errorf("%s: %v: %s", want, err, out)
 		}
 	}
+}
+
+// checkMap waits until the service map has the namespace's call, and checks that it has nothing of another one, that its
+// page is served, and that nobody sees it without a token.
+func (u *hubbleUser) checkMap(ours, theirs string) {
+	u.t.Helper()
+	eventually(u.t, settle, func() error {
+		status, body, err := u.get("/v1/map", u.token)
+		if err != nil || status != "200" {
+			return fmt.Errorf("the map: %s %w: %s", status, err, body)
+		}
+		var g servicemap.Graph
+		if err := json.Unmarshal([]byte(body), &g); err != nil {
+			return fmt.Errorf("the map: %w: %s", err, body)
+		}
+		if strings.Contains(body, theirs) {
+			u.t.Errorf("the map shows namespace %s: %s", theirs, body)
+		}
+		if !slices.ContainsFunc(g.Edges, func(e servicemap.Edge) bool {
+			return strings.HasPrefix(e.From, ours+"/Deployment/client") && strings.HasPrefix(e.To, ours+"/Deployment/web") && e.Connections > 0
+		}) {
+			return fmt.Errorf("the map has no edge from client to web: %s", body)
+		}
+		return nil
+	})
+	for path, tc := range map[string]struct{ token, status, text string }{
+		"/":       {"", "200", "<html"},
+		"/v1/map": {"made-up", "401", ""},
+	} {
+		if status, body, err := u.get(path, tc.token); err != nil || status != tc.status || !strings.Contains(body, tc.text) {
+			u.t.Errorf("%s: %s %v: %s", path, status, err, body)
+		}
+	}
+}
+
+// get asks the map's Service from a node.
+func (u *hubbleUser) get(path, token string) (status, body string, err error) {
+	ctx, cancel := bounded(u.t)
+	defer cancel()
+	host := "weft-flows." + system + ".svc"
+	cmd, err := nodeProcess(ctx, "n1", "curl", "-s", "--cacert", u.ca, "--connect-to", host+":8443:"+clusterIP(u.t, system, "weft-flows")+":8443",
+		"-H", "Authorization: Bearer "+token, "-w", "\n%{http_code}", "https://"+host+":8443"+path)
+	if err != nil {
+		return "", "", err
+	}
+	out, err := cmd.Output()
+	at := strings.LastIndexByte(string(out), '\n')
+	if err != nil || at < 0 {
+		return "", "", fmt.Errorf("curl %s: %w: %s", path, err, out)
+	}
+	return string(out[at+1:]), string(out[:at]), nil
 }
