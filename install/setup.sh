@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # setup.sh [COMMAND...]: installs the Debian or Ubuntu packages of the commands that are missing. Without arguments, of
 # those that the tests and the benchmarks call: a C compiler for the race detector, iproute2, procps, iptables for the
-# benchmark's sidecars, Chromium for the service map's page.
+# benchmark's sidecars, Chromium and curl for the service map's page.
 set -eu
-[ $# -gt 0 ] || set -- gcc ip iptables sysctl chromium
+[ $# -gt 0 ] || set -- gcc ip iptables sysctl chromium curl
 need=()
 for command in "$@"; do
   command -v "$command" >/dev/null && continue
