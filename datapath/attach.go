@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -19,25 +20,37 @@ type hook struct {
 	program string
 	attach  ebpf.AttachType
 	proxy   bool // on Envoy's cgroup, else on the root
+	// watches UDP alone: Config.NoUDPFlows leaves it out.
+	udp bool
 }
 
 // Envoy's come first: its sockets must be known before anything is redirected.
 var hooks = []hook{
-	{weftProgProxyConnect4, ebpf.AttachCGroupInet4Connect, true},
-	{weftProgProxyConnect6, ebpf.AttachCGroupInet6Connect, true},
-	{weftProgProxySockops, ebpf.AttachCGroupSockOps, true},
-	{weftProgProxyGetsockopt, ebpf.AttachCGroupGetsockopt, true},
-	{weftProgAppSockops, ebpf.AttachCGroupSockOps, false},
-	{weftProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, false},
-	{weftProgGetpeername6, ebpf.AttachCgroupInet6GetPeername, false},
-	{weftProgGetsockname4, ebpf.AttachCgroupInet4GetSockname, false},
-	{weftProgGetsockname6, ebpf.AttachCgroupInet6GetSockname, false},
-	{weftProgRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, false},
-	{weftProgRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, false},
-	{weftProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, false},
-	{weftProgSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, false},
-	{weftProgConnect4, ebpf.AttachCGroupInet4Connect, false},
-	{weftProgConnect6, ebpf.AttachCGroupInet6Connect, false},
+	{weftProgProxyConnect4, ebpf.AttachCGroupInet4Connect, true, false},
+	{weftProgProxyConnect6, ebpf.AttachCGroupInet6Connect, true, false},
+	{weftProgProxySockops, ebpf.AttachCGroupSockOps, true, false},
+	{weftProgProxyGetsockopt, ebpf.AttachCGroupGetsockopt, true, false},
+	{weftProgAppSockops, ebpf.AttachCGroupSockOps, false, false},
+	{weftProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, false, false},
+	{weftProgGetpeername6, ebpf.AttachCgroupInet6GetPeername, false, false},
+	{weftProgGetsockname4, ebpf.AttachCgroupInet4GetSockname, false, false},
+	{weftProgGetsockname6, ebpf.AttachCgroupInet6GetSockname, false, false},
+	{weftProgRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, false, false},
+	{weftProgRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, false, false},
+	{weftProgSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, false, false},
+	{weftProgSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, false, false},
+	{weftProgConnect4, ebpf.AttachCGroupInet4Connect, false, false},
+	{weftProgConnect6, ebpf.AttachCGroupInet6Connect, false, false},
+	{weftProgUdpEgress, ebpf.AttachCGroupInetEgress, false, true},
+	{weftProgUdpIngress, ebpf.AttachCGroupInetIngress, false, true},
+}
+
+// hooksOf returns the hooks that a node has.
+func hooksOf(cfg Config) []hook {
+	if !cfg.NoUDPFlows {
+		return hooks
+	}
+	return slices.DeleteFunc(slices.Clone(hooks), func(h hook) bool { return h.udp })
 }
 
 // loadSpec reads the embedded object and fits it to this kernel.

@@ -53,6 +53,17 @@ type weftDatagram struct {
 	Pad     [3]uint16
 }
 
+type weftDnsMessage struct {
+	_       structs.HostLayout
+	Time    uint64
+	Local   weftEndpoint
+	Remote  weftEndpoint
+	Service weftEndpoint
+	Length  uint32
+	Egress  uint32
+	Data    [276]uint8
+}
+
 type weftEndpoint struct {
 	_    structs.HostLayout
 	Addr weftAddress
@@ -77,6 +88,22 @@ type weftEvent struct {
 	Reason      uint8
 	Inbound     uint8
 	Pad         uint32
+}
+
+type weftExchange struct {
+	_        structs.HostLayout
+	First    uint64
+	Last     uint64
+	Sent     uint64
+	Received uint64
+	Service  weftEndpoint
+	Inbound  uint32
+}
+
+type weftExchangeKey struct {
+	_      structs.HostLayout
+	Local  weftEndpoint
+	Remote weftEndpoint
 }
 
 type weftFlow struct {
@@ -195,10 +222,13 @@ const (
 	weftMapAffinities       = "affinities"
 	weftMapByTuple          = "by_tuple"
 	weftMapConns            = "conns"
+	weftMapDnsMessages      = "dns_messages"
 	weftMapEvents           = "events"
+	weftMapExchanges        = "exchanges"
 	weftMapFromProxy        = "from_proxy"
 	weftMapFrontends        = "frontends"
 	weftMapListeners        = "listeners"
+	weftMapLocals           = "locals"
 	weftMapLost             = "lost"
 	weftMapMembers          = "members"
 	weftMapNamespaces       = "namespaces"
@@ -234,7 +264,10 @@ const (
 	weftProgRecvmsg6        = "recvmsg6"
 	weftProgSendmsg4        = "sendmsg4"
 	weftProgSendmsg6        = "sendmsg6"
+	weftProgUdpEgress       = "udp_egress"
+	weftProgUdpIngress      = "udp_ingress"
 	weftVarDatagramType     = "datagram_type"
+	weftVarDnsMessageType   = "dns_message_type"
 	weftVarEventType        = "event_type"
 	weftVarHaveSetRetval    = "have_set_retval"
 	weftVarHostNetns        = "host_netns"
@@ -303,6 +336,8 @@ type weftProgramSpecs struct {
 	Recvmsg6        *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4        *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	UdpEgress       *ebpf.ProgramSpec `ebpf:"udp_egress"`
+	UdpIngress      *ebpf.ProgramSpec `ebpf:"udp_ingress"`
 }
 
 // weftMapSpecs contains maps before they are loaded into the kernel.
@@ -312,10 +347,13 @@ type weftMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	ByTuple       *ebpf.MapSpec `ebpf:"by_tuple"`
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
+	DnsMessages   *ebpf.MapSpec `ebpf:"dns_messages"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	Exchanges     *ebpf.MapSpec `ebpf:"exchanges"`
 	FromProxy     *ebpf.MapSpec `ebpf:"from_proxy"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	Locals        *ebpf.MapSpec `ebpf:"locals"`
 	Lost          *ebpf.MapSpec `ebpf:"lost"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
@@ -338,12 +376,13 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
-	DatagramType  *ebpf.VariableSpec `ebpf:"datagram_type"`
-	EventType     *ebpf.VariableSpec `ebpf:"event_type"`
-	HaveSetRetval *ebpf.VariableSpec `ebpf:"have_set_retval"`
-	HostNetns     *ebpf.VariableSpec `ebpf:"host_netns"`
-	OwnNetns      *ebpf.VariableSpec `ebpf:"own_netns"`
-	ProxyCgroup   *ebpf.VariableSpec `ebpf:"proxy_cgroup"`
+	DatagramType   *ebpf.VariableSpec `ebpf:"datagram_type"`
+	DnsMessageType *ebpf.VariableSpec `ebpf:"dns_message_type"`
+	EventType      *ebpf.VariableSpec `ebpf:"event_type"`
+	HaveSetRetval  *ebpf.VariableSpec `ebpf:"have_set_retval"`
+	HostNetns      *ebpf.VariableSpec `ebpf:"host_netns"`
+	OwnNetns       *ebpf.VariableSpec `ebpf:"own_netns"`
+	ProxyCgroup    *ebpf.VariableSpec `ebpf:"proxy_cgroup"`
 }
 
 // weftObjects contains all objects after they have been loaded into the kernel.
@@ -369,10 +408,13 @@ type weftMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	ByTuple       *ebpf.Map `ebpf:"by_tuple"`
 	Conns         *ebpf.Map `ebpf:"conns"`
+	DnsMessages   *ebpf.Map `ebpf:"dns_messages"`
 	Events        *ebpf.Map `ebpf:"events"`
+	Exchanges     *ebpf.Map `ebpf:"exchanges"`
 	FromProxy     *ebpf.Map `ebpf:"from_proxy"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
+	Locals        *ebpf.Map `ebpf:"locals"`
 	Lost          *ebpf.Map `ebpf:"lost"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
@@ -396,10 +438,13 @@ func (m *weftMaps) Close() error {
 		m.Affinities,
 		m.ByTuple,
 		m.Conns,
+		m.DnsMessages,
 		m.Events,
+		m.Exchanges,
 		m.FromProxy,
 		m.Frontends,
 		m.Listeners,
+		m.Locals,
 		m.Lost,
 		m.Members,
 		m.Namespaces,
@@ -423,12 +468,13 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
-	DatagramType  *ebpf.Variable `ebpf:"datagram_type"`
-	EventType     *ebpf.Variable `ebpf:"event_type"`
-	HaveSetRetval *ebpf.Variable `ebpf:"have_set_retval"`
-	HostNetns     *ebpf.Variable `ebpf:"host_netns"`
-	OwnNetns      *ebpf.Variable `ebpf:"own_netns"`
-	ProxyCgroup   *ebpf.Variable `ebpf:"proxy_cgroup"`
+	DatagramType   *ebpf.Variable `ebpf:"datagram_type"`
+	DnsMessageType *ebpf.Variable `ebpf:"dns_message_type"`
+	EventType      *ebpf.Variable `ebpf:"event_type"`
+	HaveSetRetval  *ebpf.Variable `ebpf:"have_set_retval"`
+	HostNetns      *ebpf.Variable `ebpf:"host_netns"`
+	OwnNetns       *ebpf.Variable `ebpf:"own_netns"`
+	ProxyCgroup    *ebpf.Variable `ebpf:"proxy_cgroup"`
 }
 
 // weftPrograms contains all programs after they have been loaded into the kernel.
@@ -454,6 +500,8 @@ type weftPrograms struct {
 	Recvmsg6        *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4        *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.Program `ebpf:"sendmsg6"`
+	UdpEgress       *ebpf.Program `ebpf:"udp_egress"`
+	UdpIngress      *ebpf.Program `ebpf:"udp_ingress"`
 }
 
 func (p *weftPrograms) Close() error {
@@ -477,6 +525,8 @@ func (p *weftPrograms) Close() error {
 		p.Recvmsg6,
 		p.Sendmsg4,
 		p.Sendmsg6,
+		p.UdpEgress,
+		p.UdpIngress,
 	)
 }
 

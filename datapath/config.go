@@ -30,6 +30,10 @@ type Config struct {
 	LeaveTimeout time.Duration
 	// Tunnel hands the authenticated bytes of local workloads to weft tunnel where it listens, and not to Envoy.
 	Tunnel bool
+	// NoUDPFlows leaves out the programs that look at UDP packets: Datagrams reports nothing then.
+	NoUDPFlows bool
+	// ExchangeIdle is how long after its last datagram an exchange by UDP has ended; 0 is DefaultExchangeIdle.
+	ExchangeIdle time.Duration
 	// Log is slog.Default if nil.
 	Log *slog.Logger
 }
@@ -45,6 +49,9 @@ const (
 func (c Config) withDefaults() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if c.ExchangeIdle == 0 {
+		c.ExchangeIdle = DefaultExchangeIdle
 	}
 	if c.PinDir == "" {
 		c.PinDir = defaultPinDir

@@ -63,7 +63,7 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-func udpEcho(t *testing.T, p *lab.Pod, name string, at netip.AddrPort) {
+func udpEcho(t testing.TB, p *lab.Pod, name string, at netip.AddrPort) {
 	var c *net.UDPConn
 	err := p.Do(func() (err error) {
 		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
@@ -87,7 +87,7 @@ func udpEcho(t *testing.T, p *lab.Pod, name string, at netip.AddrPort) {
 	t.Cleanup(func() { c.Close(); <-done })
 }
 
-func udpSocket(t *testing.T, p *lab.Pod, to netip.AddrPort, connected bool) *net.UDPConn {
+func udpSocket(t testing.TB, p *lab.Pod, to netip.AddrPort, connected bool) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
 	err := p.Do(func() (err error) {

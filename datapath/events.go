@@ -88,6 +88,8 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 const (
 	lostRing uint32 = iota
 	lostRefusals
+	lostDNS
+	lostExchanges
 )
 
 // losses are the events of one kind that were not made since newLosses.

@@ -199,7 +199,7 @@ func (h *cgroupHooks) attach() error {
 	if err := attachProbeSends(h.maps[weftMapProbeSockets], h.programs.Programs[weftProgProbeSends]); err != nil {
 		return err // before sockets come into the map
 	}
-	for _, k := range hooks {
+	for _, k := range hooksOf(h.cfg) {
 		l, err := attachHook(h.cfg, k, h.programs.Programs[k.program])
 		if err == nil {
 			links[k.program] = l
@@ -228,7 +228,7 @@ func (h *cgroupHooks) attach() error {
 // check compares each hook with the kernel, and puts right what somebody changed.
 func (h *cgroupHooks) check() map[string]repair {
 	out := map[string]repair{}
-	for _, k := range hooks {
+	for _, k := range hooksOf(h.cfg) {
 		if h.links == nil {
 			out[k.program] = repair{found: "the program of an earlier version works on until the maps of this one are filled", starting: true}
 			continue

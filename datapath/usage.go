@@ -66,6 +66,8 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapProbeFlows, true, countEntries[weftProbeFlow, uint64]},
 		{weftMapProbeSockets, false, countKeys[uint64]},
 		{weftMapListeners, false, countKeys[weftListenerKey]},
+		{weftMapExchanges, false, countEntries[weftExchangeKey, weftExchange]},
+		{weftMapLocals, false, countEntries[weftAddress, uint32]},
 	} {
 		n, err := m.count(d.maps[m.name])
 		if err != nil {

@@ -115,6 +115,7 @@ func observedFlags(f *pflag.FlagSet, cfg *agent.Config) {
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft agent ready, in a folder that no other pod has")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", agent.DefaultMetricsAddress, "address and port of /metrics and, for Envoy's, /metrics/proxy; empty for none, and then requests are not counted")
 	f.BoolVar(&cfg.IstioMetrics, "istio-metrics", false, "requests and connections also as istio_requests_total and the like, for tools that ask for these")
+	f.BoolVar(&cfg.NoUDPFlows, "no-udp-flows", false, "no flows of datagrams and of DNS: nothing looks at UDP packets")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
 }
 

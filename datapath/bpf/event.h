@@ -35,8 +35,9 @@ struct {
 	__uint(max_entries, RING_SIZE);
 } events SEC(".maps");
 
-/* Events that were not made: the ring had no room, or they were refusals beyond their bound. */
-enum { LOST_RING, LOST_REFUSALS, LOST_KINDS };
+/* Events that were not made: the ring had no room, or they were refusals beyond their bound. Messages of DNS that were not
+ * told, and datagrams of exchanges that are not counted. */
+enum { LOST_RING, LOST_REFUSALS, LOST_DNS, LOST_EXCHANGES, LOST_KINDS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -9,10 +9,16 @@
  * not heard of yet is among them. */
 #define QUOTA_STRANGERS 50
 
+/* Messages of DNS of an address of a workload, that it sends and gets, and its new exchanges by UDP. */
+#define QUOTA_DNS_MESSAGES 2000
+#define QUOTA_NEW_EXCHANGES 200
+
+enum { QUOTA_DNS = 1, QUOTA_EXCHANGES = 2 }; /* kinds beside those whose number is their bound */
+
 struct quota_key {
-	__u64 netns;
+	__u64 netns;	     /* zero for QUOTA_DNS and QUOTA_EXCHANGES */
 	struct address from; /* zero for all together */
-	__u32 kind;	     /* QUOTA_REFUSED or QUOTA_STRANGERS */
+	__u32 kind;	     /* QUOTA_REFUSED, QUOTA_STRANGERS, QUOTA_DNS or QUOTA_EXCHANGES */
 	__u32 pad;
 };
 

@@ -15,6 +15,7 @@
 #include "inbound.h"
 #include "listeners.h"
 #include "datagrams.h"
+#include "udp.h"
 
 /* The helpers that are used are reserved to programs under the GPL; the rest of the project is Apache-2.0. */
 char _license[] SEC("license") = "Dual BSD/GPL";

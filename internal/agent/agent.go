@@ -64,6 +64,7 @@ type Config struct {
 	MetricsAddress string
 	IstioMetrics   bool // the counts of traffic also by the names of Istio's metrics
 	RequestLog     bool // a flow for each HTTP request
+	NoUDPFlows     bool // no flows of datagrams and of DNS
 	// Traces says where spans of requests go; nil for nowhere.
 	Traces *xds.Traces
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
@@ -177,7 +178,7 @@ func New(cfg Config) (*Agent, error) {
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
-		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, Log: cfg.Log,
+		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, NoUDPFlows: cfg.NoUDPFlows, Log: cfg.Log,
 	}, a.st); err != nil {
 		return nil, err
 	}
@@ -241,6 +242,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	}
 	g.Go(func() error { return a.path.Run(ctx) })
 	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
+	if !a.cfg.NoUDPFlows {
+		g.Go(func() error { return a.followUDP(ctx) })
+	}
 	g.Go(func() error { return a.addrs.Run(ctx, a.st) })
 	if !a.cfg.ofCluster() {
 		g.Go(func() error { return a.transports.write(ctx, a.cfg.Node) })

@@ -60,7 +60,7 @@ type FlowQuery struct {
 func (q *FlowQuery) fields() map[string]*[]string {
 	return map[string]*[]string{
 		"namespace": &q.Namespace, "from": &q.From, "to": &q.To, "verdict": &q.Verdict, "layer": &q.Layer, "protocol": &q.Protocol,
-		"method": &q.Method, "status": &q.Status, "path": &q.Path,
+		"method": &q.Method, "status": &q.Status, "path": &q.Path, "query": &q.Query,
 	}
 }
 

@@ -125,6 +125,12 @@ func details(f *observe.Flow) string {
 	if h := f.HTTP; h != nil {
 		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
 	}
+	if d := f.DNS; d != nil {
+		out = append(out, strings.TrimRight(fmt.Sprintf("%s %s %s", d.Type, d.Name, d.Code), " "))
+		if d.Code != "" {
+			out = append(out, counted(d.Answers, "answer"))
+		}
+	}
 	if f.Reason != "" {
 		reason := f.Reason
 		if len(f.Policies) > 0 {
@@ -148,6 +154,13 @@ func details(f *observe.Flow) string {
 		out = append(out, fmt.Sprintf("%d retransmits", f.Retransmits))
 	}
 	return strings.Join(out, ", ")
+}
+
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func round(d time.Duration) string {

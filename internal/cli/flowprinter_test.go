@@ -32,3 +32,14 @@ func TestRefusalNamesPolicies(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestDNSOnALine(t *testing.T) {
+	f := &observe.Flow{Verdict: observe.Forwarded, DNS: &observe.DNS{Name: "web", Type: "A", Code: "NOERROR", Answers: 2}, Duration: 2 * time.Millisecond}
+	if got, want := details(f), "A web NOERROR, 2 answers, 0 B out, 0 B in, took 2ms"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	f = &observe.Flow{Verdict: observe.Failed, DNS: &observe.DNS{Name: "web", Type: "A"}, Reason: "no answer within 5s"}
+	if got, want := details(f), "A web, no answer within 5s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -82,10 +82,11 @@ must not fit.`,
 	f.StringSliceVar(&q.To, "to", nil, "only to there")
 	f.StringSliceVar(&q.Verdict, "verdict", nil, "only forwarded, refused or failed")
 	f.StringSliceVar(&q.Layer, "layer", nil, "only L4, L7 or mTLS")
-	f.StringSliceVar(&q.Protocol, "protocol", nil, "only TCP or UDP")
+	f.StringSliceVar(&q.Protocol, "protocol", nil, "only TCP, UDP, HTTP or DNS")
 	f.StringSliceVar(&q.Method, "method", nil, "only requests with this method")
 	f.StringSliceVar(&q.Status, "status", nil, "only requests answered so: 404, 5xx, 400-499")
 	f.StringSliceVar(&q.Path, "path", nil, "only requests for this path: /api, or /api/* for all below it")
+	f.StringSliceVar(&q.Query, "query", nil, "only questions to DNS for this name, or *.example.com for all below it")
 	p.flags(f)
 	return cmd
 }

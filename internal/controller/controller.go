@@ -267,5 +267,9 @@ func (c *Controller) lead(ctx context.Context) {
 	wg.Go(func() { notices.run(ctx) })
 	incidents := newIncidentEvents(c.objs, c.reports.incidents, c.cfg.Namespace, c.cluster, c.cfg.Log)
 	wg.Go(func() { incidents.run(ctx) })
+	if c.flows != nil {
+		refusals := newRefusalEvents(c.objs, c.cluster, c.cfg.Log)
+		wg.Go(func() { refusals.run(ctx, c.flows.nodes) })
+	}
 	newWriter(c.objs, c.st, c.notes, c.cluster, c.cluster, c.cfg.Log).run(ctx)
 }

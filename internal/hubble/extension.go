@@ -24,6 +24,9 @@ func extension(f *observe.Flow) *anypb.Any {
 	if f.Reason != "" {
 		fields["reason"] = structpb.NewStringValue(strings.ToValidUTF8(f.Reason, "?"))
 	}
+	if f.DNS != nil {
+		fields["dnsAnswers"] = structpb.NewNumberValue(float64(f.DNS.Answers))
+	}
 	for key, n := range map[string]float64{
 		"bytesSent": float64(f.Sent), "bytesReceived": float64(f.Received), "durationSeconds": f.Duration.Seconds(),
 		"rttSeconds": f.RTT.Seconds(), "retransmits": float64(f.Retransmits),
@@ -73,6 +76,16 @@ func FromFlow(f *flowpb.Flow) *observe.Flow {
 		host, path, _ := strings.Cut(rest, "/")
 		out.HTTP = &observe.Request{Method: h.GetMethod(), Host: host, Path: "/" + path, Status: int(h.GetCode())}
 	}
+	if d := f.GetL7().GetDns(); d != nil {
+		out.Layer = observe.L7
+		out.DNS = &observe.DNS{Name: d.GetQuery(), Type: strings.Join(d.GetQtypes(), ",")}
+		if name := strings.TrimSuffix(d.GetQuery(), "."); name != "" {
+			out.DNS.Name = name
+		}
+		if f.GetL7().GetType() == flowpb.L7FlowType_RESPONSE {
+			out.DNS.SetCode(int(d.GetRcode()))
+		}
+	}
 	extend(out, f.GetExtensions())
 	return out
 }
@@ -85,6 +98,9 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	}
 	if l, ok := observe.ParseLayer(s.Fields["layer"].GetStringValue()); ok {
 		out.Layer = l
+	}
+	if out.DNS != nil {
+		out.DNS.Answers = int(max(s.Fields["dnsAnswers"].GetNumberValue(), 0))
 	}
 	number := func(key string) float64 { return max(s.Fields[key].GetNumberValue(), 0) }
 	seconds := func(key string) time.Duration { return time.Duration(number(key) * float64(time.Second)) }

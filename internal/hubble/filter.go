@@ -108,7 +108,7 @@ func (b *budget) take(field protoreflect.FieldDescriptor, value protoreflect.Val
 		return fmt.Errorf("more than %d values in all filters together", maxValues)
 	}
 	most := maxValue
-	if field.Name() == "http_path" || field.Name() == "http_url" {
+	if field.Name() == "http_path" || field.Name() == "http_url" || field.Name() == "dns_query" {
 		most = maxExpression
 		if b.expressions += list.Len(); b.expressions > maxExpressions {
 			return fmt.Errorf("more than %d regular expressions in all filters together", maxExpressions)
@@ -156,8 +156,9 @@ var fields = map[protoreflect.Name]func(*flowpb.FlowFilter) (test, error){
 	"node_name":        func(f *flowpb.FlowFilter) (test, error) { return byNode(f.NodeName) },
 	"http_status_code": func(f *flowpb.FlowFilter) (test, error) { return byStatus(f.HttpStatusCode) },
 	"http_method":      func(f *flowpb.FlowFilter) (test, error) { return byMethod(f.HttpMethod), nil },
-	"http_path":        func(f *flowpb.FlowFilter) (test, error) { return byExpression(f.HttpPath, path) },
-	"http_url":         func(f *flowpb.FlowFilter) (test, error) { return byExpression(f.HttpUrl, httpURL) },
+	"http_path":        func(f *flowpb.FlowFilter) (test, error) { return byExpression(f.HttpPath, isHTTP, path) },
+	"http_url":         func(f *flowpb.FlowFilter) (test, error) { return byExpression(f.HttpUrl, isHTTP, httpURL) },
+	"dns_query":        func(f *flowpb.FlowFilter) (test, error) { return byQuery(f.DnsQuery) },
 }
 
 // among passes flows of which a field is one of the values.

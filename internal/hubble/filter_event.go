@@ -29,7 +29,7 @@ func byEventType(values []*flowpb.EventTypeFilter) test {
 
 // byProtocol passes flows by the name of a protocol. Of those that Hubble knows and Weft does not report, no flow passes.
 func byProtocol(values []string) (test, error) {
-	var tcp, udp, http bool
+	var tcp, udp, http, dns bool
 	for _, v := range values {
 		switch strings.ToLower(v) {
 		case "tcp":
@@ -38,14 +38,17 @@ func byProtocol(values []string) (test, error) {
 			udp = true
 		case "http":
 			http = true
-		case "icmp", "icmpv4", "icmpv6", "sctp", "vrrp", "igmp", "dns":
+		case "dns":
+			dns = true
+		case "icmp", "icmpv4", "icmpv6", "sctp", "vrrp", "igmp":
 			return nil, fmt.Errorf("there are no flows of %q", v)
 		default:
 			return nil, fmt.Errorf("%q is not a protocol", v)
 		}
 	}
 	return func(f *flowpb.Flow) bool {
-		return tcp && f.GetL4().GetTCP() != nil || udp && f.GetL4().GetUDP() != nil || http && f.GetL7().GetHttp() != nil
+		return tcp && f.GetL4().GetTCP() != nil || udp && f.GetL4().GetUDP() != nil || http && f.GetL7().GetHttp() != nil ||
+			dns && f.GetL7().GetDns() != nil
 	}, nil
 }
 
@@ -92,8 +95,15 @@ func path(f *flowpb.Flow) string {
 	return ""
 }
 
-// byExpression passes requests by regular expressions (RE2: the time is linear in the text).
-func byExpression(values []string, of func(*flowpb.Flow) string) (test, error) {
+// byQuery passes questions of DNS by regular expressions of the name, which ends with a dot.
+func byQuery(values []string) (test, error) {
+	return byExpression(values, func(f *flowpb.Flow) bool { return f.GetL7().GetDns() != nil }, func(f *flowpb.Flow) string { return f.GetL7().GetDns().GetQuery() })
+}
+
+func isHTTP(f *flowpb.Flow) bool { return f.GetL7().GetHttp() != nil }
+
+// byExpression passes flows of a kind by regular expressions (RE2: the time is linear in the text).
+func byExpression(values []string, is func(*flowpb.Flow) bool, of func(*flowpb.Flow) string) (test, error) {
 	var all []*regexp.Regexp
 	for _, v := range values {
 		e, err := regexp.Compile(v)
@@ -103,6 +113,6 @@ func byExpression(values []string, of func(*flowpb.Flow) string) (test, error) {
 		all = append(all, e)
 	}
 	return func(f *flowpb.Flow) bool {
-		return f.GetL7().GetHttp() != nil && slices.ContainsFunc(all, func(e *regexp.Regexp) bool { return e.MatchString(of(f)) })
+		return is(f) && slices.ContainsFunc(all, func(e *regexp.Regexp) bool { return e.MatchString(of(f)) })
 	}, nil
 }

@@ -147,7 +147,7 @@ func TestUnderstoodOrRefused(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"source_fqdn":["a"]}`: "source_fqdn", `{"destination_fqdn":["a"]}`: "destination_fqdn", `{"source_ip_xlated":["10.0.0.1"]}`: "source_ip_xlated",
 		`{"source_cluster_name":["a"]}`: "source_cluster_name", `{"destination_cluster_name":["a"]}`: "destination_cluster_name",
-		`{"interface":[{"name":"eth0"}]}`: "interface", `{"dns_query":["a"]}`: "dns_query", `{"source_identity":[1]}`: "source_identity",
+		`{"interface":[{"name":"eth0"}]}`: "interface", `{"dns_query":["("]}`: "dns_query", `{"source_identity":[1]}`: "source_identity",
 		`{"destination_identity":[1]}`: "destination_identity", `{"http_header":[{"key":"a"}]}`: "http_header", `{"tcp_flags":[{"SYN":true}]}`: "tcp_flags",
 		`{"node_labels":["a"]}`: "node_labels", `{"trace_id":["a"]}`: "trace_id", `{"ip_trace_id":[1]}`: "ip_trace_id",
 		`{"experimental":{"cel_expression":["true"]}}`: "experimental",
@@ -155,7 +155,7 @@ func TestUnderstoodOrRefused(t *testing.T) {
 		`{"source_ip":["10.0.0.0/33"]}`: "source_ip", `{"source_ip":["x"]}`: "source_ip", `{"destination_ip":[""]}`: "destination_ip",
 		`{"source_pod":[""]}`: "source_pod", `{"source_pod":["a/b/c"]}`: "source_pod", `{"source_label":["a=b=c"]}`: "source_label",
 		`{"source_label":["a in (b"]}`: "source_label", `{"destination_port":["65536"]}`: "destination_port", `{"source_port":["http"]}`: "source_port",
-		`{"protocol":["dns"]}`: "protocol", `{"protocol":["x"]}`: "protocol", `{"http_status_code":["600"]}`: "http_status_code",
+		`{"protocol":["sctp"]}`: "protocol", `{"protocol":["x"]}`: "protocol", `{"http_status_code":["600"]}`: "http_status_code",
 		`{"http_status_code":["5xx"]}`: "http_status_code", `{"http_path":["("]}`: "http_path", `{"http_url":["a{2000}"]}`: "http_url",
 		`{"http_path":["` + strings.Repeat("a", maxExpression+1) + `"]}`: "http_path", `{"node_name":["a/b/c"]}`: "node_name", `{"node_name":[""]}`: "node_name",
 		`{"uuid":["` + strings.Repeat("a", maxValue+1) + `"]}`: "uuid",

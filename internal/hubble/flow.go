@@ -75,6 +75,9 @@ func (m *mapper) filtered(snap *state.Snapshot, f *observe.Flow) *flowpb.Flow {
 	if f.HTTP != nil {
 		request(out, f)
 	}
+	if f.DNS != nil {
+		question(out, f)
+	}
 	return out
 }
 
@@ -92,15 +95,40 @@ func refused(out *flowpb.Flow, f *observe.Flow) {
 
 // request adds what is known of an HTTP request and its answer.
 func request(out *flowpb.Flow, f *observe.Flow) {
-	out.Type = flowpb.FlowType_L7
-	out.EventType = &flowpb.CiliumEventType{Type: typeAccessLog}
-	out.TraceObservationPoint = flowpb.TraceObservationPoint_UNKNOWN_POINT
+	layer7(out)
 	out.L7 = &flowpb.Layer7{
 		Type: flowpb.L7FlowType_RESPONSE, LatencyNs: uint64(max(f.Duration, 0)),
 		Record: &flowpb.Layer7_Http{Http: &flowpb.HTTP{
 			Code: uint32(max(f.HTTP.Status, 0)), Method: strings.ToValidUTF8(f.HTTP.Method, "?"), Url: url(f.HTTP),
 		}},
 	}
+}
+
+// question adds what is known of a question of DNS and its answer.
+func question(out *flowpb.Flow, f *observe.Flow) {
+	layer7(out)
+	code, answered := f.DNS.CodeNumber()
+	out.L7 = &flowpb.Layer7{
+		Type: flowpb.L7FlowType_REQUEST, LatencyNs: uint64(max(f.Duration, 0)),
+		Record: &flowpb.Layer7_Dns{Dns: &flowpb.DNS{Query: query(f.DNS), Rcode: uint32(code), Qtypes: []string{f.DNS.Type}}},
+	}
+	if answered {
+		out.L7.Type = flowpb.L7FlowType_RESPONSE
+	}
+}
+
+// query is the name with the dot that Hubble writes at its end, "" if it is not known. It is ASCII (observe.DNS).
+func query(d *observe.DNS) string {
+	if d.Name == "" {
+		return ""
+	}
+	return strings.TrimSuffix(d.Name, ".") + "."
+}
+
+func layer7(out *flowpb.Flow) {
+	out.Type = flowpb.FlowType_L7
+	out.EventType = &flowpb.CiliumEventType{Type: typeAccessLog}
+	out.TraceObservationPoint = flowpb.TraceObservationPoint_UNKNOWN_POINT
 }
 
 // url leaves the path alone if the host is not known. A message of protobuf cannot hold what is not UTF-8.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 )
 
@@ -33,9 +34,32 @@ func outside() *observe.Flow {
 	return f
 }
 
+// resolved is a question of DNS with its answer; unanswered has none.
+func resolved() *observe.Flow {
+	f := answered()
+	f.HTTP, f.Protocol, f.Source.Identity, f.Destination.Identity = nil, model.UDP, "", ""
+	f.DNS = &observe.DNS{Name: "web.store.svc", Type: "AAAA", Code: "NXDOMAIN", Answers: 1}
+	return f
+}
+
+func unanswered() *observe.Flow {
+	f := resolved()
+	f.DNS = &observe.DNS{Name: ".", Type: "NS"}
+	f.Verdict, f.Reason = observe.Failed, "no answer within 5s"
+	return f
+}
+
+func datagrams() *observe.Flow {
+	f := resolved()
+	f.DNS, f.Layer = nil, observe.L4
+	return f
+}
+
 // TestGolden shows what becomes of a flow, and that it can be made of that again.
 func TestGolden(t *testing.T) {
-	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "opened": begun(), "plaintext": outside()} {
+	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "opened": begun(), "plaintext": outside(),
+		"dns": resolved(), "dns-unanswered": unanswered(), "udp": datagrams(),
+	} {
 		st := pods()
 		m := newMapper("node-1", "v1", st)
 		m.process = 0x0123456789abcdef

@@ -34,9 +34,14 @@ func dropReason(f *observe.Flow) flowpb.DropReason {
 // summary says in a line what Hubble's commands show of a flow besides its ends.
 func summary(f *observe.Flow) string {
 	var out []string
-	if h := f.HTTP; h != nil {
+	switch h, d := f.HTTP, f.DNS; {
+	case h != nil:
 		out = append(out, fmt.Sprintf("HTTP %d %dms (%s %s)", h.Status, f.Duration/time.Millisecond, h.Method, url(h)))
-	} else {
+	case d != nil && d.Code == "":
+		out = append(out, fmt.Sprintf("DNS Query %s %s", query(d), d.Type))
+	case d != nil:
+		out = append(out, fmt.Sprintf("DNS Answer %s %d answers in %s (Query %s %s)", d.Code, d.Answers, f.Duration.Round(time.Microsecond), query(d), d.Type))
+	default:
 		out = append(out, f.Protocol.String())
 	}
 	if f.Reason != "" {
@@ -49,7 +54,7 @@ func summary(f *observe.Flow) string {
 		out = append(out, "from "+string(f.Source.Identity))
 	}
 	switch {
-	case f.HTTP != nil:
+	case f.HTTP != nil, f.DNS != nil:
 	case f.Open:
 		out = append(out, "opened")
 	case f.Verdict == observe.Forwarded:

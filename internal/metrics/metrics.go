@@ -76,7 +76,7 @@ var (
 	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
 	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
 	flows      = desc("flows_total", "Flows that were observed.")
-	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer.", "source")
+	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds.", "source")
 	gateways   = desc("gateways", "Gateways, by whether they have an address.", "address")
 )
 

@@ -85,7 +85,7 @@ weft_flows_total 5
 # TYPE weft_gateways gauge
 weft_gateways{address="no"} 1
 weft_gateways{address="yes"} 0
-# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer.
+# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds.
 # TYPE weft_lost_events_total counter
 weft_lost_events_total{source="kernel-ring"} 7
 # HELP weft_node_faults What weft status lists as wrong with this node.

@@ -155,6 +155,10 @@ const (
 	LostKernelRing = "kernel-ring"
 	// LostRefusals: more connections were refused than events are made of, so that nobody can hide those of others.
 	LostRefusals = "refused-connections"
+	// LostDNS: a workload sent and got more messages of DNS than are reported, or the kernel's ring buffer had no room.
+	LostDNS = "dns-messages"
+	// LostExchanges: datagrams of exchanges that are not reported, because a workload began too many or the map was full.
+	LostExchanges = "udp-datagrams"
 )
 
 // Lost counts what a source of events dropped because nobody could take it.

@@ -90,7 +90,7 @@ func (r Report) bounded() Report {
 			r.Omitted++
 			continue
 		}
-		y := &model.Rejection{Resource: printable(x.Resource, maxResource), Message: printable(x.Message, maxMessage)}
+		y := &model.Rejection{Resource: Printable(x.Resource, maxResource), Message: Printable(x.Message, maxMessage)}
 		for _, o := range x.Objects {
 			if objects > 0 && named(o.ObjectRef) {
 				objects--
@@ -103,7 +103,7 @@ func (r Report) bounded() Report {
 	var incidents []Incident
 	for _, i := range r.Incidents {
 		if i.Kind.known() && len(incidents) < maxIncidents {
-			i.Detail = printable(i.Detail, maxDetail)
+			i.Detail = Printable(i.Detail, maxDetail)
 			incidents = append(incidents, i)
 		}
 	}
@@ -120,9 +120,9 @@ func named(o model.ObjectRef) bool {
 	return o.Kind != "" && o.Name != ""
 }
 
-// printable makes one line of a text, without what a terminal or a browser would take for more than text, and cuts it
+// Printable makes one line of a text, without what a terminal or a browser would take for more than text, and cuts it
 // after so many bytes.
-func printable(s string, most int) string {
+func Printable(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):

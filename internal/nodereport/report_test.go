@@ -88,7 +88,7 @@ func TestHostileReports(t *testing.T) {
 			t.Errorf("%q holds what cannot be printed", s)
 		}
 	}
-	if cut := printable(strings.Repeat("é", 400), maxMessage); len(cut) > maxMessage+4 || !strings.HasPrefix(cut, "éé") || strings.Contains(cut, "\ufffd") {
+	if cut := Printable(strings.Repeat("é", 400), maxMessage); len(cut) > maxMessage+4 || !strings.HasPrefix(cut, "éé") || strings.Contains(cut, "\ufffd") {
 		t.Errorf("cut to %d bytes: %q", len(cut), cut)
 	}
 }

@@ -20,9 +20,11 @@ type Terms struct {
 	From, To []string
 	Verdict  []string // forwarded, refused, failed
 	Layer    []string // L4, L7, mTLS
-	Protocol []string // TCP, UDP
+	Protocol []string // TCP, UDP, HTTP, DNS
 	// Of requests: a method, a status (404, 5xx, 400-499), a path (/api, or /api/* for all that begins with /api/).
 	Method, Status, Path []string
+	// Query is a name that DNS was asked for, or "*.example.com" for all below it.
+	Query []string
 	// Since and Until bound the time of a flow, both inclusive. Zero is no bound.
 	Since, Until time.Time
 }
@@ -47,7 +49,7 @@ func (t Terms) Filter() (Filter, error) {
 		terms(&f, "to", t.To, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Destination) }),
 		terms(&f, "verdict", t.Verdict, parseVerdict, func(v Verdict, flow *Flow) bool { return flow.Verdict == v }),
 		terms(&f, "layer", t.Layer, parseLayer, func(l Layer, flow *Flow) bool { return flow.Layer == l }),
-		terms(&f, "protocol", t.Protocol, parseProtocol, func(p model.Protocol, flow *Flow) bool { return flow.Protocol == p }),
+		terms(&f, "protocol", t.Protocol, parseProtocol, func(p protocol, flow *Flow) bool { return p(flow) }),
 		terms(&f, "method", t.Method, parseText, func(m string, flow *Flow) bool {
 			return flow.HTTP != nil && strings.EqualFold(flow.HTTP.Method, m)
 		}),
@@ -55,6 +57,7 @@ func (t Terms) Filter() (Filter, error) {
 			return flow.HTTP != nil && s.first <= flow.HTTP.Status && flow.HTTP.Status <= s.last
 		}),
 		terms(&f, "path", t.Path, parsePath, func(p string, flow *Flow) bool { return flow.HTTP != nil && matchPath(p, flow.HTTP.Path) }),
+		terms(&f, "query", t.Query, parseQuery, func(q string, flow *Flow) bool { return flow.DNS != nil && matchQuery(q, flow.DNS.Name) }),
 	)
 	return f, err
 }
@@ -129,11 +132,21 @@ func parseLayer(s string) (Layer, error) {
 	return l, nil
 }
 
-func parseProtocol(s string) (p model.Protocol, err error) {
-	if err := p.UnmarshalText([]byte(strings.ToUpper(s))); err != nil {
-		return p, fmt.Errorf("%q is neither TCP nor UDP", s)
+// protocol takes flows of a protocol.
+type protocol func(*Flow) bool
+
+func parseProtocol(s string) (protocol, error) {
+	switch strings.ToUpper(s) {
+	case "HTTP":
+		return func(f *Flow) bool { return f.HTTP != nil }, nil
+	case "DNS":
+		return func(f *Flow) bool { return f.DNS != nil }, nil
 	}
-	return p, nil
+	var p model.Protocol
+	if err := p.UnmarshalText([]byte(strings.ToUpper(s))); err != nil {
+		return nil, fmt.Errorf("%q is neither TCP, UDP, HTTP nor DNS", s)
+	}
+	return func(f *Flow) bool { return f.Protocol == p }, nil
 }
 
 // statuses are the statuses of answers from first to last.
@@ -167,4 +180,27 @@ func matchPath(pattern, path string) bool {
 		return strings.HasPrefix(path, prefix)
 	}
 	return path == pattern
+}
+
+// parseQuery reads a name, as DNS.Name is written, in lower case.
+func parseQuery(s string) (string, error) {
+	name := strings.ToLower(strings.TrimSuffix(s, "."))
+	if s == "." {
+		name = s
+	}
+	if name == "" || strings.Contains(strings.TrimPrefix(name, "*."), "*") && name != "*" {
+		return "", fmt.Errorf("%q is not a name such as example.com, or *.example.com for all below it", s)
+	}
+	return name, nil
+}
+
+func matchQuery(pattern, name string) bool {
+	name = strings.ToLower(name)
+	if pattern == "*" {
+		return true
+	}
+	if suffix, ok := strings.CutPrefix(pattern, "*"); ok {
+		return strings.HasSuffix(name, suffix)
+	}
+	return name == pattern
 }

@@ -41,7 +41,7 @@ type Layer string
 const (
 	// L4 stayed in the kernel.
 	L4 Layer = "L4"
-	// L7 went through Envoy as requests.
+	// L7 went through Envoy as requests, or was read as DNS.
 	L7 Layer = "L7"
 	// MTLS went through Envoy as bytes, authenticated on both ends.
 	MTLS Layer = "mTLS"
@@ -115,7 +115,7 @@ type Request struct {
 	Backend string `json:"backend,omitempty"`
 }
 
-// Flow is a connection or a request that ended, or that was refused.
+// Flow is a connection or a request that ended, or that was refused; or an exchange of datagrams, or a question of DNS.
 type Flow struct {
 	// Seq counts the flows of a Store from 1 without gaps; Add sets it.
 	Seq  uint64    `json:"seq"`
@@ -139,4 +139,5 @@ type Flow struct {
 	RTT         time.Duration `json:"rtt,omitempty"` // smoothed, as the kernel keeps it
 	Retransmits uint32        `json:"retransmits,omitempty"`
 	HTTP        *Request      `json:"http,omitempty"` // L7 only
+	DNS         *DNS          `json:"dns,omitempty"`  // L7 only
 }

@@ -256,3 +256,15 @@ func refused(second int) observe.Flow {
 	f.Reason, f.Policies = "no policy allows it", []string{"store/vault"}
 	return f
 }
+
+// resolved is a question of shop/app-1 to DNS, answered with a code; "" is no answer.
+func resolved(second int, code string) observe.Flow {
+	f := flow(second, "kube-system/dns-1", 0)
+	f.HTTP, f.Protocol, f.Source.Identity, f.Destination.Identity, f.Duration = nil, model.UDP, "", "", 2*time.Millisecond
+	f.Destination.Address, f.Destination.Service = netip.MustParseAddrPort("10.0.3.1:53"), "kube-system/dns"
+	f.DNS = &observe.DNS{Name: "web.store.svc", Type: "AAAA", Code: code}
+	if code == "" {
+		f.Verdict, f.Reason = observe.Failed, "no answer within 5s"
+	}
+	return f
+}

@@ -8,6 +8,6 @@
 // it comes (follow.go). Nothing is stored here. A client that does not read stops the reading of its own streams from the
 // nodes, by the windows of HTTP/2, and then its observers skip flows and say how many; it holds up nobody else.
 //
-// Files: nodes.go (agents), access.go (callers), server.go (the service and its bounds), stream.go (a client and the nodes of
-// a request), history.go, follow.go, status.go, servicemap.go.
+// Files: nodes.go (agents), watch.go (refusals, for the controller's Events), access.go (callers), server.go (the service and its
+// bounds), stream.go (a client and the nodes of a request), history.go, follow.go, status.go, servicemap.go.
 package relay

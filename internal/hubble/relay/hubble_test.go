@@ -32,7 +32,9 @@ func hubbleCommand(t *testing.T) string {
 // TestHubbleCommand asks by Hubble's own command.
 func TestHubbleCommand(t *testing.T) {
 	file := hubbleCommand(t)
-	c, _, _ := two(t, Times{})
+	c, a, _ := two(t, Times{})
+	a.flows.Add(resolved(6, "NXDOMAIN"))
+	a.flows.Add(resolved(7, ""))
 	run := func(token string, args ...string) (string, string, error) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), file, append(args, "--server", "tls://"+c.address, "--tls-ca-cert-files", c.ca,
@@ -49,7 +51,7 @@ func TestHubbleCommand(t *testing.T) {
 		want        []string // in the output, a line each, if lines is not set
 		lines       int
 	}{
-		{"status", "admin", "status", []string{"Healthcheck (via ", "Ok", "Current/Max Flows: 5/2,000", "Connected Nodes: 2/2"}, 0},
+		{"status", "admin", "status", []string{"Healthcheck (via ", "Ok", "Current/Max Flows: 7/2,000", "Connected Nodes: 2/2"}, 0},
 		{"nodes", "shop", "list nodes -o wide", []string{"a ", "b ", "Connected", "Enabled", "v1.2.3"}, 0},
 		{"namespaces", "shop", "list namespaces", []string{"shop"}, 0},
 		{"compact", "admin", "observe --last 10", []string{
@@ -58,19 +60,24 @@ func TestHubbleCommand(t *testing.T) {
 		{"drop", "admin", "observe --last 10 --verdict DROPPED", []string{"Policy denied DROPPED (TCP, no policy allows it, policies store/vault, from spiffe://t/ns/shop/sa/app)"}, 1},
 		{"namespace", "admin", "observe --last 10 --namespace bank", []string{"bank/vault-1:8080"}, 1},
 		{"pod", "admin", "observe --last 10 --to-pod store/web", []string{"store/web-1"}, 4},
-		{"not this pod", "admin", "observe --last 10 --not --to-pod store/web", []string{"bank/vault-1"}, 1},
-		{"label", "admin", "observe --last 10 --from-label app=app", []string{"store/web-1"}, 4},
+		{"not this pod", "admin", "observe --last 10 --not --to-pod store/web", []string{"bank/vault-1"}, 3},
+		{"label", "admin", "observe --last 10 --from-label app=app", []string{"store/web-1"}, 6},
 		{"ip", "admin", "observe --last 10 --to-ip 10.0.2.0/24 --node-name b", []string{"store/web-1", "bank/vault-1"}, 2},
 		{"port and protocol", "admin", "observe --last 10 --to-port 8080 --protocol http", []string{"http-response"}, 4},
 		{"status of answers", "admin", "observe --last 10 --http-status 5+", []string{"HTTP 503"}, 1},
 		{"method and path", "admin", "observe --last 10 --http-method GET --http-path ^/[12]$", []string{"web/1", "web/2"}, 2},
-		{"workload", "admin", "observe --last 10 --from-workload Deployment/app", []string{"store/web-1"}, 4},
-		{"type", "admin", "observe --last 10 --type l7", []string{"http-response"}, 4},
+		{"workload", "admin", "observe --last 10 --from-workload Deployment/app", []string{"store/web-1"}, 6},
+		{"DNS", "admin", "observe --last 10 --protocol dns", []string{
+			"shop/app-1:40000 (unknown) -> kube-system/dns-1:53 (unknown) dns-response FORWARDED (DNS Answer NXDOMAIN 0 answers in 2ms (Query web.store.svc. AAAA))",
+			"dns-request ERROR (DNS Query web.store.svc. AAAA, no answer within 5s)",
+		}, 2},
+		{"UDP", "admin", "observe --last 10 --protocol udp --verdict FORWARDED", []string{"dns-response"}, 1},
+		{"type", "admin", "observe --last 10 --type l7", []string{"http-response"}, 6},
 		{"direction", "admin", "observe --last 10 --traffic-direction ingress", []string{"DROPPED"}, 1},
 		{"service", "admin", "observe --last 10 --to-service bank/vault", []string{"bank/vault-1"}, 1},
 		{"first", "admin", "observe --first 1", []string{"web/1", "web/2"}, 2},
-		{"since", "admin", "observe --since 1h", []string{"web/1", "web/4"}, 5},
-		{"whose namespace may be seen", "shop", "observe --last 10", []string{"store/web-1"}, 4},
+		{"since", "admin", "observe --since 1h", []string{"web/1", "web/4"}, 7},
+		{"whose namespace may be seen", "shop", "observe --last 10", []string{"store/web-1"}, 6},
 	} {
 		out, errs, err := run(tc.token, strings.Fields(tc.args)...)
 		if err != nil {

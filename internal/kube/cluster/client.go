@@ -178,6 +178,18 @@ func (c *Cluster) CreateEvent(ctx context.Context, event *eventsv1.Event) error 
 		VersionedParams(&metav1.CreateOptions{FieldManager: fieldManager}, c.clients.params).Body(event).Do(ctx).Error()
 }
 
+// PatchEvent applies an RFC 7396 merge patch to an event, and returns it as it is then. The errors are the API server's.
+func (c *Cluster) PatchEvent(ctx context.Context, namespace, name string, patch []byte) (*eventsv1.Event, error) {
+	client, err := c.clients.of(eventsv1.SchemeGroupVersion)
+	if err != nil {
+		return nil, err
+	}
+	out := &eventsv1.Event{}
+	err = client.Patch(types.MergePatchType).Namespace(namespace).Resource("events").Name(name).
+		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager}, c.clients.params).Body(patch).Do(ctx).Into(out)
+	return out, err
+}
+
 // PatchStatus applies an RFC 7396 merge patch to an object's status subresource. The errors are the API server's.
 func (c *Cluster) PatchStatus(ctx context.Context, gk schema.GroupKind, key string, patch []byte) error {
 	client, s, err := c.client(gk)

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What local workloads say by UDP. Exchanges of datagrams are counted here, for there is no end of one that could be told;
+ * messages of DNS are told as they are, and read in user space. No packet is changed or dropped. */
+#pragma once
+#include "event.h"
+
+#define PORT_DNS bpf_htons(53)
+#define DNS_HEADER 12
+/* A header, the longest name (255 bytes, RFC 1035) with its type and class are 271 bytes. */
+#define DNS_DATA 276
+
+#define ETH_P_IP bpf_htons(0x0800)
+#define IP_FRAGMENT bpf_htons(0x3fff) /* more fragments, or the offset of one */
+
+struct ipv4 {
+	__u8 version_length;
+	__u8 tos;
+	__be16 length;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 proto;
+	__be16 check;
+	__be32 from;
+	__be32 to;
+};
+
+struct ipv6 {
+	__be32 version;
+	__be16 length;
+	__u8 proto;
+	__u8 hops;
+	struct address from;
+	struct address to;
+};
+
+struct udp {
+	__be16 from;
+	__be16 to;
+	__be16 length;
+	__be16 check;
+};
+
+/* Addresses of the local workloads that have a network namespace of their own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} locals SEC(".maps");
+
+struct exchange_key {
+	struct endpoint local;
+	struct endpoint remote;
+};
+
+struct exchange {
+	__u64 first; /* ns of CLOCK_MONOTONIC */
+	__u64 last;
+	__u64 sent; /* bytes of payload */
+	__u64 received;
+	struct endpoint service; /* that was asked for; port 0: none */
+	__u32 inbound;		 /* the remote end began */
+};
+
+/* User space takes out those that have ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct exchange_key);
+	__type(value, struct exchange);
+} exchanges SEC(".maps");
+
+struct dns_message {
+	__u64 time; /* ns of CLOCK_MONOTONIC */
+	struct endpoint local;
+	struct endpoint remote;
+	struct endpoint service; /* that was asked for; port 0: none */
+	__u32 length;		 /* of the message, in bytes; data has the first of them */
+	__u32 egress;
+	__u8 data[DNS_DATA];
+};
+
+const volatile struct dns_message *const dns_message_type = 0; /* so that the layout is in the object */
+
+#define DNS_RING_SIZE (1 << 19)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, DNS_RING_SIZE);
+} dns_messages SEC(".maps");
+
+struct packet {
+	struct endpoint local;
+	struct endpoint remote;
+	__u32 payload; /* its offset */
+	__u32 length;  /* of the payload */
+};
+
+/* Reads the ends of a UDP packet. The context begins with the IP header. */
+static __always_inline bool read_packet(struct __sk_buff *ctx, bool egress, struct packet *p)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct endpoint *from = egress ? &p->local : &p->remote, *to = egress ? &p->remote : &p->local;
+	__u32 offset;
+	if (ctx->protocol == ETH_P_IP) {
+		struct ipv4 *h = data;
+		if ((void *)(h + 1) > end || h->proto != IPPROTO_UDP || h->fragment & IP_FRAGMENT)
+			return false;
+		mapped(&from->addr, h->from);
+		mapped(&to->addr, h->to);
+		offset = (h->version_length & 0xf) * 4;
+	} else {
+		struct ipv6 *h = data;
+		if ((void *)(h + 1) > end || h->proto != IPPROTO_UDP)
+			return false;
+		from->addr = h->from;
+		to->addr = h->to;
+		offset = sizeof(*h);
+	}
+	if (!bpf_map_lookup_elem(&locals, &p->local.addr))
+		return false;
+	struct udp u;
+	p->payload = offset + sizeof(u);
+	if (ctx->len < p->payload || bpf_skb_load_bytes(ctx, offset, &u, sizeof(u)))
+		return false;
+	p->length = ctx->len - p->payload;
+	from->port = u.from;
+	to->port = u.to;
+	p->local.pad = 0;
+	p->remote.pad = 0;
+	return true;
+}
+
+/* The Service that the socket's application sent to, if the other end is one of its backends. */
+static __always_inline void asked(struct __sk_buff *ctx, const struct endpoint *remote, struct endpoint *service)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	struct conn *c = sk ? bpf_sk_storage_get(&conns, sk, 0, 0) : 0;
+	if (c && c->original.port && equal(&c->dest, remote)) {
+		*service = c->original;
+		return;
+	}
+	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *remote };
+	struct endpoint *e = bpf_map_lookup_elem(&reverse, &key);
+	if (e)
+		*service = *e;
+}
+
+static __always_inline void tell_dns(struct __sk_buff *ctx, const struct packet *p, bool egress)
+{
+	struct quota_key key = { .from = p->local.addr, .kind = QUOTA_DNS };
+	struct dns_message *m = 0;
+	if (within(&key, QUOTA_DNS_MESSAGES))
+		m = bpf_ringbuf_reserve(&dns_messages, sizeof(*m), 0);
+	if (!m) {
+		count_lost(LOST_DNS);
+		return;
+	}
+	__builtin_memset(m, 0, sizeof(*m));
+	m->time = bpf_ktime_get_ns();
+	m->local = p->local;
+	m->remote = p->remote;
+	m->length = p->length;
+	m->egress = egress;
+	asked(ctx, &p->remote, &m->service);
+	__u32 n = p->length;
+	if (n > DNS_DATA)
+		n = DNS_DATA;
+	if (n < DNS_HEADER || bpf_skb_load_bytes(ctx, p->payload, m->data, n)) {
+		bpf_ringbuf_discard(m, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	__u64 full = bpf_ringbuf_query(&dns_messages, BPF_RB_AVAIL_DATA);
+	bpf_ringbuf_submit(m, full > DNS_RING_SIZE / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void count_exchange(struct __sk_buff *ctx, const struct packet *p, bool egress)
+{
+	struct exchange_key key = { .local = p->local, .remote = p->remote };
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &key);
+	if (x) {
+		x->last = bpf_ktime_get_ns();
+		__sync_fetch_and_add(egress ? &x->sent : &x->received, p->length);
+		return;
+	}
+	struct quota_key quota = { .from = p->local.addr, .kind = QUOTA_EXCHANGES };
+	struct exchange first = {
+		.first = bpf_ktime_get_ns(),
+		.sent = egress ? p->length : 0,
+		.received = egress ? 0 : p->length,
+		.inbound = !egress,
+	};
+	first.last = first.first;
+	if (egress)
+		asked(ctx, &p->remote, &first.service);
+	if (!within(&quota, QUOTA_NEW_EXCHANGES) || bpf_map_update_elem(&exchanges, &key, &first, BPF_NOEXIST))
+		count_lost(LOST_EXCHANGES);
+}
+
+static __always_inline int watch_udp(struct __sk_buff *ctx, bool egress)
+{
+	struct packet p;
+	if (!read_packet(ctx, egress, &p))
+		return 1;
+	if ((p.local.port == PORT_DNS || p.remote.port == PORT_DNS) && p.length >= DNS_HEADER)
+		tell_dns(ctx, &p, egress);
+	else
+		count_exchange(ctx, &p, egress);
+	return 1;
+}
+
+SEC("cgroup_skb/egress")
+int udp_egress(struct __sk_buff *ctx)
+{
+	return watch_udp(ctx, true);
+}
+
+SEC("cgroup_skb/ingress")
+int udp_ingress(struct __sk_buff *ctx)
+{
+	return watch_udp(ctx, false);
+}

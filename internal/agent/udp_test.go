@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/datapath"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+func TestUDPExchanges(t *testing.T) {
+	local, remote, service := netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:2000"), netip.MustParseAddrPort("10.96.0.1:2000")
+	at := time.Unix(1_900_000_000, 0)
+	x := datapath.Exchange{Local: local, Remote: remote, Service: service, Sent: 3, Received: 18, First: at, Last: at.Add(time.Second)}
+	in := x
+	in.Local, in.Remote, in.Service, in.Inbound, in.Sent, in.Received = remote, local, netip.AddrPort{}, true, 18, 3
+	got := flowsOf(t, func(a *Agent) {
+		w := a.st.Write(a.st.Workloads, a.st.Services)
+		a.st.Workloads.Put(w, &model.Workload{Namespace: "shop", Name: "app", Addresses: []netip.Addr{local.Addr()}})
+		a.st.Workloads.Put(w, &model.Workload{Namespace: "store", Name: "web", Addresses: []netip.Addr{remote.Addr()}})
+		a.st.Services.Put(w, &model.Service{
+			Namespace: "store", Name: "media", Addresses: []netip.Addr{service.Addr()}, Ports: []model.ServicePort{{Port: 2000, Protocol: model.UDP}},
+		})
+		w.Commit()
+		a.udpExchange(x)
+		a.udpExchange(in)
+	})
+	if len(got) != 2 {
+		t.Fatalf("%d flows", len(got))
+	}
+	for i, side := range []observe.Side{observe.AtSource, observe.AtDestination} {
+		f := got[i]
+		if f.SeenAt != side || f.Protocol != model.UDP || f.Verdict != observe.Forwarded || f.Layer != observe.L4 || f.Sent != 3 || f.Received != 18 ||
+			f.Duration != time.Second || f.Source.Workload != "shop/app" || f.Destination.Workload != "store/web" ||
+			(f.Destination.Service == "store/media") != (side == observe.AtSource) {
+			t.Errorf("%s: %+v", side, f)
+		}
+	}
+}
+
+// TestDNSMessages: who asks is told from the port, and between two servers from the message.
+func TestDNSMessages(t *testing.T) {
+	question := []byte("\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01")
+	answer := []byte("\x00\x07\x81\x83\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x00\x00\x01\x00\x01")
+	low, high := netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:4000")
+	other := netip.AddrPortFrom(high.Addr(), 53)
+	for name, c := range map[string]struct {
+		local, remote netip.AddrPort
+		asks          bool // the local end
+	}{
+		"client": {high, low, true}, "server": {low, high, false}, "a server asks another": {low, other, true}, "a server is asked by another": {low, other, false},
+	} {
+		var q observe.Queries
+		got := flowsOf(t, func(a *Agent) {
+			a.dnsMessage(&q, datapath.DNSMessage{Local: c.local, Remote: c.remote, Egress: c.asks, Length: len(question), Data: question})
+			a.dnsMessage(&q, datapath.DNSMessage{Local: c.local, Remote: c.remote, Egress: !c.asks, Length: 500, Data: answer, Time: time.Time{}.Add(time.Millisecond)})
+		})
+		if len(got) != 1 {
+			t.Fatalf("%s: %d flows", name, len(got))
+		}
+		f := got[0]
+		asks := f.Source.Address == c.local && f.SeenAt == observe.AtSource
+		if asks != c.asks || f.DNS == nil || *f.DNS != (observe.DNS{Name: "web", Type: "A", Code: "NXDOMAIN"}) || f.Sent != uint64(len(question)) ||
+			f.Received != 500 || f.Duration != time.Millisecond || f.Verdict != observe.Forwarded || f.Layer != observe.L7 {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	got := flowsOf(t, func(a *Agent) { a.dnsExchange(&observe.DNSExchange{DNS: observe.DNS{Name: "web"}}) })
+	if got[0].Verdict != observe.Failed || got[0].Reason != "no answer within 5s" {
+		t.Errorf("no answer: %+v", got[0])
+	}
+}
