@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 GOLANGCI_LINT := v2.15.0
+# The Go that go.mod names, also for what is built outside of this module; the go command fetches it.
+export GOTOOLCHAIN := $(shell sed -n 's/^toolchain //p' go.mod)+auto
 export CGO_ENABLED ?= 1
 TOOLS := build/tools
 # Packages whose tests need root and share the kernel's cgroup root: one at a time.

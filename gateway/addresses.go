@@ -204,6 +204,10 @@ func (a *assigner) static(gw *gwv1.Gateway) {
 			as.accepted.add(string(gwv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("address type %q is not supported; IPAddress is", short(string(addressType(s)))))
 			continue
 		}
+		if s.Routability != "" {
+			as.accepted.add(string(gwv1.GatewayReasonUnsupportedAddress), fmt.Sprintf("routability %q is not supported", short(string(s.Routability))))
+			continue
+		}
 		if s.Value == "" {
 			continue
 		}

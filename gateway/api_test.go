@@ -113,6 +113,9 @@ var fieldClasses = map[string]map[string][]string{
 		"MeshSpec": {"parametersRef"},
 	},
 	refused: {
+		"Listener":              {"filters"},
+		"ListenerEntry":         {"filters"},
+		"GatewaySpecAddress":    {"routability"},
 		"ListenerTLSConfig":     {"options"},
 		"GatewayInfrastructure": {"parametersRef"},
 		"GatewayClassSpec":      {"parametersRef"},
@@ -222,6 +225,9 @@ type refusal struct {
 var refusals = []refusal{
 	{"", "certificates of clients without an authority, by default", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}},`, "certificates of the clients"},
 	{"", "certificates of clients without an authority, of a port", "{gatewayClassName: weft,", `{gatewayClassName: weft, tls: {frontend: {default: {}, perPort: [{port: 443, tls: {validation: {caCertificateRefs: [{group: "", kind: ConfigMap, name: ca}]}}}]}},`, "certificates of the clients"},
+	{"Listener.filters", "", "port: 443,", "port: 443, filters: {requests: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]},", "filters of a listener"},
+	{"ListenerEntry.filters", "", open[strings.Index(open, gatewayOfOpen):], filteredSet, "filters of a listener"},
+	{"GatewaySpecAddress.routability", "", "{gatewayClassName: weft,", "{gatewayClassName: weft, addresses: [{value: 192.168.0.1, routability: Cluster}],", "routability"},
 	{"ListenerTLSConfig.options", "", "tls: {cert", "tls: {options: {example.com/ciphers: strong}, cert", "example.com/ciphers"},
 	{"GatewayInfrastructure.parametersRef", "", "{gatewayClassName: weft,", "{gatewayClassName: weft, infrastructure: {parametersRef: {group: a, kind: B, name: c}},", "infrastructure.parametersRef"},
 	{"GatewayClassSpec.parametersRef", "", "gateway-controller}", "gateway-controller, parametersRef: {group: a, kind: B, name: c}}", "parametersRef of GatewayClass weft"},
@@ -232,10 +238,10 @@ var refusals = []refusal{
 	// Faults beside it must not let the requests that it guards fall to a rule that matches more.
 	{"HTTPRouteFilter.externalAuth", "beside another fault", "rules: [{", "rules: [{matches: [{path: {value: /admin}}], filters: [{type: ExternalAuth}, {type: URLRewrite}], backendRefs: [{name: web, port: 80}]}, {", "ExternalAuth"},
 	{"HTTPRouteFilter.externalAuth", "beside a match that cannot be read", "rules: [{", "rules: [{matches: [{path: {value: no-slash}}], filters: [{type: ExternalAuth}]}, {", "no-slash"},
-	{"HTTPRouteRule.sessionPersistence", "", "rules: [{", "rules: [{sessionPersistence: {sessionName: a}, ", "sessionPersistence"},
+	{"HTTPRouteRule.sessionPersistence", "", "rules: [{", "rules: [{sessionPersistence: {type: Cookie, cookie: {name: a}}, ", "sessionPersistence"},
 	{"GRPCRouteFilter.extensionRef", "on a rule", "rules: [{", "rules: [{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}], ", "ExtensionRef"},
 	{"GRPCRouteFilter.extensionRef", "on a backend", "web, port: 80}]}", "web, port: 80, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}]}", "ExtensionRef"},
-	{"GRPCRouteRule.sessionPersistence", "", "rules: [{", "rules: [{sessionPersistence: {sessionName: a}, ", "sessionPersistence"},
+	{"GRPCRouteRule.sessionPersistence", "", "rules: [{", "rules: [{sessionPersistence: {type: Cookie, cookie: {name: a}}, ", "sessionPersistence"},
 	{"BackendTLSPolicySpec.options", "of a Service", "---\napiVersion: v1\nkind: Service", tlsPolicy("") + "---\napiVersion: v1\nkind: Service", "options are not supported"},
 	{"BackendTLSPolicySpec.options", "of a port", "---\napiVersion: v1\nkind: Service", tlsPolicy(", sectionName: http") + "---\napiVersion: v1\nkind: Service", "options are not supported"},
 
@@ -251,6 +257,29 @@ var refusals = []refusal{
 	{"", "certificate", "[{name: cert}]", "[{kind: Vault, name: cert}]", `"Vault"`},
 	{"", "namespaces", "port: 443,", "port: 443, allowedRoutes: {namespaces: {from: Friends}},", "no listener"},
 }
+
+// gatewayOfOpen begins the Gateway of open, which the route follows.
+const gatewayOfOpen = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n"
+
+// filteredSet is the Gateway and the route of open, with the listener in a ListenerSet.
+const filteredSet = `---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: ns}
+spec: {gatewayClassName: weft, allowedListeners: {namespaces: {from: Same}}, listeners: [{name: idle, protocol: TCP, port: 1}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: set, namespace: ns}
+spec:
+  parentRef: {name: gw}
+  listeners: [{name: http, protocol: HTTP, port: 80, filters: {requests: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: ns}
+spec: {parentRefs: [{kind: ListenerSet, name: set}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+`
 
 func tlsPolicy(section string) string {
 	return `---

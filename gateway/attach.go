@@ -47,7 +47,7 @@ func (a *attachment) compareAge(o *attachment) int {
 type binding struct {
 	table    string
 	listener string
-	hosts    []string
+	hosts    []boundHost
 	caller   string // namespace of the callers that a consumer route is for
 	parent   model.ObjectRef
 	// passthrough says that a BackendTLSPolicy does not apply: the backend ends the client's TLS, or it gets datagrams.

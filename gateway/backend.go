@@ -102,9 +102,9 @@ func orDefault[T ~string](p *T, def string) string {
 	return string(*p)
 }
 
-// backends fills a rule's backends. Where none of them can serve, the rule answers by itself: 500, or 503 for gRPC,
-// which clients read as UNAVAILABLE.
-func (r *resolver) backends(rule *model.Rule, at string, in []gwv1.HTTPBackendRef, grpc bool) *fault {
+// backends fills a rule's backends; prefixOnly as httpMatches returns it. Where none of them can serve, the rule answers by
+// itself: 500, or 503 for gRPC, which clients read as UNAVAILABLE.
+func (r *resolver) backends(rule *model.Rule, at string, in []gwv1.HTTPBackendRef, prefixOnly, grpc bool) *fault {
 	if len(in) > maxBackends {
 		return unsupported("%s: more than %d backendRefs", at, maxBackends)
 	}
@@ -121,7 +121,7 @@ func (r *resolver) backends(rule *model.Rule, at string, in []gwv1.HTTPBackendRe
 		b := r.backend(where, ref.BackendObjectReference)
 		b.Weight = uint32(weight)
 		for _, f := range ref.Filters {
-			if fl := r.backendFilter(&b, where, f); fl != nil {
+			if fl := r.backendFilter(&b, where, f, prefixOnly); fl != nil {
 				return fl
 			}
 		}

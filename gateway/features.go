@@ -19,7 +19,7 @@ func ClassFeatures() []string {
 		string(features.SupportTCPRoute), string(features.SupportUDPRoute),
 		string(features.SupportGatewayFrontendClientCertificateValidation),
 		string(features.SupportGatewayFrontendClientCertificateValidationInsecureFallback),
-		string(features.SupportGatewayBackendClientCertificate),
+		string(features.SupportGatewayBackendClientCertificate), string(features.SupportGatewayRouteHostnameIntersectionPrecedence),
 		string(features.SupportBackendTLSPolicy), string(features.SupportBackendTLSPolicySANValidation),
 	}, routeFeatures())
 }
@@ -53,10 +53,11 @@ func routeFeatures() []string {
 		string(features.SupportHTTPRoute307RedirectStatusCode), string(features.SupportHTTPRoute308RedirectStatusCode),
 
 		string(features.SupportHTTPRouteBackendProtocolH2C), string(features.SupportHTTPRouteBackendProtocolWebSocket),
-		string(features.SupportHTTPRouteRetry), string(features.SupportHTTPRouteRetryBackendTimeout),
-		string(features.SupportHTTPRouteRetryConnectionError),
+		string(features.SupportHTTPRouteRetryCodes), string(features.SupportHTTPRouteRetryConnectionError),
+		string(features.SupportHTTPRouteBackendURLRewrite),
 
 		string(features.SupportGRPCRoute), string(features.SupportGRPCRouteNamedRouteRule),
+		string(features.SupportGRPCRouteRequestHeaderModifier),
 	}
 }
 

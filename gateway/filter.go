@@ -92,8 +92,8 @@ func (r *resolver) filter(rule *model.Rule, at string, in gwv1.HTTPRouteFilter, 
 	return f
 }
 
-// backendFilter applies a filter to one backend alone: only header changes can be.
-func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteFilter) (f *fault) {
+// backendFilter applies a filter to one backend alone: it changes headers, or what the backend sees of the URL.
+func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteFilter, prefixOnly bool) (f *fault) {
 	switch in.Type {
 	case gwv1.HTTPRouteFilterExternalAuth, gwv1.HTTPRouteFilterExtensionRef:
 		r.refs.add(string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("%s: filter %s is not supported; the backend's requests are answered 500", at, in.Type))
@@ -109,7 +109,12 @@ func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteF
 			b.ResponseHeaders, f = headerChange(at, in.ResponseHeaderModifier)
 			return f
 		}
-	case gwv1.HTTPRouteFilterRequestRedirect, gwv1.HTTPRouteFilterURLRewrite, gwv1.HTTPRouteFilterRequestMirror, gwv1.HTTPRouteFilterCORS:
+	case gwv1.HTTPRouteFilterURLRewrite:
+		if in.URLRewrite != nil {
+			b.Rewrite, f = rewrite(at, in.URLRewrite, prefixOnly)
+			return f
+		}
+	case gwv1.HTTPRouteFilterRequestRedirect, gwv1.HTTPRouteFilterRequestMirror, gwv1.HTTPRouteFilterCORS:
 	default:
 		return unknownType("%s: filter type %q is not known", at, short(string(in.Type)))
 	}

@@ -92,7 +92,7 @@ func (r *resolver) grpcAction(rule *model.Rule, at string, in gwv1.GRPCRouteRule
 	for j, b := range in.BackendRefs {
 		refs[j] = gwv1.HTTPBackendRef{BackendRef: b.BackendRef, Filters: httpFilters(b.Filters)}
 	}
-	if f := r.backends(rule, at, refs, true); f != nil {
+	if f := r.backends(rule, at, refs, false, true); f != nil {
 		return f
 	}
 	if in.SessionPersistence != nil {

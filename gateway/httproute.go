@@ -126,7 +126,7 @@ func (r *resolver) httpAction(rule *model.Rule, at string, in gwv1.HTTPRouteRule
 	if rule.Redirect != nil && len(in.BackendRefs) > 0 {
 		return &fault{reason: string(gwv1.RouteReasonIncompatibleFilters), message: at + ": RequestRedirect cannot be used together with backendRefs"}
 	}
-	if f := r.backends(rule, at, in.BackendRefs, false); f != nil {
+	if f := r.backends(rule, at, in.BackendRefs, prefixOnly, false); f != nil {
 		return f
 	}
 	if f := timeouts(rule, at, in.Timeouts, in.Retry); f != nil {
@@ -206,8 +206,8 @@ func timeouts(rule *model.Rule, at string, in *gwv1.HTTPRouteTimeouts, retry *gw
 		}
 	}
 	if retry.Attempts != nil {
-		if out.Attempts = *retry.Attempts; out.Attempts < 1 || out.Attempts > maxAttempts {
-			return unsupported("%s.retry: attempts %d is not between 1 and %d", at, out.Attempts, maxAttempts)
+		if out.Attempts = *retry.Attempts; out.Attempts < 0 || out.Attempts > maxAttempts {
+			return unsupported("%s.retry: attempts %d is not between 0 and %d", at, out.Attempts, maxAttempts)
 		}
 	}
 	if retry.Backoff != nil {

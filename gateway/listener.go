@@ -136,6 +136,9 @@ func newListener(gw *gwv1.Gateway, parent model.ObjectVersion, spec *gwv1.Listen
 			l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), err)
 		}
 	}
+	if spec.Filters != nil && len(spec.Filters.Requests) > 0 { // they may decide who is let in
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "filters of a listener are not supported")
+	}
 	l.routeKinds()
 	if _, err := l.namespaces(); err != nil {
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "allowedRoutes.namespaces.selector: "+err.Error())
@@ -252,22 +255,32 @@ func routeHosts(in []gwv1.Hostname) ([]string, *fault) {
 	return hosts, nil
 }
 
-// intersect returns the hosts that both a listener ("" for all) and a route have.
-func intersect(hostname string, hosts []string) []string {
+// boundHost is a host at which a listener serves a route.
+type boundHost struct {
+	name string // the intersection of the listener's hostname and the route's
+	of   string // the route's, which may be wider; by it one route goes before another
+}
+
+// intersect returns the hosts that both a listener ("" for all) and a route have, each with the most specific of the route's.
+func intersect(hostname string, hosts []string) []boundHost {
 	if hostname == "" {
 		hostname = "*"
 	}
-	var out []string
+	var out []boundHost
 	for _, h := range hosts {
+		b := boundHost{h, h}
 		switch {
 		case covers(hostname, h):
 		case covers(h, hostname):
-			h = hostname
+			b.name = hostname
 		default:
 			continue
 		}
-		if !slices.Contains(out, h) {
-			out = append(out, h)
+		switch i := slices.IndexFunc(out, func(o boundHost) bool { return o.name == b.name }); {
+		case i < 0:
+			out = append(out, b)
+		case compareHosts(b.of, out[i].of) < 0:
+			out[i] = b
 		}
 	}
 	return out
@@ -295,7 +308,7 @@ func overlap(a, b []string) bool {
 }
 
 // hostsOn returns the hosts that a route would have on a listener, nil if it cannot attach there.
-func (v *view) hostsOn(l *listener, r *route) []string {
+func (v *view) hostsOn(l *listener, r *route) []boundHost {
 	if !slices.Contains(l.kinds, r.ref.Kind) || !v.allows(l, r.ref.Namespace) {
 		return nil
 	}

@@ -119,14 +119,17 @@ func countMatches[R any](rules []R, of func(R) int) (n int, ok bool) {
 	return n, n <= maxMatches
 }
 
-// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. Rules that are refused for their
-// number take nothing.
+// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. A match of a rule whose backends
+// rewrite counts once a backend, for each is a route of Envoy. Rules that are refused for their number take nothing.
 func httpDemand(rules []gwv1.HTTPRouteRule) (_, kb int) {
 	matches, ok := countMatches(rules, func(r gwv1.HTTPRouteRule) int { return len(r.Matches) })
 	if !ok {
 		return 0, 0
 	}
 	for _, r := range rules {
+		if slices.ContainsFunc(r.BackendRefs, rewrites) {
+			matches += max(len(r.Matches), 1) * (len(r.BackendRefs) - 1)
+		}
 		for _, m := range r.Matches {
 			if kb > maxExpressionKB {
 				return matches, kb // more than all may have
@@ -145,6 +148,10 @@ func httpDemand(rules []gwv1.HTTPRouteRule) (_, kb int) {
 		}
 	}
 	return max(matches, 1), kb
+}
+
+func rewrites(b gwv1.HTTPBackendRef) bool {
+	return slices.ContainsFunc(b.Filters, func(f gwv1.HTTPRouteFilter) bool { return f.Type == gwv1.HTTPRouteFilterURLRewrite })
 }
 
 // queryKB counts an exact value too if it needs an expression, because clients may encode it.

@@ -69,12 +69,12 @@ func (v *view) findConflicts(kind, key string) []output {
 				other = "GRPCRoute"
 			}
 			hosts := v.hostsOn(l, r)
-			if slices.ContainsFunc(hosts, taken[other].overlaps) {
+			if slices.ContainsFunc(hosts, func(h boundHost) bool { return taken[other].overlaps(h.name) }) {
 				c.refused[l.key] = append(c.refused[l.key], r.ref.String())
 				continue
 			}
 			for _, h := range hosts {
-				taken[r.ref.Kind].add(h)
+				taken[r.ref.Kind].add(h.name)
 			}
 		}
 		slices.Sort(c.refused[l.key])

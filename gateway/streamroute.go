@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -132,16 +133,21 @@ func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.Backen
 	for j, b := range refs {
 		in[j] = gwv1.HTTPBackendRef{BackendRef: b}
 	}
-	if f := res.backends(&rule, at, in, false); f != nil {
+	if f := res.backends(&rule, at, in, false, false); f != nil {
 		return nil, rule.Name, f
 	}
 	return []rankedRule{{Rule: rule}}, rule.Name, nil
 }
 
-// streams returns the routes of a listener for connections or datagrams: one for each name, of two for one name the older; the more
-// specific names first. A name that a more specific listener of the port has is that one's.
+// streams returns the routes of a listener for connections or datagrams: one for each name, of two for one name that with the more
+// specific hostname of its own, else the older; the more specific names first. A name that a more specific listener of the port
+// has is that one's.
 func (b *gatewayBuilder) streams(l *listener, all []*listener) []model.GatewayStream {
-	oldest, names := map[string]*attachment{}, hostnamesOf(all)
+	type claim struct {
+		by *attachment
+		of string // the route's hostname
+	}
+	first, names := map[string]claim{}, hostnamesOf(all)
 	for a := range b.v.attachments.By(b.v.Snapshot, byTable, l.table) {
 		for _, s := range a.bindings {
 			if s.table != l.table {
@@ -149,15 +155,17 @@ func (b *gatewayBuilder) streams(l *listener, all []*listener) []model.GatewaySt
 			}
 			b.attached[l.key]++
 			for _, h := range s.hosts {
-				if o, taken := oldest[h]; !isolated(h, l, names) && (!taken || a.compareAge(o) < 0) {
-					oldest[h] = a
+				o, taken := first[h.name]
+				if isolated(h.name, l, names) || taken && cmp.Or(compareHosts(h.of, o.of), a.compareAge(o.by)) >= 0 {
+					continue
 				}
+				first[h.name] = claim{a, h.of}
 			}
 		}
 	}
 	var out []model.GatewayStream
-	for _, h := range slices.SortedFunc(maps.Keys(oldest), compareHosts) {
-		s := model.GatewayStream{Route: oldest[h].route}
+	for _, h := range slices.SortedFunc(maps.Keys(first), compareHosts) {
+		s := model.GatewayStream{Route: first[h].by.route}
 		if h != "*" {
 			s.Hostname = h
 		}

@@ -130,17 +130,17 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 			}
 			attached[l.key]++
 			for _, h := range s.hosts {
-				if isolated(h, l, names) {
+				if isolated(h.name, l, names) {
 					continue
 				}
-				hosts[h] = append(hosts[h], part{a, s, h})
-				if !strings.HasPrefix(h, "*") {
+				hosts[h.name] = append(hosts[h.name], part{a, s, h.of})
+				if !strings.HasPrefix(h.name, "*") {
 					continue
 				}
 				if wild[l.key] == nil {
 					wild[l.key] = map[string]bool{}
 				}
-				wild[l.key][h] = true
+				wild[l.key][h.name] = true
 			}
 		}
 	}

@@ -17,7 +17,7 @@ import (
 const million = 1_000_000
 
 // forwards returns the routes of a rule with backends: the share of invalid ones is answered with 500, the rest is
-// forwarded. Requests with a method that may be repeated get a route of their own, with retries that others must not
+// forwarded. Requests with a method that may be repeated get routes of their own, with retries that others must not
 // have.
 func (t *table) forwards(r *model.Rule) []*routev3.Route {
 	var valid []model.Backend
@@ -42,20 +42,52 @@ func (t *table) forwards(r *model.Rule) []*routev3.Route {
 			Action: directResponse(500),
 		})
 	}
-	forward := func(own *routev3.RouteMatch, retry *routev3.RetryPolicy) {
-		routes = append(routes, &routev3.Route{Match: own, Action: &routev3.Route_Route{Route: t.action(r, valid, retry)}})
+	shares := divide(valid, invalid, total)
+	forward := func(methods []*routev3.HeaderMatcher, retry *routev3.RetryPolicy) {
+		for _, s := range shares {
+			routes = append(routes, &routev3.Route{
+				Match:  &routev3.RouteMatch{Headers: methods, RuntimeFraction: s.fraction},
+				Action: &routev3.Route_Route{Route: t.action(r, s.backends, retry)},
+			})
+		}
 	}
 	switch {
-	case r.Retry != nil || r.BackendTimeout != nil:
-		forward(nil, retryPolicy(r, false))
+	case r.BackendTimeout != nil:
+		// Envoy repeats what got no answer in time together with what a connection broke under. The author of a rule with
+		// both settings wants that; without a retry, the time of a try is the time of the request.
+		forward(nil, retryPolicy(r, r.Retry != nil))
 	case r.Match.Method != "":
 		forward(nil, retryPolicy(r, slices.Contains(repeatable, r.Match.Method)))
 	default:
 		methods := headerMatch(":method", matching(strings.Join(repeatable, "|")))
-		forward(&routev3.RouteMatch{Headers: []*routev3.HeaderMatcher{methods}}, retryPolicy(r, true))
+		forward([]*routev3.HeaderMatcher{methods}, retryPolicy(r, true))
 		forward(nil, retryPolicy(r, false))
 	}
 	return routes
+}
+
+// share is the backends of one Envoy route; fraction is nil for all requests that reach it.
+type share struct {
+	backends []model.Backend
+	fraction *core.RuntimeFractionalPercent
+}
+
+// divide puts backends into as few routes as can be. The clusters of a route share how it rewrites, so where a backend has a
+// Rewrite each gets a route of its own. Envoy compares the fractions of all routes with one number of the request: that of a
+// route includes those before it, which begin with the share of invalid backends.
+func divide(backends []model.Backend, invalid, total uint64) []share {
+	if !slices.ContainsFunc(backends, func(b model.Backend) bool { return b.Rewrite != nil }) {
+		return []share{{backends: backends}}
+	}
+	out := make([]share, len(backends))
+	passed := invalid
+	for i, b := range backends {
+		out[i].backends = backends[i : i+1]
+		if passed += uint64(b.Weight); i < len(backends)-1 {
+			out[i].fraction = fraction(uint32(passed*million/total), million)
+		}
+	}
+	return out
 }
 
 // repeatable are the methods that a proxy may send again when a connection broke (RFC 9110, 9.2.2; the idempotent
@@ -71,8 +103,8 @@ func (t *table) action(r *model.Rule, backends []model.Backend, retry *routev3.R
 		a.IdleTimeout = duration(0) // lifts boundWait's bound
 	}
 	t.setClusters(a, r, backends)
-	if r.Rewrite != nil {
-		setRewrite(a, r)
+	if w := r.RewriteFor(backends[0]); w != nil {
+		setRewrite(a, r.Match.Path, w)
 	}
 	for _, m := range r.Mirrors {
 		if !m.Backend.Invalid && m.Denominator != 0 {
@@ -139,8 +171,9 @@ func byClient() []*routev3.RouteAction_HashPolicy {
 // chosen three times out of four.
 const hostSelections = 32
 
-// retryPolicy: what was surely not processed is sent again, so that endpoints can come and go. A rule's own Retry
-// repeats broken connections too (GEP-1731), and so may methods that change nothing.
+// retryPolicy: what was surely not processed is sent again, so that endpoints can come and go; a rule's own Retry includes
+// what a gRPC server answers with UNAVAILABLE (GEP-1731). A request that may have been processed is sent again if mayRepeat
+// says so: its method changes nothing, or the rule's author asked for tries of bounded time.
 func retryPolicy(r *model.Rule, mayRepeat bool) *routev3.RetryPolicy {
 	on := []string{"connect-failure", "refused-stream", "reset-before-request"}
 	p := &routev3.RetryPolicy{
@@ -153,7 +186,7 @@ func retryPolicy(r *model.Rule, mayRepeat bool) *routev3.RetryPolicy {
 			},
 		}},
 	}
-	if mayRepeat || r.Retry != nil {
+	if mayRepeat {
 		on = append(on, "reset")
 	}
 	if r.BackendTimeout != nil {
@@ -161,6 +194,7 @@ func retryPolicy(r *model.Rule, mayRepeat bool) *routev3.RetryPolicy {
 	}
 	if r.Retry != nil {
 		p.NumRetries = number(uint32(max(r.Retry.Attempts, 0)))
+		on = append(on, "unavailable")
 		for _, c := range r.Retry.Codes {
 			p.RetriableStatusCodes = append(p.RetriableStatusCodes, uint32(c))
 		}
@@ -237,6 +271,11 @@ func validChanges(r *model.Rule) bool {
 	}
 	if r.Rewrite != nil {
 		hosts = append(hosts, r.Rewrite.Host)
+	}
+	for _, b := range r.Backends {
+		if b.Rewrite != nil {
+			hosts = append(hosts, b.Rewrite.Host)
+		}
 	}
 	return !slices.ContainsFunc(hosts, func(h string) bool { return !httpguts.ValidHostHeader(h) })
 }

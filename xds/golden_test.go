@@ -273,7 +273,23 @@ func goldenRules(w *world) {
 			Backends: []model.Backend{to("v1", 1), {Namespace: "x", Name: "y", Port: 1, Weight: 2, Invalid: true}},
 		},
 		{Match: model.Match{Path: model.PathMatch{Type: model.MatchRegex, Value: "/c/.*"}}, Status: 404},
+		{
+			Match:   model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/d"}, Method: "POST"},
+			Rewrite: &model.Rewrite{Host: "all", Path: &model.PathChange{Full: ptr("/all")}},
+			Retry:   &model.Retry{Attempts: 0},
+			Backends: []model.Backend{
+				{Namespace: "x", Name: "y", Port: 1, Weight: 1, Invalid: true},
+				rewritten(to("v1", 1), &model.Rewrite{Path: &model.PathChange{Prefix: ptr("/one")}}),
+				rewritten(to("v2", 1), &model.Rewrite{Host: "two"}),
+				to("v1", 5),
+			},
+		},
 	}}}})
+}
+
+func rewritten(b model.Backend, w *model.Rewrite) model.Backend {
+	b.Rewrite = w
+	return b
 }
 
 func TestGolden(t *testing.T) {

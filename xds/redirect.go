@@ -77,11 +77,11 @@ func redirectCode(status int) routev3.RedirectAction_RedirectResponseCode {
 }
 
 // setRewrite changes what the backend sees.
-func setRewrite(a *routev3.RouteAction, r *model.Rule) {
-	if h := r.Rewrite.Host; h != "" {
+func setRewrite(a *routev3.RouteAction, matched model.PathMatch, w *model.Rewrite) {
+	if h := w.Host; h != "" {
 		a.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: h}
 	}
-	c := pathChange(r.Match.Path, r.Rewrite.Path)
+	c := pathChange(matched, w.Path)
 	a.PathRewrite, a.PrefixRewrite, a.RegexRewrite = literal(c.full), c.prefix, c.regex
 }
 

@@ -164,6 +164,9 @@ func changes(r model.Rule) string {
 		for _, c := range append(headerChange("request", b.RequestHeaders), headerChange("response", b.ResponseHeaders)...) {
 			out = append(out, b.Name+" "+c)
 		}
+		if w := b.Rewrite; w != nil {
+			out = append(out, strings.TrimSpace(b.Name+" rewrite "+w.Host+pathChange(w.Path)))
+		}
 	}
 	return strings.Join(out, "; ")
 }

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"iter"
 	"regexp"
 	"strconv"
@@ -165,6 +166,14 @@ type Rewrite struct {
 	Path *PathChange `json:"path,omitempty"`
 }
 
+// RewriteFor returns the rule's Rewrite with what a backend's own sets in its place; nil if there is none.
+func (r *Rule) RewriteFor(b Backend) *Rewrite {
+	if r.Rewrite == nil || b.Rewrite == nil {
+		return cmp.Or(b.Rewrite, r.Rewrite)
+	}
+	return &Rewrite{Host: cmp.Or(b.Rewrite.Host, r.Rewrite.Host), Path: cmp.Or(b.Rewrite.Path, r.Rewrite.Path)}
+}
+
 // PathChange has one of its fields set. Prefix is only there when the rule's match is a PathPrefix, and replaces it.
 type PathChange struct {
 	Full   *string `json:"full,omitempty"`
@@ -188,10 +197,10 @@ type CORS struct {
 	MaxAge           time.Duration `json:"maxAge,omitempty"`
 }
 
-// Retry as in GEP-1731. Connection errors are always retried when it is there.
+// Retry as in GEP-1731. Requests that no backend has processed are always retried when it is there.
 type Retry struct {
 	Codes    []int         `json:"codes,omitempty"`
-	Attempts int           `json:"attempts"`
+	Attempts int           `json:"attempts"` // after the first; 0 is no retry at all
 	Backoff  time.Duration `json:"backoff,omitempty"`
 }
 
@@ -205,6 +214,8 @@ type Backend struct {
 	Invalid         bool         `json:"invalid,omitempty"`
 	RequestHeaders  HeaderChange `json:"requestHeaders,omitzero"`
 	ResponseHeaders HeaderChange `json:"responseHeaders,omitzero"`
+	// Rewrite changes what this backend sees; what it sets takes the place of the rule's Rewrite.
+	Rewrite *Rewrite `json:"rewrite,omitempty"`
 }
 
 // Cluster is the name of the backend's Envoy cluster.

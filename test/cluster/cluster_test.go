@@ -22,7 +22,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: echo}
 spec:
-  containers: [{name: echo, image: "registry.k8s.io/gateway-api/echo-advanced:v1.5.1", imagePullPolicy: IfNotPresent}]
+  containers: [{name: echo, image: "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0", imagePullPolicy: IfNotPresent}]
 `
 
 // TestUpAndDown takes down a cluster that is up.

@@ -24,6 +24,9 @@ import (
 // sandboxImage holds the namespaces of each pod.
 const sandboxImage = "registry.k8s.io/pause:3.10"
 
+// coreDNSImage is the cluster's DNS server, as manifests/coredns.yaml names it.
+const coreDNSImage = "registry.k8s.io/coredns/coredns:v1.12.2"
+
 // image is a container image of one layer, made of the cache's binaries and of files.
 type image struct {
 	names      []string          // what manifests call it
@@ -39,16 +42,16 @@ func images() ([]image, error) {
 	if err != nil {
 		return nil, err
 	}
-	const gateway = "registry.k8s.io/gateway-api/"
+	const gateway = "registry.k8s.io/gateway-api/conformance/"
 	return []image{
 		{names: []string{sandboxImage}, entrypoint: "/pause", binaries: map[string]string{"/pause": "pause"}},
-		{names: []string{"registry.k8s.io/coredns/coredns:v1.12.2"}, entrypoint: "/coredns", binaries: map[string]string{"/coredns": "coredns"}},
+		{names: []string{coreDNSImage}, entrypoint: "/coredns", binaries: map[string]string{"/coredns": "coredns"}},
 		{
-			names:      []string{gateway + "echo-basic:v1.5.1", gateway + "echo-basic:v1.6.0-dev.2", gateway + "echo-basic:v1.6.0-dev.3"},
+			names:      []string{gateway + "echo-basic:v0.1.0", gateway + "echo-basic:v0.2.0"},
 			entrypoint: "/echo-basic", binaries: map[string]string{"/echo-basic": "echo-basic"},
 		},
 		{
-			names:      []string{gateway + "echo-advanced:v1.5.1"},
+			names:      []string{gateway + "echo-advanced:v0.1.0"},
 			entrypoint: "/server", binaries: map[string]string{"/server": "echo-server", "/usr/local/bin/client": "echo-client"},
 			files: map[string][]byte{"/cert.crt": cert, "/cert.key": key},
 		},
