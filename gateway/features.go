@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"slices"
+	"strings"
 
 	"sigs.k8s.io/gateway-api/pkg/features"
 )
@@ -59,6 +60,47 @@ func routeFeatures() []string {
 		string(features.SupportGRPCRoute), string(features.SupportGRPCRouteNamedRouteRule),
 		string(features.SupportGRPCRouteRequestHeaderModifier),
 	}
+}
+
+// needs says with which fields of which kind a feature is asked for, as crds.HasField has it; "httproutes" alone is the kind.
+// Features without an entry change how fields that all releases have are understood.
+var needs = map[features.FeatureName]string{
+	features.SupportReferenceGrant:        "referencegrants",
+	features.SupportGatewayInfrastructure: "gateways spec.infrastructure",
+	features.SupportListenerSet:           "listenersets",
+	features.SupportTLSRoute:              "tlsroutes", features.SupportTLSRouteModeTerminate: "tlsroutes", features.SupportTLSRouteModeMixed: "tlsroutes",
+	features.SupportTCPRoute: "tcproutes", features.SupportUDPRoute: "udproutes",
+	features.SupportGatewayFrontendClientCertificateValidation:                 "gateways spec.tls.frontend",
+	features.SupportGatewayFrontendClientCertificateValidationInsecureFallback: "gateways spec.tls.frontend.default.validation.mode",
+	features.SupportGatewayBackendClientCertificate:                            "gateways spec.tls.backend",
+	features.SupportBackendTLSPolicy:                                           "backendtlspolicies",
+	features.SupportBackendTLSPolicySANValidation:                              "backendtlspolicies spec.validation.subjectAltNames",
+
+	features.SupportHTTPRoute:                        "httproutes",
+	features.SupportHTTPRouteCORS:                    "httproutes spec.rules.filters.cors",
+	features.SupportHTTPRouteRequestPercentageMirror: "httproutes spec.rules.filters.requestMirror.percent",
+	features.SupportHTTPRoute303RedirectStatusCode:   "httproutes spec.rules.filters.requestRedirect.statusCode=303",
+	features.SupportHTTPRoute307RedirectStatusCode:   "httproutes spec.rules.filters.requestRedirect.statusCode=307",
+	features.SupportHTTPRoute308RedirectStatusCode:   "httproutes spec.rules.filters.requestRedirect.statusCode=308",
+	features.SupportHTTPRouteNamedRouteRule:          "httproutes spec.rules.name",
+	features.SupportMeshHTTPRouteNamedRouteRule:      "httproutes spec.rules.name",
+	features.SupportHTTPRouteRequestTimeout:          "httproutes spec.rules.timeouts.request",
+	features.SupportHTTPRouteBackendTimeout:          "httproutes spec.rules.timeouts.backendRequest",
+	features.SupportHTTPRouteRetryCodes:              "httproutes spec.rules.retry.codes",
+	features.SupportHTTPRouteRetryConnectionError:    "httproutes spec.rules.retry",
+
+	features.SupportGRPCRoute: "grpcroutes", features.SupportGRPCRouteRequestHeaderModifier: "grpcroutes",
+	features.SupportGRPCRouteNamedRouteRule: "grpcroutes spec.rules.name",
+}
+
+// Known returns those of the features for which the CRDs that are installed have the fields. has reports whether the kind of
+// a plural name has a field.
+func Known(names []string, has func(plural, path string) bool) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		need, ok := needs[features.FeatureName(name)]
+		plural, path, _ := strings.Cut(need, " ")
+		return ok && !has(plural, path)
+	})
 }
 
 func sorted(lists ...[]string) []string {

@@ -76,6 +76,7 @@ type Controller struct {
 	objs       *kube.Objects
 	st         *state.State
 	notes      *state.Table[*note]
+	schemas    *state.Table[*kindSchema]
 	reports    *reports
 	cluster    *cluster.Cluster
 	translator *gateway.Translator
@@ -107,7 +108,7 @@ func New(cfg Config) (*Controller, error) {
 	cfg.Kube = rest.CopyConfig(cfg.Kube)
 	cfg.Kube.QPS, cfg.Kube.Burst = float32(cfg.Writes), 2*cfg.Writes
 	db := state.NewDB()
-	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), leads: make(chan struct{}), ready: make(chan struct{})}
+	c := &Controller{cfg: cfg, objs: kube.NewObjects(db), st: state.New(db), notes: newNotes(db), schemas: newSchemas(db), leads: make(chan struct{}), ready: make(chan struct{})}
 	c.cluster = cluster.New(cfg.Kube, c.objs, cluster.Options{Log: cfg.Log, Statuses: true, Secrets: true, ConfigMaps: func(s *state.Snapshot) []string {
 		keys, _ := gateway.UsedConfigMaps(c.objs, gateway.ControllerName, s)
 		return keys
@@ -267,9 +268,10 @@ func (c *Controller) lead(ctx context.Context) {
 	wg.Go(func() { notices.run(ctx) })
 	incidents := newIncidentEvents(c.objs, c.reports.incidents, c.cfg.Namespace, c.cluster, c.cfg.Log)
 	wg.Go(func() { incidents.run(ctx) })
+	wg.Go(func() { c.keepSchemas(ctx) })
 	if c.flows != nil {
 		refusals := newRefusalEvents(c.objs, c.cluster, c.cfg.Log)
 		wg.Go(func() { refusals.run(ctx, c.flows.nodes) })
 	}
-	newWriter(c.objs, c.st, c.notes, c.cluster, c.cluster, c.cfg.Log).run(ctx)
+	newWriter(c.objs, c.st, c.notes, c.schemas, c.cluster, c.cluster, c.cfg.Log).run(ctx)
 }

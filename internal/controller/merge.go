@@ -20,7 +20,7 @@ import (
 type merger struct {
 	// controller is our name in the status of routes, and in the classes that are ours.
 	controller string
-	// Features of a GatewayClass and of an XMesh, sorted.
+	// Features of a GatewayClass and of an XMesh, sorted; nil leaves what their status has.
 	gatewayFeatures, meshFeatures []string
 	now                           metav1.Time
 }
@@ -85,10 +85,14 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 		f.set("listeners", o.Status.Listeners, m.entries(o.Status.Listeners, want))
 	case *gwv1.GatewayClass:
 		conditions(o.Status.Conditions)
-		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.gatewayFeatures))
+		if m.gatewayFeatures != nil {
+			f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.gatewayFeatures))
+		}
 	case *gwxv1.XMesh:
 		conditions(o.Status.Conditions)
-		f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.meshFeatures))
+		if m.meshFeatures != nil {
+			f.set("supportedFeatures", o.Status.SupportedFeatures, supportedFeatures(m.meshFeatures))
+		}
 	case *weftv1.AuthorizationPolicy:
 		conditions(o.Status.Conditions)
 	case *weftv1.AddressPool:

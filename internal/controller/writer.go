@@ -34,6 +34,7 @@ type writer struct {
 	objs  *kube.Objects
 	st    *state.State
 	notes *state.Table[*note]
+	crds  *state.Table[*kindSchema]
 	api   patcher
 	event eventCreator
 	log   *slog.Logger
@@ -41,8 +42,8 @@ type writer struct {
 	queue *queue[item]
 }
 
-func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], api patcher, event eventCreator, log *slog.Logger) *writer {
-	w := &writer{objs: objs, st: st, notes: notes, api: api, event: event, log: log, kinds: map[string]schema.GroupKind{}}
+func newWriter(objs *kube.Objects, st *state.State, notes *state.Table[*note], crds *state.Table[*kindSchema], api patcher, event eventCreator, log *slog.Logger) *writer {
+	w := &writer{objs: objs, st: st, notes: notes, crds: crds, api: api, event: event, log: log, kinds: map[string]schema.GroupKind{}}
 	w.queue = newQueue(log, "status", w.sync)
 	for _, gk := range cluster.WritesStatus() {
 		w.kinds[gk.Kind] = gk
@@ -75,6 +76,15 @@ func (w *writer) items(k state.Key, add func(item)) {
 		}
 		return
 	}
+	if k.Table == w.crds.ID() { // what is supported may be more or less now
+		snap := w.st.Snapshot()
+		for _, kind := range []string{"GatewayClass", "XMesh"} {
+			for o := range w.objs.All(snap, w.kinds[kind]) {
+				add(item{w.kinds[kind], kube.Key(o)})
+			}
+		}
+		return
+	}
 	if gk, ok := w.objs.TableKind(k.Table); ok && w.kinds[gk.Kind] == gk {
 		add(item{gk, k.Value})
 	}
@@ -102,8 +112,11 @@ func (w *writer) sync(ctx context.Context, i item) error {
 		want = n.addTo(want)
 	}
 	m := merger{
-		controller: gateway.ControllerName, gatewayFeatures: gateway.ClassFeatures(), meshFeatures: gateway.MeshFeatures(),
-		now: metav1.NewTime(time.Now().Truncate(time.Second)), // the API keeps seconds
+		controller: gateway.ControllerName,
+		now:        metav1.NewTime(time.Now().Truncate(time.Second)), // the API keeps seconds
+	}
+	if i.gk.Kind == "GatewayClass" || i.gk.Kind == "XMesh" {
+		m.gatewayFeatures, m.meshFeatures = supported(w.crds, snap)
 	}
 	patch, err := m.patch(obj, want)
 	if err != nil || patch == nil {

@@ -1,0 +1,43 @@
+package crds
+
+import (
+	"slices"
+	"strings"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+)
+
+// SchemaOf returns the schema of the newest stable version that a CRD serves, else of the first; nil if it serves none.
+func SchemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JSONSchemaProps {
+	var out *apiextensionsv1.JSONSchemaProps
+	for _, v := range crd.Spec.Versions {
+		if v.Served && v.Schema != nil && (out == nil || v.Name == "v1") {
+			out = v.Schema.OpenAPIV3Schema
+		}
+	}
+	return out
+}
+
+// HasField reports whether objects of a schema have a field. The path names the fields from the object down, as in
+// spec.rules.filters.cors; the elements of lists have no name. With a value at the end, as in spec.rules.code=303, it must be
+// one of those that the field may have. Every schema has the path "", nil has none.
+func HasField(s *apiextensionsv1.JSONSchemaProps, path string) bool {
+	if s == nil {
+		return false
+	}
+	path, value, valued := strings.Cut(path, "=")
+	for name := range strings.SplitSeq(path, ".") {
+		if name == "" {
+			continue
+		}
+		for s.Items != nil && s.Items.Schema != nil {
+			s = s.Items.Schema
+		}
+		field, ok := s.Properties[name]
+		if !ok {
+			return false
+		}
+		s = &field
+	}
+	return !valued || slices.ContainsFunc(s.Enum, func(j apiextensionsv1.JSON) bool { return strings.Trim(string(j.Raw), `"`) == value })
+}
