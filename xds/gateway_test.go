@@ -29,6 +29,9 @@ func backend(t *testing.T, w *world, name string) *backendServer {
 	b := &backendServer{}
 	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		b.hits.Add(1)
+		if r.Header.Get("x-break") != "" {
+			panic(http.ErrAbortHandler) // closes the connection without an answer
+		}
 		if d, err := time.ParseDuration(r.Header.Get("x-sleep")); err == nil {
 			select {
 			case <-time.After(d):
@@ -169,6 +172,11 @@ func TestRules(t *testing.T) {
 		model.Rule{Match: path(model.MatchPrefix, "/invalid"), Backends: []model.Backend{{Namespace: "x", Name: "x", Port: 1, Weight: 1, Invalid: true}}},
 		model.Rule{Match: path(model.MatchPrefix, "/half"), Backends: []model.Backend{to("v1", 1), {Namespace: "x", Name: "x", Port: 1, Weight: 1, Invalid: true}}},
 		model.Rule{Match: path(model.MatchPrefix, "/split"), Backends: []model.Backend{to("v1", 9), to("v2", 1)}},
+		model.Rule{Match: path(model.MatchPrefix, "/each"), Rewrite: &model.Rewrite{Host: "all.host"}, Backends: []model.Backend{
+			rewritten(to("v1", 1), &model.Rewrite{Path: &model.PathChange{Prefix: ptr("/one")}}),
+			{Namespace: "x", Name: "x", Port: 1, Weight: 2, Invalid: true},
+			rewritten(to("v2", 1), &model.Rewrite{Host: "two.host", Path: &model.PathChange{Full: ptr("/two")}}),
+		}},
 		model.Rule{Match: path(model.MatchPrefix, "/none"), Backends: []model.Backend{to("missing", 1)}},
 		model.Rule{Match: path(model.MatchPrefix, "/mirror"), Backends: one, Mirrors: []model.Mirror{{Backend: to("v2", 1), Numerator: 100, Denominator: 100}}},
 		model.Rule{Match: path(model.MatchPrefix, "/timeout"), Backends: one, Timeout: ptr(100 * time.Millisecond)},
@@ -320,6 +328,9 @@ func TestRules(t *testing.T) {
 			got[fmt.Sprint("half ", a.status)]++
 			a = send(t, port, "GET", "x", "/split", nil)
 			got["split "+a.body[:2]]++
+			a = send(t, port, "GET", "x", "/each/more", nil)
+			line, _, _ := strings.Cut(a.body, " HTTP")
+			got[fmt.Sprintf("each %d %s", a.status, line)]++
 		}
 		// 400 trials: 5 standard deviations are 50 and 30.
 		if n := got["half 500"]; n < 150 || n > 250 || got["half 200"] != 400-n {
@@ -327,6 +338,10 @@ func TestRules(t *testing.T) {
 		}
 		if n := got["split v2"]; n < 10 || n > 70 || got["split v1"] != 400-n {
 			t.Errorf("9 to 1: %v", got)
+		}
+		invalid, one, two := got["each 500 "], got["each 200 v1 GET /one/more host=all.host"], got["each 200 v2 GET /two host=two.host"]
+		if invalid < 150 || invalid > 250 || one < 55 || one > 145 || invalid+one+two != 400 {
+			t.Errorf("half invalid, each quarter rewritten as its backend says: %v", got)
 		}
 	})
 }

@@ -110,3 +110,34 @@ func TestRefusedTunnels(t *testing.T) {
 		}
 	}
 }
+
+// What a backend may have processed is sent again only if the method changes nothing or the rule bounds the time of a try.
+func TestRetriesOfWhatMayHaveBeenProcessed(t *testing.T) {
+	w := newWorld(t, Config{})
+	b := backend(t, w, "v1")
+	port := freePort(t)
+	rule := func(at string, retry *model.Retry, try *time.Duration) model.Rule {
+		return model.Rule{Match: path(model.MatchPrefix, at), Backends: []model.Backend{to("v1", 1)}, Retry: retry, BackendTimeout: try}
+	}
+	gatewayWith(w, port, rule("/plain", nil, nil), rule("/retry", &model.Retry{Attempts: 2}, nil),
+		rule("/tries", &model.Retry{Attempts: 2}, ptr(5*time.Second)), rule("/never", &model.Retry{}, nil))
+	w.envoy().until("listener", func() error { _, err := trySend(port, "GET", "x", "/plain", nil); return err })
+	w.noRejections()
+	for _, c := range []struct {
+		method, path string
+		hits         int64
+	}{
+		{"GET", "/plain", 4}, {"POST", "/plain", 1},
+		{"GET", "/retry", 3}, {"POST", "/retry", 1},
+		{"GET", "/tries", 3}, {"POST", "/tries", 3},
+		{"GET", "/never", 1}, {"POST", "/never", 1},
+	} {
+		before := b.hits.Load()
+		if a := send(t, port, c.method, "x", c.path, map[string]string{"x-break": "1"}); a.status != 503 {
+			t.Errorf("%s %s: status %d", c.method, c.path, a.status)
+		}
+		if n := b.hits.Load() - before; n != c.hits {
+			t.Errorf("%s %s: %d tries, want %d", c.method, c.path, n, c.hits)
+		}
+	}
+}

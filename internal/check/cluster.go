@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/kube/crds"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
 // GatewayAPI is the release whose kinds and fields Weft is built with.
-const GatewayAPI = "v1.6.3"
+const GatewayAPI = "v1.7.0"
 
 const (
 	gatewaySuffix   = ".gateway.networking.k8s.io"
@@ -68,11 +70,11 @@ func (r *report) kernels(nodes []survey.Node) {
 }
 
 // gatewayAPI judges the CRDs. They may come after Weft, which notices.
-func (r *report) gatewayAPI(crds []survey.CRD) {
+func (r *report) gatewayAPI(installed []survey.CRD) {
 	const name = "Gateway API"
 	var have, missing, absent, old, pending []string
 	bundles := map[string]bool{}
-	for _, d := range crds {
+	for _, d := range installed {
 		kind, ok := strings.CutSuffix(d.Name, gatewaySuffix)
 		switch {
 		case !ok:
@@ -111,8 +113,23 @@ func (r *report) gatewayAPI(crds []survey.CRD) {
 		if len(absent) > 0 {
 			without = "; what these are for is left out: " + strings.Join(absent, ", ")
 		}
+		if unknown := unknownFeatures(installed); len(unknown) > 0 {
+			without += "; they have no fields for these features: " + strings.Join(unknown, ", ")
+		}
 		r.ok(name, "%s (Weft is built with %s): %s%s", found, GatewayAPI, strings.Join(have, ", "), without)
 	}
+}
+
+// unknownFeatures returns the features that Weft has and CRDs which are installed have no fields for, sorted.
+func unknownFeatures(installed []survey.CRD) []string {
+	all := slices.Concat(gateway.ClassFeatures(), gateway.MeshFeatures())
+	known := gateway.Known(all, func(plural, path string) bool {
+		i := slices.IndexFunc(installed, func(d survey.CRD) bool { return d.Name == plural+gatewaySuffix })
+		return i < 0 || installed[i].Schema == nil || crds.HasField(installed[i].Schema, path)
+	})
+	unknown := slices.DeleteFunc(all, func(f string) bool { return slices.Contains(known, f) })
+	slices.Sort(unknown)
+	return slices.Compact(unknown)
 }
 
 // cilium judges what takes connections at the socket before Weft sees their Service.

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"testing"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
-// crds gives the Gateway API's CRDs of a release.
-func crds(bundle, channel string, names ...string) []survey.CRD {
+// gatewayCRDs gives the Gateway API's CRDs of a release.
+func gatewayCRDs(bundle, channel string, names ...string) []survey.CRD {
 	if names == nil {
 		names = []string{"gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"}
 	}
@@ -21,10 +23,14 @@ func crds(bundle, channel string, names ...string) []survey.CRD {
 
 func TestPreflight(t *testing.T) {
 	node := []survey.Node{{Name: "b", Kernel: "6.18.1", Linux: true}, {Name: "a", Kernel: "6.18.1", Linux: true}}
-	late := crds("v1.6.3", "standard")
+	late := gatewayCRDs("v1.7.0", "standard")
 	late[1].Established = false
-	mixed := append(crds("v1.6.3", "standard"), crds("v1.2.0", "standard", "tlsroutes")...)
-	beta := crds("v0.8.0", "standard")
+	mixed := append(gatewayCRDs("v1.7.0", "standard"), gatewayCRDs("v1.2.0", "standard", "tlsroutes")...)
+	bare := gatewayCRDs("v1.4.1", "standard")
+	for i := range bare {
+		bare[i].Schema = &apiextensionsv1.JSONSchemaProps{}
+	}
+	beta := gatewayCRDs("v0.8.0", "standard")
 	beta[2].Served = []string{"v1beta1"}
 	for _, c := range []struct {
 		name  string
@@ -38,13 +44,14 @@ func TestPreflight(t *testing.T) {
 		{"an old node", survey.Environment{Nodes: append(node, survey.Node{Name: "c", Kernel: "4.19.0", Linux: true})}, nil, "kernel of c", Fail, "4.19.0"},
 		{"no node", survey.Environment{Nodes: []survey.Node{{Name: "w"}}}, nil, "nodes", Fail, "no Linux node"},
 		{"no CRDs", survey.Environment{CRDs: []survey.CRD{{Name: "gateways" + gatewaySuffix}}}, nil, "Gateway API", Warn, "kubectl apply"},
-		{"CRDs", survey.Environment{CRDs: crds("v1.6.3", "experimental")}, nil, "Gateway API", OK, "v1.6.3 experimental"},
-		{"CRDs without those of an extended kind", survey.Environment{CRDs: append(crds("v1.4.1", "standard"), survey.CRD{Name: "listenersets" + gatewaySuffix})}, nil, "Gateway API", OK, "left out: listenersets"},
-		{"some CRDs", survey.Environment{CRDs: append(crds("v1.6.3", "standard", "gateways"), survey.CRD{Name: "httproutes" + gatewaySuffix})}, nil, "Gateway API", Warn, "not there: httproutes"},
+		{"CRDs", survey.Environment{CRDs: gatewayCRDs("v1.7.0", "experimental")}, nil, "Gateway API", OK, "v1.7.0 experimental"},
+		{"CRDs without those of an extended kind", survey.Environment{CRDs: append(gatewayCRDs("v1.4.1", "standard"), survey.CRD{Name: "listenersets" + gatewaySuffix})}, nil, "Gateway API", OK, "left out: listenersets"},
+		{"CRDs without fields", survey.Environment{CRDs: bare}, nil, "Gateway API", OK, "features: GRPCRouteNamedRouteRule, GatewayBackend"},
+		{"some CRDs", survey.Environment{CRDs: append(gatewayCRDs("v1.7.0", "standard", "gateways"), survey.CRD{Name: "httproutes" + gatewaySuffix})}, nil, "Gateway API", Warn, "not there: httproutes"},
 		{"CRDs that come", survey.Environment{CRDs: late}, nil, "Gateway API", Fail, "not established: gateways"},
-		{"two releases", survey.Environment{CRDs: mixed}, nil, "Gateway API", Warn, "v1.2.0 standard, v1.6.3 standard"},
+		{"two releases", survey.Environment{CRDs: mixed}, nil, "Gateway API", Warn, "v1.2.0 standard, v1.7.0 standard"},
 		{"old CRDs", survey.Environment{CRDs: beta}, nil, "Gateway API", Warn, "not served as v1: httproutes"},
-		{"CRDs of nowhere", survey.Environment{CRDs: crds("", "")}, nil, "Gateway API", Warn, "unknown version"},
+		{"CRDs of nowhere", survey.Environment{CRDs: gatewayCRDs("", "")}, nil, "Gateway API", Warn, "unknown version"},
 		{"kube-proxy", survey.Environment{KubeProxy: "kube-system/kube-proxy"}, nil, "kube-proxy", OK, "kube-system/kube-proxy"},
 		{"no kube-proxy", survey.Environment{}, nil, "kube-proxy", OK, "none"},
 		{"Cilium at the socket", survey.Environment{Cilium: &survey.Cilium{SocketLB: true}}, nil, "Cilium", Fail, "hostNamespaceOnly"},

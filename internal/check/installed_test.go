@@ -45,7 +45,7 @@ func whole(t *testing.T) *Installed {
 			Datapath: api.Datapath{Hooks: []api.Hook{{Name: "connect4"}}}, Proxy: api.Proxy{State: "LIVE", Connected: true},
 		}}
 	}
-	all := crds("v1.6.3", "standard")
+	all := gatewayCRDs("v1.7.0", "standard")
 	for _, n := range []string{"addresspools", "authorizationpolicies"} {
 		all = append(all, survey.CRD{Name: n + ".weft.io", Served: []string{"v1alpha1"}, Established: true})
 	}

@@ -6,5 +6,6 @@
 //	make conformance ARGS=-namespace-labels=weft.io/mtls=strict     with all backends and clients authenticated
 //
 // Files, in build/: conformance.log (the whole output), conformance.txt (the table), conformance-report.yaml (the report
-// that the Gateway API project takes). In this package: conformance_test.go (options), table_test.go.
+// that the Gateway API project takes). In this package: conformance_test.go (options), table_test.go. In images: a module
+// with the messages of the suite's echo servers, of which it requires a module that no module proxy has.
 package conformance

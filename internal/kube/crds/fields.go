@@ -7,15 +7,17 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 )
 
-// SchemaOf returns the schema of the newest stable version that a CRD serves, else of the first; nil if it serves none.
+// SchemaOf returns the schema of the version that is read of a kind of the Gateway API: v1, else v1beta1; nil if its CRD
+// serves neither.
 func SchemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JSONSchemaProps {
-	var out *apiextensionsv1.JSONSchemaProps
-	for _, v := range crd.Spec.Versions {
-		if v.Served && v.Schema != nil && (out == nil || v.Name == "v1") {
-			out = v.Schema.OpenAPIV3Schema
+	for _, want := range []string{"v1", "v1beta1"} {
+		for _, v := range crd.Spec.Versions {
+			if v.Name == want && v.Served && v.Schema != nil {
+				return v.Schema.OpenAPIV3Schema
+			}
 		}
 	}
-	return out
+	return nil
 }
 
 // HasField reports whether objects of a schema have a field. The path names the fields from the object down, as in

@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weft-mesh/weft/internal/kube/crds"
 )
 
 // Environment is what a cluster has that matters to a mesh.
@@ -36,8 +38,10 @@ type CRD struct {
 	Name        string // gateways.gateway.networking.k8s.io
 	Served      []string
 	Established bool
-	// Bundle and Channel are the Gateway API's annotations: v1.6.3, standard or experimental.
+	// Bundle and Channel are the Gateway API's annotations: v1.7.0, standard or experimental.
 	Bundle, Channel string
+	// Schema is that of the version that counts, see crds.SchemaOf; nil if the CRD is not installed.
+	Schema *apiextensionsv1.JSONSchemaProps
 }
 
 // OtherMesh is another mesh's part that would take connections too.
@@ -119,7 +123,7 @@ func (c *Cluster) crds(ctx context.Context) ([]CRD, error) {
 				return out, err
 			}
 			d := CRD{
-				Name: name, Bundle: got.Annotations[gatewayGroup+"/bundle-version"], Channel: got.Annotations[gatewayGroup+"/channel"],
+				Name: name, Schema: crds.SchemaOf(&got), Bundle: got.Annotations[gatewayGroup+"/bundle-version"], Channel: got.Annotations[gatewayGroup+"/channel"],
 				Established: slices.ContainsFunc(got.Status.Conditions, func(c apiextensionsv1.CustomResourceDefinitionCondition) bool {
 					return c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue
 				}),

@@ -37,7 +37,7 @@ func TestEnvironment(t *testing.T) {
 			object{"metadata": surveytest.Meta("", "w", nil, nil), "status": object{"nodeInfo": object{"operatingSystem": "windows"}}},
 		},
 		crdPath + "gateways.gateway.networking.k8s.io": object{
-			"metadata": surveytest.Meta("", "x", nil, object{gatewayGroup + "/bundle-version": "v1.6.3", gatewayGroup + "/channel": "standard"}),
+			"metadata": surveytest.Meta("", "x", nil, object{gatewayGroup + "/bundle-version": "v1.7.0", gatewayGroup + "/channel": "standard"}),
 			"spec":     object{"versions": []any{object{"name": "v1", "served": true}, object{"name": "v1beta1", "served": false}}},
 			"status":   object{"conditions": []any{object{"type": "Established", "status": "True"}}},
 		},
@@ -66,7 +66,7 @@ func TestEnvironment(t *testing.T) {
 	e.CRDs = e.CRDs[i : i+1]
 	want := Environment{
 		Nodes:     []Node{{Name: "a", Kernel: "6.18.1", OS: "Debian", Runtime: "containerd://2.1", Linux: true, Ready: true}, {Name: "w"}},
-		CRDs:      []CRD{{Name: "gateways." + gatewayGroup, Served: []string{"v1"}, Established: true, Bundle: "v1.6.3", Channel: "standard"}},
+		CRDs:      []CRD{{Name: "gateways." + gatewayGroup, Served: []string{"v1"}, Established: true, Bundle: "v1.7.0", Channel: "standard"}},
 		KubeProxy: "kube-system/kube-proxy",
 		Meshes:    []OtherMesh{{Name: "Istio", Where: "DaemonSet/istio-system/ztunnel", Namespaces: []string{"shop"}}},
 		Cilium:    &Cilium{SocketLB: true},
