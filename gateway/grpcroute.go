@@ -95,7 +95,7 @@ func (r *resolver) grpcAction(rule *model.Rule, at string, in gwv1.GRPCRouteRule
 	if f := r.backends(rule, at, refs, false, true); f != nil {
 		return f
 	}
-	if in.SessionPersistence != nil {
+	if in.SessionPersistence != nil { //nolint:staticcheck // deprecated, and to be refused all the same
 		return unsupported("%s: sessionPersistence is not supported", at)
 	}
 	return nil

@@ -132,7 +132,7 @@ func (r *resolver) httpAction(rule *model.Rule, at string, in gwv1.HTTPRouteRule
 	if f := timeouts(rule, at, in.Timeouts, in.Retry); f != nil {
 		return f
 	}
-	if in.SessionPersistence != nil {
+	if in.SessionPersistence != nil { //nolint:staticcheck // deprecated, and to be refused all the same
 		return unsupported("%s: sessionPersistence is not supported", at)
 	}
 	return nil

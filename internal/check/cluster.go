@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/weft-mesh/weft/gateway"
-	"github.com/weft-mesh/weft/internal/kube/crds"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
@@ -125,7 +124,7 @@ func unknownFeatures(installed []survey.CRD) []string {
 	all := slices.Concat(gateway.ClassFeatures(), gateway.MeshFeatures())
 	known := gateway.Known(all, func(plural, path string) bool {
 		i := slices.IndexFunc(installed, func(d survey.CRD) bool { return d.Name == plural+gatewaySuffix })
-		return i < 0 || installed[i].Schema == nil || crds.HasField(installed[i].Schema, path)
+		return i < 0 || installed[i].HasField == nil || installed[i].HasField(path)
 	})
 	unknown := slices.DeleteFunc(all, func(f string) bool { return slices.Contains(known, f) })
 	slices.Sort(unknown)

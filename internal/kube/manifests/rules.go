@@ -34,6 +34,7 @@ func keepsRules(obj runtime.Object) bool {
 }
 
 func ruleKeepsRules(r *gwv1.HTTPRouteRule) bool {
+	//nolint:staticcheck // SessionPersistence is deprecated, and changes what the rule does all the same
 	if len(r.Filters) > 0 || r.SessionPersistence != nil || r.Retry != nil || !timeoutsKeepRules(r.Timeouts) {
 		return false
 	}

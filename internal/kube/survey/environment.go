@@ -40,8 +40,8 @@ type CRD struct {
 	Established bool
 	// Bundle and Channel are the Gateway API's annotations: v1.7.0, standard or experimental.
 	Bundle, Channel string
-	// Schema is that of the version that counts, see crds.SchemaOf; nil if the CRD is not installed.
-	Schema *apiextensionsv1.JSONSchemaProps
+	// HasField reports whether objects have a field, as crds.HasField does; nil where no version is served that is read.
+	HasField func(path string) bool `json:"-"`
 }
 
 // OtherMesh is another mesh's part that would take connections too.
@@ -123,10 +123,13 @@ func (c *Cluster) crds(ctx context.Context) ([]CRD, error) {
 				return out, err
 			}
 			d := CRD{
-				Name: name, Schema: crds.SchemaOf(&got), Bundle: got.Annotations[gatewayGroup+"/bundle-version"], Channel: got.Annotations[gatewayGroup+"/channel"],
+				Name: name, Bundle: got.Annotations[gatewayGroup+"/bundle-version"], Channel: got.Annotations[gatewayGroup+"/channel"],
 				Established: slices.ContainsFunc(got.Status.Conditions, func(c apiextensionsv1.CustomResourceDefinitionCondition) bool {
 					return c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue
 				}),
+			}
+			if schema := crds.SchemaOf(&got); schema != nil {
+				d.HasField = func(path string) bool { return crds.HasField(schema, path) }
 			}
 			for _, v := range got.Spec.Versions {
 				if v.Served {
