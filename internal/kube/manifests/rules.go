@@ -44,7 +44,7 @@ func ruleKeepsRules(r *gwv1.HTTPRouteRule) bool {
 		}
 	}
 	for _, b := range r.BackendRefs {
-		if b.Port == nil || len(b.Filters) > 0 {
+		if b.Port == nil || b.Group != nil && *b.Group != "" || len(b.Filters) > 0 {
 			return false
 		}
 	}
