@@ -22,6 +22,10 @@ import (
 //go:embed modules
 var modules embed.FS
 
+// toolchain builds the components: the Go that their releases are made with, which the go command fetches. It may be older
+// than this module's.
+const toolchain = "go1.26.8"
+
 // component is a Go module whose commands are built.
 type component struct {
 	name     string            // of modules/NAME.mod
@@ -142,7 +146,7 @@ func (c component) goBuild(ctx context.Context, dir, pkg, version, path string) 
 	}
 	cmd := exec.CommandContext(ctx, "nice", append(args, pkg)...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off", "GO111MODULE=on", "GOOS=", "GOARCH=")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOTOOLCHAIN="+toolchain, "GOWORK=off", "GO111MODULE=on", "GOOS=", "GOARCH=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s in %s: %w\n%s", pkg, dir, err, tail(out, 20))
 	}
@@ -179,7 +183,7 @@ func (c component) version(mod []byte) string {
 func (c component) key(sources map[string][]byte) string {
 	h := sha256.New()
 	version := c.version(sources["go.mod"])
-	fmt.Fprintf(h, "%s %s %s %q\n", runtime.Version(), runtime.GOARCH, c.name, c.tags)
+	fmt.Fprintf(h, "%s %s %s %q\n", toolchain, runtime.GOARCH, c.name, c.tags)
 	if c.ldflags != nil {
 		fmt.Fprintln(h, c.ldflags(version))
 	}
