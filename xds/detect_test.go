@@ -163,6 +163,7 @@ func detectRequests(t *testing.T, client *lab.Pod) {
 			}
 		})
 	}
+	t.Run("pieces", func(t *testing.T) { detectPieces(t, client, get) })
 	t.Run("HTTP/2", func(t *testing.T) {
 		t.Parallel()
 		tr := &http.Transport{DialContext: client.Dial, Protocols: new(http.Protocols)}
@@ -177,6 +178,27 @@ func detectRequests(t *testing.T, client *lab.Pod) {
 			t.Errorf("%s %s %v", r.Proto, r.Status, r.Header)
 		}
 	})
+}
+
+// detectPieces sends many requests in pieces that Envoy sees in ever other ways.
+func detectPieces(t *testing.T, client *lab.Pod, request string) {
+	t.Parallel()
+	for range 60 {
+		c := dialPod(t, client, detectWeb)
+		for _, b := range strings.Split(request, "") {
+			if _, err := io.WriteString(c, b); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Body.Close(); err != nil || r.Header.Get("routed") != "yes" {
+			t.Errorf("status %d, %v: not taken for HTTP; %v", r.StatusCode, r.Header, err)
+		}
+	}
 }
 
 // detectOthers speaks other protocols with a server that greets first.
