@@ -38,8 +38,9 @@ func detectionKey(st *state.State) state.Key {
 }
 
 // inspections is how often a connection is inspected. Envoy's filter gives up if it is called without new bytes, as happens now and
-// then while a first line comes in pieces: 4 to 8 of 100 such connections were not taken for HTTP. The next filter begins anew.
-const inspections = 3
+// then while a first line comes in pieces. The next filter begins anew. Of 400 requests of single bytes without a pause one filter
+// missed 12, three missed 11, eight missed none.
+const inspections = 8
 
 // outDetectListener takes connections of a workload to L7 ports that may or may not speak HTTP. Like outHTTPListener it is the
 // same in all modes of the workload.
