@@ -11,6 +11,7 @@ import (
 // Flags of bpf/maps.h.
 const (
 	frontendL7       = 1
+	frontendDetect   = 2
 	workloadIdentity = 1
 	workloadStrict   = 2
 	workloadPoliced  = 4
@@ -25,6 +26,7 @@ type portEntries struct {
 	Frontends []weftFrontendKey
 	Backends  []weftEndpoint
 	L7        bool
+	Detect    bool   // of an L7 port: Envoy finds out what a connection speaks
 	Affinity  uint32 // seconds
 	Sticky    bool   // backends are to be found by address too
 	// Live are all backends of a UDP port, with those that terminate: sockets that have one of these keep it. Nil for TCP.
@@ -43,7 +45,7 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 		e, _ := endpoints(key)
 		for _, v6 := range []bool{false, true} {
 			pe := portEntries{
-				Name: key, L7: p.L7 && p.Protocol == model.TCP, Affinity: seconds(s.Affinity),
+				Name: key, L7: p.L7 && p.Protocol == model.TCP, Detect: p.Detect, Affinity: seconds(s.Affinity),
 				Frontends: frontendsOf(s, p, v6),
 			}
 			if len(pe.Frontends) == 0 {

@@ -447,7 +447,7 @@ func (p *proxyProcess) dial(t testing.TB, to netip.AddrPort, from string) (strin
 	return r.Line, r.Local
 }
 
-var proxyListeners = []string{"127.0.0.1:15001", "127.0.0.1:15002", "[::1]:15001", "[::1]:15002"}
+var proxyListeners = []string{"127.0.0.1:15001", "127.0.0.1:15002", "127.0.0.1:15004", "[::1]:15001", "[::1]:15002", "[::1]:15004"}
 
 func inbound15006(p *lab.Pod) []string {
 	return []string{netip.AddrPortFrom(p.Address, portIn).String(), netip.AddrPortFrom(p.Address6, portIn).String()}

@@ -151,6 +151,9 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 	if v.Flags&frontendL7 != 0 {
 		line += " l7"
 	}
+	if v.Flags&frontendDetect != 0 {
+		line += " detect"
+	}
 	if v.Affinity > 0 {
 		line += fmt.Sprintf(" affinity=%ds", v.Affinity)
 	}

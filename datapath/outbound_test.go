@@ -145,6 +145,65 @@ func TestL7GoesToTheProxyWithItsDestination(t *testing.T) {
 	}
 }
 
+// TestDetectionGoesToTheProxyAndPast: a port of which nobody knows what it speaks has a listener of its own. A socket with the mark
+// of Envoy's connections for what is not HTTP goes where it would go without routes.
+func TestDetectionGoesToTheProxyAndPast(t *testing.T) {
+	for _, mode := range []model.MTLSMode{model.MTLSDisabled, model.MTLSStrict} {
+		t.Run(mode.String(), func(t *testing.T) {
+			n := newNode(t)
+			a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+			put(n, n.st.Workloads, workload(a, mode))
+			put(n, n.st.Workloads, workload(b, mode, func(w *model.Workload) { w.Local = false }))
+			var backends []netip.AddrPort
+			for _, ip := range addrs(b) {
+				echo(t, b, "b", netip.AddrPortFrom(ip, 8080).String())
+				backends = append(backends, netip.AddrPortFrom(ip, 8080))
+			}
+			n.service(model.TCP, true, 0, backends...)
+			s, _ := n.st.Services.Get(n.st.Snapshot(), "ns/svc")
+			detect := *s
+			detect.Ports = []model.ServicePort{{Port: 80, Protocol: model.TCP, L7: true, Detect: true}}
+			put(n, n.st.Services, &detect)
+			n.sync()
+			n.proxy(a, proxyListeners...)
+			for i, ip := range addrs(a) {
+				line, err := ask(a, vip(ip))
+				if want := ":15004 " + vip(ip).String(); err != nil || !strings.HasSuffix(line, want) {
+					t.Errorf("%s: %q %v, want the proxy's%s", vip(ip), line, err, want)
+				}
+				line, err = askMarked(a, vip(ip), model.BytesMark)
+				want := "b"
+				if mode == model.MTLSStrict {
+					want = ":15002 " + backends[i].String()
+				}
+				if err != nil || answer(line) != want && !strings.HasSuffix(line, want) {
+					t.Errorf("%s with the mark: %q %v, want %q", vip(ip), line, err, want)
+				}
+			}
+		})
+	}
+}
+
+// askMarked returns what the first line is on a connection whose socket has a mark.
+func askMarked(p *lab.Pod, to netip.AddrPort, mark int) (line string, err error) {
+	d := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark) })
+		return errors.Join(cerr, err)
+	}}
+	err = p.Do(func() error {
+		c, err := d.Dial("tcp", to.String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		line, err = bufio.NewReader(c).ReadString('\n')
+		return err
+	})
+	return strings.TrimSpace(line), err
+}
+
 func TestMutualTLSGoesToTheProxyOrNowhere(t *testing.T) {
 	for _, tt := range []struct {
 		name           string

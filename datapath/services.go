@@ -190,6 +190,9 @@ func (s *services) point(sh *sharedPorts) (conflicts, err error) {
 		f := weftFrontend{Service: sh.set.id, Count: uint32(len(sh.set.slots)), Affinity: pe.Affinity}
 		if pe.L7 {
 			f.Flags = frontendL7
+			if pe.Detect {
+				f.Flags |= frontendDetect
+			}
 		}
 		keys := map[weftFrontendKey]weftFrontend{}
 		for _, k := range pe.Frontends {

@@ -52,7 +52,9 @@ type binding struct {
 	parent   model.ObjectRef
 	// passthrough says that a BackendTLSPolicy does not apply: the backend ends the client's TLS, or it gets datagrams.
 	passthrough bool
-	rules       []rankedRule
+	// detects says that the route takes those connections of a Service port that begin as HTTP does.
+	detects bool
+	rules   []rankedRule
 }
 
 // Names of indexes of attachments.
@@ -253,25 +255,25 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 		grpc = a.v.grpcPorts(svc, caller)
 	}
 	selected := selectPorts(svc, p)
-	notes, attached := selected.other, false
+	taken := takenPorts{left: selected.other}
 	for _, port := range selected.ports {
 		if grpc[port.Port] {
-			notes = append(notes, fmt.Sprintf("port %d has a GRPCRoute", port.Port))
+			taken.left = append(taken.left, fmt.Sprintf("port %d has a GRPCRoute", port.Port))
 			continue
 		}
-		attached = true
-		a.add(binding{table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, parent: ref, rules: c.rules})
+		detects := selected.detects(port)
+		taken.add(port, detects)
+		a.add(binding{
+			table: model.ServiceTable(svc.Namespace, svc.Name, port.Port), caller: caller, parent: ref, detects: detects, rules: c.rules,
+		})
 	}
-	note = strings.Join(notes, ", ")
-	switch {
-	case attached && note != "":
-		return "not attached where " + note, nil
-	case attached:
-		return "", nil
+	switch left := firsts(taken.left); {
+	case taken.any():
+		return taken.note(), nil
 	case len(selected.ports) > 0:
-		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s, which goes before HTTPRoutes", kube.Key(svc), note)}
-	case note != "":
-		return "", noParent("Service %s has no port that speaks HTTP: %s", kube.Key(svc), note)
+		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s, which goes before HTTPRoutes", kube.Key(svc), left)}
+	case left != "":
+		return "", noParent("Service %s has no port that speaks HTTP: %s", kube.Key(svc), left)
 	}
 	return "", noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
 }
@@ -281,8 +283,9 @@ const reasonConflicted = "Conflicted"
 
 // add leaves out a place that another parentRef of the route named already.
 func (a *attacher) add(s binding) {
-	for _, o := range a.bindings {
-		if o.table == s.table && o.listener == s.listener && o.caller == s.caller {
+	for i := range a.bindings {
+		if o := &a.bindings[i]; o.table == s.table && o.listener == s.listener && o.caller == s.caller {
+			o.detects = o.detects && s.detects
 			return
 		}
 	}

@@ -47,7 +47,8 @@ func service(v *view, key string) ([]output, bool) {
 		}
 		table := v.serviceTable(s, p.Port)
 		other, _ := otherProtocol(*p)
-		if p.L7 = table.routed || policed || labelled && other == ""; p.L7 {
+		if p.L7 = table.routed || (policed || labelled) && other == ""; p.L7 {
+			p.Detect = !table.declared && !declaresHTTP(*p)
 			outs = append(outs, out(v.st.RouteTables, table.Name, table.RouteTable))
 		}
 	}
@@ -69,7 +70,8 @@ func (v *view) l7ByLabel(svc *corev1.Service, t *problems) bool {
 	return false
 }
 
-// l7ByPolicy reports whether all TCP ports are L7 because a policy has HTTP rules.
+// l7ByPolicy reports whether the TCP ports that speak HTTP are L7 because a policy has HTTP rules. The destination decides by the
+// policy, whatever comes.
 func (v *view) l7ByPolicy(svc *corev1.Service) bool {
 	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByService, kube.Key(svc)) {
 		for _, r := range ap.Spec.Rules {

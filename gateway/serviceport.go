@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,11 +50,25 @@ func speaksHTTP(app string) bool {
 	return strings.HasPrefix(app, "http") || strings.HasPrefix(app, "grpc")
 }
 
+// declaresHTTP reports whether a Service port says that it speaks HTTP in the clear: by its appProtocol, or if it has none by its
+// name, whose part before the first hyphen is read.
+func declaresHTTP(p model.ServicePort) bool {
+	if app := strings.ToLower(p.AppProtocol); app != "" {
+		return speaksHTTP(strings.TrimPrefix(app, "kubernetes.io/"))
+	}
+	name, _, _ := strings.Cut(strings.ToLower(p.Name), "-")
+	return speaksHTTP(name)
+}
+
 // portSelection is what a parentRef selects of a Service.
 type portSelection struct {
 	ports []model.ServicePort
+	named bool     // the parentRef names the port, and so says that it speaks HTTP
 	other []string // those left out, for they do not speak HTTP: "port 3306 speaks mysql"
 }
+
+// detects reports whether only the first bytes of a connection tell whether a selected port speaks HTTP.
+func (s *portSelection) detects(p model.ServicePort) bool { return !s.named && !declaresHTTP(p) }
 
 // selectPorts returns the TCP ports that port and sectionName of a parentRef select. A parentRef that names neither, and one
 // that names a port whose appProtocol says so, selects no port that does not speak HTTP.
@@ -61,18 +76,59 @@ func selectPorts(svc *corev1.Service, p gwv1.ParentReference) portSelection {
 	var s portSelection
 	var ignored problems
 	section := orDefault(p.SectionName, "")
-	named := p.Port != nil || section != ""
+	s.named = p.Port != nil || section != ""
 	for _, port := range servicePorts(svc, &ignored) {
 		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) || (section != "" && section != port.Name) {
 			continue
 		}
-		if other, declared := otherProtocol(port); other != "" && (declared || !named) {
+		if other, declared := otherProtocol(port); other != "" && (declared || !s.named) {
 			s.other = append(s.other, fmt.Sprintf("port %d speaks %s", port.Port, short(other)))
 			continue
 		}
 		s.ports = append(s.ports, port)
 	}
 	return s
+}
+
+// takenPorts are the ports of a Service that a route attaches to.
+type takenPorts struct {
+	http, detected []string // by number
+	left           []string // why others are left out: "port 3306 speaks mysql"
+}
+
+func (t *takenPorts) add(p model.ServicePort, detects bool) {
+	number := strconv.Itoa(int(p.Port))
+	if detects {
+		t.detected = append(t.detected, number)
+	} else {
+		t.http = append(t.http, number)
+	}
+}
+
+func (t *takenPorts) any() bool { return len(t.http)+len(t.detected) > 0 }
+
+// note says which ports are taken as what, if that is not simply all as HTTP.
+func (t *takenPorts) note() string {
+	var parts []string
+	if len(t.detected) > 0 {
+		if len(t.http) > 0 {
+			parts = append(parts, "as HTTP: port "+firsts(t.http))
+		}
+		parts = append(parts, "as HTTP if a connection begins so, else as bytes: port "+firsts(t.detected))
+	}
+	if len(t.left) > 0 {
+		parts = append(parts, "not attached where "+firsts(t.left))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// firsts joins the first of many texts. A Service may have so many ports that a condition's message would not hold them.
+func firsts(all []string) string {
+	const most = 32
+	if len(all) <= most {
+		return strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
 }
 
 // grpcPorts returns the ports of a Service that GRPCRoutes for the same callers take: an HTTPRoute does not attach to them

@@ -46,10 +46,11 @@ func compareHosts(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// serviceRoutes is the route table of a Service port; routed is false if no route attaches to it.
+// serviceRoutes is the route table of a Service port; routed is false if no route attaches to it. declared reports whether one
+// of the routes names the port, or the port says that it speaks HTTP.
 type serviceRoutes struct {
 	*model.RouteTable
-	routed bool
+	routed, declared bool
 }
 
 // serviceTable joins the routes of a Service port. Callers of a namespace with consumer routes see these alone; others
@@ -62,7 +63,7 @@ func (v *view) serviceTable(s *model.Service, port uint16) serviceRoutes {
 			if binding.table != t.Name {
 				continue
 			}
-			t.routed = true
+			t.routed, t.declared = true, t.declared || !binding.detects
 			for _, r := range binding.rules {
 				byCaller[binding.caller] = append(byCaller[binding.caller], candidate{rankedRule: r, of: a})
 			}

@@ -57,7 +57,7 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			names := []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror}
+			names := []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
 			if b.cfg.Traces != nil {
 				names = append(names, clusterTraces)
 			}
@@ -99,6 +99,8 @@ func buildCluster(b *builder, name string) *built {
 		return &built{message: connectCluster(name)}
 	case clusterInbound:
 		return &built{message: originalDestination(name, nil)}
+	case clusterBytes:
+		return &built{message: bytesCluster()}
 	case clusterInboundHTTP:
 		c := originalDestination(name, nil)
 		c.TypedExtensionProtocolOptions = protocol(serviceProtocol(false, false))

@@ -11,6 +11,7 @@
 //	limit.go runtime.go           how many connections a listener may have, and how many sessions
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	filter.go authorization.go    filters that are served apart from listeners: a workload's policy, its scopes
+//	detect.go                     connections that may or may not speak HTTP
 //	scope.go route.go match.go action.go redirect.go mirror.go   original destination -> route table -> cluster
 //	stream.go datagrams.go        connections and datagrams of Gateways, which no HTTP is read from
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom

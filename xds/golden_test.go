@@ -54,6 +54,12 @@ var cases = map[string]struct {
 		TypeFilter:   {"shop/web/out-http"},
 		TypeCluster:  {"tcp|10.1.0.1", "tcp|fd01::1"},
 	}},
+	"detect": {func(w *world) {
+		goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP, L7: true, Detect: true})
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSStrict, nil))
+	}, map[string][]string{
+		TypeListener: {"shop/web/out-detect"}, TypeCluster: {clusterBytes},
+	}},
 	"pod-without-identity": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))
 	}, map[string][]string{
@@ -109,7 +115,7 @@ var cases = map[string]struct {
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
 		TypeListener: {listenerOriginate, listenerMirror, listenerRefused},
-		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror},
+		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes},
 	}},
 }
 

@@ -27,6 +27,7 @@ type timeouts struct {
 	handshake   time.Duration // from the connection's start until TLS is there
 	headers     time.Duration // from a request's first byte until its headers are there
 	agent       time.Duration // a request that waits for the agent: for its route table, or for a cluster
+	firstBytes  time.Duration // a connection that may or may not speak HTTP, until its first line is there
 	idle        time.Duration // a connection of a pod without a request
 	idleTunnels time.Duration // a peer's connection without a tunnel
 	idleClients time.Duration // a Gateway's connection without a request
@@ -39,6 +40,7 @@ var defaultTimeouts = timeouts{
 	handshake:   10 * time.Second,
 	headers:     30 * time.Second,
 	agent:       time.Second,
+	firstBytes:  500 * time.Millisecond,
 	idle:        time.Hour,
 	idleTunnels: 10 * time.Minute, // both Envoy's pool and those of other implementations give theirs up before
 	idleClients: 10 * time.Minute,

@@ -37,6 +37,8 @@ var listenerKind = &kind{
 		return unitGateway + key, ok
 	},
 	retained: outlivesIdentity,
+	mode:     detection,
+	modeOf:   detectionKey,
 }
 
 // outlivesIdentity reports whether a listener or cluster by which peers reach a workload with an identity is kept though the
@@ -81,7 +83,11 @@ func listenerNames(b *builder, unit string) []string {
 	if !ok {
 		return nil
 	}
-	return ListenerNames(w)
+	names := ListenerNames(w)
+	if len(names) > 0 && b.mode == detecting {
+		names = append(names, workloadName(w, outDetect))
+	}
+	return names
 }
 
 // ListenerNames returns the names of the listeners of a local workload: once Server.Accepted is true for all of them,
@@ -130,12 +136,12 @@ func buildListener(b *builder, name string) *built {
 	local.NetNS = b.netns(w.NetNS)
 	w = &local
 	objects := []model.ObjectVersion{podRef(key)}
-	if suffix != outHTTP && suffix != outTCP {
+	if suffix != outHTTP && suffix != outTCP && suffix != outDetect {
 		objects = append(objects, policyRefs(w)...)
 	}
 	former := b.cfg.formerly(w)
-	for _, n := range ListenerNames(former) {
-		if n != name {
+	for _, n := range append(ListenerNames(former), workloadName(w, outDetect)) {
+		if n != name || len(w.Addresses) == 0 || !w.Local || w.NetNS == "" {
 			continue
 		}
 		switch suffix {
@@ -143,6 +149,8 @@ func buildListener(b *builder, name string) *built {
 			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, former)), objects: objects}
 		case outTCP:
 			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former)), objects: objects}
+		case outDetect:
+			return &built{message: b.cfg.limited(outDetectListener(b.cfg, former)), objects: objects}
 		case inHBONE:
 			return &built{message: b.cfg.limited(hboneListener(b.cfg, former)), objects: objects}
 		case inPlain:
@@ -202,12 +210,15 @@ func originalDst() *listener.ListenerFilter {
 func outHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, outHTTP, loopbacks(w, PortHTTP), core.TrafficDirection_OUTBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
+	l.FilterChains = []*listener.FilterChain{{Filters: requestsOf(cfg, w)}}
+	return l
+}
+
+// requestsOf reads the requests of a connection of a workload.
+func requestsOf(cfg *Config, w *model.Workload) []*listener.Filter {
 	values := append(identityState(w.Key(), w.Identity, w.NetNS),
 		setState(stateNamespace, factoryString, literal(w.Namespace), notShared))
-	l.FilterChains = []*listener.FilterChain{{
-		Filters: []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w)},
-	}}
-	return l
+	return []*listener.Filter{stateFilter(values), scopedHTTP(cfg, w)}
 }
 
 // outTCPListener takes connections to workloads with an identity: their bytes go over HBONE to the very address. It is the

@@ -15,9 +15,10 @@ const (
 	ClusterXDS = "xds"
 	// SecretRootCA is the secret with the trust bundle.
 	SecretRootCA = "ROOTCA"
-	// PortHTTP, PortTCP, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
+	// PortHTTP, PortTCP, PortDetect, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
 	PortHTTP    = model.PortHTTP
 	PortTCP     = model.PortTCP
+	PortDetect  = model.PortDetect
 	PortInbound = model.PortInbound
 	PortHBONE   = model.PortHBONE
 	// OriginalSourceMark is the mark of Envoy's connections to the app that carry the client's address.
@@ -45,6 +46,7 @@ const (
 	clusterConnect     = "inbound-connect" // a CONNECT's authority -> the app
 	clusterInbound     = "inbound"         // a connection's original destination -> the app
 	clusterInboundHTTP = "inbound-http"    // the same for requests
+	clusterBytes       = "outbound-bytes"  // a workload's connection that does not speak HTTP -> where it was going
 	listenerMirror     = "mirror"          // internal listener that sends copies of requests on
 	clusterMirror      = "mirror"          // leads there
 
@@ -75,9 +77,11 @@ const (
 const (
 	outHTTP = "out-http"
 	outTCP  = "out-tcp"
-	inHBONE = "hbone"
-	inPlain = "in"
-	inHTTP  = "in-http" // internal; also the name of the cluster that leads to it
+	// outDetect is for what may or may not speak HTTP. Its filter chooses the cluster of what does not.
+	outDetect = "out-detect"
+	inHBONE   = "hbone"
+	inPlain   = "in"
+	inHTTP    = "in-http" // internal; also the name of the cluster that leads to it
 )
 
 func workloadName(w *model.Workload, suffix string) string { return w.Key() + "/" + suffix }

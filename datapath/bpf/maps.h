@@ -27,7 +27,8 @@ struct frontend_key {
 	__u8 pad;
 };
 
-enum { FRONTEND_L7 = 1 };
+/* FRONTEND_DETECT is set beside FRONTEND_L7: Envoy finds out whether a connection speaks HTTP. */
+enum { FRONTEND_L7 = 1, FRONTEND_DETECT = 2 };
 
 struct frontend {
 	__u32 service;

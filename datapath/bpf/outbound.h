@@ -118,9 +118,10 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
 	struct frontend *f = find_service(to, IPPROTO_TCP);
 	if (f) {
-		if (pod && f->flags & FRONTEND_L7 && listening(ctx, to, PORT_HTTP) &&
+		__u16 envoy = f->flags & FRONTEND_DETECT ? PORT_DETECT : PORT_HTTP;
+		if (pod && f->flags & FRONTEND_L7 && ctx->sk->mark != MARK_BYTES && listening(ctx, to, envoy) &&
 		    remember(ctx, old, &original, &original, VERDICT_L7)) {
-			loopback(to, PORT_HTTP);
+			loopback(to, envoy);
 			unbind(ctx);
 			return CHANGED;
 		}

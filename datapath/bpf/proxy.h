@@ -79,6 +79,9 @@ static __always_inline bool usable(struct bpf_sock_addr *ctx, const struct endpo
 
 static __always_inline int mark(struct bpf_sock_addr *ctx, const struct endpoint *to, bool v4)
 {
+	/* Envoy found that the connection does not speak HTTP: it goes on as the application's own. */
+	if (ctx->sk->mark == MARK_BYTES)
+		return 1;
 	struct conn *c = bpf_sk_storage_get(&conns, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!c)
 		return 0; /* unmarked it would be led back to itself */

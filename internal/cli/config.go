@@ -126,7 +126,10 @@ func servicePort(p model.ServicePort) string {
 	if p.Name != "" {
 		s = p.Name + ":" + s
 	}
-	if p.L7 {
+	switch {
+	case p.Detect:
+		s += "(L7 or bytes)"
+	case p.L7:
 		s += "(L7)"
 	}
 	return s

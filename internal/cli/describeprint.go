@@ -94,7 +94,7 @@ func (p *page) pod(d *describe.Pod) {
 			return fmt.Sprintf("%s:%d/%s", m.Service, m.Port, m.Protocol)
 		}},
 		column[describe.Membership]{head: "ENDPOINT", of: func(m describe.Membership) string { return m.Address.String() }},
-		column[describe.Membership]{head: "TAKEN BY", of: func(m describe.Membership) string { return takenBy(m.L7) }},
+		column[describe.Membership]{head: "TAKEN BY", of: func(m describe.Membership) string { return takenBy(m.L7, m.Detect) }},
 		column[describe.Membership]{head: "STATE", of: func(m describe.Membership) string { return endpointState(m.Terminating, false) }})
 	if d.Policy != nil {
 		fmt.Fprintf(p, "\nPolicies\n")
@@ -121,8 +121,11 @@ func (p *page) certificate(c *model.Certified) {
 	}
 }
 
-func takenBy(l7 bool) string {
-	if l7 {
+func takenBy(l7, detect bool) string {
+	switch {
+	case detect:
+		return "Envoy, as HTTP or bytes"
+	case l7:
 		return "Envoy"
 	}
 	return "kernel"
@@ -159,7 +162,7 @@ func (p *page) service(d *describe.Service) {
 		column[describe.Port]{head: "PORT", of: portName},
 		column[describe.Port]{head: "NAME", of: func(x describe.Port) string { return x.Name }},
 		column[describe.Port]{head: "PROTOCOL", of: func(x describe.Port) string { return x.AppProtocol }},
-		column[describe.Port]{head: "TAKEN BY", of: func(x describe.Port) string { return takenBy(x.L7) }},
+		column[describe.Port]{head: "TAKEN BY", of: func(x describe.Port) string { return takenBy(x.L7, x.Detect) }},
 		column[describe.Port]{head: "TLS TO BACKENDS", of: func(x describe.Port) string { return x.BackendTLS }},
 		column[describe.Port]{head: "ENDPOINTS", of: func(x describe.Port) string { return fmt.Sprint(len(x.Endpoints)) }})
 	var all []portEndpoint

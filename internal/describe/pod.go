@@ -35,7 +35,8 @@ type Membership struct {
 	Address  netip.AddrPort `json:"address"` // of the pod
 	// Terminating is true if new connections come only while there is no other endpoint.
 	Terminating bool `json:"terminating,omitempty"`
-	L7          bool `json:"l7,omitempty"` // its requests go by Envoy
+	L7          bool `json:"l7,omitempty"`     // its requests go by Envoy
+	Detect      bool `json:"detect,omitempty"` // only connections that begin as HTTP does have requests
 }
 
 func (d *description) pod(key string) bool {
@@ -104,21 +105,24 @@ func (d *description) memberships(w *model.Workload) []Membership {
 			if b.Workload != w.Key() && !slices.Contains(w.Addresses, b.Address.Addr()) {
 				continue
 			}
+			port := d.servicePort(row)
 			out = append(out, Membership{
-				Service: row.Service, Port: row.Port, Protocol: row.Protocol, Address: b.Address, Terminating: b.Terminating, L7: d.l7(row),
+				Service: row.Service, Port: row.Port, Protocol: row.Protocol, Address: b.Address, Terminating: b.Terminating,
+				L7: port.L7, Detect: port.Detect,
 			})
 		}
 	}
 	return out
 }
 
-func (d *description) l7(row *model.Endpoints) bool {
+// servicePort returns the TCP port that endpoints are of; one without a number if there is none.
+func (d *description) servicePort(row *model.Endpoints) model.ServicePort {
 	s, ok := d.State.Services.Get(d.Snapshot, row.Service)
 	if !ok || row.Protocol != model.TCP {
-		return false
+		return model.ServicePort{}
 	}
-	p, ok := s.Port(row.Port)
-	return ok && p.L7
+	p, _ := s.Port(row.Port)
+	return p
 }
 
 // podProblems lists what keeps a pod from being served as its mode and policies say.

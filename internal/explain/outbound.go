@@ -43,7 +43,10 @@ func (e *explanation) toService() {
 		e.end(Failing, 0, "Service %s is over its namespace's budget and is not balanced; see its status", s.Key())
 		return
 	}
-	if port.L7 && len(s.Addresses) > 0 {
+	if port.Detect {
+		e.note("port %d does not say what it speaks: a connection that begins as HTTP does takes the routes, others go as bytes", port.Port)
+	}
+	if port.L7 && len(s.Addresses) > 0 && !(port.Detect && e.answer.Assumed) {
 		if e.EnvoyServes(e.source) {
 			e.used = true
 			e.requests(e.serviceTable(), e.source.Namespace, e.source.Identity)

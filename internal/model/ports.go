@@ -6,6 +6,7 @@ const (
 	PortHTTP      = 15001 // Envoy: outbound HTTP, on loopback
 	PortTCP       = 15002 // Envoy: outbound bytes, on loopback
 	PortTunnelOut = 15003 // weft tunnel: outbound bytes, on loopback
+	PortDetect    = 15004 // Envoy: outbound, HTTP or bytes, on loopback; while a Service of the cluster needs it
 	PortInbound   = 15006 // Envoy: inbound in the clear, where a policy selects the workload
 	PortHBONE     = 15008 // Envoy: inbound mTLS
 	PortTunnel    = 15009 // weft tunnel: sessions of other pods
@@ -13,6 +14,10 @@ const (
 
 // ProxyMark is the mark (SO_MARK) of Envoy's connections to the workload that keep the client's address.
 const ProxyMark = 1337
+
+// BytesMark is the mark of Envoy's connections on behalf of a workload that the kernel's programs treat as the workload's own, to a
+// Service port without routes. On any other socket it means no more than that the port's routes do not apply.
+const BytesMark = 1338
 
 // RuntimeLimits names the layer of Envoy's runtime values that the agent serves: how many connections each listener of a
 // Gateway may have.
@@ -22,7 +27,7 @@ const RuntimeLimits = "limits"
 // itself.
 func IsOwnPort(port uint16) bool {
 	switch port {
-	case PortHTTP, PortTCP, PortTunnelOut, PortInbound, PortHBONE, PortTunnel:
+	case PortHTTP, PortTCP, PortTunnelOut, PortDetect, PortInbound, PortHBONE, PortTunnel:
 		return true
 	}
 	return false

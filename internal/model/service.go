@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -41,6 +42,14 @@ type ServicePort struct {
 	AppProtocol string `json:"appProtocol,omitempty"`
 	// L7 ports are handed to Envoy: a route or an L7 policy targets them, or the label weft.io/l7: enabled asks for it.
 	L7 bool `json:"l7,omitempty"`
+	// Detect is set for L7 ports of which nothing says that they speak HTTP. Envoy takes a connection as HTTP if its first
+	// bytes are HTTP's, and otherwise carries its bytes to an endpoint of the Service.
+	Detect bool `json:"detect,omitempty"`
+}
+
+// Detects reports whether the service has a port whose connections are looked at to find out what they speak.
+func (s *Service) Detects() bool {
+	return slices.ContainsFunc(s.Ports, func(p ServicePort) bool { return p.Detect })
 }
 
 // PortKey names a port of a service: the key of Endpoints, the name of its cluster ("service/" + PortKey) and of its

@@ -61,6 +61,7 @@ const (
 	ByAddress = "address" // Workloads, Services, Placements: netip.Addr as text
 	ByLocal   = "local"   // Workloads: "true" for those of this node
 	ByNetNS   = "netns"   // Placements: path of the network namespace
+	ByDetect  = "detect"  // Services: "true" for those with a port whose protocol is found out
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
@@ -77,7 +78,13 @@ func New(db *DB) *State {
 				return nil
 			}}),
 		Services: NewTable(db, "services", (*model.Service).Key,
-			Index[*model.Service]{ByAddress, func(s *model.Service) []string { return texts(s.Addresses) }}),
+			Index[*model.Service]{ByAddress, func(s *model.Service) []string { return texts(s.Addresses) }},
+			Index[*model.Service]{ByDetect, func(s *model.Service) []string {
+				if s.Detects() {
+					return []string{"true"}
+				}
+				return nil
+			}}),
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
 		StreamRoutes: NewTable(db, "stream-routes", (*model.StreamRoute).Key),

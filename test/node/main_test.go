@@ -52,7 +52,7 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 		run  func(*testing.T, *mesh)
 	}{
 		{"Services", services}, {"Routes", routes}, {"MTLS", mtls}, {"Policies", policies}, {"Gateway", gateways}, {"BackendTLS", backendTLS},
-		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled}, {"Explain", explained},
+		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled}, {"Explain", explained}, {"Detection", detection},
 	} {
 		if slices.Contains(without, part.name) {
 			continue

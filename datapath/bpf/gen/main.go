@@ -20,9 +20,11 @@ func main() {
 		{"PORT_HTTP", model.PortHTTP},
 		{"PORT_TCP", model.PortTCP},
 		{"PORT_TUNNEL_OUT", model.PortTunnelOut},
+		{"PORT_DETECT", model.PortDetect},
 		{"PORT_IN", model.PortInbound},
 		{"PORT_HBONE", model.PortHBONE},
 		{"PORT_TUNNEL", model.PortTunnel},
+		{"MARK_BYTES", model.BytesMark},
 	} {
 		fmt.Printf("#define %s %d\n", c.name, c.value)
 	}
