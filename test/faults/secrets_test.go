@@ -69,7 +69,7 @@ func ownPorts(t *testing.T, n *node) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for _, from := range []*lab.Pod{n.passerby, n.client, n.teller} {
-		for _, port := range []uint16{15001, 15002, 15003, 15006} {
+		for _, port := range []uint16{15001, 15002, 15003, 15004, 15006} {
 			for _, a := range []netip.Addr{n.vault.Address, n.vault.Address6} {
 				if status, body, err := get(from, netip.AddrPortFrom(a, port), "/"); err == nil {
 					t.Errorf("%s reaches %s:%d: %d %s", from.Name, a, port, status, body)
@@ -77,7 +77,7 @@ func ownPorts(t *testing.T, n *node) {
 			}
 		}
 		for _, line := range []string{"GET / HTTP/1.1", "GET http://" + n.vaultPod.String() + "/ HTTP/1.1", "CONNECT " + n.vaultPod.String() + " HTTP/1.1"} {
-			for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:15002", "127.0.0.1:15003", "[::1]:15001", "[::1]:15002", "[::1]:15003"} {
+			for _, at := range []string{"127.0.0.1:15001", "127.0.0.1:15002", "127.0.0.1:15003", "127.0.0.1:15004", "[::1]:15001", "[::1]:15002", "[::1]:15003", "[::1]:15004"} {
 				all.Go(func() {
 					c, err := from.Dial(ctx, "tcp", at)
 					if err != nil {
