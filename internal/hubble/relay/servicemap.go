@@ -29,7 +29,7 @@ type graphs struct {
 
 // ServeMap serves the service map's page until ctx ends, to those who may list flows.
 func (s *Server) ServeMap(ctx context.Context, l net.Listener, config *tls.Config) error {
-	return web.Serve(ctx, tls.NewListener(l, config), web.Handler(s.viewer))
+	return web.Serve(ctx, l, config, web.Handler(s.viewer))
 }
 
 // viewer returns what the bearer of a token may see of the map.

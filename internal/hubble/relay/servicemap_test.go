@@ -27,7 +27,9 @@ func (c *cluster) serveMap() func(token, path string, into any) (status int, tex
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- c.server.ServeMap(ctx, l, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13})
+		done <- c.server.ServeMap(ctx, l, &tls.Config{ // as the controllers' own
+			Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
+		})
 	}()
 	c.t.Cleanup(func() {
 		cancel()
@@ -35,7 +37,9 @@ func (c *cluster) serveMap() func(token, path string, into any) (status int, tex
 			c.t.Error(err)
 		}
 	})
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: c.roots}, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{ // as browsers
+		TLSClientConfig: &tls.Config{RootCAs: c.roots}, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+	}}
 	return func(token, path string, into any) (int, string) {
 		c.t.Helper()
 		req, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, "https://"+l.Addr().String()+path, nil)

@@ -46,7 +46,7 @@ func (l *Loopback) Close() { _ = l.listener.Close() }
 
 // ServeView shows a view until ctx ends.
 func (l *Loopback) ServeView(ctx context.Context, v View) error {
-	return Serve(ctx, l.listener, Handler(func(_ context.Context, _, token string) (View, error) {
+	return Serve(ctx, l.listener, nil, Handler(func(_ context.Context, _, token string) (View, error) {
 		if !l.allows(token) {
 			return nil, errToken
 		}
@@ -65,5 +65,5 @@ func (l *Loopback) ServeProxy(ctx context.Context, proxy http.Handler) error {
 		}
 		proxy.ServeHTTP(w, r)
 	})
-	return Serve(ctx, l.listener, secure(mux))
+	return Serve(ctx, l.listener, nil, secure(mux))
 }

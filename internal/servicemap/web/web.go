@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -118,15 +119,20 @@ const (
 	maxHeader = 64 << 10
 )
 
-// Serve answers at a listener until ctx ends.
-func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+// Serve answers at a listener until ctx ends: in the clear, or with a configuration by TLS, and by HTTP/2 if that offers it.
+func Serve(ctx context.Context, l net.Listener, config *tls.Config, h http.Handler) error {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		Handler: h, TLSConfig: config, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader, BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := s.Serve(netutil.LimitListener(l, maxConns)); !errors.Is(err, http.ErrServerClosed) {
+	l = netutil.LimitListener(l, maxConns)
+	serve := s.Serve
+	if config != nil {
+		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+	}
+	if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("service map: %w", err)
 	}
 	return nil
