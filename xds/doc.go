@@ -40,7 +40,6 @@
 //     envoy.extensions.bootstrap.internal_listener.v3.InternalListener.
 //   - admin.address: the pipe <run>/envoy-admin.sock, mode 0600.
 //   - re2.max_program_size.error_level in a static runtime layer: Envoy's own limit refuses ordinary expressions.
-//   - envoy.reloadable_features.enable_send_rst_on_user_space_socket: false in it: internal connections end without a loss.
 //   - no other cluster: the constant ones come by CDS. (A static cluster that takes its certificate on demand over
 //     ADS crashes Envoy 1.40 at its start.)
 //

@@ -59,9 +59,6 @@ func (c Config) bootstrap() object {
 			{"name": "weft", "static_layer": object{
 				// Envoy refuses expressions of more than 100 instructions; routes may hold longer ones. RE2 is linear.
 				"re2.max_program_size.error_level": 10_000,
-				// With it, an internal connection that one end closes is reset for the other, which then loses what is on its way:
-				// the last bytes of a server that closes first, where a Gateway's TCPRoute leads to a workload with an identity.
-				"envoy.reloadable_features.enable_send_rst_on_user_space_socket": false,
 			}},
 			{"name": model.RuntimeLimits, "rtds_layer": object{"name": model.RuntimeLimits, "rtds_config": object{
 				// An agent of an earlier version does not answer.
