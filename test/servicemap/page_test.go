@@ -62,7 +62,7 @@ func servePage(t *testing.T) string {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- web.Serve(ctx, l, web.Handler(func(_ context.Context, _, token string) (web.View, error) {
+		done <- web.Serve(ctx, l, nil, web.Handler(func(_ context.Context, _, token string) (web.View, error) {
 			switch token {
 			case "all":
 				return fixed{}, nil
