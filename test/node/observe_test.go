@@ -92,8 +92,10 @@ func flows(t *testing.T, m *mesh) {
 	}
 }
 
-// describesAll describes the pod that the policy of flows guards, and a Service with a route.
+// describesAll describes a pod with a policy, and Services with and without a route.
 func describesAll(t *testing.T, m *mesh) {
+	m.apply(t, policy(fromAlice))
+	until(t, "the policy is refusing", func() error { return refused(m.Pod("strict", "bob"), at(m.Pod("guard", "srv").Address, 7070)) })
 	for args, all := range map[string][]string{
 		"pod guard/srv":      {"spiffe://cluster.local/ns/guard/sa/srv", "Certificate:", "spiffe://cluster.local/ns/strict/sa/alice", "strict/bob", "no policy allows it", "Problems: none"},
 		"service strict/l7":  {"80/TCP", "Envoy", "service/strict/l7/80", "strict/srv"},
