@@ -124,6 +124,9 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 func (u *hubbleUser) checkMap(ours, theirs string) {
 	u.t.Helper()
 	eventually(u.t, settle, func() error {
+		if a := call(u.t, ours, "client", "http://"+clusterIP(u.t, ours, "web")); a.Status != 200 { // the map is of the last seconds
+			return fmt.Errorf("%+v", a)
+		}
 		status, body, err := u.get("/v1/map", u.token)
 		if err != nil || status != "200" {
 			return fmt.Errorf("the map: %s %w: %s", status, err, body)
