@@ -376,7 +376,7 @@ func TestManyHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, MaxHeaderValueCount: 1000, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
 			if strings.HasPrefix(name, "X-Many-") {
 				rw.Header().Set(name, "a")

@@ -35,7 +35,7 @@ func TestATLSPolicyThatCannotBeReadStandsForItsTargets(t *testing.T) {
 func TestAStandInEnforces(t *testing.T) {
 	d := newDecoder(kube.NewObjects(state.NewDB()))
 	for labels, want := range map[string]bool{
-		"weft.io/mtls: strict":                                          false,
+		"weft.io/mtls: strict": false,
 		"{weft.io/mtls: strict, weft.io/mtls-enforce: enabled}":         true,
 		"{weft.io/mtls: strict, weft.io/mtls-enforce: disabled, a: []}": false,
 		"{weft.io/mtls: strict, weft.io/mtls-enforce: yes}":             true,
