@@ -11,9 +11,6 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// constantsMap is the section of a BPF object that holds its constants, as a map of one element.
-const constantsMap = ".rodata"
-
 // inboundProgram is what the inbound programs of this agent have in common. The first one that was loaded tells.
 type inboundProgram struct {
 	own       uint32       // offset of the network namespace's cookie among the constants
@@ -63,12 +60,12 @@ func mapsOf(info *ebpf.ProgramInfo) (maps []ebpf.MapID, constants []byte, err er
 		return nil, nil, errors.New("the kernel does not say which maps a program uses")
 	}
 	for _, id := range all {
-		bytes, err := constantsIn(id)
+		content, err := constantsIn(id)
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case bytes != nil:
-			constants = bytes
+		case content != nil:
+			constants = content
 		default:
 			maps = append(maps, id)
 		}
@@ -91,7 +88,7 @@ func constantsIn(id ebpf.MapID) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read map %d: %w", id, err)
 	}
-	if info.Name != constantsMap {
+	if info.Name != rodata {
 		return nil, nil
 	}
 	content, err := m.LookupBytes(uint32(0))

@@ -15,8 +15,9 @@ import (
 // watchRetry lies between attempts to ask a node that answered with an error while it stayed connected.
 const watchRetry = 10 * time.Second
 
-// Refused calls each for the refused flows that nodes report from the call on, with the name of the node, until ctx ends. Nodes that connect later are asked too. Flows that a node has lost are not heard of. each is called by several
-// goroutines at once; while it blocks, its node skips flows and nothing else waits.
+// Refused calls each for the refused flows that nodes report from the call on, with the name of the node, until ctx ends.
+// Nodes that connect later are asked too. Flows that a node has lost are not heard of. each is called by several goroutines
+// at once; while it blocks, its node skips flows and nothing else waits.
 func (n *Nodes) Refused(ctx context.Context, each func(node string, f *observe.Flow)) {
 	dropped := &flowpb.FlowFilter{Verdict: []flowpb.Verdict{flowpb.Verdict_DROPPED}}
 	asked := &observerpb.GetFlowsRequest{Follow: true, Whitelist: []*flowpb.FlowFilter{dropped}}
