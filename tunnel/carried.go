@@ -1,6 +1,10 @@
 package tunnel
 
-import "github.com/weft-mesh/weft/internal/model"
+import (
+	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
+)
 
 // What tunnels answer becomes rows: Carried, for each local workload that was sent to a tunnel.
 
@@ -45,7 +49,14 @@ func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carrie
 	if len(s.links) == 0 {
 		return nil
 	}
-	return &model.Carried{Subject: subject}
+	row := &model.Carried{Subject: subject}
+	var began time.Time
+	for l := range s.links {
+		if l.gatewayPort != 0 && l.began.After(began) { // the one that came last takes over
+			row.GatewayPort, began = l.gatewayPort, l.began
+		}
+	}
+	return row
 }
 
 // carried computes the row of a workload; nil if it was sent to no tunnel. One tunnel is enough: while one takes over from

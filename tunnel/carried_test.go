@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -32,11 +33,16 @@ func (l *listener) answer(failure string) {
 			l.t.Fatal(err)
 		}
 		if m.Workload != nil {
-			if err := l.out.Encode(&tunnelMessage{Applied: &applied{Key: m.Workload.Key, Revision: m.Workload.Revision, Error: failure}}); err != nil {
-				l.t.Fatal(err)
-			}
+			l.say(tunnelMessage{Applied: &applied{Key: m.Workload.Key, Revision: m.Workload.Revision, Error: failure}})
 			return
 		}
+	}
+}
+
+func (l *listener) say(m tunnelMessage) {
+	l.t.Helper()
+	if err := l.out.Encode(&m); err != nil {
+		l.t.Fatal(err)
 	}
 }
 
@@ -93,19 +99,27 @@ func (s *serverTest) put(id model.Identity, labels map[string]string) uint64 {
 // row waits until the workload's row is as wanted; nil for none.
 func (s *serverTest) row(want *model.Carried) {
 	s.t.Helper()
+	s.await(subjectOf("ns/a"), fmt.Sprintf("%+v", want), func(row *model.Carried, ok bool) bool {
+		return !ok && want == nil || ok && want != nil && row.Revision == want.Revision && row.Error == want.Error
+	})
+}
+
+// await waits until the row of a subject is as it should be.
+func (s *serverTest) await(subject model.Subject, want string, good func(*model.Carried, bool) bool) {
+	s.t.Helper()
 	feed := s.st.Feed()
 	defer feed.Close()
 	timeout := time.After(10 * time.Second)
 	for {
 		feed.Take()
-		row, ok := s.st.Carried.Get(s.st.Snapshot(), subjectOf("ns/a").Key())
-		if !ok && want == nil || ok && want != nil && row.Revision == want.Revision && row.Error == want.Error {
+		row, ok := s.st.Carried.Get(s.st.Snapshot(), subject.Key())
+		if good(row, ok) {
 			return
 		}
 		select {
 		case <-feed.Ready():
 		case <-timeout:
-			s.t.Fatalf("the row is %+v, want %+v", row, want)
+			s.t.Fatalf("the row is %+v, want %s", row, want)
 		}
 	}
 }
@@ -156,4 +170,26 @@ func TestCarried(t *testing.T) {
 		tx.Commit()
 		s.row(nil)
 	})
+}
+
+// TestGatewayPort: the row of the node's weft tunnel says where it takes connections of Gateways. The last one that came counts.
+func TestGatewayPort(t *testing.T) {
+	s := newServerTest(t)
+	want := func(port uint16, connected bool) {
+		t.Helper()
+		s.await(model.Tunnel, fmt.Sprint("port ", port), func(row *model.Carried, ok bool) bool {
+			return ok == connected && (!ok || row.GatewayPort == port)
+		})
+	}
+	one := s.tunnel()
+	want(0, true)
+	one.say(tunnelMessage{GatewayPort: 4001})
+	want(4001, true)
+	two := s.tunnel()
+	two.say(tunnelMessage{GatewayPort: 4002})
+	want(4002, true)
+	one.Close()
+	want(4002, true)
+	two.Close()
+	want(0, false)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -28,33 +29,44 @@ func (p *pod) takeSessions(l *socket, at netip.AddrPort) {
 
 // acceptAll accepts connections until the listener is interrupted. serve must not wait.
 func (p *pod) acceptAll(l *socket, serve func(fd int, from netip.AddrPort)) {
+	acceptor{log: p.node.log.With("pod", p.spec.Load().Key), serve: serve, closed: p.isClosed}.acceptAll(l)
+}
+
+// acceptor accepts connections.
+type acceptor struct {
+	log    *slog.Logger
+	serve  func(fd int, from netip.AddrPort) // must not wait
+	closed func() bool                       // reports whether what has come is not taken any more
+}
+
+func (a acceptor) acceptAll(l *socket) {
 	for {
 		fd, from, err := l.accept()
 		switch {
 		case err == nil:
-			serve(fd, from)
+			a.serve(fd, from)
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
-			if !p.isClosed() {
-				p.acceptRest(l, serve)
+			if !a.closed() {
+				a.acceptRest(l)
 			}
 			return
 		case errors.Is(err, unix.ECONNABORTED):
 		default: // out of descriptors or memory
-			p.node.log.Warn("a connection cannot be accepted", "pod", p.spec.Load().Key, "error", err)
+			a.log.Warn("a connection cannot be accepted", "error", err)
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
 }
 
 // acceptRest takes what has come before a listener closes.
-func (p *pod) acceptRest(l *socket, serve func(fd int, from netip.AddrPort)) {
+func (a acceptor) acceptRest(l *socket) {
 	l.control(func(own int) {
 		for {
 			fd, sa, err := unix.Accept4(own, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			if err != nil {
 				return
 			}
-			serve(fd, addrPort(sa))
+			a.serve(fd, addrPort(sa))
 		}
 	})
 }

@@ -60,6 +60,8 @@ type tunnelMessage struct {
 	Forget  netip.Addr `json:"forget,omitzero"` // send it no more
 	Flows   []Flow     `json:"flows,omitempty"`
 	Lost    uint64     `json:"lost,omitempty"` // flows that were dropped since the last time
+	// GatewayPort is where the connections of Gateways are taken, on the host's loopback.
+	GatewayPort uint16 `json:"gatewayPort,omitempty"`
 }
 
 // applied says that a workload's connections are taken as it says, or why not.

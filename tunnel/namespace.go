@@ -51,8 +51,11 @@ func (n *namespace) close() {
 	n.file.Close()
 }
 
-// ownNamespace is the one that this process is in.
-var ownNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/net") })
+// hostNamespace is the path to the one that this process is in. The thread's, because the main thread may be in a pod's at the
+// moment, and those that are run no other goroutine.
+const hostNamespace = "/proc/thread-self/ns/net"
+
+var ownNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open(hostNamespace) })
 
 // do runs f on a thread that is in the namespace. Goroutines that f starts are not in it.
 func (n *namespace) do(f func() error) error {

@@ -32,6 +32,7 @@ type Node struct {
 	sessions   pool // likewise
 	handshakes turns
 	link       *link
+	gateways   gateways
 	// tasks change the pods, one after the other.
 	tasks chan func()
 
@@ -53,7 +54,7 @@ func New(agent string, log *slog.Logger) *Node {
 		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
 		peers: map[netip.Addr]*known{}, tasks: make(chan func(), 64),
 		running: make(chan struct{}), memory: newMemory(), streams: pool{most: streams, weight: 1}, sessions: pool{most: sessions, weight: 1},
-		handshakes: newTurns(),
+		handshakes: newTurns(), gateways: newGateways(),
 	}
 	n.link = newLink(agent, n)
 	return n
@@ -65,15 +66,19 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx = n.ctx
 	defer n.end()
 	close(n.running)
+	if err := n.listenForGateways(); err != nil {
+		n.log.Error("the connections of Gateways go by HBONE", "error", err)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { n.link.run(ctx) })
 	wg.Go(func() { n.tend(ctx) })
 	wg.Go(func() { n.work(ctx) })
 	wg.Wait()
 	n.mu.Lock()
-	pods := slices.Collect(maps.Values(n.pods))
-	n.pods = map[string]*pod{}
+	pods := n.allPods()
+	n.pods, n.gateways.known = map[string]*pod{}, map[string]*gateway{}
 	n.mu.Unlock()
+	n.stopGateways()
 	for _, p := range pods {
 		p.close()
 	}
@@ -89,10 +94,20 @@ func (n *Node) Drain() {
 		pods := slices.Collect(maps.Values(n.pods))
 		n.mu.Unlock()
 		n.log.Info("draining: another process takes new connections")
+		n.stopGateways()
 		for _, p := range pods {
 			p.drain()
 		}
 	})
+}
+
+// allPods gives what has sessions. The lock is held.
+func (n *Node) allPods() []*pod {
+	all := slices.Collect(maps.Values(n.pods))
+	for _, g := range n.gateways.known {
+		all = append(all, g.pod)
+	}
+	return all
 }
 
 func (n *Node) isDraining() bool {
@@ -108,7 +123,7 @@ func (n *Node) endIfDrained() {
 	if !n.draining {
 		return
 	}
-	for _, p := range n.pods {
+	for _, p := range n.allPods() {
 		if !p.idle() {
 			return
 		}
@@ -181,6 +196,7 @@ func (n *Node) tend(ctx context.Context) {
 			for _, p := range pods {
 				p.tend(now)
 			}
+			n.tendGateways(now)
 			n.do(n.removeDrained)
 			n.endIfDrained()
 		}

@@ -41,7 +41,7 @@ func TestOrder(t *testing.T) {
 			close(making.done)
 		}
 		_, near := application(t)
-		p.arrived(near, port, to)
+		p.arrived(near, netip.AddrPortFrom(netip.Addr{}, port), to)
 		want = append(want, port)
 	}
 	var order []uint16

@@ -96,8 +96,10 @@ type serverLink struct {
 	revision uint64
 
 	// Guarded by the server's lock.
-	sent    map[string]sentWorkload
-	answers map[string]*applied
+	sent        map[string]sentWorkload
+	answers     map[string]*applied
+	gatewayPort uint16
+	began       time.Time
 }
 
 func (s *Server) serve(ctx context.Context, c net.Conn) error {
@@ -109,7 +111,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	}
 	l := &serverLink{
 		server: s, conn: c, out: json.NewEncoder(c), peers: map[netip.Addr]model.Identity{},
-		sent: map[string]sentWorkload{}, answers: map[string]*applied{},
+		sent: map[string]sentWorkload{}, answers: map[string]*applied{}, began: time.Now(),
 	}
 	s.mu.Lock()
 	s.links[l] = struct{}{}
@@ -150,6 +152,11 @@ func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage)
 			l.answers[m.Applied.Key] = m.Applied
 			l.server.mu.Unlock()
 			l.server.report(subjectOf(m.Applied.Key))
+		case m.GatewayPort != 0:
+			l.server.mu.Lock()
+			l.gatewayPort = m.GatewayPort
+			l.server.mu.Unlock()
+			l.server.report(model.Tunnel)
 		case m.Want.IsValid(), m.Forget.IsValid():
 			select {
 			case requests <- m:

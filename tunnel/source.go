@@ -47,14 +47,13 @@ func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 			_ = unix.Close(fd)
 			return
 		}
-		p.arrived(app, from.Port(), to)
+		p.arrived(app, netip.AddrPortFrom(p.addressOf(to.Addr()), from.Port()), to)
 	})
 }
 
-// arrived takes an application's connection to a pod at to. It does not wait.
-func (p *pod) arrived(app *socket, clientPort uint16, to netip.AddrPort) {
-	note := p.noting(time.Now(), "", netip.AddrPortFrom(p.addressOf(to.Addr()), clientPort), to, true)
-	a := &arrival{app: app, clientPort: clientPort, to: to, note: note}
+// arrived takes a client's connection to a pod at to. It does not wait.
+func (p *pod) arrived(app *socket, client, to netip.AddrPort) {
+	a := &arrival{app: app, clientPort: client.Port(), to: to, note: p.noting(time.Now(), "", client, to, true)}
 	if a.counted = p.takeOutbound(); !a.counted {
 		p.fail(a, errTooMany)
 		return

@@ -44,10 +44,13 @@ func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	if b.cfg.refuses(backendTLS(b, n.portKey())) {
 		return nil
 	}
-	return rawEndpoints(b, n)
+	return rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint { return tunnelEndpoint(b.cfg, e) })
 }
 
-func rawEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
+// way makes an endpoint with an identity one of Envoy's.
+type way func(model.Endpoint) *endpoint.LbEndpoint
+
+func rawEndpoints(b *builder, n serviceName, authenticated way) []*endpoint.LbEndpoint {
 	e, ok := b.st.Endpoints.Get(b.snap, n.portKey())
 	if !ok {
 		return nil
@@ -55,7 +58,7 @@ func rawEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	var list []*endpoint.LbEndpoint
 	for _, be := range serving(e.Backends) {
 		if be.Identity != "" && !n.plain {
-			list = append(list, tunnelEndpoint(b.cfg, be))
+			list = append(list, authenticated(be))
 		} else {
 			list = append(list, plainEndpoint(b.cfg, be))
 		}

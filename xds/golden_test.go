@@ -97,10 +97,22 @@ var cases = map[string]struct {
 		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/8080"},
 		TypeRoute:    {"gateway/shop/edge/443/tenant/set/https", "gateway/shop/edge/8080"},
 	}},
-	"streams": {goldenStreams, map[string][]string{
+	"streams": {func(w *world) {
+		goldenStreams(w)
+		put(w, w.st.Workloads, goldenPod("b", "10.1.0.2", model.MTLSStrict, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
+			{Ports: []uint16{9090}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}, {},
+		}}))
+		// Of these two endpoints the second one is not reached by weft tunnel: a policy looks at its requests.
+		put(w, w.st.Endpoints, &model.Endpoints{Service: "shop/two", Port: 80, Protocol: model.TCP, Backends: []model.Endpoint{
+			{Address: netip.MustParseAddrPort("10.1.0.2:8080"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+			{Address: netip.MustParseAddrPort("10.1.0.2:9090"), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")},
+		}})
+		putStream(w, streamRef("TCPRoute", "two"), to("two", 1), to("echo", 1))
+		put(w, w.st.Carried, &model.Carried{Subject: model.Tunnel, GatewayPort: 4001})
+	}, map[string][]string{
 		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/3306"},
 		TypeCluster:  {"stream/TLSRoute/shop/pass"},
-		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain"},
+		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain", "stream/TCPRoute/shop/two"},
 	}},
 	"datagrams": {goldenDatagrams, map[string][]string{
 		TypeListener: {"gateway-udp/shop/edge/53"},
@@ -301,7 +313,7 @@ func rewritten(b model.Backend, w *model.Rewrite) model.Backend {
 func TestGolden(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, Config{RequestStats: true})
+			w := newWorld(t, Config{RequestStats: true, Tunnel: true})
 			c.fill(w)
 			var out bytes.Buffer
 			for _, url := range slices.Sorted(maps.Keys(c.names)) {
@@ -355,7 +367,7 @@ func TestEnvoyTakesGoldens(t *testing.T) {
 	pod := labPods(t, "web")[0]
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, Config{RequestLog: true, RequestStats: true})
+			w := newWorld(t, Config{RequestLog: true, RequestStats: true, Tunnel: true})
 			c.fill(w)
 			for wl := range w.st.Workloads.All(w.st.Snapshot()) {
 				here := *wl
@@ -431,7 +443,7 @@ func goldenTables(w *world, port uint16, names []string, extra model.Rule) {
 func TestSources(t *testing.T) {
 	read := 0
 	for name, c := range cases {
-		w := newWorld(t, Config{RequestStats: true})
+		w := newWorld(t, Config{RequestStats: true, Tunnel: true})
 		c.fill(w)
 		var followed []state.TableID
 		for _, table := range sources(w.st) {

@@ -127,14 +127,18 @@ const (
 // setState writes a value (with Envoy's command operators) into filter state. An empty factory is the key's own.
 func setState(key, factory, format string, shared sfs.FilterStateValue_SharedWithUpstream) *sfs.FilterStateValue {
 	return &sfs.FilterStateValue{
-		Key:        &sfs.FilterStateValue_ObjectKey{ObjectKey: key},
-		FactoryKey: factory,
-		Value: &sfs.FilterStateValue_FormatString{FormatString: &core.SubstitutionFormatString{
-			Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
-				Specifier: &core.DataSource_InlineString{InlineString: format},
-			}},
-		}},
+		Key:                &sfs.FilterStateValue_ObjectKey{ObjectKey: key},
+		FactoryKey:         factory,
+		Value:              &sfs.FilterStateValue_FormatString{FormatString: formatted(format)},
 		SharedWithUpstream: shared,
+	}
+}
+
+func formatted(format string) *core.SubstitutionFormatString {
+	return &core.SubstitutionFormatString{
+		Format: &core.SubstitutionFormatString_TextFormatSource{TextFormatSource: &core.DataSource{
+			Specifier: &core.DataSource_InlineString{InlineString: format},
+		}},
 	}
 }
 

@@ -46,6 +46,9 @@ type Config struct {
 	// Sessions bounds the sessions of datagrams that the UDP ports of all Gateways have together; 25,000 if it is 0.
 	Sessions uint64
 
+	// Tunnel sends connections of Gateways' TLSRoutes and TCPRoutes by weft tunnel where that is possible.
+	Tunnel bool
+
 	// SystemRoots are the certificates that the node's system trusts, as PEM, for BackendTLSPolicies that ask for these. Without
 	// them nothing is sent to the targets of such a policy.
 	SystemRoots []byte
@@ -78,7 +81,7 @@ func New(st *state.State, cfg Config) *Server {
 func sources(st *state.State) []state.AnyTable {
 	return []state.AnyTable{
 		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.BackendTLS, st.Gateways, st.Certificates,
-		st.SVIDs, st.Bundles, st.Placements,
+		st.SVIDs, st.Bundles, st.Placements, st.Nodes, st.Carried,
 	}
 }
 

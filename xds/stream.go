@@ -70,6 +70,7 @@ func StreamCluster(r *model.StreamRoute) string { return streamName{key: r.Key()
 func streamCluster(b *builder, name string, n streamName) *built {
 	c := endpointsCluster(name)
 	c.CommonLbConfig = weightedLocalities()
+	c.TransportSocketMatches = b.cfg.socketsOverTunnel(rawSocket())
 	objects := streamRefs(b, n)
 	var policies []*model.BackendTLS
 	for _, be := range streamBackends(b, n) {
@@ -116,7 +117,16 @@ func streamRefs(b *builder, n streamName) []model.ObjectVersion {
 
 func streamEndpoints(b *builder, name string, n streamName) *built {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
-	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint { return backendEndpoints(b, be, n) })
+	port, taken := tunnelPort(b), loopbacksTaken{}
+	over := func(be model.Backend) way {
+		return func(e model.Endpoint) *endpoint.LbEndpoint {
+			if port != 0 && tunnels(b, e) {
+				return throughTunnel(port, taken, be.Cluster(), e)
+			}
+			return tunnelEndpoint(b.cfg, e)
+		}
+	}
+	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint { return backendEndpoints(b, be, n, over(be)) })
 	return &built{message: out, objects: streamRefs(b, n)}
 }
 
@@ -145,11 +155,11 @@ func divided(backends []model.Backend, endpoints func(model.Backend) []*endpoint
 
 // backendEndpoints returns those of a backend. One that has none keeps its share, which is refused. Envoy would take the same
 // address in two localities for one host.
-func backendEndpoints(b *builder, be model.Backend, n streamName) []*endpoint.LbEndpoint {
+func backendEndpoints(b *builder, be model.Backend, n streamName, authenticated way) []*endpoint.LbEndpoint {
 	var list []*endpoint.LbEndpoint
 	t := n.tls(b, be)
 	if !be.Invalid && !b.cfg.refuses(t) {
-		list = rawEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: n.plain})
+		list = rawEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: n.plain}, authenticated)
 	}
 	if t != nil {
 		for _, e := range list {

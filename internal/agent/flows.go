@@ -87,7 +87,7 @@ func (a *Agent) flow(x report) observe.Flow {
 		own, other = &f.Source, &f.Destination
 	}
 	own.Identity, other.Identity = x.local, x.peer
-	if x.workload != "" {
+	if x.workload != "" && !strings.HasPrefix(x.workload, "gateway/") {
 		own.Workload = x.workload
 	}
 	return f
@@ -118,13 +118,9 @@ var layers = map[datapath.Verdict]observe.Layer{
 
 // accessLog turns a report of Envoy into a flow.
 func (a *Agent) accessLog(x *xds.Flow) {
-	workload := x.Owner
-	if strings.HasPrefix(workload, "gateway/") {
-		workload = ""
-	}
 	f := a.flow(report{
 		time: x.Time, open: x.Open, duration: x.Duration, source: x.Source, destination: x.Destination,
-		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: workload,
+		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Owner,
 	})
 	if q := x.Request; q != nil {
 		f.Layer = observe.L7

@@ -13,7 +13,7 @@ import (
 // are out there can be checked. Call it when no agent runs and the CNI plugin, which reads the namespaces' modes, is out.
 func Forget(runDir, stateDir string) error {
 	var errs []error
-	for _, name := range []string{enforceFile, placementsFile, secretsFile, proxyLog, xdsSocket, tunnel.SocketName, api.SocketName, cniSocket, takeoverSocket} {
+	for _, name := range []string{enforceFile, placementsFile, secretsFile, proxyLog, xdsSocket, tunnel.SocketName, tunnel.GatewayPortFile, api.SocketName, cniSocket, takeoverSocket} {
 		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -19,6 +19,14 @@ const ProxyMark = 1337
 // Service port without routes. On any other socket it means no more than that the port's routes do not apply.
 const BytesMark = 1338
 
+// Types of the values that Envoy sends to weft tunnel with a connection of a Gateway's client, among those that the PROXY
+// protocol leaves to applications.
+const (
+	ProxyGateway     = 0xE0 // gateway/<namespace>/<name>
+	ProxyIdentity    = 0xE1 // the Gateway's SPIFFE ID
+	ProxyDestination = 0xE2 // the backend: address:port
+)
+
 // RuntimeLimits names the layer of Envoy's runtime values that the agent serves: how many connections each listener of a
 // Gateway may have.
 const RuntimeLimits = "limits"

@@ -1,0 +1,189 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Envoy ends the connections of a Gateway's clients, chooses a backend, and connects to the node's loopback for each of them.
+// A header says for which Gateway and where to. The bytes go on in the Gateway's sessions, as those of a pod do.
+
+const (
+	headerTimeout = 2 * time.Second
+	// maxHeaders bounds the connections whose header has not come.
+	maxHeaders = 1024
+	// identityTimeout bounds the wait for the certificate of a Gateway that Envoy heard of first.
+	identityTimeout = time.Second
+)
+
+// gateways takes the connections of the node's Gateways. Its fields are guarded by the lock of the Node.
+type gateways struct {
+	listener *socket // nil while there is none
+	port     uint16
+	known    map[string]*gateway // by name: gateway/<namespace>/<name>
+	headers  chan struct{}       // a place for each connection whose header has not come
+}
+
+// gateway is the sessions of one Gateway. It takes none of others.
+type gateway struct {
+	*pod
+	used time.Time
+}
+
+func newGateways() gateways {
+	return gateways{known: map[string]*gateway{}, headers: make(chan struct{}, maxHeaders)}
+}
+
+// listenForGateways begins to take the connections of Gateways.
+func (n *Node) listenForGateways() error {
+	fd, port, err := listenOnLoopback(filepath.Join(filepath.Dir(n.link.path), GatewayPortFile))
+	if err != nil {
+		return fmt.Errorf("listen for the connections of Gateways: %w", err)
+	}
+	l, err := newSocket(fd)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.gateways.listener, n.gateways.port = l, port
+	n.mu.Unlock()
+	go func() {
+		acceptor{
+			log: n.log.With("for", "Gateways"), serve: n.gatewayConnection,
+			closed: func() bool { return n.ctx.Err() != nil },
+		}.acceptAll(l)
+		l.close()
+	}()
+	return nil
+}
+
+// gatewayPort is 0 where the connections of Gateways are not taken.
+func (n *Node) gatewayPort() uint16 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gateways.listener == nil {
+		return 0
+	}
+	return n.gateways.port
+}
+
+// stopGateways takes no new connections of Gateways.
+func (n *Node) stopGateways() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gateways.listener != nil {
+		n.gateways.listener.interrupt()
+		n.gateways.listener = nil
+	}
+	for _, g := range n.gateways.known {
+		g.drain()
+	}
+}
+
+// gatewayConnection does not wait.
+func (n *Node) gatewayConnection(fd int, from netip.AddrPort) {
+	app, err := newSocket(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return
+	}
+	select {
+	case n.gateways.headers <- struct{}{}:
+	default:
+		app.resetOnClose()
+		app.close()
+		return
+	}
+	go func() {
+		h, err := n.header(app, from)
+		var p *pod
+		if err == nil {
+			p, err = n.gatewayOf(h)
+		}
+		<-n.gateways.headers
+		if err != nil {
+			n.log.Debug("a connection for a Gateway was refused", "from", from, "error", err)
+			app.resetOnClose()
+			app.close()
+			return
+		}
+		p.arrived(app, h.client, h.to)
+	}()
+}
+
+// header reads the header of a connection. Only Envoy may send one: it speaks for any Gateway of the node.
+func (n *Node) header(app *socket, from netip.AddrPort) (gatewayHeader, error) {
+	if err := ownsPeer(app, from); err != nil {
+		return gatewayHeader{}, err
+	}
+	_ = app.file.SetReadDeadline(time.Now().Add(headerTimeout))
+	h, err := readGatewayHeader(app.file)
+	if err != nil {
+		return gatewayHeader{}, err
+	}
+	return h, app.file.SetReadDeadline(time.Time{})
+}
+
+// gatewayOf returns what carries the connections of a Gateway.
+func (n *Node) gatewayOf(h gatewayHeader) (*pod, error) {
+	for began := time.Now(); ; time.Sleep(refusedPause) {
+		if _, ok := n.credentials(h.identity); ok {
+			break
+		}
+		if time.Since(began) > identityTimeout {
+			return nil, errors.New("there is no certificate of " + string(h.identity))
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	g := n.gateways.known[h.owner]
+	if g == nil {
+		p, err := newPod(n, &Workload{Key: h.owner, NetNS: hostNamespace, Identity: h.identity})
+		if err != nil {
+			return nil, err
+		}
+		p.inbound.most = n.streams.most / podShare // it has many clients
+		g = &gateway{pod: p}
+		n.gateways.known[h.owner] = g
+	}
+	g.used = time.Now()
+	if w := g.spec.Load(); w.Identity != h.identity {
+		g.spec.Store(&Workload{Key: h.owner, NetNS: hostNamespace, Identity: h.identity})
+		g.renew()
+	}
+	return g.pod, nil
+}
+
+// tendGateways looks after the sessions of Gateways, and forgets Gateways that have none.
+func (n *Node) tendGateways(now time.Time) {
+	n.mu.Lock()
+	all := slices.Collect(maps.Values(n.gateways.known))
+	maps.DeleteFunc(n.gateways.known, func(_ string, g *gateway) bool {
+		if !g.unused() {
+			g.used = now
+		}
+		if now.Sub(g.used) < idleSession {
+			return false
+		}
+		g.close()
+		return true
+	})
+	n.mu.Unlock()
+	for _, g := range all {
+		g.tend(now)
+	}
+}
+
+// unused reports whether a pod carries nothing out.
+func (p *pod) unused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outbound.Load() == 0 && len(p.routes) == 0
+}

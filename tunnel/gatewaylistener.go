@@ -1,0 +1,93 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/atomicfile"
+)
+
+// GatewayPortFile holds, in the run directory, the port on which weft tunnel takes the connections of Gateways. Each process
+// takes the one of the process before it, so that Envoy need not hear of another one.
+const GatewayPortFile = "tunnel-gateways.port"
+
+// listenOnLoopback listens on all of 127.0.0.0/8: Envoy takes endpoints of one address for the same one, so each endpoint has
+// an address of its own there.
+func listenOnLoopback(portFile string) (fd int, port uint16, err error) {
+	text, err := os.ReadFile(portFile)
+	if err == nil {
+		if before, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16); err == nil {
+			if fd, port, err = listenOnLoopbackAt(uint16(before)); err == nil {
+				return fd, port, nil
+			}
+		}
+	}
+	if fd, port, err = listenOnLoopbackAt(0); err != nil {
+		return 0, 0, err
+	}
+	if err := atomicfile.Write(portFile, []byte(strconv.Itoa(int(port))), 0o600); err != nil {
+		_ = unix.Close(fd)
+		return 0, 0, err
+	}
+	return fd, port, nil
+}
+
+// listenOnLoopbackAt listens at a port, 0 for any. The interface keeps other hosts out, for the address does not.
+func listenOnLoopbackAt(port uint16) (fd int, at uint16, err error) {
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	if err = unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "lo"); err != nil {
+		return 0, 0, fmt.Errorf("bind to the interface lo: %w", err)
+	}
+	if err = listen(fd, netip.AddrPortFrom(netip.IPv4Unspecified(), port)); err != nil {
+		return 0, 0, fmt.Errorf("port %d: %w", port, err)
+	}
+	own, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0, 0, err
+	}
+	return fd, addrPort(own).Port(), nil
+}
+
+var errStranger = errors.New("it is not Envoy's")
+
+// ownsPeer fails unless the other end of a connection that was accepted on the loopback is a socket of this process's cgroup,
+// where Envoy is.
+func ownsPeer(c *socket, peer netip.AddrPort) error {
+	var local unix.Sockaddr
+	err := os.ErrClosed
+	c.control(func(fd int) { local, err = unix.Getsockname(fd) })
+	if err != nil {
+		return err
+	}
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return err
+	}
+	ours, err := (&socketRequest{addrPort(local), peer, uint32(lo.Index)}).cgroup()
+	if err != nil {
+		return err
+	}
+	theirs, err := (&socketRequest{peer, addrPort(local), 0}).cgroup()
+	if err != nil {
+		return err
+	}
+	if ours != theirs {
+		return errStranger
+	}
+	return nil
+}
