@@ -8,12 +8,14 @@ import (
 	"testing"
 )
 
-// Weft builds the program of this tree as make build does, so that what that compiled is used again, and returns its path.
-// It goes with the test.
+// Weft returns a copy of the program of this tree, which goes with the test. It is built as make build does, unless
+// $WEFT_BINARY names one: make has just built it for all packages.
 func Weft(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "weft")
-	WeftTo(t, bin)
+	if !built(t, "WEFT_BINARY", bin) {
+		WeftTo(t, bin)
+	}
 	return bin
 }
 
@@ -23,12 +25,34 @@ func WeftTo(t testing.TB, bin string) {
 	build(t, bin, "0", "-trimpath")
 }
 
-// WeftWithRace is as Weft, with the race detector.
+// WeftWithRace is as Weft, with the race detector, and $WEFT_RACE_BINARY.
 func WeftWithRace(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "weft")
-	build(t, bin, "1", "-race")
+	if !built(t, "WEFT_RACE_BINARY", bin) {
+		build(t, bin, "1", "-race")
+	}
 	return bin
+}
+
+// built copies the program that a variable names, and reports whether it names one.
+func built(t testing.TB, variable, bin string) bool {
+	t.Helper()
+	from := os.Getenv(variable)
+	if from == "" {
+		return false
+	}
+	if os.Link(from, bin) == nil {
+		return true
+	}
+	b, err := os.ReadFile(from) // of another file system
+	if err == nil {
+		err = os.WriteFile(bin, b, 0o700)
+	}
+	if err != nil {
+		t.Fatalf("$%s: %v", variable, err)
+	}
+	return true
 }
 
 func build(t testing.TB, bin, cgo string, flags ...string) {
