@@ -74,11 +74,32 @@ func loadSpec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// loadHooks loads the cgroup programs.
-func loadHooks(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+// loadHooks loads the cgroup programs. Those that watch UDP read structures of the kernel, which not every kernel lets them: the
+// rest works without them, and cfg is told.
+func loadHooks(cfg *Config, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	programs, err := loadHooksOf(*cfg, spec, maps)
+	if err == nil || cfg.NoUDPFlows {
+		return programs, err
+	}
+	without := *cfg
+	without.NoUDPFlows = true
+	if programs, werr := loadHooksOf(without, spec, maps); werr == nil {
+		cfg.Log.Warn("datagrams and messages of DNS are no flows: the programs that watch them cannot be loaded", "error", err)
+		*cfg = without
+		return programs, nil
+	}
+	return nil, err
+}
+
+func loadHooksOf(cfg Config, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
 	for _, name := range notHooks {
 		delete(spec.Programs, name)
+	}
+	for _, h := range hooks {
+		if h.udp && cfg.NoUDPFlows {
+			delete(spec.Programs, h.program)
+		}
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {

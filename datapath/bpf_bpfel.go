@@ -56,6 +56,7 @@ type weftDatagram struct {
 type weftDnsMessage struct {
 	_       structs.HostLayout
 	Time    uint64
+	Netns   uint64
 	Local   weftEndpoint
 	Remote  weftEndpoint
 	Service weftEndpoint
@@ -96,6 +97,7 @@ type weftExchange struct {
 	Last     uint64
 	Sent     uint64
 	Received uint64
+	Netns    uint64
 	Service  weftEndpoint
 	Inbound  uint32
 }
@@ -228,7 +230,6 @@ const (
 	weftMapFromProxy        = "from_proxy"
 	weftMapFrontends        = "frontends"
 	weftMapListeners        = "listeners"
-	weftMapLocals           = "locals"
 	weftMapLost             = "lost"
 	weftMapMembers          = "members"
 	weftMapNamespaces       = "namespaces"
@@ -244,6 +245,7 @@ const (
 	weftMapQuotas           = "quotas"
 	weftMapReverse          = "reverse"
 	weftMapSelves           = "selves"
+	weftMapSleeping         = "sleeping"
 	weftMapSlots            = "slots"
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
@@ -353,7 +355,6 @@ type weftMapSpecs struct {
 	FromProxy     *ebpf.MapSpec `ebpf:"from_proxy"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
-	Locals        *ebpf.MapSpec `ebpf:"locals"`
 	Lost          *ebpf.MapSpec `ebpf:"lost"`
 	Members       *ebpf.MapSpec `ebpf:"members"`
 	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
@@ -369,6 +370,7 @@ type weftMapSpecs struct {
 	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
 	Reverse       *ebpf.MapSpec `ebpf:"reverse"`
 	Selves        *ebpf.MapSpec `ebpf:"selves"`
+	Sleeping      *ebpf.MapSpec `ebpf:"sleeping"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
 }
 
@@ -414,7 +416,6 @@ type weftMaps struct {
 	FromProxy     *ebpf.Map `ebpf:"from_proxy"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	Listeners     *ebpf.Map `ebpf:"listeners"`
-	Locals        *ebpf.Map `ebpf:"locals"`
 	Lost          *ebpf.Map `ebpf:"lost"`
 	Members       *ebpf.Map `ebpf:"members"`
 	Namespaces    *ebpf.Map `ebpf:"namespaces"`
@@ -430,6 +431,7 @@ type weftMaps struct {
 	Quotas        *ebpf.Map `ebpf:"quotas"`
 	Reverse       *ebpf.Map `ebpf:"reverse"`
 	Selves        *ebpf.Map `ebpf:"selves"`
+	Sleeping      *ebpf.Map `ebpf:"sleeping"`
 	Slots         *ebpf.Map `ebpf:"slots"`
 }
 
@@ -444,7 +446,6 @@ func (m *weftMaps) Close() error {
 		m.FromProxy,
 		m.Frontends,
 		m.Listeners,
-		m.Locals,
 		m.Lost,
 		m.Members,
 		m.Namespaces,
@@ -460,6 +461,7 @@ func (m *weftMaps) Close() error {
 		m.Quotas,
 		m.Reverse,
 		m.Selves,
+		m.Sleeping,
 		m.Slots,
 	)
 }

@@ -71,7 +71,7 @@ func (d *Datapath) open() (err error) {
 	if d.maps, d.fresh, err = openMaps(d.cfg.PinDir, d.spec); err != nil {
 		return err
 	}
-	programs, err := loadHooks(d.spec, d.maps)
+	programs, err := loadHooks(&d.cfg, d.spec, d.maps)
 	if err != nil {
 		return err
 	}

@@ -2,26 +2,14 @@ package datapath
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/model"
-)
-
-const (
-	// The kernel wakes the reader of the ring only when the ring fills up. The reader looks at it in between, less often
-	// the longer it is empty: each look of an idle agent costs as much as most of what else it does.
-	eventPoll     = 50 * time.Millisecond
-	eventPollIdle = 500 * time.Millisecond
-	// lostPoll is how often the reader looks whether events were lost, while events come.
-	lostPoll = 250 * time.Millisecond
 )
 
 // Events calls event for each event, in order, until ctx ends. event must not block for long: the ring holds some 7,700
@@ -29,11 +17,6 @@ const (
 // that were found since the last call. Refused connections beyond the bound of bpf/quota.h make no events; they are only
 // counted. Only one may read.
 func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n uint64)) error {
-	r, err := ringbuf.NewReader(d.maps[weftMapEvents])
-	if err != nil {
-		return fmt.Errorf("event ring: %w", err)
-	}
-	defer func() { _ = r.Close() }()
 	ring, err := d.newLosses(lostRing, model.LostKernelRing)
 	if err != nil {
 		return err
@@ -42,16 +25,11 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 	if err != nil {
 		return err
 	}
-	var rec ringbuf.Record
-	var clock clock
-	var look time.Time // when to look for losses
 	opened := newDurations(maxOpen)
-	poll := eventPoll
-	for ctx.Err() == nil {
-		now := time.Now()
-		if !now.Before(look) {
-			look, clock = now.Add(lostPoll), newClock()
-			d.ringUsed.Store(int64(r.AvailableBytes()))
+	return d.follow(ctx, recordStream{
+		what: "events", ring: d.maps[weftMapEvents], reader: readsEvents, sleep: ringSleep,
+		look: func(_ time.Time, used int) error {
+			d.ringUsed.Store(int64(used))
 			n, err := ring.look()
 			if err != nil {
 				return err
@@ -60,28 +38,19 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 				d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n)
 				lost(n)
 			}
-			if _, err := refusals.look(); err != nil {
+			_, err = refusals.look()
+			return err
+		},
+		record: func(raw []byte, c clock) error {
+			e, err := d.parseEvent(raw, c)
+			if err != nil {
 				return err
 			}
-		}
-		r.SetDeadline(now.Add(poll))
-		err := r.ReadInto(&rec)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			poll = min(2*poll, eventPollIdle)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("event ring: %w", err)
-		}
-		poll = eventPoll
-		e, err := d.parseEvent(rec.RawSample, clock)
-		if err != nil {
-			return err
-		}
-		opened.measure(&e)
-		event(e)
-	}
-	return nil
+			opened.measure(&e)
+			event(e)
+			return nil
+		},
+	})
 }
 
 // Indexes of bpf/event.h's map lost.
@@ -215,8 +184,14 @@ func (d *Datapath) parseEvent(raw []byte, c clock) (Event, error) {
 	if e.Inbound {
 		e.Original = netip.AddrPort{}
 	}
-	if names := d.names.Load(); names != nil {
-		e.Workload = (*names)[e.NetNS]
-	}
+	e.Workload = d.workloadNames()[e.NetNS]
 	return e, nil
+}
+
+// workloadNames are the local workloads by their network namespaces' cookies; nil before they are known.
+func (d *Datapath) workloadNames() map[uint64]string {
+	if names := d.names.Load(); names != nil {
+		return *names
+	}
+	return nil
 }

@@ -59,7 +59,7 @@ func TestLostEventsAreCountedUnderLoad(t *testing.T) {
 	for range connections - 1 {
 		dial()
 	}
-	time.Sleep(lostPoll) // the next look is due
+	time.Sleep(lookEvery) // the next look is due
 	close(hold)
 	eventually(t, "all events came or were lost", func() bool {
 		mu.Lock()

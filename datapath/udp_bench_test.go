@@ -24,7 +24,7 @@ func BenchmarkUDPFlows(b *testing.B) {
 	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
 	put(n, n.st.Workloads, workload(s, model.MTLSDisabled))
 	n.quiet = true
-	r := newUDPReader(b, n)
+	r := newUDPReader(b, n, time.Second)
 	r.knows(a)
 	r.knows(s)
 	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(s.Address, port) }

@@ -2,8 +2,10 @@ package datapath
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -23,10 +25,10 @@ type udpReader struct {
 	stop      func()
 }
 
-func newUDPReader(t testing.TB, n *node) *udpReader {
+func newUDPReader(t testing.TB, n *node, idle time.Duration) *udpReader {
 	t.Helper()
 	r := &udpReader{node: n}
-	n.d.cfg.ExchangeIdle = 300 * time.Millisecond
+	n.d.cfg.ExchangeIdle = idle
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
@@ -52,23 +54,31 @@ func newUDPReader(t testing.TB, n *node) *udpReader {
 }
 
 // knows waits until a pod's datagrams are seen.
-func (r *udpReader) knows(p *lab.Pod) {
-	r.t.Helper()
-	eventually(r.t, "the address of "+p.Name+" is in the kernel", func() bool {
+func (n *node) knows(p *lab.Pod) {
+	n.t.Helper()
+	var cookie uint64
+	err := p.Do(func() (err error) {
+		cookie, err = ownNetnsCookie()
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	eventually(n.t, "the address of "+p.Name+" is in the kernel", func() bool {
 		for _, a := range addrs(p) {
 			var v uint32
-			if r.d.maps[weftMapLocals].Lookup(encodeAddr(a), &v) != nil {
+			if n.d.maps[weftMapOwn].Lookup(weftOwnKey{Netns: cookie, Addr: encodeAddr(a)}, &v) != nil {
 				return false
 			}
 		}
-		return true
+		return n.d.workloadNames()[cookie] != ""
 	})
 }
 
 // TestUDPFlows: exchanges and messages of DNS at both ends, of a Service and of a pod, connected and not, by IPv4 and IPv6.
 func TestUDPFlows(t *testing.T) {
 	n := newNode(t)
-	r := newUDPReader(t, n)
+	r := newUDPReader(t, n, 300*time.Millisecond)
 	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
 	stranger := testenv.Pod(t, n.lab, "c") // no workload
 	for _, p := range []*lab.Pod{a, b} {
@@ -109,6 +119,135 @@ func TestUDPFlows(t *testing.T) {
 	udpAsk(t, c, backends[0], true)
 	r.wantExchanges(portOf(c), backends[0], netip.AddrPort{})
 	c.Close()
+}
+
+// TestUDPFlowsAreOfTheirPods: what a network namespace says that gave itself a workload's address is not the workload's.
+func TestUDPFlowsAreOfTheirPods(t *testing.T) {
+	n := newNode(t)
+	r := newUDPReader(t, n, 300*time.Millisecond)
+	a, b, other := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b"), testenv.Pod(t, n.lab, "c")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	put(n, n.st.Workloads, workload(b, model.MTLSDisabled))
+	r.knows(a)
+	r.knows(b)
+	exchanges, dns := netip.AddrPortFrom(b.Address, 5353), netip.AddrPortFrom(b.Address, 53)
+	udpEcho(t, b, "answer", exchanges)
+	udpEcho(t, b, "twelve bytes", dns)
+	err := other.Do(func() error {
+		if out, err := exec.Command("ip", "address", "add", a.Address.String()+"/32", "dev", "lo").CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		for i, to := range []netip.AddrPort{exchanges, dns} {
+			from := netip.AddrPortFrom(a.Address, uint16(100+i))
+			c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if _, err := c.Write(make([]byte, 20)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []netip.AddrPort{exchanges, dns} {
+		c := udpSocket(t, a, to, true)
+		defer c.Close()
+		if to == dns {
+			_, err = c.Write(make([]byte, 300))
+			r.wantMessages(portOf(c), 300)
+		} else {
+			for range 3 {
+				udpAsk(t, c, to, true)
+			}
+			r.wantExchanges(portOf(c), to, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.exchanges {
+		if x.Local.Port() == 100 || x.Workload != "ns/a" && x.Workload != "ns/b" {
+			t.Errorf("%+v", x)
+		}
+	}
+	for _, m := range r.messages {
+		if m.Local.Port() == 101 || m.Workload != "ns/a" && m.Workload != "ns/b" {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
+// TestUDPExchangesOfAPodThatGoes end at the next look, in its name: the address may be another's soon.
+func TestUDPExchangesOfAPodThatGoes(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	w := workload(a, model.MTLSDisabled)
+	put(n, n.st.Workloads, w)
+	n.knows(a)
+	n.d.cfg.ExchangeIdle = time.Hour
+	walk := newExchangeWalk(n.d)
+	var got []Exchange
+	collect := func() {
+		if err := walk.collect(time.Now(), func(x Exchange) { got = append(got, x) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collect()
+	to := netip.AddrPortFrom(b.Address, 5353)
+	udpEcho(t, b, "answer", to)
+	c := udpSocket(t, a, to, true)
+	defer c.Close()
+	udpAsk(t, c, to, true)
+	remove(n, n.st.Workloads, w.Key())
+	eventually(t, "the exchange", func() bool {
+		collect()
+		return len(got) == 1
+	})
+	if got[0].Workload != w.Key() || got[0].Local.Port() != portOf(c) {
+		t.Errorf("%+v", got[0])
+	}
+}
+
+// TestSleepingReaderIsWoken by the next record.
+func TestSleepingReaderIsWoken(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	n.knows(a)
+	ctx, cancel := context.WithCancel(t.Context())
+	records, done := make(chan struct{}, 100), make(chan error, 1)
+	go func() {
+		done <- n.d.follow(ctx, recordStream{
+			what: "DNS messages", ring: n.d.maps[weftMapDnsMessages], reader: readsDNS, sleep: time.Hour,
+			look: func(time.Time, int) error { return nil },
+			record: func([]byte, clock) error {
+				records <- struct{}{}
+				return nil
+			},
+		})
+	}()
+	c := udpSocket(t, a, netip.AddrPortFrom(b.Address, 53), false)
+	defer c.Close()
+	for range 2 {
+		eventually(t, "the reader sleeps", func() bool {
+			var sleeps uint32
+			return n.d.maps[weftMapSleeping].Lookup(readsDNS, &sleeps) == nil && sleeps == 1
+		})
+		if _, err := c.WriteToUDPAddrPort(make([]byte, 20), netip.AddrPortFrom(b.Address, 53)); err != nil {
+			t.Fatal(err)
+		}
+		<-records
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func portOf(c *net.UDPConn) uint16 { return c.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
@@ -177,7 +316,7 @@ func (r *udpReader) wantMessages(port uint16, length int) {
 // TestUDPFlowsAreBounded: what a workload says beyond its quota is counted as lost.
 func TestUDPFlowsAreBounded(t *testing.T) {
 	n := newNode(t)
-	r := newUDPReader(t, n)
+	r := newUDPReader(t, n, 300*time.Millisecond)
 	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
 	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
 	r.knows(a)
@@ -209,4 +348,58 @@ func TestUDPFlowsAreBounded(t *testing.T) {
 	if len(r.messages) == 0 || len(r.messages) > 60*2000 {
 		t.Errorf("%d messages", len(r.messages))
 	}
+}
+
+// TestExchangesOfOneAreBounded: a pod that holds many exchanges open leaves room for those of others.
+func TestExchangesOfOneAreBounded(t *testing.T) {
+	n := newNode(t)
+	for i := range maxExchanges + 60 {
+		netns := uint64(1 << 40)
+		if i < 10 {
+			netns = 1 << 41
+		}
+		from := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(i+1))
+		k := weftExchangeKey{Local: encode(from), Remote: encode(from)}
+		if err := n.d.maps[weftMapExchanges].Put(k, weftExchange{Netns: netns}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, err := newExchangeWalk(n.d).ended(nil, func(*weftExchange) bool { return false })
+	if err != nil || len(ended) != 50 || slices.ContainsFunc(ended, func(k weftExchangeKey) bool { return decode(k.Local).Port() <= 10 }) {
+		t.Errorf("%d exchanges end, want 50 of those that are too many: %v", len(ended), err)
+	}
+}
+
+// TestDNSFloodLeavesRoomForOwnQuestions: what others send to a pod takes nothing of what it may ask.
+func TestDNSFloodLeavesRoomForOwnQuestions(t *testing.T) {
+	n := newNode(t)
+	r := newUDPReader(t, n, time.Hour)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	n.knows(a)
+	server := netip.AddrPortFrom(a.Address, 53)
+	udpEcho(t, a, "", server)
+	flood, question := udpSocket(t, b, server, true), udpSocket(t, a, netip.AddrPortFrom(b.Address, 53), false)
+	defer flood.Close()
+	defer question.Close()
+	asked, message := 0, make([]byte, 20)
+	for range 40 {
+		for range 250 {
+			_, _ = flood.Write(message)
+		}
+		if _, err := question.WriteToUDPAddrPort(message, netip.AddrPortFrom(b.Address, 53)); err == nil {
+			asked++
+		}
+	}
+	eventually(t, "all questions", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		seen := 0
+		for _, m := range r.messages {
+			if m.Egress && m.Local.Port() == portOf(question) {
+				seen++
+			}
+		}
+		return seen == asked && asked > 0
+	})
 }

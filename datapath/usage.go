@@ -67,7 +67,6 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapProbeSockets, false, countKeys[uint64]},
 		{weftMapListeners, false, countKeys[weftListenerKey]},
 		{weftMapExchanges, false, countEntries[weftExchangeKey, weftExchange]},
-		{weftMapLocals, false, countEntries[weftAddress, uint32]},
 	} {
 		n, err := m.count(d.maps[m.name])
 		if err != nil {

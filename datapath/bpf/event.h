@@ -83,10 +83,29 @@ static __always_inline struct event *new_refusal(__u64 netns, const struct addre
 	return e;
 }
 
-/* The reader looks every now and then; it is woken only when the ring fills up. A wake-up for each connection would
- * cost more than the event. */
+/* Which readers of rings sleep, until the next record. */
+enum { READS_EVENTS, READS_DNS, READERS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, READERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} sleeping SEC(".maps");
+
+/* How a record is submitted. A reader that does not sleep looks every now and then, and is woken only when its ring fills up: a
+ * wake-up for each connection would cost more than the event. */
+static __always_inline __u64 waking(void *ring, __u32 size, __u32 reader)
+{
+	__u32 *sleeps = bpf_map_lookup_elem(&sleeping, &reader);
+	if (sleeps && *sleeps) {
+		*sleeps = 0;
+		return BPF_RB_FORCE_WAKEUP;
+	}
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > size / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
 static __always_inline void submit(struct event *e)
 {
-	__u64 full = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	bpf_ringbuf_submit(e, full > RING_SIZE / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(e, waking(&events, RING_SIZE, READS_EVENTS));
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The kernel structures that the iterators read. CO-RE finds where their fields are, so these programs, and only these,
- * need the kernel's BTF. */
+/* The kernel structures that the iterators and the programs that watch UDP read. CO-RE finds where their fields are, so these
+ * programs, and only these, need the kernel's BTF. */
 #pragma once
 #include "address.h"
 #include <bpf/bpf_core_read.h>

@@ -9,16 +9,17 @@
  * not heard of yet is among them. */
 #define QUOTA_STRANGERS 50
 
-/* Messages of DNS of an address of a workload, that it sends and gets, and its new exchanges by UDP. */
+/* Messages of DNS that a workload sends, and that it gets; its new exchanges by UDP, that it begins and that others begin. */
 #define QUOTA_DNS_MESSAGES 2000
 #define QUOTA_NEW_EXCHANGES 200
 
-enum { QUOTA_DNS = 1, QUOTA_EXCHANGES = 2 }; /* kinds beside those whose number is their bound */
+/* Kinds beside those whose number is their bound, and what is added to these two. */
+enum { QUOTA_DNS = 1, QUOTA_EXCHANGES = 2, QUOTA_INBOUND = 2, QUOTA_OF_PEER = 4 };
 
 struct quota_key {
-	__u64 netns;	     /* zero for QUOTA_DNS and QUOTA_EXCHANGES */
+	__u64 netns;
 	struct address from; /* zero for all together */
-	__u32 kind;	     /* QUOTA_REFUSED, QUOTA_STRANGERS, QUOTA_DNS or QUOTA_EXCHANGES */
+	__u32 kind;
 	__u32 pad;
 };
 

@@ -3,6 +3,7 @@
  * messages of DNS are told as they are, and read in user space. No packet is changed or dropped. */
 #pragma once
 #include "event.h"
+#include "kernel.h"
 
 #define PORT_DNS bpf_htons(53)
 #define DNS_HEADER 12
@@ -41,15 +42,6 @@ struct udp {
 	__be16 check;
 };
 
-/* Addresses of the local workloads that have a network namespace of their own. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct address);
-	__type(value, __u32);
-} locals SEC(".maps");
-
 struct exchange_key {
 	struct endpoint local;
 	struct endpoint remote;
@@ -60,6 +52,7 @@ struct exchange {
 	__u64 last;
 	__u64 sent; /* bytes of payload */
 	__u64 received;
+	__u64 netns;
 	struct endpoint service; /* that was asked for; port 0: none */
 	__u32 inbound;		 /* the remote end began */
 };
@@ -75,6 +68,7 @@ struct {
 
 struct dns_message {
 	__u64 time; /* ns of CLOCK_MONOTONIC */
+	__u64 netns;
 	struct endpoint local;
 	struct endpoint remote;
 	struct endpoint service; /* that was asked for; port 0: none */
@@ -95,9 +89,32 @@ struct {
 struct packet {
 	struct endpoint local;
 	struct endpoint remote;
+	__u64 netns;
 	__u32 payload; /* its offset */
 	__u32 length;  /* of the payload */
 };
+
+/* The cookie of the network namespace of a packet's socket; 0 if there is none. Before Linux 6.15 no helper tells it to these
+ * programs. */
+static __always_inline __u64 netns_of(struct __sk_buff *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct sock *s = 0;
+	__u64 cookie = 0;
+	/* Read from memory, the pointer is a number, of which the verifier does not mind where it is read from. */
+	if (sk && !bpf_probe_read_kernel(&s, sizeof(s), &sk))
+		BPF_CORE_READ_INTO(&cookie, s, __sk_common.skc_net.net, net_cookie);
+	return cookie;
+}
+
+/* Whether a local workload has the local end of a packet. Its address alone would not tell: whoever makes a network namespace
+ * gives itself any address there. */
+static __always_inline bool of_workload(struct __sk_buff *ctx, struct packet *p)
+{
+	p->netns = netns_of(ctx);
+	struct own_key key = { .netns = p->netns, .addr = p->local.addr };
+	return p->netns != host_netns && bpf_map_lookup_elem(&own, &key);
+}
 
 /* Reads the ends of a UDP packet. The context begins with the IP header. */
 static __always_inline bool read_packet(struct __sk_buff *ctx, bool egress, struct packet *p)
@@ -120,7 +137,7 @@ static __always_inline bool read_packet(struct __sk_buff *ctx, bool egress, stru
 		to->addr = h->to;
 		offset = sizeof(*h);
 	}
-	if (!bpf_map_lookup_elem(&locals, &p->local.addr))
+	if (!of_workload(ctx, p))
 		return false;
 	struct udp u;
 	p->payload = offset + sizeof(u);
@@ -151,11 +168,21 @@ static __always_inline void asked(struct __sk_buff *ctx, const struct endpoint *
 		*service = *e;
 }
 
+/* What others send to a workload takes nothing of what it may begin itself, and one of them takes half at most. */
+static __always_inline bool within_quota(const struct packet *p, bool egress, __u32 kind, __u32 most)
+{
+	struct quota_key key = { .netns = p->netns, .from = p->remote.addr, .kind = kind + QUOTA_OF_PEER };
+	if (!egress && !within(&key, most / 2))
+		return false;
+	key.from = p->local.addr;
+	key.kind = egress ? kind : kind + QUOTA_INBOUND;
+	return within(&key, most);
+}
+
 static __always_inline void tell_dns(struct __sk_buff *ctx, const struct packet *p, bool egress)
 {
-	struct quota_key key = { .from = p->local.addr, .kind = QUOTA_DNS };
 	struct dns_message *m = 0;
-	if (within(&key, QUOTA_DNS_MESSAGES))
+	if (within_quota(p, egress, QUOTA_DNS, QUOTA_DNS_MESSAGES))
 		m = bpf_ringbuf_reserve(&dns_messages, sizeof(*m), 0);
 	if (!m) {
 		count_lost(LOST_DNS);
@@ -163,20 +190,28 @@ static __always_inline void tell_dns(struct __sk_buff *ctx, const struct packet 
 	}
 	__builtin_memset(m, 0, sizeof(*m));
 	m->time = bpf_ktime_get_ns();
+	m->netns = p->netns;
 	m->local = p->local;
 	m->remote = p->remote;
 	m->length = p->length;
 	m->egress = egress;
 	asked(ctx, &p->remote, &m->service);
-	__u32 n = p->length;
-	if (n > DNS_DATA)
-		n = DNS_DATA;
-	if (n < DNS_HEADER || bpf_skb_load_bytes(ctx, p->payload, m->data, n)) {
+	__u64 n = p->length;
+	/* Without these the compiler drops the first check, which was made before, and joins it with the second: the verifier would
+	 * not know one of the bounds. */
+	asm volatile("" : "+r"(n));
+	bool some = n >= DNS_HEADER;
+	if (some) {
+		asm volatile("" : "+r"(n));
+		if (n > DNS_DATA)
+			n = DNS_DATA;
+		some = !bpf_skb_load_bytes(ctx, p->payload, m->data, n);
+	}
+	if (!some) {
 		bpf_ringbuf_discard(m, BPF_RB_NO_WAKEUP);
 		return;
 	}
-	__u64 full = bpf_ringbuf_query(&dns_messages, BPF_RB_AVAIL_DATA);
-	bpf_ringbuf_submit(m, full > DNS_RING_SIZE / 4 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(m, waking(&dns_messages, DNS_RING_SIZE, READS_DNS));
 }
 
 static __always_inline void count_exchange(struct __sk_buff *ctx, const struct packet *p, bool egress)
@@ -188,8 +223,8 @@ static __always_inline void count_exchange(struct __sk_buff *ctx, const struct p
 		__sync_fetch_and_add(egress ? &x->sent : &x->received, p->length);
 		return;
 	}
-	struct quota_key quota = { .from = p->local.addr, .kind = QUOTA_EXCHANGES };
 	struct exchange first = {
+		.netns = p->netns,
 		.first = bpf_ktime_get_ns(),
 		.sent = egress ? p->length : 0,
 		.received = egress ? 0 : p->length,
@@ -198,7 +233,7 @@ static __always_inline void count_exchange(struct __sk_buff *ctx, const struct p
 	first.last = first.first;
 	if (egress)
 		asked(ctx, &p->remote, &first.service);
-	if (!within(&quota, QUOTA_NEW_EXCHANGES) || bpf_map_update_elem(&exchanges, &key, &first, BPF_NOEXIST))
+	if (!within_quota(p, egress, QUOTA_EXCHANGES, QUOTA_NEW_EXCHANGES) || bpf_map_update_elem(&exchanges, &key, &first, BPF_NOEXIST))
 		count_lost(LOST_EXCHANGES);
 }
 

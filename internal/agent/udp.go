@@ -16,30 +16,51 @@ import (
 func (a *Agent) followUDP(ctx context.Context) error {
 	var queries observe.Queries
 	g, ctx := errgroup.WithContext(ctx)
+	asked := make(chan struct{}, 1)
 	g.Go(func() error {
-		return a.path.Datagrams(ctx, a.udpExchange, func(m datapath.DNSMessage) { a.dnsMessage(&queries, m) }, a.flows.AddLost)
+		return a.path.Datagrams(ctx, a.udpExchange, func(m datapath.DNSMessage) {
+			a.dnsMessage(&queries, m)
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}, a.flows.AddLost)
 	})
 	g.Go(func() error {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
-			case now := <-tick.C:
-				for _, x := range queries.Unanswered(now) {
-					a.dnsExchange(x)
-				}
+			case <-asked:
+				a.awaitAnswers(ctx, &queries)
 			}
 		}
 	})
 	return g.Wait()
 }
 
+// awaitAnswers reports the questions that have no answer in time, until none waits or ctx ends.
+func (a *Agent) awaitAnswers(ctx context.Context, q *observe.Queries) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for q.Waiting() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, x := range q.Unanswered(now) {
+				a.dnsExchange(x)
+			}
+		}
+	}
+}
+
 // udpEnds are the ends of a flow by UDP, as one of them sees it.
 type udpEnds struct {
 	source, destination, service netip.AddrPort
 	atSource                     bool
+	workload                     string // that the local end is of; "" if that is not known
+	gone                         bool   // the local end's workload has gone: another may have its address
 }
 
 // udpFlow returns a flow with its ends. No end proves who it is by UDP.
@@ -49,8 +70,12 @@ func (a *Agent) udpFlow(e udpEnds) observe.Flow {
 		Protocol: model.UDP, Verdict: observe.Forwarded, Layer: observe.L4, SeenAt: observe.AtDestination,
 		Source: r.Peer(e.source), Destination: r.Peer(e.destination),
 	}
+	local := &f.Destination
 	if e.atSource {
-		f.SeenAt = observe.AtSource
+		f.SeenAt, local = observe.AtSource, &f.Source
+	}
+	if local.Workload != e.workload && (e.workload != "" || e.gone) {
+		*local = observe.Peer{Address: local.Address, Workload: e.workload}
 	}
 	if e.service.IsValid() {
 		f.Destination.Service = r.Peer(e.service).Service
@@ -59,12 +84,13 @@ func (a *Agent) udpFlow(e udpEnds) observe.Flow {
 }
 
 func (a *Agent) udpExchange(x datapath.Exchange) {
-	ends := udpEnds{x.Local, x.Remote, x.Service, true}
+	ends := udpEnds{source: x.Local, destination: x.Remote, service: x.Service, atSource: true}
 	sent, received := x.Sent, x.Received
 	if x.Inbound {
 		ends = udpEnds{source: x.Remote, destination: x.Local}
 		sent, received = received, sent
 	}
+	ends.workload, ends.gone = x.Workload, x.Workload == ""
 	f := a.udpFlow(ends)
 	f.Time, f.Duration, f.Sent, f.Received = x.Last, x.Last.Sub(x.First), sent, received
 	a.flows.Add(f)
@@ -74,7 +100,7 @@ func (a *Agent) udpExchange(x datapath.Exchange) {
 const dnsPort = 53
 
 func (a *Agent) dnsMessage(q *observe.Queries, m datapath.DNSMessage) {
-	d := observe.DNSDatagram{Time: m.Time, Client: m.Remote, Server: m.Local, Length: m.Length, Data: m.Data}
+	d := observe.DNSDatagram{Time: m.Time, Workload: m.Workload, Client: m.Remote, Server: m.Local, Length: m.Length, Data: m.Data}
 	// A server may ask others from its port 53: the direction of the message decides then.
 	response := len(m.Data) > 2 && m.Data[2]&0x80 != 0
 	if m.Local.Port() != dnsPort || m.Remote.Port() == dnsPort && m.Egress != response {
@@ -90,11 +116,14 @@ func (a *Agent) dnsMessage(q *observe.Queries, m datapath.DNSMessage) {
 }
 
 func (a *Agent) dnsExchange(x *observe.DNSExchange) {
-	f := a.udpFlow(udpEnds{x.Client, x.Server, x.Service, x.AtClient})
+	f := a.udpFlow(udpEnds{source: x.Client, destination: x.Server, service: x.Service, atSource: x.AtClient, workload: x.Workload})
 	f.Layer, f.DNS = observe.L7, &x.DNS
 	f.Time, f.Duration, f.Sent, f.Received = x.Time, x.Took, uint64(x.Sent), uint64(x.Received)
 	if x.Code == "" {
 		f.Verdict, f.Reason = observe.Failed, "no answer within "+observe.QueryTimeout.String()
+		if x.Took < observe.QueryTimeout {
+			f.Reason = "no answer before the client asked something else under the same number"
+		}
 	}
 	a.flows.Add(f)
 }

@@ -13,8 +13,9 @@ import (
 func TestUDPExchanges(t *testing.T) {
 	local, remote, service := netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:2000"), netip.MustParseAddrPort("10.96.0.1:2000")
 	at := time.Unix(1_900_000_000, 0)
-	x := datapath.Exchange{Local: local, Remote: remote, Service: service, Sent: 3, Received: 18, First: at, Last: at.Add(time.Second)}
+	x := datapath.Exchange{Workload: "shop/app", Local: local, Remote: remote, Service: service, Sent: 3, Received: 18, First: at, Last: at.Add(time.Second)}
 	in := x
+	in.Workload = "store/web"
 	in.Local, in.Remote, in.Service, in.Inbound, in.Sent, in.Received = remote, local, netip.AddrPort{}, true, 18, 3
 	got := flowsOf(t, func(a *Agent) {
 		w := a.st.Write(a.st.Workloads, a.st.Services)
@@ -36,6 +37,24 @@ func TestUDPExchanges(t *testing.T) {
 			f.Duration != time.Second || f.Source.Workload != "shop/app" || f.Destination.Workload != "store/web" ||
 			(f.Destination.Service == "store/media") != (side == observe.AtSource) {
 			t.Errorf("%s: %+v", side, f)
+		}
+	}
+}
+
+// TestUDPExchangesOfPodsThatAreGone: the pod that has the address by now did not say it.
+func TestUDPExchangesOfPodsThatAreGone(t *testing.T) {
+	local, remote := netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:2000")
+	for _, workload := range []string{"shop/before", ""} {
+		got := flowsOf(t, func(a *Agent) {
+			w := a.st.Write(a.st.Workloads)
+			a.st.Workloads.Put(w, &model.Workload{
+				Namespace: "shop", Name: "app", Addresses: []netip.Addr{local.Addr()}, Identity: model.NewIdentity("td", "shop", "app"),
+			})
+			w.Commit()
+			a.udpExchange(datapath.Exchange{Workload: workload, Local: local, Remote: remote})
+		})
+		if len(got) != 1 || got[0].Source.Workload != workload || got[0].Source.Identity != "" || got[0].Source.Address != local {
+			t.Errorf("%q: %+v", workload, got)
 		}
 	}
 }
@@ -67,7 +86,9 @@ func TestDNSMessages(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	got := flowsOf(t, func(a *Agent) { a.dnsExchange(&observe.DNSExchange{DNS: observe.DNS{Name: "web"}}) })
+	got := flowsOf(t, func(a *Agent) {
+		a.dnsExchange(&observe.DNSExchange{DNS: observe.DNS{Name: "web"}, Took: observe.QueryTimeout})
+	})
 	if got[0].Verdict != observe.Failed || got[0].Reason != "no answer within 5s" {
 		t.Errorf("no answer: %+v", got[0])
 	}

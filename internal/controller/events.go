@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -130,7 +131,7 @@ func warning(obj metav1.Object, f failure, now time.Time) (*eventsv1.Event, erro
 	return &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			// A name of its own for each: they are no longer than an object's, and end with the time.
-			Namespace: namespace, Name: cut(obj.GetName(), 200) + "." + strconv.FormatInt(now.UnixNano(), 16) + "." + lower(f.reason),
+			Namespace: namespace, Name: nameStart(obj.GetName()) + "." + strconv.FormatInt(now.UnixNano(), 16) + "." + lower(f.reason),
 		},
 		EventTime: metav1.NewMicroTime(now), Type: corev1.EventTypeWarning, Reason: cut(f.reason, 128), Action: "Translate",
 		Note: cut(f.of+f.message, 1024), ReportingController: gateway.ControllerName, ReportingInstance: "weft-controller",
@@ -151,6 +152,10 @@ func cut(s string, most int) string {
 	}
 	return s[:most]
 }
+
+// nameStart is an object's name, or as much of it as leaves room in another's. Each part of a name between dots must end with a
+// letter or a digit (RFC 1123).
+func nameStart(name string) string { return strings.TrimRight(cut(name, 200), "-.") }
 
 // lower makes a part of an object's name of a reason.
 func lower(reason string) string {

@@ -26,7 +26,7 @@ func refusalEvent(pod *corev1.Pod, key refusal, f *observe.Flow, now time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	ev.Name, ev.Action = cut(pod.Name, 200)+"."+key.hash()+"."+lower(refusedReason), "Refuse"
+	ev.Name, ev.Action = nameStart(pod.Name)+"."+key.hash()+"."+lower(refusedReason), "Refuse"
 	return ev, nil
 }
 

@@ -139,7 +139,8 @@ func (e *refusalEvents) room(key refusal) bool {
 	return ofPod < maxRefusalsOfPod && ofNamespace < maxRefusalsOfNamespace && len(e.seen) < maxRefusals
 }
 
-// flush writes what has waited longest, and forgets what has not happened for long.
+// flush writes what has waited longest, and forgets what has not happened for long or is of pods that are gone: their
+// successors need the room.
 func (e *refusalEvents) flush(ctx context.Context) {
 	now := e.now()
 	type due struct {
@@ -148,10 +149,12 @@ func (e *refusalEvents) flush(ctx context.Context) {
 		r     *refusals
 	}
 	var all []due
+	snap := e.objs.DB.Snapshot()
 	e.mu.Lock()
 	for k, r := range e.seen {
+		pod, ok := e.objs.Pods.Get(snap, k.namespace+"/"+k.pod)
 		switch {
-		case now.Sub(r.last) > refusalsKept:
+		case now.Sub(r.last) > refusalsKept, !ok, pod.UID != k.uid:
 			delete(e.seen, k)
 		case r.count > r.written && now.Sub(r.wrote) >= refusalRecount:
 			all = append(all, due{r.count, r.last, r})

@@ -227,3 +227,41 @@ func TestRefusalsAreBounded(t *testing.T) {
 		t.Errorf("%d Events in the end, want %d", n, maxRefusals)
 	}
 }
+
+// TestRefusalsOfPodsThatAreReplaced: a namespace whose pods are replaced all the time has Events of those that there are.
+func TestRefusalsOfPodsThatAreReplaced(t *testing.T) {
+	w := newRefusalWorld(t)
+	for i := range 2 * maxRefusalsOfNamespace {
+		w.pod("store", "web", "b")
+		pod, _ := w.objs.Pods.Get(w.objs.DB.Snapshot(), "store/web")
+		next := pod.DeepCopy()
+		next.UID = types.UID(fmt.Sprint("uid-", i))
+		w.put(next)
+		w.leader.observe("b", refusedFlow(observe.AtDestination, 80))
+		w.flush()
+		if n := len(w.leader.seen); n != 1 {
+			t.Fatalf("pod %d: %d refusals are remembered", i, n)
+		}
+	}
+	if n := len(w.server.events); n != 2*maxRefusalsOfNamespace {
+		t.Errorf("%d Events", n)
+	}
+}
+
+// TestEventsOfLongNames: an Event of a pod with the longest name has a name that the API takes.
+func TestEventsOfLongNames(t *testing.T) {
+	for _, end := range []string{"-", ".", "a"} {
+		name := strings.Repeat("a", 199) + end + strings.Repeat("c", 53)
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+		ev, err := refusalEvent(pod, refusal{namespace: "shop", pod: name, side: observe.AtDestination}, refusedFlow(observe.AtDestination, 80), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bad := validation.IsDNS1123Subdomain(ev.Name); len(bad) > 0 {
+			t.Errorf("%s: %v", ev.Name, bad)
+		}
+		if ev, err = warning(pod, failure{reason: "Invalid"}, time.Now()); err != nil || len(validation.IsDNS1123Subdomain(ev.Name)) > 0 {
+			t.Errorf("%v: %v", ev, err)
+		}
+	}
+}

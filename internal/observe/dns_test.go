@@ -129,6 +129,43 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// TestQueriesUnderOneNumber: a client chooses the numbers of its questions, and whoever answers the question in its answer. No
+// question hides behind another.
+func TestQueriesUnderOneNumber(t *testing.T) {
+	at := time.Unix(1_900_000_000, 0)
+	question, answer := datagrams(t, 1, at)
+	rename := func(d DNSDatagram) DNSDatagram {
+		d.Data = slices.Clone(d.Data)
+		d.Data[dnsHeader+1] ^= 1
+		return d
+	}
+	hidden, forged := rename(question), rename(answer)
+	var q Queries
+	if x, lost := q.Take(question); x != nil || lost {
+		t.Fatalf("a question: %+v, lost %v", x, lost)
+	}
+	x, _ := q.Take(forged)
+	if x == nil || x.Sent != 0 || x.Took != 0 || q.Waiting() != 1 {
+		t.Errorf("an answer to another question: %+v, %d wait", x, q.Waiting())
+	}
+	first := x
+	x, lost := q.Take(hidden)
+	if x == nil || lost || x.Code != "" || x.Sent == 0 || x.Name == first.Name || q.Waiting() != 1 {
+		t.Errorf("another question under the same number: %+v, lost %v, %d wait", x, lost, q.Waiting())
+	}
+	x, _ = q.Take(forged)
+	if x == nil || x.Code != "NOERROR" || x.Sent == 0 || x.Name != first.Name || q.Waiting() != 0 {
+		t.Errorf("its answer: %+v, %d wait", x, q.Waiting())
+	}
+	q.Take(question)
+	refusal := answer
+	refusal.Data = slices.Clone(answer.Data[:dnsHeader])
+	refusal.Data[5] = 0 // no question
+	if x, _ := q.Take(refusal); x == nil || x.Sent == 0 {
+		t.Errorf("an answer that repeats no question: %+v", x)
+	}
+}
+
 // TestQueriesAreBounded: one address cannot take the room of others, and nobody can take more than there is.
 func TestQueriesAreBounded(t *testing.T) {
 	var q Queries

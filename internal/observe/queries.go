@@ -17,6 +17,7 @@ const (
 // DNSDatagram is a datagram that carries a message of DNS.
 type DNSDatagram struct {
 	Time           time.Time
+	Workload       string // of the end where it was seen; "" if that is not known
 	Client, Server netip.AddrPort
 	// Service is the address that the client sent to, where Server is a backend of it; else it is not valid.
 	Service  netip.AddrPort
@@ -30,6 +31,7 @@ type DNSExchange struct {
 	DNS
 	Client, Server, Service netip.AddrPort
 	AtClient                bool
+	Workload                string        // of the end where it was seen; "" if that is not known
 	Time                    time.Time     // of the end
 	Took                    time.Duration // 0 if the question was not seen
 	Sent, Received          int           // bytes
@@ -55,34 +57,49 @@ func (k queryKey) local() netip.Addr {
 	return k.server.Addr()
 }
 
-// Take takes a datagram, and returns the exchange that it ends, if it does. lost is true for a question that there is no room
-// for: without an answer it is not heard of again.
+// Take takes a datagram, and returns the exchange that it ends, if it does: its own, or that of another question under the same
+// number (ID), of which an answer is not waited for any more. An answer to another question than was asked is an exchange
+// without a question. lost is true for a question that there is no room for: without an answer it is not heard of again.
 func (q *Queries) Take(d DNSDatagram) (x *DNSExchange, lost bool) {
 	h, dns, err := readDNS(d.Data)
 	if err != nil {
 		return nil, false
 	}
 	key := queryKey{d.Client, d.Server, d.AtClient, h.ID}
+	own := &DNSExchange{
+		DNS: dns, Client: d.Client, Server: d.Server, Service: d.Service, AtClient: d.AtClient, Workload: d.Workload, Time: d.Time,
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	x = q.waiting[key]
+	same := x != nil && x.Name == dns.Name && x.Type == dns.Type
 	if !h.Response {
-		if x != nil {
+		if same {
 			return nil, false // the client asks again
 		}
-		return nil, !q.add(key, &DNSExchange{
-			DNS: dns, Client: d.Client, Server: d.Server, Service: d.Service, AtClient: d.AtClient, Time: d.Time, Sent: d.Length,
-		})
+		if x != nil {
+			q.remove(key)
+			x.Took, x.Time = max(d.Time.Sub(x.Time), 0), d.Time
+		}
+		own.Sent = d.Length
+		return x, !q.add(key, own)
 	}
-	if x == nil {
-		return &DNSExchange{
-			DNS: dns, Client: d.Client, Server: d.Server, Service: d.Service, AtClient: d.AtClient, Time: d.Time, Received: d.Length,
-		}, false
+	// Some errors repeat no question.
+	if x == nil || !same && dns.Name != "" {
+		own.Received = d.Length
+		return own, false
 	}
 	q.remove(key)
 	x.Code, x.Answers, x.Received = dns.Code, dns.Answers, d.Length
 	x.Took, x.Time = max(d.Time.Sub(x.Time), 0), d.Time
 	return x, false
+}
+
+// Waiting is the number of questions that wait for an answer.
+func (q *Queries) Waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
 }
 
 func (q *Queries) add(key queryKey, x *DNSExchange) bool {

@@ -17,11 +17,13 @@ func BenchmarkIdleAgent(b *testing.B) {
 	for _, pods := range []int{0, 110, 250} {
 		b.Run(fmt.Sprintf("pods=%d", pods), func(b *testing.B) { idle(b, pods) })
 	}
+	b.Run("pods=110,no-udp-flows", func(b *testing.B) { idle(b, 110, "--no-udp-flows") })
 }
 
-func idle(b *testing.B, pods int) {
+func idle(b *testing.B, pods int, args ...string) {
 	n := newNode(b)
 	defer n.clean()
+	n.args = append(n.args, args...)
 	n.api.custom.Store(true)
 	n.api.namespace("shop", "permissive")
 	for i := range pods {
