@@ -83,6 +83,9 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	}
 	line("Objects", "%s", objectsLine(s.Objects, s.Troubles))
 	line("Flows", "%s", lostLine(s.Lost))
+	for _, e := range s.Exports {
+		line("Export", "%s", exportLine(e))
+	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
@@ -160,6 +163,17 @@ func lostLine(lost []*model.Lost) string {
 		return "none lost"
 	}
 	return strings.Join(out, ", ")
+}
+
+func exportLine(e *model.Export) string {
+	s := "flows to " + e.To
+	if e.Target != "" {
+		s += " " + e.Target
+	}
+	if e.Error != "" {
+		s += fmt.Sprintf(", FAILING since %s: %s", e.Since.UTC().Format(time.RFC3339), e.Error)
+	}
+	return s
 }
 
 func datapathLine(d api.Datapath) string {
