@@ -126,22 +126,20 @@ func mapPage(ctx context.Context, page *web.Loopback, server *mapServer, r *reac
 func newEdgesCmd(run *string) *cobra.Command {
 	var out output
 	r := reach{run: run}
+	var server flowsServer
 	measure := 5 * time.Second
 	cmd := &cobra.Command{
 		Use:   "edges",
 		Short: "List who talks to whom, with rates, errors and latency",
 		Long: `List who talks to whom: what weft map shows, as a table, as JSON, or as DOT for Graphviz. It is measured for --for, or for as
-long as somebody has looked at the map.`,
+long as somebody has looked at the map. With --server the flows API of the cluster is asked, which shows the edges with an end in
+a namespace whose flows your token may list.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			m, err := agentsMap(cmd.Context(), &r)
-			if err != nil {
-				return err
-			}
-			g, err := measured(cmd.Context(), m, measure)
+			g, err := edges(cmd.Context(), &server, &r, measure)
 			if err != nil {
 				return err
 			}
@@ -159,13 +157,22 @@ long as somebody has looked at the map.`,
 	}
 	out.flag(cmd, "table", "json", "dot")
 	r.flags(cmd.Flags())
+	server.flags(cmd.Flags())
 	cmd.Flags().DurationVar(&measure, "for", measure, "how long to measure")
 	return cmd
 }
 
-// measured returns the graph after a time.
-func measured(ctx context.Context, m api.ServiceMap, after time.Duration) (*servicemap.Graph, error) {
-	if _, err := m.Graph(ctx); err != nil {
+// edges returns the graph of agents, or of a server, after a time.
+func edges(ctx context.Context, server *flowsServer, r *reach, after time.Duration) (*servicemap.Graph, error) {
+	graph := func(ctx context.Context) (*servicemap.Graph, error) { return server.edges(ctx, r) }
+	if server.address == "" {
+		m, err := agentsMap(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		graph = m.Graph
+	}
+	if _, err := graph(ctx); err != nil {
 		return nil, err
 	}
 	select {
@@ -173,7 +180,7 @@ func measured(ctx context.Context, m api.ServiceMap, after time.Duration) (*serv
 		return nil, ctx.Err()
 	case <-time.After(after):
 	}
-	return m.Graph(ctx)
+	return graph(ctx)
 }
 
 func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
