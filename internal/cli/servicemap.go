@@ -146,13 +146,7 @@ a namespace whose flows your token may list.`,
 			if err := printEdges(cmd.OutOrStdout(), &out, g); err != nil {
 				return err
 			}
-			for _, node := range g.Missing {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: its edges are missing\n", printable(node))
-			}
-			if len(g.Missing) > 0 {
-				return ErrUnhealthy
-			}
-			return nil
+			return missingEdges(cmd, g)
 		},
 	}
 	out.flag(cmd, "table", "json", "dot")
@@ -160,6 +154,17 @@ a namespace whose flows your token may list.`,
 	server.flags(cmd.Flags())
 	cmd.Flags().DurationVar(&measure, "for", measure, "how long to measure")
 	return cmd
+}
+
+// missingEdges names the nodes that a graph lacks. It returns ErrUnhealthy if there are some.
+func missingEdges(cmd *cobra.Command, g *servicemap.Graph) error {
+	for _, node := range g.Missing {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: its edges are missing\n", printable(node))
+	}
+	if len(g.Missing) > 0 {
+		return ErrUnhealthy
+	}
+	return nil
 }
 
 // edges returns the graph of agents, or of a server, after a time.
@@ -183,6 +188,14 @@ func edges(ctx context.Context, server *flowsServer, r *reach, after time.Durati
 	return graph(ctx)
 }
 
+// quantile is a time in seconds as text; "" for none.
+func quantile(seconds *float64) string {
+	if seconds == nil {
+		return ""
+	}
+	return time.Duration(*seconds * float64(time.Second)).Round(10 * time.Microsecond).String()
+}
+
 func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
 	if out.format == "dot" {
 		return servicemap.WriteDOT(w, g)
@@ -193,12 +206,6 @@ func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
 	names := map[string]string{}
 	for _, n := range g.Nodes {
 		names[n.ID] = n.String()
-	}
-	quantile := func(v *float64) string {
-		if v == nil {
-			return ""
-		}
-		return time.Duration(*v * float64(time.Second)).Round(10 * time.Microsecond).String()
 	}
 	return printTable(w, g.Edges, []column[servicemap.Edge]{
 		{head: "FROM", of: func(e servicemap.Edge) string { return names[e.From] }},

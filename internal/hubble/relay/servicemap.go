@@ -69,7 +69,9 @@ func (v *view) Graph(ctx context.Context) (*servicemap.Graph, error) {
 	if err != nil || v.caller.scope.All {
 		return g, err
 	}
-	return g.For(v.caller.scope.Allows), nil
+	shown := g.For(v.caller.scope.Allows)
+	shown.Namespaces = v.caller.scope.Namespaces
+	return shown, nil
 }
 
 // Flows implements web.View.
