@@ -178,3 +178,20 @@ func TestFileThatIsMoved(t *testing.T) {
 	w.add(1, 1)
 	w.until("the second flow", func() bool { all := readFile(t, path); return len(all) == 1 && all[0].number(t) == 1 })
 }
+
+// BenchmarkFile writes flows of requests in batches; an operation is a flow.
+func BenchmarkFile(b *testing.B) {
+	s := &rotated{File: File{Path: filepath.Join(b.TempDir(), "flows.json"), Size: 16 << 20, Count: 2}, node: "n1"}
+	defer s.close()
+	flow := numbered(1)
+	flow.HTTP = &observe.Request{Method: "GET", Host: "web", Path: "/api/items", Status: 200}
+	var batch []item
+	for range maxBatch {
+		batch = append(batch, item{0, &flow})
+	}
+	for n := 0; n < b.N; n += maxBatch {
+		if _, _, err := s.send(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -2,7 +2,6 @@ package flowexport
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -147,7 +146,7 @@ func retryable(err error) bool {
 			}
 		}
 	}
-	return errors.Is(err, context.Canceled)
+	return false
 }
 
 // partialSuccess reads ExportLogsServiceResponse: how many records were rejected, and why.
