@@ -81,7 +81,7 @@ func find[T metav1.Object](t *testing.T, all []runtime.Object, name string) T {
 func TestObjects(t *testing.T) {
 	for file, kinds := range map[string][]string{
 		"weft.yaml": {
-			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
+			"Namespace", "ServiceAccount", "ServiceAccount", "ServiceAccount", "ClusterRole", "ClusterRole", "ClusterRole", "ClusterRole", "ClusterRoleBinding",
 			"ClusterRoleBinding", "Role", "Role", "RoleBinding", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
 			"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "DaemonSet", "Deployment", "Service", "PodDisruptionBudget", "Service", "Service",
 			"DaemonSet",
@@ -256,5 +256,9 @@ func TestFlowsAPI(t *testing.T) {
 	viewer := find[*rbacv1.ClusterRole](t, all, "weft-flows-viewer")
 	if len(viewer.Rules) != 1 || !allowed(viewer.Rules, "weft.io", "flows", "", "list") {
 		t.Errorf("viewers may do %v", viewer.Rules)
+	}
+	viewer = find[*rbacv1.ClusterRole](t, all, "weft-viewer")
+	if len(viewer.Rules) != 1 || !allowed(viewer.Rules, "weft.io", "flows", "", "list") || !allowed(viewer.Rules, "weft.io", "config", "", "list") {
+		t.Errorf("viewers of all may do %v", viewer.Rules)
 	}
 }

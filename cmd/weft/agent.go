@@ -25,7 +25,7 @@ func newAgentCmd(run *string) *cobra.Command {
 	var level slog.Level
 	var addresses, external []string
 	var authority, bytes string
-	var traces traceFlags
+	var sent sentFlags
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
 		Short: "Run this node: eBPF programs, xDS, certificates",
@@ -52,7 +52,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 			default:
 				return fmt.Errorf("--bytes %q: hbone and tunnel are possible", bytes)
 			}
-			if cfg.Traces, err = traces.traces(); err != nil {
+			if err := sent.set(&cfg); err != nil {
 				return err
 			}
 			if cfg.NodeAddresses, err = nodeAddresses(addresses); err != nil {
@@ -88,7 +88,8 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "with --ca builtin: life of a workload's certificate; renewed at half of it")
 	pathFlags(f, &cfg)
 	observedFlags(f, &cfg)
-	traces.flags(f)
+	sent.traces.flags(f)
+	sent.export.flags(f)
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	cniFlags(f, &cfg.CNI)
 	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")
@@ -117,6 +118,20 @@ func observedFlags(f *pflag.FlagSet, cfg *agent.Config) {
 	f.BoolVar(&cfg.IstioMetrics, "istio-metrics", false, "requests and connections also as istio_requests_total and the like, for tools that ask for these")
 	f.BoolVar(&cfg.NoUDPFlows, "no-udp-flows", false, "no flows of datagrams and of DNS: nothing looks at UDP packets")
 	f.BoolVar(&cfg.RequestLog, "request-log", false, "also a flow for each HTTP request on L7 ports and Gateways, with method, path and status")
+}
+
+// sentFlags are the flags about what is sent elsewhere.
+type sentFlags struct {
+	traces traceFlags
+	export exportFlags
+}
+
+func (s *sentFlags) set(cfg *agent.Config) (err error) {
+	if cfg.Traces, err = s.traces.traces(); err != nil {
+		return err
+	}
+	cfg.Export, err = s.export.export()
+	return err
 }
 
 func cniFlags(f *pflag.FlagSet, cni *agent.CNI) {

@@ -30,11 +30,20 @@ func (t *traceFlags) traces() (*xds.Traces, error) {
 	if t.collector == "" {
 		return nil, nil
 	}
-	service, port, _ := strings.Cut(t.collector, ":")
-	ns, name := model.SplitKey(service)
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || ns == "" || name == "" || strings.Contains(name, "/") {
-		return nil, fmt.Errorf("--trace-collector %q is not of the form NAMESPACE/NAME:PORT", t.collector)
+	ns, name, n, err := servicePort(t.collector)
+	if err != nil {
+		return nil, fmt.Errorf("--trace-collector %w", err)
 	}
-	return &xds.Traces{Namespace: ns, Service: name, Port: uint16(n), Sampling: t.sampling}, nil
+	return &xds.Traces{Namespace: ns, Service: name, Port: n, Sampling: t.sampling}, nil
+}
+
+// servicePort reads NAMESPACE/NAME:PORT.
+func servicePort(s string) (namespace, name string, port uint16, err error) {
+	service, text, _ := strings.Cut(s, ":")
+	namespace, name = model.SplitKey(service)
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return "", "", 0, fmt.Errorf("%q is not of the form NAMESPACE/NAME:PORT", s)
+	}
+	return namespace, name, uint16(n), nil
 }

@@ -53,6 +53,12 @@ func TestValues(t *testing.T) {
 		"metrics.enabled=false,metrics.serviceMonitor.create=true":                {"", "-metrics\n"},
 		"metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", "prometheus.io"},
 		"metrics.prometheusRule.create=true,metrics.prometheusRule.labels.team=x": {"team: x\nspec:\n  # Alerts", "ServiceMonitor"},
+		"flows.export.stdout=true":                  {"- --flow-export-stdout\n", "--flow-export-file"},
+		"flows.export.stdout=false":                 {"", "flow-export"},
+		"flows.export.file.dir=/d":                  {"- --flow-export-file-size=104857600\n", "--flow-export-otlp"},
+		"flows.export.file.dir=/d/e":                {"hostPath: {path: \"/d/e\", type: DirectoryOrCreate}", "--flow-export-stdout"},
+		"flows.export.otlp=observability/otel:4317": {"- --flow-export-otlp=observability/otel:4317\n", "--flow-export-stdout"},
+		"flows.export.filter.verdict={refused,failed},flows.export.filter.namespace={shop}": {"- \"--flow-export-filter=namespace=shop\"\n            - \"--flow-export-filter=verdict=refused,failed\"\n", ""},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
 		"externalIPs={203.0.113.0/24,2001:db8::/48}":                                        {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
 		"gatewayNodes.node-restriction\\.kubernetes\\.io/edge=yes,gatewayNodes.b=":          {"- --gateway-nodes=b=,node-restriction.kubernetes.io/edge=yes\n", ""},
@@ -85,7 +91,8 @@ func TestBadValues(t *testing.T) {
 	for _, set := range []string{
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
-		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "gatewayNodes=edge", "gatewayNodes.a=b c", "namespaceShare=0", "namespaceShare=101",
+		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "gatewayNodes=edge", "gatewayNodes.a=b c", "flows.export.file.dir=relative", "flows.export.file.size=1k", "flows.export.file.count=0",
+		"flows.export.otlp=otel:4317", "flows.export.filter.colour={red}", "flows.export.filter.verdict=refused", "namespaceShare=0", "namespaceShare=101",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

@@ -19,6 +19,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/flowexport"
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/gatewaysecrets"
 	"github.com/weft-mesh/weft/internal/observe"
@@ -67,6 +68,8 @@ type Config struct {
 	NoUDPFlows     bool // no flows of datagrams and of DNS
 	// Traces says where spans of requests go; nil for nowhere.
 	Traces *xds.Traces
+	// Export says where flows are sent.
+	Export Export
 	// Tunnel sends the authenticated bytes of this node's pods by weft tunnel, if weft proxy runs one, to nodes that accept
 	// it, and not by HBONE.
 	Tunnel bool
@@ -110,6 +113,7 @@ type Agent struct {
 	// secrets receives the Secrets of Gateways from the controller; nil if they are read with the other objects.
 	secrets     *gatewaysecrets.Receiver
 	flows       *observe.Store
+	exporters   []*flowexport.Exporter
 	connections *traffic.Connections
 	requests    *traffic.Requests
 	servicemap  *servicemap.Local
@@ -180,6 +184,9 @@ func New(cfg Config) (*Agent, error) {
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
 		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, NoUDPFlows: cfg.NoUDPFlows, Log: cfg.Log,
 	}, a.st); err != nil {
+		return nil, err
+	}
+	if a.exporters, err = newExporters(cfg, a.st, a.flows); err != nil {
 		return nil, err
 	}
 	a.transports = &accepting{st: a.st}
@@ -272,6 +279,9 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 	}
 	if uplink := a.newUplink(); uplink != nil {
 		g.Go(func() error { return uplink.Run(ctx) })
+	}
+	for _, x := range a.exporters {
+		g.Go(func() error { return x.Run(ctx) })
 	}
 	if a.cfg.StartProxy {
 		g.Go(func() error { return a.keepProxy(ctx) })

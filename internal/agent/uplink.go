@@ -5,6 +5,9 @@ import (
 	"net"
 	"net/netip"
 
+	"google.golang.org/grpc"
+
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/hubble"
 )
 
@@ -17,7 +20,8 @@ func (a *Agent) newUplink() *hubble.Uplink {
 		Observer: hubble.NewObserver(hubble.Config{
 			Node: a.cfg.Node, Version: a.cfg.Version, State: a.st, Flows: a.flows, Started: a.started,
 		}),
-		Map: a.servicemap,
+		Map:  a.servicemap,
+		Rows: func(s grpc.ServiceRegistrar) { api.Register(s, a.view()) },
 		Dial: func(ctx context.Context, replica netip.AddrPort) (net.Conn, error) {
 			return a.ca.remote.Connect(ctx, replica, hubble.Path, hubble.Protocol)
 		},

@@ -144,6 +144,8 @@ type Status struct {
 	Troubles []Trouble `json:"troubles,omitempty"`
 	// Lost counts what sources of events dropped since the agent started: connections that weft observe does not show.
 	Lost []*model.Lost `json:"lost,omitempty"`
+	// Exports are where this node's flows are sent.
+	Exports []*model.Export `json:"exports,omitempty"`
 }
 
 // Trouble is a condition of an object that says that something of it does not work.

@@ -56,14 +56,6 @@ type FlowQuery struct {
 	observe.Terms
 }
 
-// fields are the parameters that may be there several times.
-func (q *FlowQuery) fields() map[string]*[]string {
-	return map[string]*[]string{
-		"namespace": &q.Namespace, "from": &q.From, "to": &q.To, "verdict": &q.Verdict, "layer": &q.Layer, "protocol": &q.Protocol,
-		"method": &q.Method, "status": &q.Status, "path": &q.Path, "query": &q.Query,
-	}
-}
-
 func (q *FlowQuery) times() map[string]*time.Time {
 	return map[string]*time.Time{"since": &q.Since, "until": &q.Until}
 }
@@ -76,7 +68,7 @@ func (q FlowQuery) values() url.Values {
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	for key, values := range q.fields() {
+	for key, values := range q.Fields() {
 		if len(*values) > 0 {
 			v[key] = *values
 		}
@@ -97,7 +89,7 @@ func parseFlowQuery(v url.Values) (q FlowQuery, f observe.Filter, err error) {
 			return q, f, fmt.Errorf("limit %q is not a number", l)
 		}
 	}
-	for key, values := range q.fields() {
+	for key, values := range q.Fields() {
 		*values = v[key]
 	}
 	for key, at := range q.times() {

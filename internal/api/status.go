@@ -19,6 +19,7 @@ func NewStatus(n Node, now time.Time) Status {
 		Agent: n.Agent, Folder: n.folder(snap), Datapath: datapath(st, snap), Proxy: n.proxy(snap),
 		Workloads: []Workload{}, Identities: identities(st, snap),
 		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)), Lost: collect(st.Lost.All(snap)),
+		Exports: collect(st.Exports.All(snap)),
 	}
 	s.CNI, _ = st.CNI.Get(snap, (*model.CNI).Key(nil))
 	s.Objects, s.Troubles = troubles(st, snap)
@@ -61,7 +62,7 @@ func (id *Identity) judge(c *model.Certified, now time.Time) {
 
 // faults says what is wrong with the node: what its operator must look at. What is wrong with an object is for whoever
 // wrote it, and is in Troubles, Rejections and the problems of Folder: nobody but that object suffers, so it makes no node
-// unhealthy. Lost events and flows are shown but are no fault: nothing but the view of the traffic suffers.
+// unhealthy. Lost events and flows, and exports that fail, are shown but are no fault: nothing but the view of the traffic suffers.
 func (s *Status) faults(now time.Time) []string {
 	var out []string
 	fault := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }

@@ -1,4 +1,4 @@
-// Package cli holds the user's commands. status, config, proxy-config, observe, map, edges, explain, check, sysdump and
+// Package cli holds the user's commands. status, config, proxy-config, observe, map, edges, top, explain, check, sysdump and
 // version look at a node or a cluster: they ask agents (package internal/api), this node's on its socket, those of a cluster
 // in their pods. analyze and translate read manifests (package internal/analyze). The commands that run something are in
 // cmd/weft.
@@ -52,7 +52,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 	cmd.SetVersionTemplate("weft {{.Version}}\n")
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
-	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newProxyConfigCmd(r.Run), newObserveCmd(r.Run), newMapCmd(r.Run), newEdgesCmd(r.Run), newExplainCmd(r.Run), newDescribeCmd(r.Run, now), newCheckCmd(now), newConnectivityCmd(), newAnalyzeCmd(), newTranslateCmd(),
+	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newProxyConfigCmd(r.Run), newObserveCmd(r.Run), newMapCmd(r.Run), newEdgesCmd(r.Run), newTopCmd(r.Run), newExplainCmd(r.Run), newDescribeCmd(r.Run, now), newCheckCmd(now), newConnectivityCmd(), newAnalyzeCmd(), newTranslateCmd(),
 		newSysdumpCmd(o, r.Run, now), newVersionCmd(o), newRelayCmd(r.Run))
 	return r
 }

@@ -25,6 +25,11 @@ type clusterStatus struct {
 	Problems   []api.Problem      `json:"problems,omitempty"`
 	Objects    int                `json:"objects"`
 	Troubles   []api.Trouble      `json:"troubles,omitempty"`
+	// Namespaces are those that the status is of, where the reader may not see all: it has no nodes then.
+	Namespaces []string       `json:"namespaces,omitempty"`
+	Identities []api.Identity `json:"identities,omitempty"` // of these namespaces, with a problem
+	// Cut counts the rows for which there was no room in answers.
+	Cut int `json:"cut,omitempty"`
 }
 
 // nodeStatus is one node's.
@@ -57,9 +62,13 @@ func (f *fleet) status(ctx context.Context) *clusterStatus {
 		s.add(&a.value)
 	}
 	s.without(ctx, f)
+	s.sort()
+	return s
+}
+
+func (s *clusterStatus) sort() {
 	slices.SortFunc(s.Gateways, func(a, b *model.Gateway) int { return strings.Compare(a.Key(), b.Key()) })
 	slices.SortStableFunc(s.Troubles, func(a, b api.Trouble) int { return strings.Compare(a.Object.String(), b.Object.String()) })
-	return s
 }
 
 // without adds the nodes that have no agent.
@@ -160,7 +169,14 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 	if len(versions) > 1 {
 		health += fmt.Sprintf(", agents of %d versions", len(versions))
 	}
-	line("Nodes", "%s", health)
+	if s.Namespaces == nil {
+		line("Nodes", "%s", health)
+	} else {
+		line("Namespaces", "%s", join(s.Namespaces, 10, same))
+	}
+	if s.Cut > 0 {
+		line("", "%d rows of nodes are left out: name one by --node", s.Cut)
+	}
 	if s.Unread != "" {
 		line("", "%s", s.Unread)
 	}
@@ -171,6 +187,7 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 	}
 	for _, print := range []func() error{
 		func() error { return section(w, "Nodes", s.Nodes, nodeColumns) },
+		func() error { return section(w, "Identities with problems", s.Identities, identityTroubles) },
 		func() error { return section(w, "Gateways", s.Gateways, gatewaySummary) },
 		func() error { return section(w, "Not taken as written", s.Problems, problemColumns[1:]) },
 		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
@@ -202,6 +219,11 @@ func printFaults(w io.Writer, nodes []nodeStatus) {
 	for _, f := range order {
 		fmt.Fprintf(w, "  - %s: %s\n", printable(join(where[f], 3, same)), printable(f))
 	}
+}
+
+var identityTroubles = []column[api.Identity]{
+	{head: "IDENTITY", of: func(i api.Identity) string { return string(i.Identity) }},
+	{head: "PROBLEM", of: func(i api.Identity) string { return i.Trouble }},
 }
 
 var nodeColumns = []column[nodeStatus]{

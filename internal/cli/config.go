@@ -19,33 +19,35 @@ type query struct {
 }
 
 func newConfigCmd(run *string, now func() time.Time) *cobra.Command {
-	r := &reach{run: run}
+	r, server := &reach{run: run}, &flowsServer{}
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Show what a node made of the manifests",
 		Long: `Show what this node made of the manifests. Where no agent runs on this machine and a kubeconfig is found, the nodes of
-the cluster are asked, or the one that --node names; what several nodes say alike is shown once.`,
+the cluster are asked, or the one that --node names; what several nodes say alike is shown once. With --server the flows API
+of the cluster is asked, which shows what is of the namespaces that your token may see.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		listCmd(r, api.Services, "Services, their addresses and ports", printServices),
-		listCmd(r, api.Routes, "The rules for requests, in order of precedence: the first that matches wins", printRoutes),
-		listCmd(r, api.AllEndpoints, "The addresses behind each Service port", printEndpoints),
-		listCmd(r, api.Identities, "SPIFFE IDs, who has them, and this node's certificates for them",
+		listCmd(r, server, api.Services, "Services, their addresses and ports", printServices),
+		listCmd(r, server, api.Routes, "The rules for requests, in order of precedence: the first that matches wins", printRoutes),
+		listCmd(r, server, api.AllEndpoints, "The addresses behind each Service port", printEndpoints),
+		listCmd(r, server, api.Identities, "SPIFFE IDs, who has them, and this node's certificates for them",
 			func(w io.Writer, list []api.Identity, wide bool) error { return printIdentities(w, list, wide, now()) }),
-		listCmd(r, api.Certificates, "Certificates that this node holds, without their keys",
+		listCmd(r, server, api.Certificates, "Certificates that this node holds, without their keys",
 			func(w io.Writer, list []api.Certificate, wide bool) error {
 				return printCertificates(w, list, wide, now())
 			}),
-		listCmd(r, api.Policies, "Who may speak to the pods that an AuthorizationPolicy selects", printPolicies),
-		listCmd(r, api.Gateways, "Gateways and their listeners", printGateways),
-		listCmd(r, api.Statuses, "Conditions of every Gateway, listener, route and policy", printStatuses),
+		listCmd(r, server, api.Policies, "Who may speak to the pods that an AuthorizationPolicy selects", printPolicies),
+		listCmd(r, server, api.Gateways, "Gateways and their listeners", printGateways),
+		listCmd(r, server, api.Statuses, "Conditions of every Gateway, listener, route and policy", printStatuses),
 	)
 	for _, sub := range cmd.Commands() {
 		sub.Aliases = aliases[sub.Name()]
 	}
 	r.flags(cmd.PersistentFlags())
+	server.flags(cmd.PersistentFlags())
 	return cmd
 }
 
@@ -57,7 +59,7 @@ var aliases = map[string][]string{
 }
 
 // listCmd makes weft config <what> [NAME].
-func listCmd[T any](r *reach, what, short string, table func(io.Writer, []T, bool) error) *cobra.Command {
+func listCmd[T any](r *reach, server *flowsServer, what, short string, table func(io.Writer, []T, bool) error) *cobra.Command {
 	var q query
 	cmd := &cobra.Command{
 		Use:   what + " [NAME]",
@@ -74,7 +76,7 @@ func listCmd[T any](r *reach, what, short string, table func(io.Writer, []T, boo
 			if len(args) > 0 {
 				name = args[0]
 			}
-			lists, err := lists[T](cmd.Context(), r, what, q.namespace, name)
+			lists, err := lists[T](cmd.Context(), r, server, what, q.namespace, name)
 			if err != nil {
 				return err
 			}

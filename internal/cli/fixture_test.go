@@ -254,7 +254,7 @@ func (n *node) fillFlows() {
 func sickNode() *node {
 	n := healthyNode()
 	st := n.st
-	w := st.Write(n.objs.Problems, st.Proxies, st.Accepted, st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
+	w := st.Write(n.objs.Problems, st.Proxies, st.Accepted, st.SVIDs, st.Certified, st.Rejections, st.Statuses, st.Programmed, st.MapUsage, st.Lost, st.Exports)
 	defer w.Commit()
 	for _, p := range []*kube.Problem{
 		{File: "canary.yaml", Line: 12, Object: model.ObjectRef{Kind: "HTTPRoute", Namespace: "shop", Name: "canary"}, Reason: `unknown field "spec.ruels"`},
@@ -272,6 +272,8 @@ func sickNode() *node {
 	})
 	st.MapUsage.Put(w, &model.MapUsage{Name: "slots", Entries: 4, Max: 4})
 	st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: 7})
+	st.Exports.Put(w, &model.Export{To: model.ExportStdout})
+	st.Exports.Put(w, &model.Export{To: model.ExportFile, Target: "/var/log/flows.json", Error: "open /var/log/flows.json: permission denied", Since: time.Unix(0, 0)})
 	n.uncertify(w, model.NewIdentity(trust, "edge", "public"))
 	n.certify(w, &model.SVID{Identity: model.NewIdentity(trust, "shop", "web"), Serial: "1a2b", NotBefore: time.Unix(0, 0), NotAfter: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)})
 	st.Rejections.Put(w, &model.Rejection{Resource: "RouteConfiguration/service/shop/web/80", Message: "invalid regex", Objects: []model.ObjectVersion{

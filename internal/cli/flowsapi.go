@@ -35,7 +35,7 @@ type flowsServer struct {
 }
 
 func (s *flowsServer) flags(f *pflag.FlagSet) {
-	f.StringVar(&s.address, "server", os.Getenv("WEFT_FLOWS_SERVER"), "address and port of the flows API, which needs no pods/exec: that of the Service weft-flows (default: $WEFT_FLOWS_SERVER, else agents are asked)")
+	f.StringVar(&s.address, "server", os.Getenv("WEFT_FLOWS_SERVER"), "address and port of the flows API, which needs no pods/exec and shows what your token may see: that of the Service weft-flows (default: $WEFT_FLOWS_SERVER, else agents are asked)")
 	s.credentialFlags(f)
 }
 
@@ -149,7 +149,7 @@ func (s *flowsServer) flows(ctx context.Context, r *reach, q api.FlowQuery, matc
 func (s *flowsServer) failed(err error) error {
 	st := grpcstatus.Convert(err)
 	if st.Code() == codes.Unimplemented {
-		return fmt.Errorf("%s does not serve flows", s.address)
+		return fmt.Errorf("%s does not serve this", s.address)
 	}
 	return fmt.Errorf("the flows API at %s: %s: %s", s.address, st.Code(), printable(st.Message()))
 }

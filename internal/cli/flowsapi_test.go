@@ -24,6 +24,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/hubble"
 	"github.com/weft-mesh/weft/internal/hubble/relay"
 	"github.com/weft-mesh/weft/internal/kube/access"
@@ -53,8 +56,8 @@ type buffered struct {
 
 func (b *buffered) Read(p []byte) (int, error) { return b.from.Read(p) }
 
-// flowsAPI serves the flows of nodes, and returns its address and a file with its root.
-func flowsAPI(t *testing.T, stores map[string]*observe.Store) (address, root string) {
+// flowsAPI serves the flows of nodes, and the rows of those that have some, and returns its address and a file with its root.
+func flowsAPI(t *testing.T, stores map[string]*observe.Store, rows map[string]*node) (address, root string) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	expected := []string{"gone"}
@@ -86,6 +89,11 @@ func flowsAPI(t *testing.T, stores map[string]*observe.Store) (address, root str
 				return nil
 			},
 		}
+		if n := rows[node]; n != nil {
+			view := n.view()
+			view.Agent.Node = node
+			up.Map, up.Rows = n.servicemap, func(s grpc.ServiceRegistrar) { api.Register(s, view) }
+		}
 		go func() { done <- up.Run(ctx) }()
 	}
 	certificate, text := selfSigned(t, "weft-flows.weft-system.svc")
@@ -97,7 +105,7 @@ func flowsAPI(t *testing.T, stores map[string]*observe.Store) (address, root str
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := relay.NewServer(relay.Config{Nodes: nodes, Access: shopOnly{}, Log: log})
+	server := relay.NewServer(relay.Config{Nodes: nodes, Access: shopOnly{}, ConfigAccess: shopOnly{}, Log: log})
 	go func() {
 		done <- server.Serve(ctx, l, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13})
 	}()
@@ -149,7 +157,7 @@ func TestObserveByFlowsAPI(t *testing.T) {
 	n2.AddLost(2)
 	n1.Add(at(3, "shop/app-1", "store/web-1", 503))
 	n2.Add(at(4, "bank/app-1", "shop/db-1", 200))
-	address, root := flowsAPI(t, map[string]*observe.Store{"n1": n1, "n2": n2})
+	address, root := flowsAPI(t, map[string]*observe.Store{"n1": n1, "n2": n2}, nil)
 	tokens := t.TempDir()
 	run := func(token, args string) (string, string, error) {
 		t.Helper()

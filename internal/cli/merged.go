@@ -32,10 +32,15 @@ type listings[T any] struct {
 	all    []listing[T]
 	merged bool
 	failed []answer[[]T]
+	// cut says of how many rows an answer was cut off; nil for none.
+	cut []string
 }
 
-// lists asks for a list where r says. It is an error if nobody answers.
-func lists[T any](ctx context.Context, r *reach, what, namespace, name string) (*listings[T], error) {
+// lists asks for a list where server or r says. It is an error if nobody answers.
+func lists[T any](ctx context.Context, r *reach, server *flowsServer, what, namespace, name string) (*listings[T], error) {
+	if server.address != "" {
+		return serverLists[T](ctx, r, server, api.Question{What: what, Namespace: namespace, Name: name, Node: r.node})
+	}
 	get := func(c *api.Client, ctx context.Context) ([]T, error) {
 		return api.List[T](ctx, c, what, namespace, name)
 	}
@@ -75,6 +80,9 @@ func (l *listings[T]) show(cmd *cobra.Command, out *output, nothing string, tabl
 	w := cmd.OutOrStdout()
 	for _, a := range l.failed {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: %s\n", printable(a.node), printable(a.err.Error()))
+	}
+	for _, c := range l.cut {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(c))
 	}
 	var value any = l.all
 	if !l.merged {

@@ -126,46 +126,58 @@ func mapPage(ctx context.Context, page *web.Loopback, server *mapServer, r *reac
 func newEdgesCmd(run *string) *cobra.Command {
 	var out output
 	r := reach{run: run}
+	var server flowsServer
 	measure := 5 * time.Second
 	cmd := &cobra.Command{
 		Use:   "edges",
 		Short: "List who talks to whom, with rates, errors and latency",
 		Long: `List who talks to whom: what weft map shows, as a table, as JSON, or as DOT for Graphviz. It is measured for --for, or for as
-long as somebody has looked at the map.`,
+long as somebody has looked at the map. With --server the flows API of the cluster is asked, which shows the edges with an end in
+a namespace whose flows your token may list.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			m, err := agentsMap(cmd.Context(), &r)
-			if err != nil {
-				return err
-			}
-			g, err := measured(cmd.Context(), m, measure)
+			g, err := edges(cmd.Context(), &server, &r, measure)
 			if err != nil {
 				return err
 			}
 			if err := printEdges(cmd.OutOrStdout(), &out, g); err != nil {
 				return err
 			}
-			for _, node := range g.Missing {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: its edges are missing\n", printable(node))
-			}
-			if len(g.Missing) > 0 {
-				return ErrUnhealthy
-			}
-			return nil
+			return missingEdges(cmd, g)
 		},
 	}
 	out.flag(cmd, "table", "json", "dot")
 	r.flags(cmd.Flags())
+	server.flags(cmd.Flags())
 	cmd.Flags().DurationVar(&measure, "for", measure, "how long to measure")
 	return cmd
 }
 
-// measured returns the graph after a time.
-func measured(ctx context.Context, m api.ServiceMap, after time.Duration) (*servicemap.Graph, error) {
-	if _, err := m.Graph(ctx); err != nil {
+// missingEdges names the nodes that a graph lacks. It returns ErrUnhealthy if there are some.
+func missingEdges(cmd *cobra.Command, g *servicemap.Graph) error {
+	for _, node := range g.Missing {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s does not answer: its edges are missing\n", printable(node))
+	}
+	if len(g.Missing) > 0 {
+		return ErrUnhealthy
+	}
+	return nil
+}
+
+// edges returns the graph of agents, or of a server, after a time.
+func edges(ctx context.Context, server *flowsServer, r *reach, after time.Duration) (*servicemap.Graph, error) {
+	graph := func(ctx context.Context) (*servicemap.Graph, error) { return server.edges(ctx, r) }
+	if server.address == "" {
+		m, err := agentsMap(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		graph = m.Graph
+	}
+	if _, err := graph(ctx); err != nil {
 		return nil, err
 	}
 	select {
@@ -173,7 +185,15 @@ func measured(ctx context.Context, m api.ServiceMap, after time.Duration) (*serv
 		return nil, ctx.Err()
 	case <-time.After(after):
 	}
-	return m.Graph(ctx)
+	return graph(ctx)
+}
+
+// quantile is a time in seconds as text; "" for none.
+func quantile(seconds *float64) string {
+	if seconds == nil {
+		return ""
+	}
+	return time.Duration(*seconds * float64(time.Second)).Round(10 * time.Microsecond).String()
 }
 
 func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
@@ -186,12 +206,6 @@ func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
 	names := map[string]string{}
 	for _, n := range g.Nodes {
 		names[n.ID] = n.String()
-	}
-	quantile := func(v *float64) string {
-		if v == nil {
-			return ""
-		}
-		return time.Duration(*v * float64(time.Second)).Round(10 * time.Microsecond).String()
 	}
 	return printTable(w, g.Edges, []column[servicemap.Edge]{
 		{head: "FROM", of: func(e servicemap.Edge) string { return names[e.From] }},

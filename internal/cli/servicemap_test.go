@@ -59,7 +59,14 @@ shop/unknown   shop/web   all    0       0       <none>   <none>   0        0   
 			t.Errorf("%s: %v\n%s", format, err, cmp.Diff(want, out))
 		}
 	}
-	out, err := run(t, "edges", "--run", socket, "--for", "1ms", "-o", "json")
+	out, err := run(t, "top", "--run", socket, "--for", "1ms")
+	if err != nil || out != "No traffic.\n" { // nothing came since somebody looks
+		t.Errorf("top: %v: %s", err, out)
+	}
+	if _, err := run(t, "top", "--run", socket, "--by", "name"); err == nil || !strings.Contains(err.Error(), `--by "name" is none of bytes, `) {
+		t.Errorf("an unknown order: %v", err)
+	}
+	out, err = run(t, "edges", "--run", socket, "--for", "1ms", "-o", "json")
 	var g servicemap.Graph
 	if err != nil || json.Unmarshal([]byte(out), &g) != nil || len(g.Edges) != 1 || len(g.Nodes) != 2 {
 		t.Errorf("JSON: %v: %s", err, out)

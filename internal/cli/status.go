@@ -17,12 +17,14 @@ import (
 func newStatusCmd(run *string, now func() time.Time) *cobra.Command {
 	var out output
 	r := reach{run: run}
+	var server flowsServer
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the health of this node, or of a cluster",
 		Long: `Show the health of this node: the agent, Envoy, the kernel, the manifests, workloads and certificates. Where no agent
 runs on this machine and a kubeconfig is found, show that of the cluster: each node's agent is asked in its pod, which
-takes the right to create pods/exec in the mesh's namespace; with --node one node's, in full.
+takes the right to create pods/exec in the mesh's namespace; with --node one node's, in full. With --server the flows API of
+the cluster is asked in their place: who may see all namespaces sees the same, others what is of their namespaces.
 
 The exit status is 1 if something is wrong.`,
 		Args: cobra.NoArgs,
@@ -30,7 +32,7 @@ The exit status is 1 if something is wrong.`,
 			if err := out.check(); err != nil {
 				return err
 			}
-			healthy, err := showStatus(cmd.Context(), cmd.OutOrStdout(), &r, &out, now())
+			healthy, err := showStatus(cmd.Context(), cmd.OutOrStdout(), &r, &server, &out, now())
 			if err == nil && !healthy {
 				return ErrUnhealthy
 			}
@@ -39,11 +41,15 @@ The exit status is 1 if something is wrong.`,
 	}
 	out.flag(cmd, "table", "json", "yaml")
 	r.flags(cmd.Flags())
+	server.flags(cmd.Flags())
 	return cmd
 }
 
 // showStatus prints the status of a node or of a cluster, and tells whether it is healthy.
-func showStatus(ctx context.Context, w io.Writer, r *reach, out *output, now time.Time) (healthy bool, err error) {
+func showStatus(ctx context.Context, w io.Writer, r *reach, server *flowsServer, out *output, now time.Time) (healthy bool, err error) {
+	if server.address != "" {
+		return server.showStatus(ctx, w, r, out, now)
+	}
 	client := r.local()
 	if client == nil {
 		f, err := r.open(ctx)
@@ -59,6 +65,11 @@ func showStatus(ctx context.Context, w io.Writer, r *reach, out *output, now tim
 	if err != nil {
 		return false, err
 	}
+	return showNodeStatus(w, s, out, now)
+}
+
+// showNodeStatus prints the status of a node.
+func showNodeStatus(w io.Writer, s api.Status, out *output, now time.Time) (healthy bool, err error) {
 	if done, err := out.structured(w, s); done || err != nil {
 		return s.Healthy, err
 	}
@@ -83,6 +94,9 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	}
 	line("Objects", "%s", objectsLine(s.Objects, s.Troubles))
 	line("Flows", "%s", lostLine(s.Lost))
+	for _, e := range s.Exports {
+		line("Export", "%s", exportLine(e))
+	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
@@ -160,6 +174,17 @@ func lostLine(lost []*model.Lost) string {
 		return "none lost"
 	}
 	return strings.Join(out, ", ")
+}
+
+func exportLine(e *model.Export) string {
+	s := "flows to " + e.To
+	if e.Target != "" {
+		s += " " + e.Target
+	}
+	if e.Error != "" {
+		s += fmt.Sprintf(", FAILING since %s: %s", e.Since.UTC().Format(time.RFC3339), e.Error)
+	}
+	return s
 }
 
 func datapathLine(d api.Datapath) string {

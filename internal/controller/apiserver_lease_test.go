@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestAgentsLeases is about what an agent writes with the token of its pod. It is one test, for a server costs seconds to
+// TestAgentsLeases is about what an agent writes with the token of its pod, and what viewers may see. It is one test, for a server costs seconds to
 // start.
 func TestAgentsLeases(t *testing.T) {
 	w := &caWorld{world: newWorld(t)}
@@ -24,6 +24,7 @@ func TestAgentsLeases(t *testing.T) {
 	w.pod(namespace, "agent-1", "weft-agent", "n1")
 	cfg := w.agentConfig()
 	t.Run("own node only", func(t *testing.T) { ownLeases(t, w, cfg) })
+	t.Run("viewers", func(t *testing.T) { rightsOfViewers(t, w) })
 	t.Run("reports", func(t *testing.T) { reportsReachConditions(t, w, cfg) })
 }
 

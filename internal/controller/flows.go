@@ -52,11 +52,12 @@ func newFlows(cfg Config, known tables) (*flows, error) {
 		return nil, fmt.Errorf("flows API: client of the API server: %w", err)
 	}
 	nodes := relay.NewNodes(known.agentNodes, cfg.Log)
+	reviewer := access.NewReviewer(tokens.TokenReviews(), rights.SubjectAccessReviews(), known.namespaces)
 	return &flows{
 		address: cfg.FlowsAddress, mapAddress: cfg.MapAddress, nodes: nodes, log: cfg.Log,
 		server: relay.NewServer(relay.Config{
 			Nodes: nodes, Version: cfg.Version, Log: cfg.Log,
-			Access: access.NewReviewer(tokens.TokenReviews(), rights.SubjectAccessReviews(), known.namespaces),
+			Access: reviewer, ConfigAccess: reviewer.For(access.Config),
 		}),
 	}, nil
 }

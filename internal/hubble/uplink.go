@@ -35,6 +35,8 @@ const (
 type Uplink struct {
 	Observer *Observer
 	Map      *servicemap.Local // nil for none
+	// Rows registers what serves the node's rows; nil for nothing.
+	Rows func(grpc.ServiceRegistrar)
 	// Dial opens a connection to a replica and proves to it whose node this is.
 	Dial func(ctx context.Context, replica netip.AddrPort) (net.Conn, error)
 	// Replicas calls back with the replicas, and again when they are others, until ctx ends.
@@ -52,6 +54,9 @@ func (u *Uplink) Run(ctx context.Context) error {
 	observerpb.RegisterObserverServer(server, u.Observer)
 	if u.Map != nil {
 		servicemap.Register(server, u.Map)
+	}
+	if u.Rows != nil {
+		u.Rows(server)
 	}
 	l := &opened{conns: make(chan net.Conn), closed: make(chan struct{})}
 	var all sync.WaitGroup

@@ -76,13 +76,14 @@ var (
 	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
 	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
 	flows      = desc("flows_total", "Flows that were observed.")
-	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds.", "source")
+	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.", "source")
+	exporting  = desc("flow_export_failing", "1 while a target of the export of flows does not take them.", "to")
 	gateways   = desc("gateways", "Gateways, by whether they have an address.", "address")
 )
 
 var all = []*prometheus.Desc{
 	info, synced, faults, problems, unread, workloads, expiry, overdue, failures, rejections, live, connected, overload,
-	restarts, overloads, missing, repairs, failed, entries, capacity, flows, lost, gateways,
+	restarts, overloads, missing, repairs, failed, entries, capacity, flows, lost, exporting, gateways,
 }
 
 // node collects from a status that is made of one snapshot for each scrape.
@@ -137,6 +138,9 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, l := range s.Lost {
 		count(lost, float64(l.Count), l.Source)
+	}
+	for _, e := range s.Exports {
+		gauge(exporting, number(e.Error != ""), e.To)
 	}
 	with := 0
 	for _, g := range s.Gateways {

@@ -31,7 +31,7 @@ func newNode() api.Node {
 		s.Flows.Add(observe.Flow{})
 	}
 	st := s.State
-	tx := st.Write(st.Proxies, st.Workloads, st.Statuses, st.Programmed, st.MapUsage, st.Lost)
+	tx := st.Write(st.Proxies, st.Workloads, st.Statuses, st.Programmed, st.MapUsage, st.Lost, st.Exports)
 	st.Proxies.Put(tx, &model.Proxy{State: "LIVE", Restarts: 2, Overloads: 1})
 	report := func(kind model.SubjectKind, name, err string, repairs uint64) {
 		st.Programmed.Put(tx, &model.Programmed{Subject: model.Subject{Kind: kind, Name: name}, Error: err, Repairs: repairs})
@@ -42,6 +42,8 @@ func newNode() api.Node {
 	report(model.SubjectWorkload, "shop/a", "", 0)
 	st.MapUsage.Put(tx, &model.MapUsage{Name: "services", Entries: 3, Max: 10})
 	st.Lost.Put(tx, &model.Lost{Source: model.LostKernelRing, Count: 7})
+	st.Exports.Put(tx, &model.Export{To: model.ExportFile, Error: "no space left on device"})
+	st.Exports.Put(tx, &model.Export{To: model.ExportOTLP})
 	st.Workloads.Put(tx, &model.Workload{
 		Namespace: "shop", Name: "a", Identity: "spiffe://td/ns/shop/sa/a", MTLS: model.MTLSStrict, Local: true,
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
@@ -78,6 +80,10 @@ weft_datapath_map_entries{map="services"} 3
 # HELP weft_datapath_missing_hooks Hooks at which the kernel does not run the mesh's eBPF program as it should.
 # TYPE weft_datapath_missing_hooks gauge
 weft_datapath_missing_hooks 1
+# HELP weft_flow_export_failing 1 while a target of the export of flows does not take them.
+# TYPE weft_flow_export_failing gauge
+weft_flow_export_failing{to="file"} 1
+weft_flow_export_failing{to="otlp"} 0
 # HELP weft_flows_total Flows that were observed.
 # TYPE weft_flows_total counter
 weft_flows_total 5
@@ -85,7 +91,7 @@ weft_flows_total 5
 # TYPE weft_gateways gauge
 weft_gateways{address="no"} 1
 weft_gateways{address="yes"} 0
-# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds.
+# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, dns-messages and udp-datagrams what pods say by UDP beyond its bounds; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.
 # TYPE weft_lost_events_total counter
 weft_lost_events_total{source="kernel-ring"} 7
 # HELP weft_node_faults What weft status lists as wrong with this node.

@@ -164,6 +164,9 @@ const (
 	LostExchanges = "udp-datagrams"
 )
 
+// LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.
+func LostExport(to string) string { return "flow-export-" + to }
+
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {
 	Source string `json:"source"` // for example "kernel-ring", "access-log", "flows"
@@ -172,3 +175,22 @@ type Lost struct {
 
 // Key is the source.
 func (l *Lost) Key() string { return l.Source }
+
+// Targets of the export of flows.
+const (
+	ExportStdout = "stdout"
+	ExportFile   = "file"
+	ExportOTLP   = "otlp"
+)
+
+// Export is how the export of this node's flows to a target goes.
+type Export struct {
+	To     string `json:"to"`               // ExportStdout, ExportFile or ExportOTLP
+	Target string `json:"target,omitempty"` // the file, or the collector's Service
+	// Error says why the target does not take flows, since when; "" if it does.
+	Error string    `json:"error,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+}
+
+// Key is the target.
+func (e *Export) Key() string { return e.To }

@@ -29,6 +29,14 @@ type Terms struct {
 	Since, Until time.Time
 }
 
+// Fields are the terms with several values by their names, which weft observe's flags have too.
+func (t *Terms) Fields() map[string]*[]string {
+	return map[string]*[]string{
+		"namespace": &t.Namespace, "from": &t.From, "to": &t.To, "verdict": &t.Verdict, "layer": &t.Layer, "protocol": &t.Protocol,
+		"method": &t.Method, "status": &t.Status, "path": &t.Path, "query": &t.Query,
+	}
+}
+
 // maxTerms bounds the values of a field.
 const maxTerms = 100
 

@@ -13,6 +13,8 @@ type Event struct {
 	Flow *Flow `json:"flow,omitempty"`
 	// Lost counts flows that happened before the next one and that the reader does not get.
 	Lost uint64 `json:"lost,omitempty"`
+	// Late are those of Lost that the store had and that this reader was too slow for.
+	Late uint64 `json:"-"`
 }
 
 // Store keeps the last flows in a ring. It is safe for concurrent use; Add never waits for readers.
@@ -224,8 +226,8 @@ func (s *Store) Follow(ctx context.Context, filter Filter) iter.Seq[Event] {
 	s.mu.Unlock()
 	return func(yield func(Event) bool) {
 		for ctx.Err() == nil {
-			flows, missed, wait := s.advance(&cursor, &lost)
-			if missed > 0 && !yield(Event{Lost: missed}) {
+			flows, missed, late, wait := s.advance(&cursor, &lost)
+			if missed > 0 && !yield(Event{Lost: missed, Late: late}) {
 				return
 			}
 			for i := range flows {
@@ -245,13 +247,14 @@ func (s *Store) Follow(ctx context.Context, filter Filter) iter.Seq[Event] {
 }
 
 // advance takes what came since the cursor. With nothing there it gives a channel to wait on.
-func (s *Store) advance(cursor, lost *uint64) (flows []entry, missed uint64, wait <-chan struct{}) {
+func (s *Store) advance(cursor, lost *uint64) (flows []entry, missed, late uint64, wait <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	missed = s.lost - *lost
 	*lost = s.lost
 	if oldest := s.oldest(); *cursor < oldest {
-		missed += oldest - *cursor
+		late = oldest - *cursor
+		missed += late
 		*cursor = oldest
 	}
 	flows = s.copyFrom(*cursor)
@@ -260,5 +263,5 @@ func (s *Store) advance(cursor, lost *uint64) (flows []entry, missed uint64, wai
 		s.waits++
 		wait = s.grown
 	}
-	return flows, missed, wait
+	return flows, missed, late, wait
 }

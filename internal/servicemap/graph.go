@@ -32,6 +32,8 @@ type Graph struct {
 	Other *Other `json:"other,omitempty"`
 	// Missing are the nodes of the cluster that did not answer, sorted.
 	Missing []string `json:"missing,omitempty"`
+	// Namespaces are those whose edges the graph has; nil for all.
+	Namespaces []string `json:"namespaces,omitempty"`
 }
 
 // Node is a workload, a Gateway, a Service without pods, or what is outside of the mesh.

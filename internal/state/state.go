@@ -39,6 +39,8 @@ type State struct {
 	PodCgroups *Table[*model.PodCgroup]
 	// Written by whatever drops events; each source has a row of its own.
 	Lost *Table[*model.Lost]
+	// Written by flowexport: how each export of flows goes.
+	Exports *Table[*model.Export]
 	// Written by cni, the installer of the plugin: how the plugin stands. One row, or none.
 	CNI *Table[*model.CNI]
 	// Written by the agent, from what weft proxy says: the node's Envoy. One row.
@@ -106,6 +108,7 @@ func New(db *DB) *State {
 			Index[*model.Placement]{ByNetNS, func(p *model.Placement) []string { return []string{p.NetNS} }}),
 		PodCgroups:    NewTable(db, "pod-cgroups", (*model.PodCgroup).Key),
 		Lost:          NewTable(db, "lost", (*model.Lost).Key),
+		Exports:       NewTable(db, "exports", (*model.Export).Key),
 		CNI:           NewTable(db, "cni", (*model.CNI).Key),
 		Proxies:       NewTable(db, "proxies", (*model.Proxy).Key),
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/weft-mesh/weft/internal/servicemap"
+	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // hubbleUser asks the flows API by Hubble's own command, on a node, as a ServiceAccount.
@@ -77,7 +78,7 @@ metadata: {name: nobody, namespace: e2e-flows}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata: {name: viewer, namespace: e2e-flows}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: weft-flows-viewer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: weft-viewer}
 subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 `)
 	viewer := newHubbleUser(t, ours, "viewer")
@@ -109,6 +110,7 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 		}
 	}
 	viewer.checkMap(ours, theirs)
+	viewer.checkRows(ours, theirs)
 	for want, u := range map[string]*hubbleUser{
 		"PermissionDenied": newHubbleUser(t, ours, "nobody"),
 		"Unauthenticated":  {t: t, command: viewer.command, ca: viewer.ca, server: viewer.server, token: "made-up"},
@@ -116,6 +118,40 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 		if out, err := u.run("observe"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v: %s", want, err, out)
 		}
+	}
+}
+
+// checkRows: weft config, status and edges show what is of the namespace, and nothing of another one or of nodes.
+func (u *hubbleUser) checkRows(ours, theirs string) {
+	u.t.Helper()
+	weft := testenv.Weft(u.t)
+	token := filepath.Join(u.t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(u.token), 0o600); err != nil {
+		u.t.Fatal(err)
+	}
+	for _, args := range []string{"config services", "config endpoints", "status", "edges --for 0s"} {
+		eventually(u.t, settle, func() error {
+			ctx, cancel := bounded(u.t)
+			defer cancel()
+			cmd, err := nodeProcess(ctx, "n1", append(append([]string{weft}, strings.Fields(args)...), "-o", "json",
+				"--server", strings.TrimPrefix(u.server, "tls://"), "--server-ca", u.ca, "--token-file", token)...)
+			if err != nil {
+				return err
+			}
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			out, err := cmd.Output()
+			if err == nil && strings.Contains(string(out), theirs) {
+				u.t.Errorf("weft %s shows namespace %s: %s", args, theirs, out)
+			}
+			if err == nil && !strings.Contains(string(out), ours) {
+				err = fmt.Errorf("nothing of %s: %s", ours, out)
+			}
+			if err != nil {
+				return fmt.Errorf("weft %s: %w: %s", args, err, &errs)
+			}
+			return nil
+		})
 	}
 }
 

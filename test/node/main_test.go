@@ -26,6 +26,7 @@ type mesh struct {
 	outside  *lab.Pod            // no pod of the cluster
 	// bytesPort is where authenticated bytes go: that of HBONE or of weft tunnel.
 	bytesPort uint16
+	exported  string // the file to which the agent exports refused flows
 }
 
 // TestNode starts a node once, as it is by default: its authenticated bytes go by weft tunnel. Parts leave it as they found
@@ -72,7 +73,8 @@ const metricsAddress = "127.0.0.1:15924"
 func start(t *testing.T, bytesPort uint16) *mesh {
 	t.Helper()
 	// Certificates are replaced every 10 s under everything that the tests do.
-	args := []string{"--svid-ttl=20s", "--log-level=debug", "--request-log", "--metrics-address=" + metricsAddress, "--proxy-args=--drain-time=" + proxyDrainTime}
+	exported := filepath.Join(t.TempDir(), "flows.json")
+	args := []string{"--flow-export-file=" + exported, "--flow-export-filter=verdict=refused", "--svid-ttl=20s", "--log-level=debug", "--request-log", "--metrics-address=" + metricsAddress, "--proxy-args=--drain-time=" + proxyDrainTime}
 	if bytesPort == model.PortHBONE {
 		args = append(args, "--bytes=hbone")
 	}
@@ -88,7 +90,7 @@ func start(t *testing.T, bytesPort uint16) *mesh {
 			t.Error(err)
 		}
 	})
-	m := &mesh{Node: n, backends: map[string]*backend{}, bytesPort: bytesPort}
+	m := &mesh{Node: n, backends: map[string]*backend{}, bytesPort: bytesPort, exported: exported}
 	t.Cleanup(func() { // before the node's end
 		for _, b := range m.backends {
 			b.close()

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 // observed: what operators see of the traffic and of the node.
 func observed(t *testing.T, m *mesh) {
 	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
+	t.Run("export", func(t *testing.T) { exportedFlows(t, m) })
 	t.Run("metrics", func(t *testing.T) { trafficMetrics(t, m) })
 	t.Run("weft proxy-config", func(t *testing.T) { inspected(t, m) })
 	t.Run("weft describe", func(t *testing.T) { describesAll(t, m) })
@@ -34,6 +37,42 @@ func observed(t *testing.T, m *mesh) {
 			return nil
 		})
 	})
+}
+
+// exportedFlows: what a policy refuses is in the file that the agent exports to, and nothing that is not refused.
+func exportedFlows(t *testing.T, m *mesh) {
+	bob, srv := m.Pod("strict", "bob"), m.Pod("guard", "srv")
+	m.apply(t, policy(fromAlice))
+	until(t, "a refused flow in "+m.exported, func() error {
+		if err := refused(bob, at(srv.Address, 7070)); err != nil {
+			return err
+		}
+		text, err := os.ReadFile(m.exported)
+		if err != nil {
+			return err
+		}
+		found := false
+		for l := range strings.Lines(string(text)) {
+			var e struct {
+				Node string
+				Flow observe.Flow
+			}
+			if !strings.HasSuffix(l, "\n") {
+				break // it is on its way
+			}
+			if err := json.Unmarshal([]byte(l), &e); err != nil || e.Node == "" || e.Flow.Verdict != observe.Refused {
+				t.Fatalf("line %q: %v", l, err)
+			}
+			found = found || e.Flow.Source.Workload == "strict/bob" && slices.Equal(e.Flow.Policies, []string{"guard/srv"})
+		}
+		if !found {
+			return errors.New("it is not there")
+		}
+		return nil
+	})
+	if out, code := m.weft(t, "status"); code != 0 || !strings.Contains(out, "flows to file "+m.exported) {
+		t.Errorf("exit %d: %s", code, out)
+	}
 }
 
 func flows(t *testing.T, m *mesh) {

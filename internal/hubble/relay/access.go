@@ -16,7 +16,18 @@ import (
 	"github.com/weft-mesh/weft/internal/kube/access"
 )
 
-// Access says who may see which flows: *access.Reviewer, of which it is Review.
+// right is a resource that a caller must be allowed to list.
+type right string
+
+const (
+	toFlows  right = access.Flows
+	toConfig right = access.Config
+)
+
+// roles are the ClusterRoles that allow a right.
+var roles = map[right]string{toFlows: "weft-flows-viewer", toConfig: "weft-viewer"}
+
+// Access says who may see what of which namespaces: *access.Reviewer, of which it is Review.
 type Access interface {
 	Review(ctx context.Context, source, token string) (user string, all bool, namespaces []string, err error)
 }
@@ -27,19 +38,20 @@ const maxToken = 16 << 10
 // caller is who asks.
 type caller struct {
 	source, token string
+	right         right // that he needs
 	user          string
 	scope         hubble.Scope
 }
 
 // authenticate returns the caller of a request. A token comes as "Bearer TOKEN", or as the password of "Basic", which is
 // what the hubble command can send; the user's name is not looked at then.
-func (s *Server) authenticate(ctx context.Context) (*caller, error) {
+func (s *Server) authenticate(ctx context.Context, right right) (*caller, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
 		return nil, status.Error(codes.Unauthenticated, "no token: send one as a bearer token, or as the password of basic authentication")
 	}
-	c := &caller{token: token(values[0])}
+	c := &caller{token: token(values[0]), right: right}
 	if c.token == "" || len(c.token) > maxToken {
 		return nil, status.Error(codes.Unauthenticated, "no token: send one as a bearer token, or as the password of basic authentication")
 	}
@@ -51,7 +63,11 @@ func (s *Server) authenticate(ctx context.Context) (*caller, error) {
 
 // review looks again at what the caller may see.
 func (s *Server) review(ctx context.Context, c *caller) (err error) {
-	c.user, c.scope.All, c.scope.Namespaces, err = s.cfg.Access.Review(ctx, c.source, c.token)
+	by := s.cfg.Access
+	if c.right == toConfig {
+		by = s.cfg.ConfigAccess
+	}
+	c.user, c.scope.All, c.scope.Namespaces, err = by.Review(ctx, c.source, c.token)
 	switch {
 	case errors.Is(err, access.ErrToken):
 		return status.Error(codes.Unauthenticated, err.Error())
@@ -60,7 +76,7 @@ func (s *Server) review(ctx context.Context, c *caller) (err error) {
 	case err != nil:
 		return status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)
 	case !c.scope.All && len(c.scope.Namespaces) == 0:
-		return status.Errorf(codes.PermissionDenied, "%s may list flows.weft.io in no namespace; see the ClusterRole weft-flows-viewer", c.user)
+		return status.Errorf(codes.PermissionDenied, "%s may list %s.weft.io in no namespace; see the ClusterRole %s", c.user, c.right, roles[c.right])
 	}
 	return nil
 }

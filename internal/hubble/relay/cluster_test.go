@@ -27,7 +27,9 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/hubble"
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/access"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
@@ -65,6 +67,7 @@ type cluster struct {
 	t       *testing.T
 	server  *Server
 	rights  *rights
+	config  *rights          // to rows
 	agents  *httptest.Server // where agents connect
 	address string           // of the API
 	ca      string           // file with its root
@@ -77,14 +80,14 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, times Times) *cluster {
-	c := &cluster{t: t, rights: &rights{of: map[string][]string{"admin": nil, "shop": {"shop"}, "nobody": {}}}, roots: x509.NewCertPool()}
+	c := &cluster{t: t, rights: &rights{of: map[string][]string{"admin": nil, "shop": {"shop"}, "nobody": {}}}, config: &rights{of: map[string][]string{}}, roots: x509.NewCertPool()}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	nodes := NewNodes(func() []string {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return slices.Clone(c.expected)
 	}, log)
-	c.server = NewServer(Config{Nodes: nodes, Access: c.rights, Version: "v1.2.3", Times: times, Log: log})
+	c.server = NewServer(Config{Nodes: nodes, Access: c.rights, ConfigAccess: c.config, Version: "v1.2.3", Times: times, Log: log})
 	c.agents = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { nodes.Serve(w, r, r.Header.Get("Node")) }))
 	certified := httptest.NewTLSServer(http.NotFoundHandler()) // it has a certificate for 127.0.0.1 and example.com
 	certified.Close()
@@ -125,6 +128,23 @@ type agent struct {
 // agent starts one, and waits until it is connected.
 func (c *cluster) agent(node string) *agent {
 	c.t.Helper()
+	return c.agentWith(node, func(server grpc.ServiceRegistrar) {
+		db := state.NewDB()
+		st := state.New(db)
+		w := st.Write(st.Workloads, st.Services)
+		for _, key := range []string{"shop/app", "store/web"} {
+			ns, name := model.SplitKey(key)
+			st.Services.Put(w, &model.Service{Namespace: ns, Name: name})
+			st.Workloads.Put(w, &model.Workload{Namespace: ns, Name: name + "-1", Local: true})
+		}
+		w.Commit()
+		api.Register(server, api.Node{State: st, Objects: kube.NewObjects(db), Agent: api.Agent{Node: node}})
+	})
+}
+
+// agentWith starts an agent that serves its rows as given.
+func (c *cluster) agentWith(node string, rows func(grpc.ServiceRegistrar)) *agent {
+	c.t.Helper()
 	st := state.New(state.NewDB())
 	w := st.Write(st.Workloads)
 	st.Workloads.Put(w, &model.Workload{Namespace: "shop", Name: "app-1", Labels: map[string]string{"app": "app"}, Owner: model.Owner{Kind: "Deployment", Name: "app"}})
@@ -133,6 +153,7 @@ func (c *cluster) agent(node string) *agent {
 	a := &agent{flows: observe.NewStore(1000), connections: traffic.NewConnections(st)}
 	requests := traffic.NewRequests(st, func(context.Context) (*model.RequestStats, error) { return &model.RequestStats{}, nil })
 	up := &hubble.Uplink{
+		Rows:     rows,
 		Map:      servicemap.NewLocal(st, a.flows, a.connections, requests),
 		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now()}),
 		Dial:     func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return dial(ctx, to, node) },

@@ -20,6 +20,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+
+	"github.com/weft-mesh/weft/internal/api"
 )
 
 // Bounds of the service.
@@ -27,17 +29,18 @@ const (
 	maxConns         = 256       // TCP connections
 	maxStreams       = 16        // of a connection
 	maxRequest       = 256 << 10 // bytes of a message
-	maxRequests      = 64        // for flows, of all callers
+	maxRequests      = 64        // with many answers, of all callers
 	maxRequestsOfOne = 8         // of one of them
 )
 
 // Config of a Server.
 type Config struct {
-	Nodes   *Nodes
-	Access  Access
-	Version string
-	Times   Times // DefaultTimes if zero
-	Log     *slog.Logger
+	Nodes *Nodes
+	// Access says who may list flows, ConfigAccess who may list what the mesh makes of objects; nil for nobody.
+	Access, ConfigAccess Access
+	Version              string
+	Times                Times // DefaultTimes if zero
+	Log                  *slog.Logger
 }
 
 // Times of requests.
@@ -60,7 +63,7 @@ type Server struct {
 	graphs graphs
 
 	mu       sync.Mutex
-	requests map[string]int // for flows, by user
+	requests map[string]int // with many answers, by user
 	all      int
 }
 
@@ -86,6 +89,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	)
 	observerpb.RegisterObserverServer(server, s)
 	peerpb.RegisterPeerServer(server, s)
+	if s.cfg.ConfigAccess != nil {
+		s.registerMesh(server)
+	}
 	h := health.NewServer()
 	h.SetServingStatus("hubble.server.Observer", healthpb.HealthCheckResponse_SERVING) // by which hubble status asks
 	healthpb.RegisterHealthServer(server, h)
@@ -110,8 +116,10 @@ type callerKey struct{}
 func callerOf(ctx context.Context) *caller { return ctx.Value(callerKey{}).(*caller) }
 
 // unary authenticates requests with one answer.
-func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	c, err := s.authenticate(ctx)
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
+	end := begun(info.FullMethod)
+	defer func() { end(err) }()
+	c, err := s.authenticate(ctx, toFlows)
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +127,14 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 }
 
 // stream authenticates requests with many answers.
-func (s *Server) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	c, err := s.authenticate(stream.Context())
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	end := begun(info.FullMethod)
+	defer func() { end(err) }()
+	right := toFlows
+	if info.FullMethod == api.MeshAsk {
+		right = toConfig
+	}
+	c, err := s.authenticate(stream.Context(), right)
 	if err != nil {
 		return err
 	}
@@ -146,9 +160,9 @@ func (s *Server) take(user string) (func(), error) {
 	defer s.mu.Unlock()
 	switch {
 	case s.all >= maxRequests:
-		return nil, status.Errorf(codes.ResourceExhausted, "%d requests for flows are answered already", maxRequests)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d requests are answered already", maxRequests)
 	case s.requests[user] >= maxRequestsOfOne:
-		return nil, status.Errorf(codes.ResourceExhausted, "%d requests of %s for flows are answered already", maxRequestsOfOne, user)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d requests of %s are answered already", maxRequestsOfOne, user)
 	}
 	s.all++
 	s.requests[user]++

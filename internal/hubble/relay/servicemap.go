@@ -29,7 +29,7 @@ type graphs struct {
 
 // ServeMap serves the service map's page until ctx ends, to those who may list flows.
 func (s *Server) ServeMap(ctx context.Context, l net.Listener, config *tls.Config) error {
-	return web.Serve(ctx, l, config, web.Handler(s.viewer))
+	return web.Serve(ctx, l, config, counted(web.Handler(s.viewer)))
 }
 
 // viewer returns what the bearer of a token may see of the map.
@@ -37,7 +37,7 @@ func (s *Server) viewer(ctx context.Context, source, token string) (web.View, er
 	if token == "" || len(token) > maxToken {
 		return nil, &web.Error{Status: http.StatusUnauthorized, Text: "no token: give one of a user or ServiceAccount that may list flows.weft.io"}
 	}
-	c := &caller{source: source, token: token}
+	c := &caller{source: source, token: token, right: toFlows}
 	if err := s.review(ctx, c); err != nil {
 		return nil, webError(err)
 	}
@@ -69,7 +69,9 @@ func (v *view) Graph(ctx context.Context) (*servicemap.Graph, error) {
 	if err != nil || v.caller.scope.All {
 		return g, err
 	}
-	return g.For(v.caller.scope.Allows), nil
+	shown := g.For(v.caller.scope.Allows)
+	shown.Namespaces = v.caller.scope.Namespaces
+	return shown, nil
 }
 
 // Flows implements web.View.

@@ -38,7 +38,7 @@ func (s *Server) GetFlows(r *observerpb.GetFlowsRequest, out observerpb.Observer
 	}
 	ctx, cancel := context.WithCancel(out.Context())
 	defer cancel()
-	w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, client: newClient(ctx, out, s.cfg.Times.Client)}
+	w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, client: newClient(ctx, out.Send, s.cfg.Times.Client)}
 	return w.run()
 }
 
@@ -49,7 +49,7 @@ type request struct {
 	query  *hubble.Query
 	asked  *observerpb.GetFlowsRequest // of nodes
 	ctx    context.Context
-	client *client
+	client *client[*observerpb.GetFlowsResponse]
 }
 
 func (w *request) run() error {
@@ -139,30 +139,30 @@ func (r *reader) run(ctx context.Context, asked *observerpb.GetFlowsRequest) err
 	}
 }
 
-// client sends to a client, and gives up one that does not read.
-type client struct {
+// client sends messages to a client, and gives up one that does not read.
+type client[M any] struct {
 	ctx     context.Context
 	patient time.Duration
-	in      chan *observerpb.GetFlowsResponse
+	in      chan M
 	out     chan error
 }
 
-func newClient(ctx context.Context, to observerpb.Observer_GetFlowsServer, patient time.Duration) *client {
-	c := &client{ctx: ctx, patient: patient, in: make(chan *observerpb.GetFlowsResponse), out: make(chan error, 1)}
+func newClient[M any](ctx context.Context, send func(M) error, patient time.Duration) *client[M] {
+	c := &client[M]{ctx: ctx, patient: patient, in: make(chan M), out: make(chan error, 1)}
 	go func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case m := <-c.in:
-				c.out <- to.Send(m) // it ends with the stream, and that with the request
+				c.out <- send(m) // it ends with the stream, and that with the request
 			}
 		}
 	}()
 	return c
 }
 
-func (c *client) send(m *observerpb.GetFlowsResponse) error {
+func (c *client[M]) send(m M) error {
 	late := time.NewTimer(c.patient)
 	defer late.Stop()
 	select {

@@ -20,18 +20,25 @@ import (
 )
 
 const (
-	// Audience is that of tokens that are good for flows alone. Tokens for the API server are taken too.
+	// Audience is that of tokens that are good for the flows API alone. Tokens for the API server are taken too.
 	Audience = "flows.weft.io"
-	// group, resource and verb are what a role must allow.
-	group, resource, verb = "weft.io", "flows", "list"
+	// group and verb are what a role must allow, of a resource.
+	group, verb = "weft.io", "list"
 
 	// remembered is how long a review counts; a right that is withdrawn counts as long.
 	remembered = 20 * time.Second
-	// maxTokens and maxUsers bound what is remembered, reviews what is asked of the API server at once, and maxNamespaces how
+	// maxTokens and maxUsers bound what is remembered, maxReviews what is asked of the API server at once, and maxNamespaces how
 	// many namespaces are asked about for a user without the right for all.
 	maxTokens, maxUsers = 4096, 1024
-	reviews             = 16
+	maxReviews          = 16
 	maxNamespaces       = 5000
+)
+
+// Resources that a role may allow to list. There are no objects of these kinds.
+const (
+	Flows = "flows"
+	// Config is what the mesh makes of objects, and whether it works.
+	Config = "config"
 )
 
 // Errors of Review.
@@ -50,8 +57,14 @@ type RightsReviewer interface {
 	Create(ctx context.Context, r *authorizationv1.SubjectAccessReview, opts metav1.CreateOptions) (*authorizationv1.SubjectAccessReview, error)
 }
 
-// Reviewer says whose flows the bearer of a token may see.
+// Reviewer says in which namespaces the bearer of a token may list a resource.
 type Reviewer struct {
+	*reviews
+	resource string
+}
+
+// reviews are shared by the Reviewers of all resources.
+type reviews struct {
 	tokens     TokenReviewer
 	rights     RightsReviewer
 	namespaces func() []string
@@ -61,28 +74,34 @@ type Reviewer struct {
 	slots      chan struct{}
 }
 
+// For returns a Reviewer for another resource. It shares what is remembered, and the bounds.
+func (r *Reviewer) For(resource string) *Reviewer { return &Reviewer{r.reviews, resource} }
+
 // scope is what a user may see.
 type scope struct {
 	all        bool
 	namespaces []string // sorted
 }
 
-// NewReviewer makes a Reviewer. namespaces returns the names of all namespaces.
+// NewReviewer makes a Reviewer for Flows. namespaces returns the names of all namespaces.
 func NewReviewer(tokens TokenReviewer, rights RightsReviewer, namespaces func() []string) *Reviewer {
-	return &Reviewer{
-		tokens: tokens, rights: rights, namespaces: namespaces, slots: make(chan struct{}, reviews),
+	return &Reviewer{&reviews{
+		tokens: tokens, rights: rights, namespaces: namespaces, slots: make(chan struct{}, maxReviews),
 		users: newMemory[authenticationv1.UserInfo](maxTokens), scopes: newMemory[scope](maxUsers),
-	}
+	}, Flows}
 }
 
-// Review returns the name of the bearer of a token, and whether he may list flows.weft.io in all namespaces, or else in
+// Review returns the name of the bearer of a token, and whether he may list the resource in all namespaces, or else in
 // which, sorted. source is the address that the token came from. The error wraps ErrToken or ErrBusy, or is the API server's.
 func (r *Reviewer) Review(ctx context.Context, source, token string) (user string, all bool, namespaces []string, err error) {
 	u, err := r.user(ctx, source, token)
 	if err != nil {
 		return "", false, nil, err
 	}
-	text, err := json.Marshal(u)
+	text, err := json.Marshal(struct {
+		Resource string
+		User     authenticationv1.UserInfo
+	}{r.resource, u})
 	if err != nil {
 		return "", false, nil, err
 	}
@@ -158,11 +177,11 @@ func (r *Reviewer) scope(ctx context.Context, u *authenticationv1.UserInfo) (sco
 	}
 	names := r.namespaces()
 	if len(names) > maxNamespaces {
-		return scope{}, fmt.Errorf("the cluster has %d namespaces; for more than %d, flows are for those who may see those of all", len(names), maxNamespaces)
+		return scope{}, fmt.Errorf("the cluster has %d namespaces; for more than %d, %s are for those who may list those of all", len(names), maxNamespaces, r.resource)
 	}
 	yes := make([]bool, len(names))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(reviews)
+	g.SetLimit(maxReviews)
 	for i, name := range names {
 		g.Go(func() (err error) {
 			yes[i], err = r.allowed(ctx, u, name)
@@ -194,7 +213,7 @@ func (r *Reviewer) allowed(ctx context.Context, u *authenticationv1.UserInfo, na
 	defer func() { <-r.slots }()
 	review, err := r.rights.Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: u.Username, UID: u.UID, Groups: u.Groups, Extra: extra,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Group: group, Resource: resource, Verb: verb},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Group: group, Resource: r.resource, Verb: verb},
 	}}, metav1.CreateOptions{})
 	if err != nil {
 		return false, err

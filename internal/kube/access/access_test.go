@@ -42,7 +42,7 @@ type accessReviews struct{ *api }
 func (a accessReviews) Create(_ context.Context, r *authorizationv1.SubjectAccessReview, _ metav1.CreateOptions) (*authorizationv1.SubjectAccessReview, error) {
 	a.rights.Add(1)
 	x := r.Spec.ResourceAttributes
-	asked := x.Group == "weft.io" && x.Resource == "flows" && x.Verb == "list" && slices.Equal(r.Spec.Groups, []string{"g"})
+	asked := x.Group == "weft.io" && (x.Resource == "flows" || x.Resource == "config" && r.Spec.User == "admin") && x.Verb == "list" && slices.Equal(r.Spec.Groups, []string{"g"})
 	r.Status.Allowed = asked && slices.Contains(a.may[r.Spec.User], x.Namespace)
 	return r, nil
 }
@@ -63,6 +63,16 @@ func TestReview(t *testing.T) {
 		}
 	}
 	if tokens, rights := a.tokens.Load(), a.rights.Load(); tokens != 3 || rights != 1+4+4 {
+		t.Errorf("%d reviews of tokens, %d of rights", tokens, rights)
+	}
+	// Another resource is another right. Tokens are not reviewed again.
+	for token, want := range map[string]string{"admin": "admin true []", "shop": "shop false []"} {
+		user, all, namespaces, err := r.For(Config).Review(t.Context(), "10.0.0.1", token)
+		if got := fmt.Sprint(user, " ", all, " ", namespaces); got != want || err != nil {
+			t.Errorf("%s: %s, error %v", token, got, err)
+		}
+	}
+	if tokens, rights := a.tokens.Load(), a.rights.Load(); tokens != 3 || rights != 1+4+4+1+4 {
 		t.Errorf("%d reviews of tokens, %d of rights", tokens, rights)
 	}
 	if _, _, _, err := r.Review(t.Context(), "10.0.0.1", "x"); !errors.Is(err, ErrToken) {

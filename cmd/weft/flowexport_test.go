@@ -1,0 +1,60 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/weft-mesh/weft/internal/observe"
+)
+
+func TestExportFlags(t *testing.T) {
+	parse := func(args ...string) (exportFlags, error) {
+		var e exportFlags
+		f := pflag.NewFlagSet("", pflag.ContinueOnError)
+		e.flags(f)
+		return e, f.Parse(args)
+	}
+	e, err := parse("--flow-export-file=/d/f", "--flow-export-file-size=65536", "--flow-export-files=2", "--flow-export-otlp=o/c:4317",
+		"--flow-export-filter=verdict=refused,failed", "--flow-export-filter=namespace=shop,!test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := e.export()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.Stdout || x.File.Path != "/d/f" || x.File.Size != 65536 || x.File.Count != 2 || x.Collector.String() != "o/c:4317" {
+		t.Errorf("%+v", x)
+	}
+	for flow, want := range map[*observe.Flow]bool{
+		{Verdict: observe.Refused, Source: observe.Peer{Workload: "shop/a"}}:                                               true,
+		{Verdict: observe.Forwarded, Source: observe.Peer{Workload: "shop/a"}}:                                             false,
+		{Verdict: observe.Failed, Source: observe.Peer{Workload: "shop/a"}, Destination: observe.Peer{Workload: "test/a"}}: false,
+	} {
+		if x.Filter.Match(flow) != want {
+			t.Errorf("%+v: want %v", flow, want)
+		}
+	}
+	for arg, says := range map[string]string{
+		"--flow-export-filter=colour=red":    "with a field of from, ",
+		"--flow-export-filter=verdict":       "FIELD=VALUE",
+		"--flow-export-filter=verdict=lost":  `"lost" is neither`,
+		"--flow-export-filter=namespace=a,":  "a value is empty",
+		"--flow-export-filter=since=10m":     "with a field of",
+		"--flow-export-file-size=1":          "the least is",
+		"--flow-export-files=0":              "1 to 1000",
+		"--flow-export-otlp=collector:4317":  "NAMESPACE/NAME:PORT",
+		"--flow-export-otlp=o/collector:0":   "--flow-export-otlp",
+		"--flow-export-otlp=http://c.o:4317": "NAMESPACE/NAME:PORT",
+	} {
+		e, err := parse(arg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.export(); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", arg, err)
+		}
+	}
+}

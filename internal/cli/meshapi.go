@@ -1,0 +1,151 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube/survey"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/servicemap"
+)
+
+// ask asks the flows API for rows.
+func (s *flowsServer) ask(ctx context.Context, r *reach, q api.Question) (*api.MeshAnswer, error) {
+	ctx, conn, err := s.dial(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }() // it is over anyway
+	a, err := api.AskMesh(ctx, conn, q)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	return a, nil
+}
+
+// edges asks the flows API for the service map.
+func (s *flowsServer) edges(ctx context.Context, r *reach) (*servicemap.Graph, error) {
+	ctx, conn, err := s.dial(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }() // it is over anyway
+	g, err := api.AskEdges(ctx, conn)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	return g, nil
+}
+
+// decoded returns what each node answered. A value that several nodes gave is decoded for each.
+func decoded[T any](a *api.MeshAnswer) ([]answer[T], error) {
+	var out []answer[T]
+	for _, n := range a.Nodes {
+		v := answer[T]{node: n.Name}
+		if n.Error != "" {
+			v.err = errors.New(n.Error)
+		} else if err := json.Unmarshal(a.Values[n.ID].Value, &v.value); err != nil {
+			return nil, fmt.Errorf("node %s: the answer cannot be read (is its agent of another version?): %w", n.Name, err)
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// serverLists asks the flows API for a list. It is an error if no node answers.
+func serverLists[T any](ctx context.Context, r *reach, s *flowsServer, q api.Question) (*listings[T], error) {
+	a, err := s.ask(ctx, r, q)
+	if err != nil {
+		return nil, err
+	}
+	out := &listings[T]{merged: r.node == ""}
+	for _, v := range a.Values {
+		l := listing[T]{}
+		if err := json.Unmarshal(v.Value, &l.Items); err != nil {
+			return nil, fmt.Errorf("a list cannot be read (is an agent of another version?): %w", err)
+		}
+		if v.More > 0 {
+			out.cut = append(out.cut, fmt.Sprintf("%d rows of %s are left out: name a namespace by -n, or an object", v.More, q.What))
+		}
+		out.all = append(out.all, l)
+	}
+	for _, n := range a.Nodes {
+		if n.Error != "" {
+			out.failed = append(out.failed, answer[[]T]{node: n.Name, err: errors.New(n.Error)})
+			continue
+		}
+		out.all[n.ID].Nodes = append(out.all[n.ID].Nodes, n.Name)
+	}
+	slices.Sort(out.cut)
+	out.cut = slices.Compact(out.cut)
+	switch {
+	case len(out.all) > 0:
+		return out, nil
+	case len(out.failed) > 0:
+		return nil, fmt.Errorf("node %s: %w", out.failed[0].node, out.failed[0].err)
+	}
+	return nil, errors.New("no agent is connected to the controllers")
+}
+
+// showStatus prints the status of the cluster, or of the node that r names, and tells whether it is healthy.
+func (s *flowsServer) showStatus(ctx context.Context, w io.Writer, r *reach, out *output, now time.Time) (healthy bool, err error) {
+	a, err := s.ask(ctx, r, api.Question{What: api.AskStatus, Node: r.node})
+	if err != nil {
+		return false, err
+	}
+	nodes, err := decoded[api.Status](a)
+	if err != nil {
+		return false, err
+	}
+	if r.node != "" && a.Scope.All && len(nodes) == 1 {
+		if nodes[0].err != nil {
+			return false, fmt.Errorf("node %s: %w", r.node, nodes[0].err)
+		}
+		return showNodeStatus(w, nodes[0].value, out, now)
+	}
+	c := s.status(a, nodes)
+	done, err := out.structured(w, c)
+	if err == nil && !done {
+		err = printClusterStatus(w, c)
+	}
+	return c.Healthy, err
+}
+
+// status merges what nodes say.
+func (s *flowsServer) status(a *api.MeshAnswer, nodes []answer[api.Status]) *clusterStatus {
+	c := &clusterStatus{Healthy: true, Host: s.address, Workloads: map[string]int{}, Gateways: []*model.Gateway{}}
+	silent := 0
+	for _, n := range nodes {
+		if n.err != nil {
+			silent++
+		}
+		c.add(&n.value)
+		if a.Scope.All {
+			row := nodeOf(survey.Pod{Node: n.node, Ready: true}, n)
+			c.Nodes, c.Healthy = append(c.Nodes, row), c.Healthy && row.Healthy
+			continue
+		}
+		for _, i := range n.value.Identities {
+			if i.Trouble != "" {
+				c.Identities, c.Healthy = append(c.Identities, i), false
+			}
+		}
+	}
+	for _, v := range a.Values {
+		c.Cut += v.More
+	}
+	if !a.Scope.All {
+		c.Namespaces = a.Scope.Namespaces
+		if silent > 0 {
+			c.Healthy, c.Unread = false, fmt.Sprintf("%d of %d nodes do not answer: what is on them is missing", silent, len(nodes))
+		}
+	}
+	c.sort()
+	return c
+}
