@@ -92,6 +92,7 @@ func routes(t *testing.T, m *mesh) {
 	t.Run("producer and consumer", func(t *testing.T) { consumers(t, m) })
 	t.Run("GRPCRoute", func(t *testing.T) { grpcRoute(t, m, c) })
 	t.Run("refused by Envoy", func(t *testing.T) { nack(t, m, c) })
+	t.Run("a route refused by Envoy", func(t *testing.T) { refusedRoute(t, m, c) })
 }
 
 // filters: what changes a request or answers it.
@@ -219,6 +220,34 @@ func grpcCalls(t *testing.T, c *lab.Pod, addr string) error {
 		return fmt.Errorf("a method that no rule has: code %s", status.Code(err))
 	}
 	return nil
+}
+
+// refusedRoute: a route that Envoy refuses is told so, and the other one of the Service is served, and changes.
+func refusedRoute(t *testing.T, m *mesh, c *lab.Pod) {
+	// Go's regular expressions know the class by this name, and Envoy's do not.
+	bad := route("plain", "bad", "echo", `    - matches: [{path: {type: RegularExpression, value: '/\p{Letter}+'}}]
+      backendRefs: [{name: s1, port: 80}]
+`)
+	for _, pod := range []string{"s2", "s1"} {
+		m.apply(t, bad+route("plain", "good", "echo", "    - backendRefs: [{name: "+pod+", port: 80}]\n"))
+		for _, path := range []string{"/", "/a"} {
+			until(t, "the other route is served", func() error {
+				return want(c, at(serviceIPs("plain", "echo")[0], 80), request{path: path}, 200, "plain/"+pod)
+			})
+		}
+	}
+	until(t, "the refused route's status tells, and no other", func() error {
+		out, _ := m.weft(t, "config", "status")
+		for line := range strings.Lines(out) {
+			if refused := strings.Contains(line, "Envoy refused"); strings.Contains(line, "plain/bad") != refused && strings.Contains(line, "HTTPRoute") {
+				return errors.New(out)
+			}
+		}
+		if !strings.Contains(out, "plain/bad") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // nack: what only Envoy can refuse is told where users look, and serves nobody worse.
