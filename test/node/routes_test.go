@@ -91,6 +91,7 @@ func routes(t *testing.T, m *mesh) {
 	t.Run("a backend that is not there", func(t *testing.T) { missingBackend(t, m, c) })
 	t.Run("producer and consumer", func(t *testing.T) { consumers(t, m) })
 	t.Run("GRPCRoute", func(t *testing.T) { grpcRoute(t, m, c) })
+	t.Run("TCPRoute", func(t *testing.T) { divisions(t, m) })
 	t.Run("refused by Envoy", func(t *testing.T) { nack(t, m, c) })
 	t.Run("a route refused by Envoy", func(t *testing.T) { refusedRoute(t, m, c) })
 }
@@ -238,12 +239,16 @@ func refusedRoute(t *testing.T, m *mesh, c *lab.Pod) {
 	}
 	until(t, "the refused route's status tells, and no other", func() error {
 		out, _ := m.weft(t, "config", "status")
+		refused := 0
 		for line := range strings.Lines(out) {
-			if refused := strings.Contains(line, "Envoy refused"); strings.Contains(line, "plain/bad") != refused && strings.Contains(line, "HTTPRoute") {
-				return errors.New(out)
+			if !strings.Contains(line, "Envoy refused") {
+				continue
+			}
+			if refused++; !strings.HasPrefix(line, "HTTPRoute/plain/bad ") {
+				return errors.New(line)
 			}
 		}
-		if !strings.Contains(out, "plain/bad") {
+		if refused == 0 {
 			return errors.New(out)
 		}
 		return nil
