@@ -137,6 +137,7 @@ func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription
 			c.acquire(sub.store, n, snap)
 			if n == trialName && sub.store.typeURL == TypeRoute {
 				c.followAll(snap)
+				sub.searchRefused()
 			}
 		}
 		if !first {
@@ -168,7 +169,7 @@ func (sub *subscription) wants(name string) bool {
 
 // flush answers if Envoy waits and there is something to send.
 func (sub *subscription) flush() {
-	if sub.out != nil && (len(sub.pending) > 0 || len(sub.apart) > 0) {
+	if sub.out != nil && (len(sub.pending) > 0 || len(sub.apart) > 0 || sub.searches.unsent) {
 		sub.send(false)
 	}
 }
@@ -183,17 +184,15 @@ func (sub *subscription) send(always bool) {
 			sub.add(r, n)
 		}
 	}
+	// Trials and what is to be served take turns: neither holds up the other.
+	if r.empty() && !sub.searches.last {
+		sub.addTrial(r)
+	}
 	if r.empty() {
-		for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
-			if sub.deferred(n) {
-				continue
-			}
-			sub.add(r, n)
-			delete(sub.pending, n)
-			if sub.store.kind.single && len(r.message.Resources) > 0 {
-				break
-			}
-		}
+		sub.addPending(r)
+	}
+	if r.empty() {
+		sub.addTrial(r)
 	}
 	if r.empty() && !always {
 		return
@@ -206,6 +205,21 @@ func (sub *subscription) send(always bool) {
 	}
 	out <- r // has room: there is at most one response a type that the stream has not taken yet
 	sub.endpointsAgain(r)
+}
+
+// addPending puts what is pending into a response.
+func (sub *subscription) addPending(r *response) {
+	sub.searches.last = false
+	for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
+		if sub.deferred(n) {
+			continue
+		}
+		sub.add(r, n)
+		delete(sub.pending, n)
+		if sub.store.kind.single && len(r.message.Resources) > 0 {
+			break
+		}
+	}
 }
 
 // deferred reports whether a name must wait: a route table until it is known what of it Envoy refuses, and a filter for Envoy to

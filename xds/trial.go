@@ -51,6 +51,8 @@ type searches struct {
 	group []part    // is being tried
 	trial *resource // the same as Envoy gets it; nil: nothing is
 	count int
+	// unsent says that Envoy does not have the trial yet, or not the end of the last one. last says that the last response was one.
+	unsent, last bool
 }
 
 // searchFor begins to look for the parts of a refused table that Envoy refuses. It reports whether it can.
@@ -80,6 +82,15 @@ func (sub *subscription) searchFor(name, version, message string) bool {
 	}
 	sub.search(&search{table: name, groups: [][]part{suspects}, version: version, message: message})
 	return true
+}
+
+// searchRefused looks into the tables that an Envoy refused before it could try parts of them.
+func (sub *subscription) searchRefused() {
+	for _, name := range slices.Sorted(maps.Keys(sub.refused)) {
+		if r := sub.session.server.cache.rejected[rejectionKey(TypeRoute, name)]; r != nil {
+			sub.searchFor(name, sub.refused[name], r.Message)
+		}
+	}
 }
 
 // searching reports whether a table that was refused is not to be sent yet.
@@ -143,8 +154,7 @@ func (sub *subscription) tryNext() {
 		at = s.next()
 	}
 	if s.at = at; at == nil {
-		s.trial = nil
-		sub.sendTrial()
+		s.trial, s.unsent = nil, true
 		return
 	}
 	s.group, at.groups = at.groups[0], at.groups[1:]
@@ -155,12 +165,16 @@ func (sub *subscription) tryNext() {
 	t, _ := newTable(c.builder(c.server.st.Snapshot()), at.table)
 	a, _ := marshal(TypeRoute, t.trialRoutes(s.group)) // of parts that can be encoded
 	s.count++
-	s.trial = &resource{any: a, version: fmt.Sprintf("trial-%d", s.count)}
-	sub.sendTrial()
+	s.trial, s.unsent = &resource{any: a, version: fmt.Sprintf("trial-%d", s.count)}, true
 }
 
-// sendTrial sends the trial's table alone, before all else.
-func (sub *subscription) sendTrial() { sub.apart = append([][]string{{trialName}}, sub.apart...) }
+// addTrial puts a trial that is to be sent into a response, alone.
+func (sub *subscription) addTrial(r *response) {
+	if s := &sub.searches; s.unsent {
+		s.unsent, s.last = false, true
+		sub.add(r, trialName)
+	}
+}
 
 // tried takes in what Envoy said of a trial; "" is that it took it.
 func (sub *subscription) tried(version, message string) {

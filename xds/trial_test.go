@@ -3,12 +3,14 @@ package xds
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,8 +235,8 @@ func TestInvalidRouteAlone(t *testing.T) {
 	s.leftOut()
 }
 
-// TestRefusedRouteThatChanges: a tenant that replaces and renames a refused route with each answer does not keep others from
-// changing, and has a table refused a bounded number of times.
+// TestRefusedRouteThatChanges: a tenant that replaces and renames a refused route all the time, faster than Envoy answers, does not
+// keep others from changing, and what is remembered of its routes ends with them.
 func TestRefusedRouteThatChanges(t *testing.T) {
 	testenv.Envoy(t)
 	w := newWorld(t, Config{})
@@ -242,14 +244,28 @@ func TestRefusedRouteThatChanges(t *testing.T) {
 	s.serve(append(tenants(20, 200), tenant("evil", "bad", foreign(0), 200))...)
 	w.envoy()
 	s.answers(map[string]int{"/0": 200})
-	for i := 1; i <= 30; i++ {
-		for j := range 5 { // faster than Envoy answers
-			evil := tenant("evil", []string{"bad", fmt.Sprint("bad-", i)}[j%2], foreign(100*i+j), 200)
+	var status atomic.Int64
+	status.Store(200)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			evil := tenant("evil", []string{"bad", fmt.Sprint("bad-", i)}[i%2], foreign(i), 200)
 			evil.Generation = int64(i)
-			s.serve(append(tenants(20, 200+i), evil)...)
+			s.serve(append(tenants(20, int(status.Load())), evil)...)
 		}
-		s.answers(map[string]int{"/0": 200 + i, "/19": 200 + i})
+	}()
+	for i := range 20 {
+		status.Store(int64(201 + i))
+		s.answers(map[string]int{"/0": 201 + i, "/19": 201 + i})
 	}
+	close(stop)
+	<-stopped
 	s.serve(tenants(20, 250)...)
 	s.answers(map[string]int{"/0": 250})
 	s.leftOut()
@@ -355,31 +371,110 @@ func statusByTLS(port uint16, host string) (int, error) {
 	return r.StatusCode, r.Body.Close()
 }
 
-// trier speaks as an Envoy that uses a table and tries others.
-func (w *world) trier(table string, refuses func(*discovery.DeltaDiscoveryResponse) bool) *client {
+// trier speaks as an Envoy that uses tables and tries others.
+func (w *world) trier(refuses func(*discovery.Resource) bool, tables ...string) *client {
 	c := w.client()
 	c.refuse = func(r *discovery.DeltaDiscoveryResponse) string {
-		if refuses(r) {
+		if slices.ContainsFunc(r.Resources, refuses) {
 			return "no such thing"
 		}
 		return ""
 	}
-	c.subscribe(TypeRoute, trialName, table)
+	c.subscribe(TypeRoute, tables...)
 	return c
+}
+
+// holds reports whether a table holds rules of the route of Service s1.
+func holds(res *discovery.Resource) bool {
+	return strings.Contains(string(res.Resource.Value), "HTTPRoute/shop/s1")
+}
+
+func takesAll(*discovery.Resource) bool { return false }
+
+// rejectionsBecome waits for the keys of the table's rows while clients answer.
+func (w *world) rejectionsBecome(want []string, clients ...*client) {
+	w.t.Helper()
+	until(w.t, "rejections", func() error {
+		for _, c := range clients {
+			c.drain()
+		}
+		if got := w.rejections(); !slices.Equal(got, want) {
+			return fmt.Errorf("%v, want %v", got, want)
+		}
+		return nil
+	})
+}
+
+// has waits until a client has the newest version of a route table.
+func (w *world) has(c *client, table string) {
+	w.t.Helper()
+	until(w.t, "the client has the table", func() error {
+		c.drain()
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		if got, want := c.have[TypeRoute][table], w.server.cache.stores[TypeRoute].resources[table].version; got != want {
+			return fmt.Errorf("version %q, want %q", got, want)
+		}
+		return nil
+	})
+	c.drain() // the server has the answer
+}
+
+// TestRouteLeftOutForAnEnvoyThatEnded: what only an Envoy refused that has ended is tried again with the one that is there, also if
+// the first ended before it had answered.
+func TestRouteLeftOutForAnEnvoyThatEnded(t *testing.T) {
+	part := "RouteConfiguration/" + refusedTable + " for HTTPRoute/shop/s1"
+	for _, answered := range []bool{true, false} {
+		t.Run(fmt.Sprintf("answered %v", answered), func(t *testing.T) {
+			w := newWorld(t, Config{})
+			split(w, "s1", 1, 1)
+			old := w.trier(holds, trialName, refusedTable)
+			w.rejectionsBecome([]string{part}, old)
+			w.has(old, refusedTable)
+			if !answered {
+				split(w, "s1", 1, 2) // to be tried by the old one, which says nothing
+				if r := <-old.got; !slices.Equal(resourceNames(r), []string{trialName}) {
+					t.Fatalf("not a trial: %v", resourceNames(r))
+				}
+			}
+			next := w.trier(takesAll, trialName, refusedTable)
+			w.has(next, refusedTable)
+			old.close()
+			w.rejectionsBecome(nil, next)
+			until(t, "the route is in the table", func() error {
+				next.drain()
+				if w.server.excludes(refusedTable) {
+					return errors.New("it is left out")
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// excludes reports whether something is left out of a table.
+func (s *Server) excludes(table string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.cache.excluded[table]
+	return x != nil && len(x.refused) > 0
+}
+
+// TestTableRefusedBeforeTrials: what Envoy refused before it asked for the table of trials is looked into when it does.
+func TestTableRefusedBeforeTrials(t *testing.T) {
+	w := newWorld(t, Config{})
+	split(w, "s1", 1, 1)
+	c := w.trier(holds, refusedTable)
+	w.rejectionsBecome([]string{"RouteConfiguration/" + refusedTable}, c)
+	c.subscribe(TypeRoute, trialName)
+	w.rejectionsBecome([]string{"RouteConfiguration/" + refusedTable + " for HTTPRoute/shop/s1"}, c)
+	w.has(c, refusedTable)
 }
 
 // TestRefusalThatNoPartExplains: where Envoy takes each part and refuses the table, the table is reported against all.
 func TestRefusalThatNoPartExplains(t *testing.T) {
 	w := newWorld(t, Config{})
 	split(w, "s1", 1, 1)
-	c := w.trier(refusedTable, func(r *discovery.DeltaDiscoveryResponse) bool {
-		return slices.ContainsFunc(r.Resources, func(res *discovery.Resource) bool { return res.Name == refusedTable })
-	})
-	until(t, "the table is reported", func() error {
-		c.drain()
-		if got := w.rejections(); !slices.Equal(got, []string{"RouteConfiguration/" + refusedTable}) {
-			return fmt.Errorf("rejections: %v", got)
-		}
-		return nil
-	})
+	c := w.trier(func(res *discovery.Resource) bool { return res.Name == refusedTable }, trialName, refusedTable)
+	w.rejectionsBecome([]string{"RouteConfiguration/" + refusedTable}, c)
 }
