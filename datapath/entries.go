@@ -37,8 +37,8 @@ type portEntries struct {
 // out wherever they come from: to take connections to them, or to send some there, would lead into the node itself.
 //
 // A port in a family in which the Service has no address gives nothing; one without backends refuses connections.
-// endpoints finds the Endpoints of a PortKey.
-func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool)) []portEntries {
+// endpoints finds the Endpoints of a PortKey, divisions its Division.
+func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool), divisions func(key string) (*model.Division, bool)) []portEntries {
 	var out []portEntries
 	for _, p := range s.Ports {
 		key := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
@@ -57,6 +57,9 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 			pe.Sticky = pe.Affinity > 0 || p.Protocol == model.UDP
 			var terminating []weftEndpoint
 			pe.Backends, terminating = backendsOf(e, v6)
+			if d, ok := divisions(key); ok && p.Protocol == model.TCP {
+				pe.Backends = divided(d, v6)
+			}
 			if p.Protocol == model.UDP {
 				pe.Live = map[weftEndpoint]bool{}
 				for _, b := range slices.Concat(pe.Backends, terminating) {
@@ -173,25 +176,26 @@ func entriesOf(w *model.Workload, cookie uint64) localEntries {
 }
 
 // arrange puts the wanted backends into slots so that as few as possible change: those that stay keep their slots, new
-// ones fill the holes, and the last ones move into the holes that are left. The result has len(want) slots.
+// ones fill the holes, and the last ones move into the holes that are left. The result has len(want) slots. A backend may have
+// several.
 func arrange(have, want []weftEndpoint) []weftEndpoint {
-	wanted := make(map[weftEndpoint]bool, len(want))
+	wanted := make(map[weftEndpoint]int, len(want))
 	for _, b := range want {
-		wanted[b] = true
+		wanted[b]++
 	}
 	out := make([]weftEndpoint, len(want))
 	for i, b := range have {
-		if i < len(out) && wanted[b] {
+		if i < len(out) && wanted[b] > 0 {
 			out[i] = b
-			delete(wanted, b)
+			wanted[b]--
 		}
 	}
 	next := 0
 	for _, b := range want {
-		if !wanted[b] {
+		if wanted[b] == 0 {
 			continue
 		}
-		delete(wanted, b)
+		wanted[b]--
 		for out[next] != (weftEndpoint{}) {
 			next++
 		}

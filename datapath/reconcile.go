@@ -107,7 +107,7 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 
 // run works until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Workloads, r.st.Placements, r.st.PodCgroups, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
+	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Divisions, r.st.Workloads, r.st.Placements, r.st.PodCgroups, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
 	defer feed.Close()
 	r.started(false)
 	_, snap := feed.Take()
@@ -180,7 +180,7 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}, snap *state.Snapshot) ma
 		switch k.Table {
 		case r.st.Services.ID():
 			out[object{model.SubjectService, k.Value}] = struct{}{}
-		case r.st.Endpoints.ID():
+		case r.st.Endpoints.ID(), r.st.Divisions.ID():
 			if p := strings.SplitN(k.Value, "/", 3); len(p) == 3 {
 				out[object{model.SubjectService, model.Key(p[0], p[1])}] = struct{}{}
 			}
@@ -319,7 +319,8 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 		delete(r.schedule.waiting, o)
 		return result{err: errors.Join(r.services.apply(o.name, nil), r.workloads.closeService(o.name, nil))}
 	}
-	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) })
+	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) },
+		func(key string) (*model.Division, bool) { return r.st.Divisions.Get(snap, key) })
 	waits := false
 	if first := r.services.firstRoutes(want); len(first) > 0 && !r.acceptTime(o, r.acceptedByEnvoy(snap, o, revision), routeSettle) {
 		waits = true
@@ -348,9 +349,14 @@ func (r *reconciler) programService(snap *state.Snapshot, s *model.Service, want
 
 // authenticates reports whether a backend of a Service has an identity.
 func (r *reconciler) authenticates(snap *state.Snapshot, s *model.Service) bool {
+	identified := func(b model.Endpoint) bool { return b.Identity != "" }
 	return slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool {
-		e, ok := r.st.Endpoints.Get(snap, model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol))
-		return ok && slices.ContainsFunc(e.Backends, func(b model.Endpoint) bool { return b.Identity != "" })
+		key := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
+		if d, ok := r.st.Divisions.Get(snap, key); ok && slices.ContainsFunc(d.Shares, func(s model.Share) bool { return slices.ContainsFunc(s.Endpoints, identified) }) {
+			return true
+		}
+		e, ok := r.st.Endpoints.Get(snap, key)
+		return ok && slices.ContainsFunc(e.Backends, identified)
 	})
 }
 

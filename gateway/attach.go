@@ -46,6 +46,7 @@ func (a *attachment) compareAge(o *attachment) int {
 // binding is one place: a route table, and for a Gateway the listener and the hosts there.
 type binding struct {
 	table    string
+	port     uint16 // of a Service that a route of connections attaches to
 	listener string
 	hosts    []boundHost
 	caller   string // namespace of the callers that a consumer route is for
@@ -113,8 +114,9 @@ func (v *view) attachRoute(r route) []output {
 	if len(a.bindings) > 0 {
 		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings}
 		outs = append(outs, out(v.attachments, r.ref.String(), at))
-		if r.streams() {
-			s := &model.StreamRoute{Route: r.ref, Generation: r.generation, Backends: a.bindings[0].rules[0].Backends}
+		// What a route may refer to is another thing for a Gateway than for a Service, whose connections Envoy does not see.
+		if i := slices.IndexFunc(a.bindings, func(b binding) bool { return b.listener != "" }); i >= 0 && r.streams() {
+			s := &model.StreamRoute{Route: r.ref, Generation: r.generation, Backends: a.bindings[i].rules[0].Backends}
 			outs = append(outs, out(v.st.StreamRoutes, s.Key(), s))
 		}
 	}
@@ -149,9 +151,6 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 	var c *compiled
 	var note string
 	switch {
-	case ref.Kind == "Service" && ref.Group == "" && a.route.streams():
-		c = a.rules(true)
-		f = noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections and datagrams without a route", a.route.ref.Kind)
 	case ref.Kind == "Service" && ref.Group == "":
 		c = a.rules(false)
 		note, f = a.service(ref, p, c)
@@ -243,6 +242,9 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	case headless(svc):
 		return "", unsupported("Service %s is headless, so traffic to it cannot be distinguished from traffic to its pods", kube.Key(svc))
 	}
+	if a.route.streams() {
+		return a.stream(svc, ref, p, c)
+	}
 	if f := c.invalid(); f != nil {
 		return "", f
 	}
@@ -250,6 +252,10 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 		return "", f
 	}
 	caller := callerOf(&a.route, svc)
+	var streams *streamPorts
+	if caller != "" {
+		streams, _ = a.v.streamPorts.Get(a.v.Snapshot, kube.Key(svc))
+	}
 	var grpc map[uint16]bool
 	if a.route.ref.Kind == "HTTPRoute" {
 		grpc = a.v.grpcPorts(svc, caller)
@@ -258,7 +264,11 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	taken := takenPorts{left: selected.other}
 	for _, port := range selected.ports {
 		if grpc[port.Port] {
-			taken.left = append(taken.left, fmt.Sprintf("port %d has a GRPCRoute", port.Port))
+			taken.left = append(taken.left, fmt.Sprintf("port %d has a GRPCRoute, which goes before HTTPRoutes", port.Port))
+			continue
+		}
+		if streams.owner(port.Port) != "" {
+			taken.left = append(taken.left, fmt.Sprintf("port %d has a TCPRoute of the Service's namespace, which goes before routes of others", port.Port))
 			continue
 		}
 		detects := selected.detects(port)
@@ -271,7 +281,7 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	case taken.any():
 		return taken.note(), nil
 	case len(selected.ports) > 0:
-		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s, which goes before HTTPRoutes", kube.Key(svc), left)}
+		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s", kube.Key(svc), left)}
 	case left != "":
 		return "", noParent("Service %s has no port that speaks HTTP: %s", kube.Key(svc), left)
 	}

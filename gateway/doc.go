@@ -18,6 +18,7 @@
 //	            endpoints    Service -> the backends of its ports
 //	            gateway      Gateway -> listeners, route tables, status
 //	            class, mesh, policy, BackendTLSPolicy, pool, ListenerSet: status alone
+//	divisions   division     TCPRoute -> what is behind its backends, for the ports of Services that it has
 //
 // A kind of unit is one value of type unitKind, which is listed in unitKinds.
 //
@@ -26,7 +27,7 @@
 //	translator.go, unit.go, view.go       the engine
 //	attach.go, listener.go, table.go      routes and their parents
 //	listenerset.go, listenersetstatus.go  ListenerSets
-//	httproute.go, grpcroute.go, streamroute.go, match.go, filter.go, backend.go
+//	httproute.go, grpcroute.go, streamroute.go, division.go, match.go, filter.go, backend.go
 //	                                      routes alone
 //	backendtls.go, backendtlsstatus.go, clientcertificate.go, cabundle.go
 //	                                      TLS to backends, certificates of clients, and those of authorities
@@ -55,5 +56,6 @@
 //   - A ListenerSet is served while its Gateway is accepted by its own listeners. Of conflicting listeners of one Gateway none is
 //     served; of those of ListenerSets (GEP-1713) the first is, also within one ListenerSet.
 //   - With a Service as parent (GEP-1294) hostnames are ignored, backends of other namespaces need no ReferenceGrant,
-//     and headless and ExternalName Services are not parents.
+//     and headless and ExternalName Services are not parents. A TCPRoute has Services of its own namespace as parents. Of
+//     several for one port the oldest is served, after HTTPRoutes and GRPCRoutes of the namespace, and before those of others.
 package gateway

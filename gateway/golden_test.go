@@ -91,6 +91,7 @@ type modelOf struct {
 	Endpoints    []*model.Endpoints   `json:"endpoints,omitempty"`
 	RouteTables  []*model.RouteTable  `json:"routeTables,omitempty"`
 	StreamRoutes []*model.StreamRoute `json:"streamRoutes,omitempty"`
+	Divisions    []*model.Division    `json:"divisions,omitempty"`
 	BackendTLS   []*model.BackendTLS  `json:"backendTLS,omitempty"`
 	Gateways     []*model.Gateway     `json:"gateways,omitempty"`
 	Certificates []*model.Certificate `json:"certificates,omitempty"`
@@ -100,7 +101,7 @@ func (w *world) model() modelOf {
 	s := w.st.Snapshot()
 	return modelOf{
 		collect(w.st.Workloads.All(s)), collect(w.st.Services.All(s)), collect(w.st.Endpoints.All(s)),
-		collect(w.st.RouteTables.All(s)), collect(w.st.StreamRoutes.All(s)), collect(w.st.BackendTLS.All(s)), collect(w.st.Gateways.All(s)), collect(w.st.Certificates.All(s)),
+		collect(w.st.RouteTables.All(s)), collect(w.st.StreamRoutes.All(s)), collect(w.st.Divisions.All(s)), collect(w.st.BackendTLS.All(s)), collect(w.st.Gateways.All(s)), collect(w.st.Certificates.All(s)),
 	}
 }
 

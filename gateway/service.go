@@ -47,7 +47,7 @@ func service(v *view, key string) ([]output, bool) {
 		}
 		table := v.serviceTable(s, p.Port)
 		other, _ := otherProtocol(*p)
-		if p.L7 = table.routed || (policed || labelled) && other == ""; p.L7 {
+		if p.L7 = table.routed || (policed || labelled) && other == "" && !v.divides(svc, p.Port); p.L7 {
 			p.Detect = !table.declared && !declaresHTTP(*p)
 			outs = append(outs, out(v.st.RouteTables, table.Name, table.RouteTable))
 		}

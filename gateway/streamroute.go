@@ -14,7 +14,7 @@ import (
 )
 
 // Routes of connections: a TLSRoute chooses by the name in the TLS handshake, a TCPRoute takes all of a listener, and so does a
-// UDPRoute, of datagrams. They attach to Gateways alone, and have one rule.
+// UDPRoute, of datagrams. They have one rule. A TCPRoute attaches to Services too (division.go), the others to Gateways alone.
 
 var tlsRouteUnits = unitKind{
 	name: "TLSRoute", stage: stageRoutes,

@@ -33,14 +33,15 @@ const (
 	stageConflicts               // which routes conflict on a Gateway or a ListenerSet
 	stageRoutes                  // where routes attach; certificates
 	stageModel                   // what the planes read
+	stageDivisions               // what of it joins rows of others: TCPRoutes of Services
 	stages
 )
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &routeBudgetUnit,
-	&selectionUnits, &conflictUnits, &setConflictUnits, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits,
+	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit,
+	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits, &divisionUnits,
 }
 
 // unit is one computation.

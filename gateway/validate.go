@@ -113,10 +113,26 @@ func validRegex(r string) string {
 	if _, err := regexp.Compile(r); err != nil {
 		return fmt.Sprintf("regular expression %q: %v", short(r), err)
 	}
-	// Envoy refuses what becomes too long a program, and with it all routes of the Service.
+	if escape := noByte(r); escape != "" {
+		return fmt.Sprintf("regular expression %q: %s is no byte, and Envoy matches bytes; write the character itself", short(r), escape)
+	}
+	// Envoy refuses what becomes too long a program.
 	if parsed, err := syntax.Parse(r, syntax.Perl); err == nil {
 		if prog, err := syntax.Compile(parsed.Simplify()); err == nil && len(prog.Inst) > maxRegexProgram {
 			return fmt.Sprintf("regular expression %q: its repetitions make it too large, %d instructions of at most %d", short(r), len(prog.Inst), maxRegexProgram)
+		}
+	}
+	return ""
+}
+
+// wideEscape finds what may be an escape of more than a byte, and what would hide one: a quotation, or another escape.
+var wideEscape = regexp.MustCompile(`(?s)\\Q.*?(?:\\E|$)|\\x\{0*[0-9a-fA-F]{3,}\}|\\.`)
+
+// noByte returns the first escape of an expression that stands for no byte, such as \x{100}; "" if there is none.
+func noByte(r string) string {
+	for _, e := range wideEscape.FindAllString(r, -1) {
+		if digits, ok := strings.CutPrefix(e, `\x{`); ok && len(strings.TrimLeft(digits, "0")) > len("ff}") {
+			return e
 		}
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	gcp "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -13,7 +14,7 @@ import (
 //
 // Envoy refuses a response as a whole, and may have taken parts of it. So a refused response is sent again in halves,
 // until each refused resource stands alone: that one is reported against the objects that it comes from, all others
-// are in place.
+// are in place. Of a route table, what is refused of it is looked for first (trial.go).
 func (sub *subscription) answered(req *gcp.DeltaRequest) {
 	if req.GetResponseNonce() == "" {
 		return
@@ -36,6 +37,10 @@ func (sub *subscription) answered(req *gcp.DeltaRequest) {
 	}
 	for _, res := range r.message.Resources {
 		delete(sub.refused, res.Name)
+		if res.Name == trialName && sub.store.typeURL == TypeRoute {
+			sub.tried(res.Version, "")
+			continue
+		}
 		if held := sub.store.resources[res.Name]; held != nil && !held.invalid {
 			sub.session.server.clearRejection(sub.store.typeURL, res.Name)
 		}
@@ -50,12 +55,7 @@ func (sub *subscription) nack(r *response, message string) {
 	}
 	names = append(names, r.message.RemovedResources...)
 	if len(names) == 1 && len(r.message.Resources) == 1 {
-		res := r.message.Resources[0]
-		if held := sub.store.resources[res.Name]; held == nil || held.version != res.Version {
-			return // it has gone, or the answer to a newer version follows
-		}
-		sub.refused[res.Name] = res.Version
-		s.reject(sub.store, res.Name, tidy(sub.store.typeURL, message))
+		sub.nackOne(r.message.Resources[0], message)
 		return
 	}
 	if len(names) <= 1 {
@@ -67,6 +67,25 @@ func (sub *subscription) nack(r *response, message string) {
 	}
 	half := len(names) / 2
 	sub.apart = append([][]string{names[:half], names[half:]}, sub.apart...)
+}
+
+// nackOne takes in the refusal of one resource.
+func (sub *subscription) nackOne(res *discovery.Resource, message string) {
+	if res.Name == trialName && sub.store.typeURL == TypeRoute {
+		sub.tried(res.Version, message)
+		return
+	}
+	held := sub.store.resources[res.Name]
+	if held == nil {
+		return // it has gone
+	}
+	if held.version == res.Version {
+		sub.refused[res.Name] = res.Version
+	}
+	if sub.searchFor(res.Name, res.Version, message) || held.version != res.Version {
+		return // the answer to a newer version follows
+	}
+	sub.session.server.reject(sub.store, res.Name, tidy(sub.store.typeURL, message))
 }
 
 // accepted reports whether Envoy has the newest version of a resource and has said so.

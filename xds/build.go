@@ -18,8 +18,15 @@ import (
 
 // rebuild makes a resource again; subscribers hear of it if its content changed.
 func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
+	divided := s.typeURL == TypeRoute
+	if divided {
+		c.follow(name, snap)
+	}
 	m, ok := c.ahead[name]
 	if !ok {
+		m = c.make(s.kind, s.typeURL, name, snap)
+	}
+	if divided && m.err != nil && c.invalidParts(name, snap) {
 		m = c.make(s.kind, s.typeURL, name, snap)
 	}
 	c.deps.Set(ref{s.typeURL, name}, m.reads)
@@ -59,6 +66,9 @@ type made struct {
 // make builds and encodes a resource. It changes nothing and is safe for concurrent use.
 func (c *cache) make(k *kind, typeURL, name string, snap *state.Snapshot) made {
 	b := c.builder(snap.Track())
+	if typeURL == TypeRoute {
+		b.excluded = c.excluded[name]
+	}
 	result := k.build(b, name)
 	m := made{reads: b.snap.Reads()}
 	if result == nil {

@@ -165,7 +165,7 @@ func TestEnvoyRefusesOne(t *testing.T) {
 			return fmt.Errorf("the good table is not accepted")
 		}
 		got := w.rejections()
-		if len(got) != 2 || got[1] != "Secret/cert|shop/g1" || got[0] != "RouteConfiguration/"+table+plainSuffix {
+		if len(got) != 2 || got[1] != "Secret/cert|shop/g1" || got[0] != "RouteConfiguration/"+table+plainSuffix+" for HTTPRoute/shop/big" {
 			return fmt.Errorf("rejections: %v", got)
 		}
 		return nil

@@ -12,6 +12,7 @@
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	filter.go authorization.go    filters that are served apart from listeners: a workload's policy, its scopes
 //	detect.go                     connections that may or may not speak HTTP
+//	part.go trial.go exclude.go   the rules of each route in a shared table: those that Envoy refuses are found and left out
 //	scope.go route.go match.go action.go redirect.go mirror.go   original destination -> route table -> cluster
 //	stream.go datagrams.go        connections and datagrams of Gateways, which no HTTP is read from
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom

@@ -126,7 +126,7 @@ var cases = map[string]struct {
 	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
-		TypeListener: {listenerOriginate, listenerMirror, listenerRefused},
+		TypeListener: {listenerOriginate, listenerMirror, listenerRefused, trialName},
 		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes},
 	}},
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE, send
-// copies of requests on, and refuse connections. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
+// copies of requests on, refuse connections, and have route tables tried. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
 // constant ones.
 var listenerKind = &kind{
 	build: buildListener,
@@ -71,7 +71,7 @@ const (
 func listenerNames(b *builder, unit string) []string {
 	switch {
 	case unit == "":
-		return []string{listenerOriginate, listenerMirror, listenerRefused}
+		return []string{listenerOriginate, listenerMirror, listenerRefused, trialName}
 	case unit[:2] == unitGateway:
 		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
 		if !ok {
@@ -117,6 +117,8 @@ func buildListener(b *builder, name string) *built {
 		return &built{message: mirrorListener(b.cfg)}
 	case listenerRefused:
 		return &built{message: refusedListener()}
+	case trialName:
+		return &built{message: trialListener(b.cfg)}
 	}
 	if n, ok := parseDatagramsName(name); ok {
 		return buildDatagramListener(b, name, n)

@@ -63,6 +63,8 @@ type builder struct {
 	snap *state.Snapshot
 	cfg  *Config
 	mode string // of the kind whose names are asked for
+	// excluded is what is left out of the route table that is built; nil: nothing.
+	excluded *exclusions
 }
 
 // resource is what the cache holds of a name that somebody is subscribed to.
@@ -97,6 +99,7 @@ type cache struct {
 	// snap is a view of the tables that no resource is older than.
 	snap     *state.Snapshot
 	rejected map[string]*model.Rejection // by key; what Rejections holds when all reports are written
+	excluded map[string]*exclusions      // by route table
 	reports  *reports
 	ahead    map[string]made // while fill runs: what it made for the names that it adds
 }
@@ -104,7 +107,7 @@ type cache struct {
 func newCache(s *Server) *cache {
 	c := &cache{
 		server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), snap: s.st.Snapshot(),
-		rejected: map[string]*model.Rejection{}, reports: newReports(),
+		rejected: map[string]*model.Rejection{}, excluded: map[string]*exclusions{}, reports: newReports(),
 	}
 	for url, k := range kinds {
 		c.stores[url] = &store{
@@ -274,6 +277,9 @@ func (c *cache) release(s *store, name string) {
 		return
 	}
 	delete(s.resources, name)
+	if s.typeURL == TypeRoute {
+		c.dropExclusions(name)
+	}
 	c.deps.Remove(ref{s.typeURL, name})
 	c.server.clearRejection(s.typeURL, name)
 }

@@ -23,18 +23,44 @@ type table struct {
 	b       *builder
 	plain   bool // the callers have no identity
 	gateway bool
-	scheme  string // that requests come in with
-	port    uint16 // that requests come in on
+	scheme  string      // that requests come in with
+	port    uint16      // that requests come in on
+	service serviceName // whose port it is of; zero for a Gateway's
 	// certificate is the key of what backends with a BackendTLS are shown.
 	certificate string
 	objects     []model.ObjectVersion
 }
 
 func buildRoutes(b *builder, name string) *built {
+	if name == trialName {
+		return &built{message: (&table{b: b}).trialRoutes(nil)}
+	}
+	t, source := newTable(b, name)
+	if t == nil {
+		return nil
+	}
+	out := &routev3.RouteConfiguration{
+		Name:                     name,
+		ValidateClusters:         no(), // they come on demand
+		IgnorePortInHostMatching: true,
+		RequestHeadersToRemove:   []string{scopeHeader, "x-envoy-external-address", "x-envoy-internal"},
+	}
+	if source != nil && b.excluded != nil && len(b.excluded.refused) > 0 {
+		source = leaveOut(source, t.service, b.excluded.excludes)
+	}
+	if source != nil {
+		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
+	}
+	return &built{message: out, objects: t.objects}
+}
+
+// newTable begins a table, and returns what it is built from: nil if there is nothing. The table is nil if there is none of that
+// name.
+func newTable(b *builder, name string) (*table, *model.RouteTable) {
 	t := &table{b: b, scheme: "http"}
 	var source *model.RouteTable
 	if n, ok := parseServiceName(name); ok && n.protocol == "" {
-		t.plain, t.port = n.plain, n.port
+		t.plain, t.port, t.service = n.plain, n.port, n
 		t.objects = append(t.objects, serviceRef(n.namespace, n.name))
 		source = serviceTable(b, n)
 	} else if n, ok := parseGatewayName(name); ok {
@@ -52,18 +78,9 @@ func buildRoutes(b *builder, name string) *built {
 			t.certificate = g.BackendCertificate
 		}
 	} else {
-		return nil
+		return nil, nil
 	}
-	out := &routev3.RouteConfiguration{
-		Name:                     name,
-		ValidateClusters:         no(), // they come on demand
-		IgnorePortInHostMatching: true,
-		RequestHeadersToRemove:   []string{scopeHeader, "x-envoy-external-address", "x-envoy-internal"},
-	}
-	if source != nil {
-		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
-	}
-	return &built{message: out, objects: t.objects}
+	return t, source
 }
 
 // serviceTable returns the table of a service port, or nil if there is no such port.
@@ -80,10 +97,7 @@ func serviceTable(b *builder, n serviceName) *model.RouteTable {
 	}
 	return &model.RouteTable{Name: n.table(), VirtualHosts: []model.VirtualHost{{
 		Hosts: []string{"*"},
-		Rules: []model.Rule{{
-			Route:    serviceRef(n.namespace, n.name).ObjectRef,
-			Backends: []model.Backend{{Namespace: n.namespace, Name: n.name, Port: n.port, Weight: 1}},
-		}},
+		Rules: []model.Rule{toService(n)},
 	}}}
 }
 

@@ -167,7 +167,7 @@ func TestWildcards(t *testing.T) {
 	remove(w, w.st.Workloads, "shop/plain")
 	c.quiet() // the variant is kept
 	c.subscribe(TypeListener)
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused, trialName}) {
 		t.Fatal(resourceNames(r))
 	}
 	pod := &model.Workload{
@@ -407,7 +407,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // passes if nothing comes; a slow machine cannot fail it
 	}
 	st.MarkSynced()
-	if r := c.next(); len(r.Resources) != 3 {
+	if r := c.next(); len(r.Resources) != 4 {
 		t.Error(resourceNames(r))
 	}
 	cancel()

@@ -30,6 +30,7 @@ type subscription struct {
 	refused  map[string]string   // name -> version that Envoy refused
 	inflight []*response         // sent, not answered
 	waiting  map[string]int      // how many responses in flight hold a name
+	searches searches            // of parts of route tables that Envoy refuses
 
 	out chan gcp.DeltaResponse // where the next response goes; nil while Envoy has not asked for one
 	req *gcp.DeltaRequest
@@ -56,6 +57,9 @@ func (ss *session) close() {
 	}
 	for _, sub := range ss.subs {
 		sub.forgetRefusals()
+	}
+	if routes := ss.subs[TypeRoute]; routes != nil {
+		routes.endSearches()
 	}
 	c.reports.subject(model.Envoy, false)
 	c.touchAll(true)
@@ -131,6 +135,10 @@ func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription
 		if _, ok := sub.named[n]; !ok {
 			sub.named[n] = struct{}{}
 			c.acquire(sub.store, n, snap)
+			if n == trialName && sub.store.typeURL == TypeRoute {
+				c.followAll(snap)
+				sub.searchRefused()
+			}
 		}
 		if !first {
 			delete(sub.known, n) // asked for, so it wants an answer
@@ -161,7 +169,7 @@ func (sub *subscription) wants(name string) bool {
 
 // flush answers if Envoy waits and there is something to send.
 func (sub *subscription) flush() {
-	if sub.out != nil && (len(sub.pending) > 0 || len(sub.apart) > 0) {
+	if sub.out != nil && (len(sub.pending) > 0 || len(sub.apart) > 0 || sub.searches.unsent) {
 		sub.send(false)
 	}
 }
@@ -176,17 +184,15 @@ func (sub *subscription) send(always bool) {
 			sub.add(r, n)
 		}
 	}
+	// Trials and what is to be served take turns: neither holds up the other.
+	if r.empty() && !sub.searches.last {
+		sub.addTrial(r)
+	}
 	if r.empty() {
-		for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
-			if sub.deferred(n) {
-				continue
-			}
-			sub.add(r, n)
-			delete(sub.pending, n)
-			if sub.store.kind.single && len(r.message.Resources) > 0 {
-				break
-			}
-		}
+		sub.addPending(r)
+	}
+	if r.empty() {
+		sub.addTrial(r)
 	}
 	if r.empty() && !always {
 		return
@@ -201,9 +207,28 @@ func (sub *subscription) send(always bool) {
 	sub.endpointsAgain(r)
 }
 
-// deferred reports whether a name must wait for Envoy to have all scopes. A filter that chooses the scopes of callers with an
+// addPending puts what is pending into a response.
+func (sub *subscription) addPending(r *response) {
+	sub.searches.last = false
+	for _, n := range slices.Sorted(maps.Keys(sub.pending)) {
+		if sub.deferred(n) {
+			continue
+		}
+		sub.add(r, n)
+		delete(sub.pending, n)
+		if sub.store.kind.single && len(r.message.Resources) > 0 {
+			break
+		}
+	}
+}
+
+// deferred reports whether a name must wait: a route table until it is known what of it Envoy refuses, and a filter for Envoy to
+// have all scopes. A filter that chooses the scopes of callers with an
 // identity, or of those without, may be the first to do so on the node. Requests would find no scope and be answered 404.
 func (sub *subscription) deferred(name string) bool {
+	if sub.store.typeURL == TypeRoute {
+		return sub.searching(name)
+	}
 	if sub.store.typeURL != TypeFilter || !choosesScope(name) || sub.known[name] == "" {
 		return false
 	}
@@ -214,6 +239,9 @@ func (sub *subscription) deferred(name string) bool {
 // add puts what Envoy does not have of a name into a response.
 func (sub *subscription) add(r *response, name string) {
 	res, had := sub.store.resources[name], sub.known[name]
+	if name == trialName && sub.searches.trial != nil {
+		res = sub.searches.trial
+	}
 	_, knew := sub.known[name]
 	switch {
 	case !sub.wants(name):

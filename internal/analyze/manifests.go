@@ -43,6 +43,7 @@ func Read(paths []string, in io.Reader) (*Mesh, error) {
 type Model struct {
 	RouteTables  []*model.RouteTable  `json:"routeTables"`
 	StreamRoutes []*model.StreamRoute `json:"streamRoutes"`
+	Divisions    []*model.Division    `json:"divisions"`
 	BackendTLS   []*model.BackendTLS  `json:"backendTLS"`
 	Services     []*model.Service     `json:"services"`
 	Gateways     []*model.Gateway     `json:"gateways"`
@@ -53,7 +54,7 @@ type Model struct {
 func (m *Mesh) Model() *Model {
 	snap := m.st.Snapshot()
 	return &Model{
-		RouteTables: all(m.st.RouteTables, snap), StreamRoutes: all(m.st.StreamRoutes, snap), BackendTLS: all(m.st.BackendTLS, snap),
+		RouteTables: all(m.st.RouteTables, snap), StreamRoutes: all(m.st.StreamRoutes, snap), Divisions: all(m.st.Divisions, snap), BackendTLS: all(m.st.BackendTLS, snap),
 		Services: all(m.st.Services, snap),
 		Gateways: all(m.st.Gateways, snap), Workloads: all(m.st.Workloads, snap),
 	}

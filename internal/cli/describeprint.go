@@ -179,6 +179,7 @@ func (p *page) service(d *describe.Service) {
 		column[portEndpoint]{head: "NODE", of: func(e portEndpoint) string { return e.Node }},
 		column[portEndpoint]{head: "MTLS", of: func(e portEndpoint) string { return e.MTLS.String() }},
 		column[portEndpoint]{head: "STATE", of: func(e portEndpoint) string { return endpointState(e.Terminating, e.NotGranted) }})
+	p.streams(d.Streams)
 }
 
 func portName(x describe.Port) string { return fmt.Sprintf("%d/%s", x.Port, x.Protocol) }
@@ -258,6 +259,9 @@ func (p *page) streams(all []describe.Stream) {
 	shown, more := first(rows, shownRules)
 	listed(p, "Connections", shown, more, slices.Concat([]column[streamBackend]{
 		{head: "LISTENER", of: func(s streamBackend) string {
+			if s.stream.Service != "" {
+				return fmt.Sprintf("Service %s:%d", s.stream.Service, s.stream.Port)
+			}
 			return fmt.Sprintf("%s:%d %s", s.stream.Gateway, s.stream.Port, s.stream.Listener)
 		}},
 		{head: "NAME", of: func(s streamBackend) string { return s.stream.Hostname }},

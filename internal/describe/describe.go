@@ -79,11 +79,12 @@ type Rule struct {
 	LosesTo string `json:"losesTo,omitempty"`
 }
 
-// Stream is a TLSRoute, TCPRoute or UDPRoute that a listener of a Gateway uses.
+// Stream is a TLSRoute, TCPRoute or UDPRoute that a listener of a Gateway uses, or a TCPRoute that a port of a Service has.
 type Stream struct {
-	Gateway  string          `json:"gateway"` // namespace/name
+	Gateway  string          `json:"gateway,omitempty"` // namespace/name
+	Service  string          `json:"service,omitempty"` // the same of a Service
 	Port     uint16          `json:"port"`
-	Listener string          `json:"listener"`
+	Listener string          `json:"listener,omitempty"`
 	Hostname string          `json:"hostname,omitempty"` // SNI; "" for all
 	Route    model.ObjectRef `json:"route"`
 	Backends []Backend       `json:"backends,omitempty"`
@@ -233,6 +234,22 @@ func (d *description) serving(b model.Backend, transport model.Protocol) int {
 		}
 	}
 	return n
+}
+
+// divisions returns what the ports of Services do with connections, where keep takes the Service and the route.
+func (d *description) divisions(keep func(service string, route model.ObjectRef) bool) []Stream {
+	var out []Stream
+	for row := range d.State.Divisions.All(d.Snapshot) {
+		if !keep(row.Service, row.Route) {
+			continue
+		}
+		s := Stream{Service: row.Service, Port: row.Port, Route: row.Route}
+		for _, share := range row.Shares {
+			s.Backends = append(s.Backends, Backend{Backend: share.Backend, Endpoints: len(share.Endpoints)})
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // streams adds what the listeners of Gateways do with connections and datagrams, where keep takes the route.

@@ -18,7 +18,7 @@ var now = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 // fill writes rows, and returns the node that has them.
 func fill(put func(st *state.State, w *state.Write)) *Node {
 	st := state.New(state.NewDB())
-	w := st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.BackendTLS, st.Gateways, st.Statuses,
+	w := st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Divisions, st.BackendTLS, st.Gateways, st.Statuses,
 		st.Certificates, st.Certified, st.Announcements, st.Programmed, st.Accepted, st.Rejections)
 	put(st, w)
 	w.Commit()
@@ -203,6 +203,32 @@ func TestDatagrams(t *testing.T) {
 	}
 	if d.has("no ready endpoint") {
 		t.Errorf("%+v", d.Problems)
+	}
+}
+
+// TestDivisions: a TCPRoute of a Service is found at the Service, at its backends, and by its own name.
+func TestDivisions(t *testing.T) {
+	route := routeRef("TCPRoute", "split")
+	n := fill(func(st *state.State, w *state.Write) {
+		for _, name := range []string{"db", "db-v1"} {
+			st.Services.Put(w, &model.Service{Namespace: "ns", Name: name, Ports: []model.ServicePort{{Port: 5432, Protocol: model.TCP}}})
+		}
+		st.Divisions.Put(w, &model.Division{Service: "ns/db", Port: 5432, Route: route, Shares: []model.Share{{
+			Backend: model.Backend{Namespace: "ns", Name: "db-v1", Port: 5432, Weight: 1},
+		}}})
+	})
+	d := n.ask(t, KindService, "ns/db")
+	if s := d.Service.Streams; len(s) != 1 || s[0].Route != route || s[0].Service != "ns/db" || len(s[0].Backends) != 1 {
+		t.Errorf("%+v", d.Service)
+	}
+	if !d.has("backend ns/db-v1:5432 has no ready endpoint") {
+		t.Errorf("%+v", d.Problems)
+	}
+	if d := n.ask(t, KindService, "ns/db-v1"); !slices.Contains(d.Service.Routes, route.String()) {
+		t.Errorf("%+v", d.Service)
+	}
+	if d := n.ask(t, KindRoute, "ns/split"); d.Object.Kind != "TCPRoute" || len(d.Route.Streams) != 1 {
+		t.Errorf("%+v", d)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 // Route is what the mesh makes of a route.
 type Route struct {
-	// Streams are the listeners that use a TLSRoute, TCPRoute or UDPRoute.
+	// Streams are the listeners, and the ports of Services, that use a TLSRoute, TCPRoute or UDPRoute.
 	Streams []Stream `json:"streams,omitempty"`
 	// Backends are those of its rules, each once.
 	Backends []Backend `json:"backends,omitempty"`
@@ -24,6 +24,7 @@ func (d *description) route(kind, namespace, name string) bool {
 	for g := range d.State.Gateways.All(d.Snapshot) {
 		out.Streams = append(out.Streams, d.streams(g, is)...)
 	}
+	out.Streams = append(out.Streams, d.divisions(func(_ string, r model.ObjectRef) bool { return is(r) })...)
 	if !known && len(d.out.Rules) == 0 && len(out.Streams) == 0 {
 		return false
 	}

@@ -13,6 +13,8 @@ type Service struct {
 	Ports []Port `json:"ports"` // in place of the model's
 	// Routes lead to the Service as a backend: kind/namespace/name.
 	Routes []string `json:"routes,omitempty"`
+	// Streams are the TCPRoutes that its ports have.
+	Streams []Stream `json:"streams,omitempty"`
 }
 
 // Port is a port of a Service.
@@ -51,6 +53,8 @@ func (d *description) service(key string) bool {
 		d.portProblems(s, &port)
 	}
 	out.Routes = d.usedBy(s)
+	out.Streams = d.divisions(func(service string, _ model.ObjectRef) bool { return service == s.Key() })
+	d.streamProblems(out.Streams)
 	d.serviceProblems(s)
 	return true
 }
@@ -73,6 +77,11 @@ func (d *description) usedBy(s *model.Service) []string {
 	for r := range d.State.StreamRoutes.All(d.Snapshot) {
 		if slices.ContainsFunc(r.Backends, func(b model.Backend) bool { return is(&b) }) {
 			seen[r.Route.String()] = true
+		}
+	}
+	for row := range d.State.Divisions.All(d.Snapshot) {
+		if slices.ContainsFunc(row.Shares, func(share model.Share) bool { return is(&share.Backend) }) {
+			seen[row.Route.String()] = true
 		}
 	}
 	return sortedKeys(seen)

@@ -22,7 +22,7 @@ type mesh struct {
 
 func newMesh() *mesh {
 	st := state.New(state.NewDB())
-	m := &mesh{State: st, w: st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Gateways, st.Accepted, st.Carried, st.Programmed, st.Certified, st.Nodes)}
+	m := &mesh{State: st, w: st.Write(st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.Divisions, st.Gateways, st.Accepted, st.Carried, st.Programmed, st.Certified, st.Nodes)}
 	for i, mode := range []model.MTLSMode{model.MTLSDisabled, model.MTLSPermissive, model.MTLSStrict} {
 		m.pod(mode.String(), i, mode)
 		m.service(mode.String(), false, mode.String())
@@ -242,6 +242,38 @@ func TestRequests(t *testing.T) {
 				t.Errorf("rule %d, %s, status %d, ends %q\n%+v", place, a.Verdict, a.Status, ends, a)
 			}
 		})
+	}
+}
+
+// TestDivision: connections to a Service with a TCPRoute lead to its backends, by weight, each by the way that it would be reached
+// by itself.
+func TestDivision(t *testing.T) {
+	m := newMesh()
+	defer m.w.Abort()
+	m.service("front", false)
+	share := func(name string, weight uint32) model.Share {
+		s := model.Share{Backend: to(name, weight)}
+		if e, ok := m.Endpoints.Get(m.w.Snapshot(), model.PortKey("ns", name, 80, model.TCP)); ok {
+			s.Endpoints = e.Backends
+		}
+		return s
+	}
+	divide := func(shares ...model.Share) {
+		m.Divisions.Put(m.w, &model.Division{Service: "ns/front", Port: 80, Route: model.ObjectRef{Kind: "TCPRoute", Namespace: "ns", Name: "r"}, Shares: shares})
+	}
+	divide(share("strict", 2), share("disabled", 1), share("gone", 1))
+	a := m.ask(t, "ns/permissive", "ns/front:80", nil)
+	var ends []string
+	for _, e := range a.Ends {
+		ends = append(ends, fmt.Sprintf("%s %g %s %s", e.Workload, e.Share, e.Way, e.Verdict))
+	}
+	const want = "ns/strict 0.5 weft tunnel allowed, ns/disabled 0.25 kernel allowed,  0.25 kernel failing"
+	if got := strings.Join(ends, ", "); got != want || a.Verdict != Partly || !strings.Contains(strings.Join(a.Notes, ";"), "TCPRoute/ns/r") {
+		t.Errorf("%s: %q, want %q; notes %q", a.Verdict, got, want, a.Notes)
+	}
+	divide()
+	if a := m.ask(t, "ns/permissive", "ns/front:80", nil); a.Verdict != Failing || !strings.Contains(a.Why, "no backend") {
+		t.Errorf("without a backend: %s, %s", a.Verdict, a.Why)
 	}
 }
 

@@ -57,25 +57,67 @@ func (e *explanation) toService() {
 	e.balance(s)
 }
 
-// balance spreads connections over the endpoints of a Service's port, as the kernel does.
+// balance spreads connections over the endpoints of a Service's port, or what a TCPRoute leads to, as the kernel does.
 func (e *explanation) balance(s *model.Service) {
 	key := model.PortKey(s.Namespace, s.Name, e.to.Port, model.TCP)
+	if d, ok := e.State.Divisions.Get(e.Snapshot, key); ok {
+		e.divide(s, d)
+		return
+	}
 	var all []model.Endpoint
 	if row, ok := e.State.Endpoints.Get(e.Snapshot, key); ok {
-		all = row.Backends
-		if len(s.Addresses) > 0 {
-			v6 := s.Addresses[0].Unmap().Is6()
-			all = slices.DeleteFunc(slices.Clone(all), func(b model.Endpoint) bool { return b.Address.Addr().Unmap().Is6() != v6 })
-		}
+		all = reachable(s, row.Backends)
 	}
-	all = serving(all)
 	if len(all) == 0 {
 		e.end(Failing, 0, "Service %s has no ready endpoint for port %d", s.Key(), e.to.Port)
 		e.answer.Changes = append(e.answer.Changes, "a pod that the Service selects must become ready (weft config endpoints)")
 		return
 	}
+	e.spread(fmt.Sprintf("%s:%d", s.Key(), e.to.Port), all, 1)
+}
+
+// reachable returns the endpoints to which connections to a Service's first address lead.
+func reachable(s *model.Service, all []model.Endpoint) []model.Endpoint {
+	if len(s.Addresses) > 0 {
+		v6 := s.Addresses[0].Unmap().Is6()
+		all = slices.DeleteFunc(slices.Clone(all), func(b model.Endpoint) bool { return b.Address.Addr().Unmap().Is6() != v6 })
+	}
+	return serving(all)
+}
+
+// spread divides a share of the connections among endpoints.
+func (e *explanation) spread(service string, all []model.Endpoint, share float64) {
 	for _, b := range all {
-		e.bytes(End{Service: fmt.Sprintf("%s:%d", s.Key(), e.to.Port), Share: 1 / float64(len(all)), Address: b.Address}, e.workloadOf(&b))
+		e.bytes(End{Service: service, Share: share / float64(len(all)), Address: b.Address}, e.workloadOf(&b))
+	}
+}
+
+// divide follows connections to what a TCPRoute divides them among.
+func (e *explanation) divide(s *model.Service, d *model.Division) {
+	e.note("%s divides the connections, in the kernel", d.Route)
+	total := 0.0
+	for _, share := range d.Shares {
+		total += float64(share.Weight)
+	}
+	if total == 0 {
+		e.end(Failing, 0, "%s has no backend: connections are refused", d.Route)
+		return
+	}
+	for _, share := range d.Shares {
+		name, part := fmt.Sprintf("%s/%s:%d", share.Namespace, share.Name, share.Port), float64(share.Weight)/total
+		all := reachable(s, share.Endpoints)
+		if len(all) > 0 {
+			e.spread(name, all, part)
+			continue
+		}
+		end := End{Service: name, Share: part, Way: ByKernel, Decision: Decision{
+			Verdict: Failing, Why: "the backend has no ready endpoint, and its share is refused", AtSource: true,
+			Changes: []string{"a pod of Service " + model.Key(share.Namespace, share.Name) + " must become ready (weft config endpoints)"},
+		}}
+		if share.Invalid {
+			end.Why, end.Changes = "the backend is not valid: it does not exist", []string{"see the route's condition ResolvedRefs (weft config status)"}
+		}
+		e.answer.Ends = append(e.answer.Ends, end)
 	}
 }
 

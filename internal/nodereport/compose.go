@@ -39,7 +39,23 @@ func (c *composer) report(snap *state.Snapshot, now time.Time) Report {
 			}
 		}
 	}
+	r.Refused = fairly(r.Refused)
 	return r
+}
+
+// fairly orders refusals so that the many of one namespace do not push out those of others: first one of each namespace.
+func fairly(all []*model.Rejection) []*model.Rejection {
+	turn, taken := map[*model.Rejection]int{}, map[string]int{}
+	for _, x := range all {
+		namespace := ""
+		if len(x.Objects) > 0 {
+			namespace = x.Objects[0].Namespace
+		}
+		turn[x] = taken[namespace]
+		taken[namespace]++
+	}
+	slices.SortStableFunc(all, func(a, b *model.Rejection) int { return turn[a] - turn[b] })
+	return all
 }
 
 // follow takes in what weft proxy reports. While it does not answer its row holds no counts.

@@ -66,6 +66,27 @@ func TestReportIsBounded(t *testing.T) {
 	}
 }
 
+// TestManyRefusalsOfOneNamespace: those of others are in the report all the same.
+func TestManyRefusalsOfOneNamespace(t *testing.T) {
+	st := state.New(state.NewDB())
+	w := st.Write(st.Rejections)
+	for i := range 2 * maxRefused {
+		st.Rejections.Put(w, rejection(fmt.Sprintf("RouteConfiguration/a%03d", i), "no such thing", "r"))
+	}
+	last := rejection("RouteConfiguration/z", "no such thing", "r")
+	last.Objects[0].Namespace = "other"
+	st.Rejections.Put(w, last)
+	w.Commit()
+	c := composer{st: st}
+	got, err := Decode("n1", c.report(st.Snapshot(), time.Unix(1_700_000_000, 0)).Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(got.Refused, func(x *model.Rejection) bool { return x.Resource == last.Resource }) {
+		t.Errorf("of %d refusals none is the other namespace's", len(got.Refused))
+	}
+}
+
 // TestHostileReports: a node is not trusted. Nothing that it writes is more than a few printable lines.
 func TestHostileReports(t *testing.T) {
 	for _, text := range []string{

@@ -15,6 +15,7 @@ type State struct {
 	Endpoints    *Table[*model.Endpoints]
 	RouteTables  *Table[*model.RouteTable]
 	StreamRoutes *Table[*model.StreamRoute]
+	Divisions    *Table[*model.Division]
 	BackendTLS   *Table[*model.BackendTLS]
 	Gateways     *Table[*model.Gateway]
 	Certificates *Table[*model.Certificate]
@@ -90,6 +91,7 @@ func New(db *DB) *State {
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
 		StreamRoutes: NewTable(db, "stream-routes", (*model.StreamRoute).Key),
+		Divisions:    NewTable(db, "divisions", (*model.Division).Key),
 		BackendTLS:   NewTable(db, "backend-tls", (*model.BackendTLS).Key),
 		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
 		Certificates: NewTable(db, "certificates", (*model.Certificate).Key),

@@ -181,6 +181,7 @@ func waysOf(t *testing.T, n *sandbox.Node) []way {
 	ways := []way{
 		{"direct", oc, serve(t, os), net.JoinHostPort(os.Address.String(), fmt.Sprint(serverPort)), nil},
 		{"route", n.Pod(plain, "c"), ps, service(plain), scheme},
+		{"route of a port that may speak anything", n.Pod(plain, "c"), ps, detectedIP + ":80", scheme},
 		{"mTLS", n.Pod(strict, "c"), serve(t, n.Pod(strict, "s")), service(strict), scheme},
 		{"policy", n.Pod(guarded, "c"), serve(t, n.Pod(guarded, "s")), service(guarded), scheme},
 		{"Gateway", oc, ps, "10.99.0.1:80", client},
@@ -243,6 +244,22 @@ spec:
   rules: [{backendRefs: [{name: s, port: 80}]}]
 `, ns, serviceIP(ns), serverPort)
 	}
+	fmt.Fprintf(&b, `---
+apiVersion: v1
+kind: Service
+metadata: {name: detected, namespace: plain}
+spec:
+  clusterIP: %s
+  selector: {app: s}
+  ports: [{port: 80, targetPort: %d}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: detected, namespace: plain}
+spec:
+  parentRefs: [{group: "", kind: Service, name: detected}]
+  rules: [{backendRefs: [{name: s, port: 80}]}]
+`, detectedIP, serverPort)
 	for i, x := range cases {
 		if x.cold {
 			fmt.Fprintf(&b, `---
@@ -258,6 +275,9 @@ spec:
 	}
 	return b.String() + edge
 }
+
+// detectedIP is the address of a Service whose port does not say what it speaks.
+const detectedIP = "10.99.0.20"
 
 // coldIP returns the address of the Service for the i-th case, which no other case asks.
 func coldIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 0, byte(50 + i)}) }

@@ -91,7 +91,9 @@ func routes(t *testing.T, m *mesh) {
 	t.Run("a backend that is not there", func(t *testing.T) { missingBackend(t, m, c) })
 	t.Run("producer and consumer", func(t *testing.T) { consumers(t, m) })
 	t.Run("GRPCRoute", func(t *testing.T) { grpcRoute(t, m, c) })
+	t.Run("TCPRoute", func(t *testing.T) { divisions(t, m) })
 	t.Run("refused by Envoy", func(t *testing.T) { nack(t, m, c) })
+	t.Run("a route refused by Envoy", func(t *testing.T) { refusedRoute(t, m, c) })
 }
 
 // filters: what changes a request or answers it.
@@ -219,6 +221,38 @@ func grpcCalls(t *testing.T, c *lab.Pod, addr string) error {
 		return fmt.Errorf("a method that no rule has: code %s", status.Code(err))
 	}
 	return nil
+}
+
+// refusedRoute: a route that Envoy refuses is told so, and the other one of the Service is served, and changes.
+func refusedRoute(t *testing.T, m *mesh, c *lab.Pod) {
+	// Go's regular expressions know the class by this name, and Envoy's do not.
+	bad := route("plain", "bad", "echo", `    - matches: [{path: {type: RegularExpression, value: '/\p{Letter}+'}}]
+      backendRefs: [{name: s1, port: 80}]
+`)
+	for _, pod := range []string{"s2", "s1"} {
+		m.apply(t, bad+route("plain", "good", "echo", "    - backendRefs: [{name: "+pod+", port: 80}]\n"))
+		for _, path := range []string{"/", "/a"} {
+			until(t, "the other route is served", func() error {
+				return want(c, at(serviceIPs("plain", "echo")[0], 80), request{path: path}, 200, "plain/"+pod)
+			})
+		}
+	}
+	until(t, "the refused route's status tells, and no other", func() error {
+		out, _ := m.weft(t, "config", "status")
+		refused := 0
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, "Envoy refused") {
+				continue
+			}
+			if refused++; !strings.HasPrefix(line, "HTTPRoute/plain/bad ") {
+				return errors.New(line)
+			}
+		}
+		if refused == 0 {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // nack: what only Envoy can refuse is told where users look, and serves nobody worse.

@@ -1,0 +1,264 @@
+package gateway
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
+)
+
+// TCPRoutes with Services as parents. The kernel divides the connections, so these are authenticated, refused and counted as those
+// of a Service without a route. It does not know the namespaces of callers, so a route is one of the Service's own namespace.
+
+// streamPorts are the TCP ports of a Service that TCPRoutes of its namespace name.
+type streamPorts struct {
+	service string            // key
+	owners  map[uint16]string // by port: the oldest of its TCPRoutes, as model.ObjectRef.String
+	// requests are ports that an HTTPRoute or a GRPCRoute of the namespace takes, by its kind: these go before TCPRoutes
+	// (GEP-1426, Route types).
+	requests map[uint16]string
+}
+
+func newStreamPorts(db *state.DB) *state.Table[*streamPorts] {
+	return state.NewTable(db, "gateway-stream-ports", func(p *streamPorts) string { return p.service })
+}
+
+// owner returns the TCPRoute that has a port; "" if none has.
+func (p *streamPorts) owner(port uint16) string {
+	if p == nil || p.requests[port] != "" {
+		return ""
+	}
+	return p.owners[port]
+}
+
+// streamPortsUnit is one for all Services, so that those without a TCPRoute cost nothing.
+var streamPortsUnit = unitKind{name: "ports of TCPRoutes", stage: stageConflicts, compute: findStreamPorts}
+
+func findStreamPorts(v *view, _ string) ([]output, bool) {
+	routes := map[string][]*route{} // by the key of the Service
+	for o := range v.objs.TCPRoutes.All(v.Snapshot) {
+		r := tcpRouteInput(o)
+		for key := range ownServices(&r) {
+			routes[key] = append(routes[key], &r)
+		}
+	}
+	var outs []output
+	for _, key := range slices.Sorted(maps.Keys(routes)) {
+		svc, ok := v.objs.Services.Get(v.Snapshot, key)
+		if !ok {
+			continue
+		}
+		slices.SortFunc(routes[key], (*route).compareAge)
+		p := &streamPorts{service: key, owners: map[uint16]string{}, requests: v.requestPorts(svc)}
+		for _, r := range routes[key] {
+			for _, port := range v.streamPortsOf(svc, r) {
+				if _, taken := p.owners[port]; !taken {
+					p.owners[port] = r.ref.String()
+				}
+			}
+		}
+		outs = append(outs, out(v.streamPorts, key, p))
+	}
+	return outs, true
+}
+
+// ownServices yields the keys of the Services of a route's own namespace that it names as parents, each once.
+func ownServices(r *route) iter.Seq[string] {
+	seen := map[string]bool{}
+	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
+		if ref := parentObject(p, r.ref.Namespace); ref.Kind == "Service" && ref.Group == "" && ref.Namespace == r.ref.Namespace {
+			seen[ref.Key()] = true
+		}
+	}
+	return maps.Keys(seen)
+}
+
+// streamPortsOf returns the ports of a Service that a TCPRoute selects; none if the route is not valid.
+func (v *view) streamPortsOf(svc *corev1.Service, r *route) []uint16 {
+	if r.compile(&resolver{v: v, route: r.ref, bytes: true}).invalid() != nil || v.overSlots(r.ref) != nil {
+		return nil
+	}
+	var out []uint16
+	for _, p := range r.parentsOf(svc) {
+		for _, port := range tcpPorts(svc, p) {
+			out = append(out, port.Port)
+		}
+	}
+	return out
+}
+
+// parentsOf returns the parentRefs of a route that name a Service.
+func (r *route) parentsOf(svc *corev1.Service) []gwv1.ParentReference {
+	parent := model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}
+	var out []gwv1.ParentReference
+	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
+		if parentObject(p, r.ref.Namespace) == parent {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// tcpPorts returns the TCP ports that port and sectionName of a parentRef select, whatever they speak.
+func tcpPorts(svc *corev1.Service, p gwv1.ParentReference) []model.ServicePort {
+	var ignored problems
+	section := orDefault(p.SectionName, "")
+	return slices.DeleteFunc(servicePorts(svc, &ignored), func(port model.ServicePort) bool {
+		return port.Protocol != model.TCP || p.Port != nil && *p.Port != int32(port.Port) || section != "" && section != port.Name
+	})
+}
+
+// requestPorts returns the ports of a Service that HTTPRoutes and GRPCRoutes of its namespace take, each with the kind.
+func (v *view) requestPorts(svc *corev1.Service) map[uint16]string {
+	taken := map[uint16]string{}
+	take := func(r route) {
+		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || r.ref.Namespace != svc.Namespace ||
+			r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
+			return
+		}
+		for _, p := range r.parentsOf(svc) {
+			for _, port := range selectPorts(svc, p).ports {
+				taken[port.Port] = r.ref.Kind
+			}
+		}
+	}
+	parent := kube.ParentKey("Service", svc.Namespace, svc.Name)
+	for o := range v.objs.HTTPRoutes.By(v.Snapshot, kube.ByParent, parent) {
+		take(httpRouteInput(o))
+	}
+	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, parent) {
+		take(grpcRouteInput(o))
+	}
+	return taken
+}
+
+// stream attaches a TCPRoute to the ports of a Service.
+func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
+	switch {
+	case a.route.ref.Kind != "TCPRoute":
+		return "", noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections and datagrams without a route", a.route.ref.Kind)
+	case a.route.ref.Namespace != svc.Namespace:
+		return "", unsupported("a TCPRoute attaches to Services of its own namespace alone: the kernel, which divides the connections, does not know callers by namespace")
+	}
+	if f := c.invalid(); f != nil {
+		return "", f
+	}
+	if f := a.v.overSlots(a.route.ref); f != nil {
+		return "", f
+	}
+	owners, _ := a.v.streamPorts.Get(a.v.Snapshot, kube.Key(svc))
+	var left []string
+	attached := false
+	for _, port := range tcpPorts(svc, p) {
+		switch owner := owners.owner(port.Port); {
+		case owner == a.route.ref.String():
+			attached = true
+			a.add(binding{table: divisionTable(svc, port.Port), port: port.Port, parent: ref, passthrough: true, rules: c.rules})
+		case owner != "":
+			left = append(left, fmt.Sprintf("port %d has the older %s", port.Port, owner))
+		case owners != nil && owners.requests[port.Port] != "":
+			left = append(left, fmt.Sprintf("port %d has an %s, which goes before TCPRoutes", port.Port, owners.requests[port.Port]))
+		}
+	}
+	switch {
+	case attached && len(left) > 0:
+		return "not attached where " + firsts(left), nil
+	case attached:
+		return "", nil
+	case len(left) > 0:
+		return "", &fault{reason: reasonConflicted, message: fmt.Sprintf("Service %s: %s", kube.Key(svc), firsts(left))}
+	}
+	return "", noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
+}
+
+// divisionTable is what attachments of TCPRoutes to a Service port have for a route table.
+func divisionTable(svc *corev1.Service, port uint16) string {
+	return "division/" + model.PortKey(svc.Namespace, svc.Name, port, model.TCP)
+}
+
+// divides reports whether a TCPRoute has a port of a Service.
+func (v *view) divides(svc *corev1.Service, port uint16) bool {
+	for range v.attachments.By(v.Snapshot, byTable, divisionTable(svc, port)) {
+		return true
+	}
+	return false
+}
+
+// divisionUnits resolve the backends of TCPRoutes to what is behind them.
+var divisionUnits = unitKind{
+	name: "division", stage: stageDivisions,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.TCPRoute] { return o.TCPRoutes }),
+	compute: func(v *view, key string) ([]output, bool) {
+		r, ok := v.objs.TCPRoutes.Get(v.Snapshot, key)
+		if !ok {
+			return nil, false
+		}
+		a, ok := v.attachments.Get(v.Snapshot, streamRouteRef("TCPRoute", r.Namespace, r.Name).String())
+		if !ok {
+			return nil, true
+		}
+		var outs []output
+		for _, b := range a.bindings {
+			if b.parent.Kind == "Service" {
+				d := &model.Division{Service: b.parent.Key(), Port: b.port, Route: a.route, Shares: v.shares(b.rules[0].Backends)}
+				outs = append(outs, out(v.st.Divisions, d.Key(), d))
+			}
+		}
+		return outs, true
+	},
+}
+
+func (v *view) shares(backends []model.Backend) []model.Share {
+	var out []model.Share
+	for _, b := range backends {
+		s := model.Share{Backend: b}
+		if !b.Invalid {
+			if e, ok := v.st.Endpoints.Get(v.Snapshot, model.PortKey(b.Namespace, b.Name, b.Port, model.TCP)); ok {
+				s.Endpoints = e.Backends
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// slotDemandUnits ask for the slots of TCPRoutes in the kernel. They count for the namespace, as those of its Services.
+var slotDemandUnits = unitKind{
+	name: "demand of a TCPRoute", stage: stageDemands,
+	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.TCPRoute] { return o.TCPRoutes }),
+	compute: func(v *view, key string) ([]output, bool) {
+		o, ok := v.objs.TCPRoutes.Get(v.Snapshot, key)
+		if !ok {
+			return nil, false
+		}
+		r, ports := tcpRouteInput(o), 0
+		for key := range ownServices(&r) {
+			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok {
+				for _, p := range r.parentsOf(svc) {
+					ports += len(tcpPorts(svc, p))
+				}
+			}
+		}
+		if ports == 0 {
+			return nil, true
+		}
+		// Without sets nothing of it is served if not all is.
+		d := &demand{service: r.ref.String(), namespace: r.ref.Namespace, created: r.created, slots: 2 * model.MaxDivision * ports}
+		return []output{out(v.demands, d.service, d)}, true
+	},
+}
+
+// overSlots is the fault of a TCPRoute that finds no room in the kernel.
+func (v *view) overSlots(r model.ObjectRef) *fault {
+	if a, ok := v.allotments.Get(v.Snapshot, r.String()); ok {
+		return unsupported("%d slots for each port and family of addresses are too many: %s", model.MaxDivision, a.why)
+	}
+	return nil
+}
