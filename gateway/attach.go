@@ -260,7 +260,7 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 	if a.route.ref.Kind == "HTTPRoute" {
 		grpc = a.v.grpcPorts(svc, caller)
 	}
-	selected := selectPorts(svc, p)
+	selected := selectPorts(svc, p, caller)
 	taken := takenPorts{left: selected.other}
 	for _, port := range selected.ports {
 		if grpc[port.Port] {

@@ -124,7 +124,7 @@ func (v *view) requestPorts(svc *corev1.Service) map[uint16]string {
 			return
 		}
 		for _, p := range r.parentsOf(svc) {
-			for _, port := range selectPorts(svc, p).ports {
+			for _, port := range selectPorts(svc, p, "").ports {
 				taken[port.Port] = r.ref.Kind
 			}
 		}

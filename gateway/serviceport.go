@@ -63,7 +63,7 @@ func declaresHTTP(p model.ServicePort) bool {
 // portSelection is what a parentRef selects of a Service.
 type portSelection struct {
 	ports []model.ServicePort
-	named bool     // the parentRef names the port, and so says that it speaks HTTP
+	named bool     // the parentRef names the port, and the route is the Service's namespace's, which so says that it speaks HTTP
 	other []string // those left out, for they do not speak HTTP: "port 3306 speaks mysql"
 }
 
@@ -71,12 +71,13 @@ type portSelection struct {
 func (s *portSelection) detects(p model.ServicePort) bool { return !s.named && !declaresHTTP(p) }
 
 // selectPorts returns the TCP ports that port and sectionName of a parentRef select. A parentRef that names neither, and one
-// that names a port whose appProtocol says so, selects no port that does not speak HTTP.
-func selectPorts(svc *corev1.Service, p gwv1.ParentReference) portSelection {
+// that names a port whose appProtocol says so, selects no port that does not speak HTTP. A route for the callers of another
+// namespace only, caller, does not say what the port speaks: that would hold for all callers.
+func selectPorts(svc *corev1.Service, p gwv1.ParentReference, caller string) portSelection {
 	var s portSelection
 	var ignored problems
 	section := orDefault(p.SectionName, "")
-	s.named = p.Port != nil || section != ""
+	s.named = caller == "" && (p.Port != nil || section != "")
 	for _, port := range servicePorts(svc, &ignored) {
 		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) || (section != "" && section != port.Name) {
 			continue
@@ -144,7 +145,7 @@ func (v *view) grpcPorts(svc *corev1.Service, caller string) map[uint16]bool {
 			if parentObject(p, r.ref.Namespace) != parent {
 				continue
 			}
-			for _, port := range selectPorts(svc, p).ports {
+			for _, port := range selectPorts(svc, p, caller).ports {
 				taken[port.Port] = true
 			}
 		}
