@@ -116,11 +116,15 @@ func (c *Cluster) ctr(ctx context.Context, node string, args ...string) (string,
 	return strings.TrimSpace(out.String()), nil
 }
 
+// ExportedNamespace is the namespace whose flows the cluster's agents write to their logs.
+const ExportedNamespace = "e2e-flows"
+
 // renderWeft renders the chart with this cluster's values: no kube-proxy serves the API server's Service, and each node
 // has a cgroup of its own for a root.
 func renderWeft(ctx context.Context, root, tag string, more ...string) ([]byte, error) {
 	values := append(more,
-		"namespace.create=true", "metrics.istioNames=true", "image.tag="+tag, "image.pullPolicy=Never", "cgroup.hostRoot="+nodeCgroups,
+		"namespace.create=true", "metrics.istioNames=true", "flows.export.stdout=true", "flows.export.filter.namespace={"+ExportedNamespace+"}",
+		"image.tag="+tag, "image.pullPolicy=Never", "cgroup.hostRoot="+nodeCgroups,
 		"kubernetes.apiServer.host="+APIAddress.Addr().String(), "kubernetes.apiServer.port="+strconv.Itoa(int(APIAddress.Port())),
 	)
 	cmd := exec.CommandContext(ctx, "go", "run", ".", "-set", strings.Join(values, ","))

@@ -14,8 +14,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/servicemap"
 	"github.com/weft-mesh/weft/internal/testenv"
+	"github.com/weft-mesh/weft/test/cluster"
 )
 
 // hubbleUser asks the flows API by Hubble's own command, on a node, as a ServiceAccount.
@@ -61,7 +63,7 @@ func (u *hubbleUser) run(args ...string) (string, error) {
 
 // TestFlowsAPI: who may see one namespace sees its flows and no others, without pods/exec, by Hubble's own command.
 func TestFlowsAPI(t *testing.T) {
-	const ours, theirs = "e2e-flows", "e2e-flows-other"
+	const ours, theirs = cluster.ExportedNamespace, "e2e-flows-other"
 	for _, ns := range []string{ours, theirs} {
 		namespace(t, ns, "")
 		deploy(t, deployment{namespace: ns, name: "client"}, deployment{namespace: ns, name: "web"})
@@ -111,6 +113,7 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 	}
 	viewer.checkMap(ours, theirs)
 	viewer.checkRows(ours, theirs)
+	checkExport(t, ours, theirs)
 	for want, u := range map[string]*hubbleUser{
 		"PermissionDenied": newHubbleUser(t, ours, "nobody"),
 		"Unauthenticated":  {t: t, command: viewer.command, ca: viewer.ca, server: viewer.server, token: "made-up"},
@@ -119,6 +122,32 @@ subjects: [{kind: ServiceAccount, name: viewer, namespace: e2e-flows}]
 			t.Errorf("%s: %v: %s", want, err, out)
 		}
 	}
+}
+
+// checkExport: the agents' logs have the flows of one namespace, and of no other, as lines of JSON.
+func checkExport(t *testing.T, ours, theirs string) {
+	t.Helper()
+	eventually(t, settle, func() error {
+		found := false
+		for l := range strings.Lines(kubectl(t, "--namespace", system, "logs", "--selector", "app.kubernetes.io/component=agent", "--tail=-1")) {
+			var line struct {
+				Node string
+				observe.Event
+			}
+			if json.Unmarshal([]byte(l), &line) != nil || line.Flow == nil {
+				continue // of the agent's own log
+			}
+			if strings.Contains(l, theirs+"/") {
+				t.Errorf("a flow of %s is exported: %s", theirs, l)
+			}
+			from, to := line.Flow.Source.Workload, line.Flow.Destination.Workload
+			found = found || line.Node != "" && strings.HasPrefix(from, ours+"/client") && strings.HasPrefix(to, ours+"/web")
+		}
+		if !found {
+			return errors.New("no log of an agent has the namespace's flow")
+		}
+		return nil
+	})
 }
 
 // checkRows: weft config, status and edges show what is of the namespace, and nothing of another one or of nodes.
