@@ -63,6 +63,7 @@ func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carrie
 // another, the old one takes no new connections. The lock is held.
 func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Carried {
 	var row *model.Carried
+	var sent, inForce uint64 // the newest revisions
 	failure := ""
 	for l := range s.links {
 		t, ok := l.sent[subject.Name]
@@ -75,16 +76,20 @@ func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Ca
 				row.Revision = before.Revision
 			}
 		}
+		sent = max(sent, t.row)
 		switch a := l.answers[subject.Name]; {
 		case a == nil || a.Revision < t.Revision:
 		case a.Error != "":
 			failure = a.Error
 		default:
-			row.Revision = max(row.Revision, t.row)
+			inForce = max(inForce, t.row)
 		}
 	}
-	if row != nil && (before == nil || row.Revision == before.Revision) {
-		row.Error = failure
+	if row != nil {
+		row.Revision = max(row.Revision, inForce)
+		if inForce < sent {
+			row.Error = failure
+		}
 	}
 	return row
 }

@@ -155,6 +155,13 @@ func TestCarried(t *testing.T) {
 		next := s.tunnel()
 		next.answer("")
 		s.row(&model.Carried{Revision: now})
+		now = s.put("spiffe://a/f", nil)
+		next.answer("")
+		s.row(&model.Carried{Revision: now})
+		one.answer("it ends")
+		one.say(tunnelMessage{GatewayPort: 4001}) // comes after the answer
+		s.await(model.Tunnel, "port 4001", func(row *model.Carried, ok bool) bool { return ok && row.GatewayPort == 4001 })
+		s.row(&model.Carried{Revision: now})
 		one.Close()
 		s.row(&model.Carried{Revision: now})
 		next.Close()
