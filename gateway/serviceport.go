@@ -75,13 +75,8 @@ func (s *portSelection) detects(p model.ServicePort) bool { return !s.named && !
 // namespace only, caller, does not say what the port speaks: that would hold for all callers.
 func selectPorts(svc *corev1.Service, p gwv1.ParentReference, caller string) portSelection {
 	var s portSelection
-	var ignored problems
-	section := orDefault(p.SectionName, "")
-	s.named = caller == "" && (p.Port != nil || section != "")
-	for _, port := range servicePorts(svc, &ignored) {
-		if port.Protocol != model.TCP || (p.Port != nil && *p.Port != int32(port.Port)) || (section != "" && section != port.Name) {
-			continue
-		}
+	s.named = caller == "" && (p.Port != nil || orDefault(p.SectionName, "") != "")
+	for _, port := range tcpPorts(svc, p) {
 		if other, declared := otherProtocol(port); other != "" && (declared || !s.named) {
 			s.other = append(s.other, fmt.Sprintf("port %d speaks %s", port.Port, short(other)))
 			continue
@@ -135,16 +130,13 @@ func firsts(all []string) string {
 // grpcPorts returns the ports of a Service that GRPCRoutes for the same callers take: an HTTPRoute does not attach to them
 // (GEP-1426, Route types).
 func (v *view) grpcPorts(svc *corev1.Service, caller string) map[uint16]bool {
-	taken, parent := map[uint16]bool{}, model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}
+	taken := map[uint16]bool{}
 	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, kube.ParentKey("Service", svc.Namespace, svc.Name)) {
 		r := grpcRouteInput(o)
 		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller || r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
 			continue
 		}
-		for _, p := range r.parents[:min(len(r.parents), maxParents)] {
-			if parentObject(p, r.ref.Namespace) != parent {
-				continue
-			}
+		for _, p := range r.parentsOf(svc) {
 			for _, port := range selectPorts(svc, p, caller).ports {
 				taken[port.Port] = true
 			}

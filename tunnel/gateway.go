@@ -23,12 +23,15 @@ const (
 	identityTimeout = time.Second
 )
 
-// gateways takes the connections of the node's Gateways. Its fields are guarded by the lock of the Node.
+// gateways takes the connections of the node's Gateways.
 type gateways struct {
+	headers chan struct{} // a place for each connection whose header has not come
+	own     *own          // set before there is a listener
+
+	// Guarded by the lock of the Node.
 	listener *socket // nil while there is none
 	port     uint16
 	known    map[string]*gateway // by name: gateway/<namespace>/<name>
-	headers  chan struct{}       // a place for each connection whose header has not come
 }
 
 // gateway is the sessions of one Gateway. It takes none of others.
@@ -42,7 +45,10 @@ func newGateways() gateways {
 }
 
 // listenForGateways begins to take the connections of Gateways.
-func (n *Node) listenForGateways() error {
+func (n *Node) listenForGateways() (err error) {
+	if n.gateways.own, err = newOwn(); err != nil {
+		return err
+	}
 	fd, port, err := listenOnLoopback(filepath.Join(filepath.Dir(n.link.path), GatewayPortFile))
 	if err != nil {
 		return fmt.Errorf("listen for the connections of Gateways: %w", err)
@@ -120,7 +126,7 @@ func (n *Node) gatewayConnection(fd int, from netip.AddrPort) {
 
 // header reads the header of a connection. Only Envoy may send one: it speaks for any Gateway of the node.
 func (n *Node) header(app *socket, from netip.AddrPort) (gatewayHeader, error) {
-	if err := ownsPeer(app, from); err != nil {
+	if err := n.gateways.own.peer(app, from); err != nil {
 		return gatewayHeader{}, err
 	}
 	_ = app.file.SetReadDeadline(time.Now().Add(headerTimeout))
@@ -164,7 +170,7 @@ func (n *Node) gatewayOf(h gatewayHeader) (*pod, error) {
 // tendGateways looks after the sessions of Gateways, and forgets Gateways that have none.
 func (n *Node) tendGateways(now time.Time) {
 	n.mu.Lock()
-	all := slices.Collect(maps.Values(n.gateways.known))
+	var gone []*gateway
 	maps.DeleteFunc(n.gateways.known, func(_ string, g *gateway) bool {
 		if !g.unused() {
 			g.used = now
@@ -172,11 +178,15 @@ func (n *Node) tendGateways(now time.Time) {
 		if now.Sub(g.used) < idleSession {
 			return false
 		}
-		g.close()
+		gone = append(gone, g)
 		return true
 	})
+	left := slices.Collect(maps.Values(n.gateways.known))
 	n.mu.Unlock()
-	for _, g := range all {
+	for _, g := range gone {
+		g.close()
+	}
+	for _, g := range left {
 		g.tend(now)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -65,22 +66,34 @@ func listenOnLoopbackAt(port uint16) (fd int, at uint16, err error) {
 
 var errStranger = errors.New("it is not Envoy's")
 
-// ownsPeer fails unless the other end of a connection that was accepted on the loopback is a socket of this process's cgroup,
-// where Envoy is.
-func ownsPeer(c *socket, peer netip.AddrPort) error {
+// own tells sockets of this process's cgroup, where Envoy is, from those of others.
+type own struct {
+	loopback uint32        // index of the interface that the listener is bound to
+	cgroup   atomic.Uint64 // of what the listener accepts; 0 until the first connection
+}
+
+func newOwn() (*own, error) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return nil, err
+	}
+	return &own{loopback: uint32(lo.Index)}, nil
+}
+
+// peer fails unless the other end of a connection that was accepted on the loopback is a socket of this process's cgroup.
+func (o *own) peer(c *socket, peer netip.AddrPort) error {
 	var local unix.Sockaddr
 	err := os.ErrClosed
 	c.control(func(fd int) { local, err = unix.Getsockname(fd) })
 	if err != nil {
 		return err
 	}
-	lo, err := net.InterfaceByName("lo")
-	if err != nil {
-		return err
-	}
-	ours, err := (&socketRequest{addrPort(local), peer, uint32(lo.Index)}).cgroup()
-	if err != nil {
-		return err
+	ours := o.cgroup.Load()
+	if ours == 0 {
+		if ours, err = (&socketRequest{addrPort(local), peer, o.loopback}).cgroup(); err != nil {
+			return err
+		}
+		o.cgroup.Store(ours)
 	}
 	theirs, err := (&socketRequest{peer, addrPort(local), 0}).cgroup()
 	if err != nil {

@@ -23,25 +23,16 @@ func answersAndEnds(t *testing.T, p *lab.Pod, port uint16) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				r, err := http.ReadRequest(bufio.NewReader(c))
-				if err != nil {
-					return
-				}
-				var n int
-				_, _ = fmt.Sscanf(r.URL.Path, "/%d", &n)
-				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-				_, _ = c.Write(bytes.Repeat([]byte("x"), n))
-			}()
+	go serveEach(l, func(c net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
 		}
-	}()
+		var n int
+		_, _ = fmt.Sscanf(r.URL.Path, "/%d", &n)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+		_, _ = c.Write(bytes.Repeat([]byte("x"), n))
+	})
 }
 
 // TestAnswersEndWhole: an answer without a length, which ends with its connection, arrives whole by mTLS.

@@ -191,6 +191,20 @@ func until(t testing.TB, what string, f func() error) {
 	t.Fatalf("%s: %v", what, err)
 }
 
+// serveEach serves each connection of l with a goroutine of its own, which closes it, until l is closed.
+func serveEach(l net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			serve(c)
+		}()
+	}
+}
+
 // noRejections fails the test if Envoy refused something.
 func (w *world) noRejections() {
 	w.t.Helper()

@@ -106,20 +106,11 @@ func echoBytes(t *testing.T, p *lab.Pod, port uint16) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-					_, _ = fmt.Fprintf(c, "%s\n", c.RemoteAddr().(*net.TCPAddr).IP)
-					_, _ = io.Copy(c, c)
-				}()
-			}
-		}()
+		go serveEach(l, func(c net.Conn) {
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = fmt.Fprintf(c, "%s\n", c.RemoteAddr().(*net.TCPAddr).IP)
+			_, _ = io.Copy(c, c)
+		})
 	}
 }
 

@@ -37,19 +37,10 @@ func greeter(t *testing.T, w *world, name string, cfg *tls.Config) {
 	if cfg != nil {
 		l = tls.NewListener(l, cfg)
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				fmt.Fprintln(c, name)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	go serveEach(l, func(c net.Conn) {
+		fmt.Fprintln(c, name)
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // greeting returns who answers a connection, the first line that is read.

@@ -26,21 +26,12 @@ func answersAndCloses(t *testing.T, p *lab.Pod, port uint16) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				var n int
-				if _, err := fmt.Fscanln(c, &n); err == nil {
-					_, _ = c.Write(bytes.Repeat([]byte("x"), n))
-				}
-			}()
+	go serveEach(l, func(c net.Conn) {
+		var n int
+		if _, err := fmt.Fscanln(c, &n); err == nil {
+			_, _ = c.Write(bytes.Repeat([]byte("x"), n))
 		}
-	}()
+	})
 }
 
 // startTunnel runs weft tunnel and the agent's part of it.

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +24,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // spans takes spans by OTLP over gRPC (opentelemetry-proto, collector/trace/v1). A request of its service Export is encoded
@@ -143,30 +141,7 @@ func (s *spans) behind(t *testing.T, program string) string {
 		s.take(&data)
 	}))
 	t.Cleanup(end.Close)
-	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	file := filepath.Join(t.TempDir(), "collector.yaml")
-	config := fmt.Sprintf(`receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
-exporters: {otlphttp: {endpoint: %q, compression: none}}
-service:
-  telemetry: {metrics: {level: none}}
-  pipelines: {traces: {receivers: [otlp], exporters: [otlphttp]}}
-`, at, end.URL)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "--config=file:"+file)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("the collector: %s", &said)
-		}
-	})
+	at := testenv.Collector(t, program, "traces", end.URL)
 	until(t, "the collector", func() error {
 		c, err := net.Dial("tcp", at)
 		if err == nil {

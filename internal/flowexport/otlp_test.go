@@ -1,7 +1,6 @@
 package flowexport
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,8 +9,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +24,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
+	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // collector takes logs by OTLP over gRPC (opentelemetry-proto, collector/logs/v1), or behind a real collector by HTTP.
@@ -129,36 +127,7 @@ func (c *collector) behind(program string) string {
 		_, _ = c.take(&data)
 	}))
 	t.Cleanup(end.Close)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := l.Addr().String()
-	l.Close()
-	file := filepath.Join(t.TempDir(), "collector.yaml")
-	config := fmt.Sprintf(`receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
-exporters: {otlphttp: {endpoint: %q, compression: none}}
-service:
-  telemetry: {metrics: {level: none}}
-  pipelines: {logs: {receivers: [otlp], exporters: [otlphttp]}}
-`, at, end.URL)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "--config=file:"+file)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("the collector: %s", &said)
-		}
-	})
-	return at
+	return testenv.Collector(t, program, "logs", end.URL)
 }
 
 var theirs = Collector{Namespace: "observability", Service: "otel", Port: 4317}
