@@ -5,6 +5,7 @@ import (
 	"iter"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -125,12 +126,32 @@ func (t *Translator) pass(units []unit, snap *state.Snapshot) {
 			t.deps.Remove(units[r.index])
 		}
 	}
-	w := t.st.Write(t.written()...)
+	tables := t.affected(units, results)
+	if len(tables) == 0 {
+		return
+	}
+	w := t.st.Write(tables...)
 	defer w.Abort()
 	for i, u := range units {
 		t.apply(w, u, results[i])
 	}
 	w.Commit()
+}
+
+// affected lists the tables that hold outputs of units, or are to hold them.
+func (t *Translator) affected(units []unit, results [][]output) []state.AnyTable {
+	ids := map[state.TableID]struct{}{}
+	for i, u := range units {
+		for _, outs := range [][]output{t.outputs[u], results[i]} {
+			for _, o := range outs {
+				ids[o.table] = struct{}{}
+			}
+		}
+	}
+	return slices.DeleteFunc(t.written(), func(table state.AnyTable) bool {
+		_, affected := ids[table.ID()]
+		return !affected
+	})
 }
 
 // computed is what a unit came to.

@@ -15,9 +15,12 @@ const (
 	// gcPercent is lower than Go's default: an agent's heap is nearly all live tables, and changes make little garbage, so
 	// the collector is cheap, and memory that it lets lie would be paid on every node.
 	gcPercent = 40
-	// startGCPercent is higher than Go's default: all that is read at the start stays, and a collection meanwhile delays the
-	// first answer.
-	startGCPercent = 200
+	// leastGarbage is what a small heap may grow by, in bytes, before it is collected. With gcPercent alone, collections are
+	// a quarter of what changes cost an agent with few objects.
+	leastGarbage = 12 << 20
+	// startGCPercent is Go's default. A higher one starts a little faster, but what stays is spread over the memory of what
+	// does not, and that memory cannot be given back: with 200 an agent of 5,000 Services held 35 MB more for good.
+	startGCPercent = 100
 	// quiet is how long no row changes when work is over. Work that takes longer than it from one commit to the next is
 	// waited for at the start, and found afterwards by the memory that it left.
 	quiet = time.Second
@@ -56,6 +59,7 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 			if spareMemory() > spare {
 				debug.FreeOSMemory()
 			}
+			setGCPercent(percentFor(liveHeap()))
 		case programmedOnce(a.st):
 			started = true
 			a.shrink()
@@ -84,11 +88,23 @@ func setGCPercent(percent int) {
 
 // shrink gives back what the start took.
 func (a *Agent) shrink() {
-	setGCPercent(gcPercent)
 	debug.FreeOSMemory()
+	setGCPercent(percentFor(liveHeap()))
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
 	}
+}
+
+// percentFor returns how much a heap with so many live bytes may grow before it is collected, in percent.
+func percentFor(live uint64) int {
+	return max(gcPercent, int(leastGarbage*100/max(live, 4<<20)))
+}
+
+// liveHeap returns what the last collection left, in bytes.
+func liveHeap() uint64 {
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
 
 // spareMemory is the heap's resident memory, in bytes, beyond the size at which it is collected next.

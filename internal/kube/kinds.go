@@ -123,11 +123,13 @@ func (o *Objects) Namespaced(gk schema.GroupKind) (namespaced, known bool) {
 	return k.Namespaced, ok
 }
 
-// Write opens a transaction on all object tables.
-func (o *Objects) Write() *state.Write {
-	tables := make([]state.AnyTable, len(o.kinds))
-	for i, k := range o.kinds {
-		tables[i] = k.Table
+// Write opens a transaction on the tables of some kinds, or of all if none is named. A kind that has no table is left out.
+func (o *Objects) Write(kinds ...schema.GroupKind) *state.Write {
+	tables := make([]state.AnyTable, 0, len(o.kinds))
+	for _, k := range o.kinds {
+		if len(kinds) == 0 || slices.Contains(kinds, k.GVK.GroupKind()) {
+			tables = append(tables, k.Table)
+		}
 	}
 	return o.DB.Write(tables...)
 }

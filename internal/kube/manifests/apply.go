@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -124,23 +126,41 @@ func (f *Folder) reclaim(path string, before, after map[objectKey]claim, touched
 
 // settle decides which file's version of each touched object stands, writes it, and reports.
 func (f *Folder) settle(touched map[objectKey]struct{}, report bool) {
-	w := f.objs.Write()
-	for k := range touched {
-		doc, rivals := f.winner(k)
-		if _, was := f.contested[k]; was || rivals > 1 {
-			report = true
+	if len(touched) > 0 {
+		w := f.objs.Write(kindsOf(touched)...)
+		for k := range touched {
+			report = f.decide(w, k) || report
 		}
-		if rivals > 1 {
-			f.contested[k] = struct{}{}
-		} else {
-			delete(f.contested, k)
-		}
-		f.install(w, k, doc)
+		w.Commit()
 	}
-	w.Commit()
 	if report {
 		f.report()
 	}
+}
+
+// decide installs the version of an object that stands. It reports whether files differ about it, or did.
+func (f *Folder) decide(w *state.Write, k objectKey) (contested bool) {
+	doc, rivals := f.winner(k)
+	_, was := f.contested[k]
+	if rivals > 1 {
+		f.contested[k] = struct{}{}
+	} else {
+		delete(f.contested, k)
+	}
+	f.install(w, k, doc)
+	return was || rivals > 1
+}
+
+// kindsOf returns the kinds of objects, each once.
+func kindsOf(objects map[objectKey]struct{}) []schema.GroupKind {
+	var kinds []schema.GroupKind
+	for k := range objects {
+		name, _, _ := strings.Cut(string(k), "/")
+		if gk := schema.ParseGroupKind(name); !slices.Contains(kinds, gk) {
+			kinds = append(kinds, gk)
+		}
+	}
+	return kinds
 }
 
 // winner returns the version of an object that stands, and how many files hold one.
