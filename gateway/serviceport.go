@@ -133,13 +133,23 @@ func (v *view) grpcPorts(svc *corev1.Service, caller string) map[uint16]bool {
 	taken := map[uint16]bool{}
 	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, kube.ParentKey("Service", svc.Namespace, svc.Name)) {
 		r := grpcRouteInput(o)
-		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller || r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
+		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller {
 			continue
 		}
+		var ports []uint16
 		for _, p := range r.parentsOf(svc) {
 			for _, port := range selectPorts(svc, p, caller).ports {
-				taken[port.Port] = true
+				if !taken[port.Port] {
+					ports = append(ports, port.Port)
+				}
 			}
+		}
+		// Most routes of a Service are on the same port, and need not be compiled again for each HTTPRoute.
+		if len(ports) == 0 || r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
+			continue
+		}
+		for _, port := range ports {
+			taken[port] = true
 		}
 	}
 	return taken
