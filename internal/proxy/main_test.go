@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(asSupervisor); text != "" {
 		os.Exit(runSupervisor(text))
 	}
+	_ = flag.Set("test.parallel", "4") // go test's own would be the number of processors, and these tests wait
 	goleak.VerifyTestMain(m)
 }
 
@@ -83,6 +85,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
+	t.Parallel() // they wait for Envoy for most of the time, each for its own
 	testenv.Root(t)
 	envoy := testenv.Envoy(t)
 	dir, err := os.MkdirTemp("", "weft-proxy-")
