@@ -160,7 +160,7 @@ func TestSecuredSession(t *testing.T) {
 	_ = c.records.SetReadDeadline(time.Time{})
 	server, far := application(t)
 	dialled, accepted := newSession(c, netip.Addr{}), newSession(s, netip.Addr{})
-	accepted.accept = func(s *session, id uint32, _, _ uint16) {
+	accepted.accept = func(s *session, id uint32, _ opening) {
 		s.mu.Lock()
 		st := newStream(s, id, far)
 		s.streams[id] = st

@@ -103,9 +103,7 @@ func (p *pod) session(c net.Conn, local, remote netip.Addr) {
 		p.node.log.Debug("a session was refused", "pod", p.spec.Load().Key, "from", remote, "error", err)
 		return
 	}
-	s.accept = func(s *session, id uint32, port, clientPort uint16) {
-		p.opened(s, v, id, netip.AddrPortFrom(remote, clientPort), netip.AddrPortFrom(local, port))
-	}
+	s.accept = func(s *session, id uint32, o opening) { p.opened(s, v, id, remote, local, o) }
 	p.mu.Lock()
 	p.handshakes.done(remote, c)
 	if p.closed || !p.admit(s, v) {
@@ -156,8 +154,8 @@ func lowLatency(c net.Conn) {
 }
 
 // opened connects a stream to the application. It does not wait.
-func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort) {
-	began := time.Now()
+func (p *pod) opened(s *session, v *visitor, id uint32, remote, local netip.Addr, o opening) {
+	began, from, to := time.Now(), netip.AddrPortFrom(remote, o.clientPort), netip.AddrPortFrom(local, o.port)
 	if began.After(v.until.Add(expiredTime)) || s.leftFor(began) > expiredTime {
 		s.refuse(id, reasonDenied)
 		return
@@ -184,25 +182,33 @@ func (p *pod) opened(s *session, v *visitor, id uint32, from, to netip.AddrPort)
 		note.end(st.traffic())
 	}
 	s.streams[id] = st
-	s.put(id, kindWindow, 0)
+	if !o.connected {
+		s.put(id, kindWindow, 0)
+	}
 	// The policy that decided may have been replaced before the stream was there to be judged again.
 	if decide(p.policy.Load(), v.identity, to.Port()) != d {
 		st.abort(reasonDenied, reasonDenied)
 	}
 	s.mu.Unlock()
-	go p.serve(st, note)
+	go p.serve(st, note, o.connected)
 }
 
-// serve waits until the application is connected, and moves its bytes.
-func (p *pod) serve(st *stream, note *noting) {
+// serve waits until the application is connected, answers then if it is to, and moves its bytes.
+func (p *pod) serve(st *stream, note *noting, answers bool) {
+	s := st.session
 	if err := st.app.awaitConnected(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		s := st.session
 		s.mu.Lock()
 		why := refusal(err)
 		st.abort(why, why)
 		s.mu.Unlock()
 	} else if err == nil {
 		note.open()
+		if answers {
+			s.mu.Lock()
+			s.put(st.id, kindWindow, 0)
+			s.tell()
+			s.mu.Unlock()
+		}
 	}
 	st.connected()
 }

@@ -23,7 +23,8 @@
 //	route.go                          the sessions that a pod opened to another
 //	guests.go, shares.go              what one peer may have of a pod
 //	source.go, order.go               a connection's way out
-//	destination.go                    and in
+//	attempt.go                        the next endpoint, where one does not answer
+//	destination.go                    a connection's way in
 //	reserve.go                        ports of connections that outlive a change of modes
 //	policy.go, flows.go, memory.go    what a policy says, what is reported, what streams may hold
 //	messages.go, link.go, server.go   the agent and the Node

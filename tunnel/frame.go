@@ -22,7 +22,7 @@ const (
 type kind uint8
 
 const (
-	kindOpen   kind = iota + 1 // opens a stream: the destination's port and the client's, two bytes each
+	kindOpen   kind = iota + 1 // opens a stream: see opening
 	kindData                   // bytes of a stream
 	kindFin                    // no more bytes come in this direction
 	kindReset                  // the stream has ended in both directions; the value is a reason
@@ -104,19 +104,38 @@ func parseFrame(b []byte) (f frame, size int, err error) {
 	return f, end, nil
 }
 
+// opening is the payload of an open frame: two ports of two bytes each, and a byte of flags, which may be missing.
+type opening struct {
+	port, clientPort uint16
+	// connected asks for an answer when the application is connected, and not before. Earlier versions do not know of it.
+	connected bool
+}
+
+const flagConnected = 1 // of an open frame
+
 // appendOpen appends the frame that opens a stream.
-func appendOpen(b []byte, stream uint32, port, clientPort uint16) []byte {
-	b = appendHeader(b, stream, kindOpen, 4)
-	b = binary.BigEndian.AppendUint16(b, port)
-	return binary.BigEndian.AppendUint16(b, clientPort)
+func appendOpen(b []byte, stream uint32, o opening) []byte {
+	size := 4
+	if o.connected {
+		size++
+	}
+	b = appendHeader(b, stream, kindOpen, size)
+	b = binary.BigEndian.AppendUint16(b, o.port)
+	b = binary.BigEndian.AppendUint16(b, o.clientPort)
+	if o.connected {
+		b = append(b, flagConnected)
+	}
+	return b
 }
 
 // parseOpen reads the payload of an open frame. A later version may add to it.
-func parseOpen(b []byte) (port, clientPort uint16, err error) {
+func parseOpen(b []byte) (opening, error) {
 	if len(b) < 4 {
-		return 0, 0, fmt.Errorf("%w: an open frame of %d bytes", errProtocol, len(b))
+		return opening{}, fmt.Errorf("%w: an open frame of %d bytes", errProtocol, len(b))
 	}
-	return binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:]), nil
+	return opening{
+		port: binary.BigEndian.Uint16(b), clientPort: binary.BigEndian.Uint16(b[2:]), connected: len(b) > 4 && b[4]&flagConnected != 0,
+	}, nil
 }
 
 func (r reason) Error() string { return r.String() }

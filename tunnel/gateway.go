@@ -120,7 +120,7 @@ func (n *Node) gatewayConnection(fd int, from netip.AddrPort) {
 			app.close()
 			return
 		}
-		p.arrived(app, h.client, h.to)
+		p.arrived(app, h.client, h.to, h.others)
 	}()
 }
 

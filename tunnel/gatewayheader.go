@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"github.com/pires/go-proxyproto"
 
@@ -18,9 +19,10 @@ import (
 // https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt.
 type gatewayHeader struct {
 	client   netip.AddrPort
-	owner    string         // gateway/<namespace>/<name>
-	identity model.Identity // the Gateway's
-	to       netip.AddrPort // the backend
+	owner    string           // gateway/<namespace>/<name>
+	identity model.Identity   // the Gateway's
+	to       netip.AddrPort   // the endpoint
+	others   []netip.AddrPort // of its backend, to be tried where it does not answer
 }
 
 const (
@@ -73,10 +75,22 @@ func parseGatewayHeader(b []byte) (h gatewayHeader, err error) {
 			h.identity = model.Identity(v.Value)
 		case model.ProxyDestination:
 			h.to, _ = netip.ParseAddrPort(string(v.Value))
+		case model.ProxyOthers:
+			h.others = parseOthers(string(v.Value))
 		}
 	}
 	if h.owner == "" || h.identity == "" || !h.to.IsValid() {
 		return h, fmt.Errorf("%w: it does not name a Gateway, its identity and a backend", errGatewayHeader)
 	}
 	return h, nil
+}
+
+// parseOthers reads endpoints that are separated by commas: the first model.MaxProxyOthers of those that are valid.
+func parseOthers(s string) (others []netip.AddrPort) {
+	for text := range strings.SplitSeq(s, ",") {
+		if a, err := netip.ParseAddrPort(text); err == nil && len(others) < model.MaxProxyOthers {
+			others = append(others, a)
+		}
+	}
+	return others
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -41,13 +42,16 @@ func whole(to string) map[proxyproto.PP2Type]string {
 }
 
 func TestGatewayHeader(t *testing.T) {
-	in := bytes.NewReader(append(header(t, "192.0.2.7:4321", whole("10.1.0.2:9000")), "payload"...))
+	values := whole("10.1.0.2:9000")
+	values[model.ProxyOthers] = "10.1.0.3:9000,db:9000,[fd01::2]:1,10.1.0.4:9000"
+	in := bytes.NewReader(append(header(t, "192.0.2.7:4321", values), "payload"...))
 	got, err := readGatewayHeader(in)
 	want := gatewayHeader{
 		client: netip.MustParseAddrPort("192.0.2.7:4321"), owner: "gateway/shop/edge", identity: testGateway,
-		to: netip.MustParseAddrPort("10.1.0.2:9000"),
+		to:     netip.MustParseAddrPort("10.1.0.2:9000"),
+		others: []netip.AddrPort{netip.MustParseAddrPort("10.1.0.3:9000"), netip.MustParseAddrPort("[fd01::2]:1")}, // two at most
 	}
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
 	if rest, _ := io.ReadAll(in); string(rest) != "payload" {
@@ -86,7 +90,7 @@ func FuzzGatewayHeader(f *testing.F) {
 	f.Add(header(f, "[2001:db8::1]:1", whole("[fd01::2]:1")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := readGatewayHeader(bytes.NewReader(b))
-		if err == nil && (h.owner == "" || h.identity == "" || !h.to.IsValid() || !h.client.IsValid()) {
+		if err == nil && (h.owner == "" || h.identity == "" || !h.to.IsValid() || !h.client.IsValid() || len(h.others) > model.MaxProxyOthers) {
 			t.Errorf("%+v", h)
 		}
 	})

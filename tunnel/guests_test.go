@@ -200,7 +200,7 @@ func TestStreamsAfterTheEnd(t *testing.T) {
 			p.mu.Unlock()
 			go s.write()
 			defer s.end(errClosed)
-			p.opened(s, v, 1, netip.AddrPortFrom(address(1), 1), netip.AddrPortFrom(address(2), 80))
+			p.opened(s, v, 1, address(1), address(2), opening{port: 80, clientPort: 1})
 			_ = far.SetReadDeadline(time.Now().Add(20 * time.Second))
 			answer := make([]byte, headerSize)
 			if _, err := io.ReadFull(far, answer); err != nil {

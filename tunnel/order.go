@@ -61,25 +61,33 @@ func (r *route) serve(wait bool) bool {
 			}
 			continue
 		}
-		go r.pod.carry(a, st)
+		if st != nil {
+			go r.pod.carry(a, st)
+		}
 	}
 }
 
-// open opens a stream for a connection. It fails with errWait if it would have to wait and must not.
+// open opens a stream for a connection, nil if that has gone to another endpoint. It fails with errWait if it would have to wait
+// and must not.
 func (r *route) open(a *arrival, wait bool) (*stream, error) {
+	if a.isOver() {
+		return nil, nil
+	}
 	id, leaves, err := r.pod.node.peerAt(r.to, wait)
 	if err != nil {
 		return nil, err
 	}
-	a.note.flow.Peer = id
+	if !a.expect(id) {
+		return nil, nil
+	}
 	for range 3 { // a session may end at the same moment
 		var s *session
 		if s, err = r.session(id, wait); err != nil {
 			return nil, err
 		}
 		var st *stream
-		if st, err = s.open(a.app, a.to.Port(), a.clientPort); err == nil {
-			if leaves || r.pod.reserves.Load() {
+		if st, err = a.open(s); err == nil {
+			if st != nil && (leaves || r.pod.reserves.Load()) {
 				r.pod.reserve(st)
 			}
 			return st, nil

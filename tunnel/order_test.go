@@ -14,8 +14,8 @@ import (
 // TestOrder: streams are opened in the order in which the connections came, though the first ones wait for a session.
 func TestOrder(t *testing.T) {
 	got := make(chan uint16, 100)
-	dialled, _ := pair(t, func(s *session, id uint32, _, clientPort uint16) {
-		got <- clientPort
+	dialled, _ := pair(t, func(s *session, id uint32, o opening) {
+		got <- o.clientPort
 		s.refuse(id, reasonRefused)
 	})
 	to := netip.MustParseAddrPort("192.0.2.1:80")
@@ -41,7 +41,7 @@ func TestOrder(t *testing.T) {
 			close(making.done)
 		}
 		_, near := application(t)
-		p.arrived(near, netip.AddrPortFrom(netip.Addr{}, port), to)
+		p.arrived(near, netip.AddrPortFrom(netip.Addr{}, port), to, nil)
 		want = append(want, port)
 	}
 	var order []uint16
@@ -60,7 +60,7 @@ func TestOrder(t *testing.T) {
 
 // TestUnanswered: a stream that the peer does not answer is reset, and the session opens no others.
 func TestUnanswered(t *testing.T) {
-	dialled, _ := pair(t, func(*session, uint32, uint16, uint16) {})
+	dialled, _ := pair(t, func(*session, uint32, opening) {})
 	client := stream1(t, dialled)
 	dialled.check(time.Now())
 	if !dialled.isOpening() {
@@ -77,7 +77,7 @@ func TestUnanswered(t *testing.T) {
 
 // TestAnswered: the answer to an open frame comes before any byte.
 func TestAnswered(t *testing.T) {
-	dialled, accepted := pair(t, func(s *session, id uint32, _, _ uint16) {
+	dialled, accepted := pair(t, func(s *session, id uint32, _ opening) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.put(id, kindWindow, 0)
@@ -94,7 +94,7 @@ func TestAnswered(t *testing.T) {
 
 // TestEndUnused: a session that just got a stream is not ended, and one that is ended gets none.
 func TestEndUnused(t *testing.T) {
-	dialled, _ := pair(t, func(*session, uint32, uint16, uint16) {})
+	dialled, _ := pair(t, func(*session, uint32, opening) {})
 	client := stream1(t, dialled)
 	dialled.endUnused()
 	if _, open, _ := dialled.state(); !open {
@@ -110,7 +110,7 @@ func TestEndUnused(t *testing.T) {
 	}
 	dialled.endUnused()
 	_, near := application(t)
-	if _, err := dialled.open(near, 80, 1); !errors.Is(err, errClosed) {
+	if _, err := dialled.open(near, opening{port: 80, clientPort: 1}); !errors.Is(err, errClosed) {
 		t.Errorf("opened on a session that was ended: %v", err)
 	}
 }

@@ -32,12 +32,9 @@ func (st *stream) pump() {
 	for !st.dead {
 		st.moved.Wait()
 	}
-	reserved := st.reserved
 	s.mu.Unlock()
 	st.app.close()
-	if reserved != nil {
-		reserved.close()
-	}
+	st.release()
 	if st.ended != nil {
 		st.ended(st)
 	}

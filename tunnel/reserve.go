@@ -65,6 +65,17 @@ func (p *pod) reserve(st *stream) {
 	st.reserved = held
 }
 
+// release gives up the port of a stream that has ended.
+func (st *stream) release() {
+	s := st.session
+	s.mu.Lock()
+	reserved := st.reserved
+	s.mu.Unlock()
+	if reserved != nil {
+		reserved.close()
+	}
+}
+
 // bind makes a socket that does nothing but have an address and port.
 func (n *namespace) bind(at netip.AddrPort) (s *socket, err error) {
 	err = n.do(func() error {

@@ -52,7 +52,7 @@ type session struct {
 	// remote is the other pod's address.
 	remote netip.Addr
 	// accept takes a stream that the peer opens. It must not wait. Nil on the side that dialled.
-	accept func(s *session, id uint32, port, clientPort uint16)
+	accept func(s *session, id uint32, o opening)
 	// changed is called when the session has no stream any more, or ended. It is called without a lock.
 	changed func(*session)
 
@@ -200,7 +200,9 @@ func (s *session) handle(f frame) error {
 	if st == nil {
 		return nil // it has ended here, and the peer does not know yet
 	}
-	st.answer()
+	if f.kind != kindReset {
+		st.answer()
+	}
 	switch f.kind {
 	case kindFin:
 		st.gotFin = true
@@ -216,7 +218,7 @@ func (s *session) handle(f frame) error {
 }
 
 func (s *session) opened(f frame) error {
-	port, clientPort, err := parseOpen(f.payload)
+	o, err := parseOpen(f.payload)
 	if err != nil {
 		return err
 	}
@@ -227,7 +229,7 @@ func (s *session) opened(f frame) error {
 	}
 	s.lastID = f.stream
 	s.mu.Unlock()
-	s.accept(s, f.stream, port, clientPort)
+	s.accept(s, f.stream, o)
 	return nil
 }
 
@@ -239,8 +241,9 @@ func (s *session) refuse(id uint32, why reason) {
 	s.tell()
 }
 
-// open makes a stream for an application's connection. The frame is sent with the first flush.
-func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
+// open makes a stream for an application's connection. The frame is sent with the first flush. If o.connected is true the
+// stream leaves the connection alone until the peer has answered.
+func (s *session) open(app *socket, o opening) (*stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leaving || s.err != nil || s.lastID == 1<<32-1 {
@@ -248,16 +251,16 @@ func (s *session) open(app *socket, port, clientPort uint16) (*stream, error) {
 	}
 	s.lastID++
 	st := newStream(s, s.lastID, app)
-	st.clientPort, st.opened = clientPort, time.Now()
+	st.clientPort, st.opened, st.tentative = o.clientPort, time.Now(), o.connected
 	s.opening++
 	s.streams[st.id] = st
-	s.out = appendOpen(s.out, st.id, port, clientPort)
+	s.out = appendOpen(s.out, st.id, o)
 	return st, nil
 }
 
 // remove forgets a stream. The lock is held.
 func (s *session) remove(st *stream) {
-	st.answer()
+	st.opens()
 	delete(s.streams, st.id)
 	s.windows -= st.window - firstWindow
 	s.memory.windows.give(st.window - firstWindow)

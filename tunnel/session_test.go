@@ -22,7 +22,7 @@ func (plain) Flush() error             { return nil }
 func (plain) RoundTrip() time.Duration { return 0 }
 
 // pair makes the two sessions of a connection. What is opened on one is connected to an echo of its own by accept.
-func pair(t testing.TB, accept func(s *session, id uint32, port, clientPort uint16)) (dialled, accepted *session) {
+func pair(t testing.TB, accept func(s *session, id uint32, o opening)) (dialled, accepted *session) {
 	t.Helper()
 	a, b := tcpPair(t)
 	dialled, accepted = newSession(plain{a}, netip.Addr{}), newSession(plain{b}, netip.Addr{})
@@ -88,9 +88,9 @@ func application(t testing.TB) (*net.TCPConn, *socket) {
 func joined(t testing.TB) (client, server *net.TCPConn) {
 	t.Helper()
 	server, far := application(t)
-	dialled, _ := pair(t, func(s *session, id uint32, port, clientPort uint16) {
-		if port != 80 || clientPort != 1234 {
-			t.Errorf("ports %d and %d", port, clientPort)
+	dialled, _ := pair(t, func(s *session, id uint32, o opening) {
+		if want := (opening{port: 80, clientPort: 1234}); o != want {
+			t.Errorf("%+v", o)
 		}
 		s.mu.Lock()
 		st := newStream(s, id, far)
@@ -104,7 +104,7 @@ func joined(t testing.TB) (client, server *net.TCPConn) {
 func stream1(t testing.TB, s *session) *net.TCPConn {
 	t.Helper()
 	client, near := application(t)
-	st, err := s.open(near, 80, 1234)
+	st, err := s.open(near, opening{port: 80, clientPort: 1234})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestReset(t *testing.T) {
 func TestUnread(t *testing.T) {
 	var servers []*net.TCPConn
 	found := make(chan *net.TCPConn, 8)
-	dialled, _ := pair(t, func(s *session, id uint32, _, _ uint16) {
+	dialled, _ := pair(t, func(s *session, id uint32, _ opening) {
 		server, far := application(t)
 		s.mu.Lock()
 		st := newStream(s, id, far)
@@ -242,13 +242,13 @@ func TestSessionEnds(t *testing.T) {
 	if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the application saw %v", err)
 	}
-	if _, err := dialled.open(nil, 1, 1); !errors.Is(err, errClosed) {
+	if _, err := dialled.open(nil, opening{port: 1, clientPort: 1}); !errors.Is(err, errClosed) {
 		t.Errorf("a stream of a session that ended: %v", err)
 	}
 }
 
 func TestRefused(t *testing.T) {
-	dialled, _ := pair(t, func(s *session, id uint32, _, _ uint16) { s.refuse(id, reasonRefused) })
+	dialled, _ := pair(t, func(s *session, id uint32, _ opening) { s.refuse(id, reasonRefused) })
 	c := stream1(t, dialled)
 	if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the application saw %v", err)
@@ -259,14 +259,14 @@ func TestPeerBreaksProtocol(t *testing.T) {
 	for name, text := range map[string][]byte{
 		"an unknown kind":            appendHeader(nil, 1, 9, 0),
 		"an empty open":              appendHeader(nil, 1, kindOpen, 0),
-		"a stream opened twice":      append(appendOpen(nil, 1, 1, 1), appendOpen(nil, 1, 1, 1)...),
-		"a stream number 0":          appendOpen(nil, 0, 1, 1),
+		"a stream opened twice":      append(appendOpen(nil, 1, opening{port: 1, clientPort: 1}), appendOpen(nil, 1, opening{port: 1, clientPort: 1})...),
+		"a stream number 0":          appendOpen(nil, 0, opening{port: 1, clientPort: 1}),
 		"a payload that is too long": appendHeader(nil, 1, kindData, maxPayload+1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := tcpPair(t)
 			s := newSession(plain{a}, netip.Addr{})
-			s.accept = func(*session, uint32, uint16, uint16) {}
+			s.accept = func(*session, uint32, opening) {}
 			_, _ = b.Write(text)
 			if err := s.run(); !errors.Is(err, errProtocol) {
 				t.Errorf("the session ended with %v", err)
@@ -280,7 +280,7 @@ func TestPeerIgnoresWindow(t *testing.T) {
 	a, b := tcpPair(t)
 	s := newSession(plain{a}, netip.Addr{})
 	_, far := application(t)
-	s.accept = func(s *session, id uint32, _, _ uint16) {
+	s.accept = func(s *session, id uint32, _ opening) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		st := newStream(s, id, far)
@@ -288,7 +288,7 @@ func TestPeerIgnoresWindow(t *testing.T) {
 		s.streams[id] = st
 	}
 	go func() {
-		_, _ = b.Write(appendOpen(nil, 1, 1, 1))
+		_, _ = b.Write(appendOpen(nil, 1, opening{port: 1, clientPort: 1}))
 		for range firstWindow/maxData + 2 {
 			_, _ = b.Write(append(appendHeader(nil, 1, kindData, maxData), make([]byte, maxData)...))
 		}
@@ -303,10 +303,10 @@ func TestOptionalFrames(t *testing.T) {
 	a, b := tcpPair(t)
 	s := newSession(plain{a}, netip.Addr{})
 	opened := make(chan uint32, 1)
-	s.accept = func(_ *session, id uint32, _, _ uint16) { opened <- id }
+	s.accept = func(_ *session, id uint32, _ opening) { opened <- id }
 	go func() { _ = s.run() }()
 	_, _ = b.Write(append(appendHeader(nil, 0, kindOptional+3, maxPayload), make([]byte, maxPayload)...))
-	_, _ = b.Write(appendOpen(nil, 7, 1, 1))
+	_, _ = b.Write(appendOpen(nil, 7, opening{port: 1, clientPort: 1}))
 	select {
 	case id := <-opened:
 		if id != 7 {
@@ -319,7 +319,7 @@ func TestOptionalFrames(t *testing.T) {
 }
 
 func FuzzFrames(f *testing.F) {
-	f.Add(appendOpen(nil, 1, 80, 1234))
+	f.Add(appendOpen(nil, 1, opening{port: 80, clientPort: 1234}))
 	f.Add(append(appendHeader(nil, 1, kindData, 3), "abc"...))
 	f.Add(appendHeader(nil, 1, kindWindow, maxValue))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -469,7 +469,7 @@ func TestWindowOfDistantPeer(t *testing.T) {
 	server, app := application(t)
 	dialled, accepted := newSession(distant{plain{near}, roundTrip}, netip.Addr{}), newSession(distant{plain{far}, roundTrip}, netip.Addr{})
 	opened := make(chan *stream, 1)
-	accepted.accept = func(s *session, id uint32, _, _ uint16) {
+	accepted.accept = func(s *session, id uint32, _ opening) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		st := newStream(s, id, app)
@@ -569,7 +569,7 @@ func TestRoomForLargeStep(t *testing.T) {
 // A stream for which there is no memory left is reset, and gives back what it held.
 func TestMemoryIsBounded(t *testing.T) {
 	server, far := application(t)
-	dialled, accepted := pair(t, func(s *session, id uint32, _, _ uint16) {
+	dialled, accepted := pair(t, func(s *session, id uint32, _ opening) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		st := newStream(s, id, far)

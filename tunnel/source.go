@@ -23,15 +23,6 @@ const (
 	refusedPause   = 20 * time.Millisecond
 )
 
-// arrival is an application's connection that the kernel led here, until it has a stream.
-type arrival struct {
-	app        *socket
-	clientPort uint16
-	to         netip.AddrPort
-	note       *noting
-	counted    bool // among the pod's outbound streams
-}
-
 // takeApplications accepts the connections of the pod's applications that the kernel leads here.
 func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 	v4 := at.Addr().Is4()
@@ -47,27 +38,18 @@ func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 			_ = unix.Close(fd)
 			return
 		}
-		p.arrived(app, netip.AddrPortFrom(p.addressOf(to.Addr()), from.Port()), to)
+		p.arrived(app, netip.AddrPortFrom(p.addressOf(to.Addr()), from.Port()), to, nil)
 	})
 }
 
-// arrived takes a client's connection to a pod at to. It does not wait.
-func (p *pod) arrived(app *socket, client, to netip.AddrPort) {
-	a := &arrival{app: app, clientPort: client.Port(), to: to, note: p.noting(time.Now(), "", client, to, true)}
-	if a.counted = p.takeOutbound(); !a.counted {
-		p.fail(a, errTooMany)
+// arrived takes a client's connection to a pod at to, or to one of the others where that does not answer. It does not wait.
+func (p *pod) arrived(app *socket, client, to netip.AddrPort, others []netip.AddrPort) {
+	a := p.newArrival(app, client, to, others)
+	if !p.takeOutbound() {
+		a.reset(errTooMany)
 		return
 	}
-	for {
-		r := p.routeTo(to.Addr())
-		if r == nil {
-			p.fail(a, errPodGone)
-			return
-		}
-		if r.take(a) {
-			return
-		}
-	}
+	p.start(a)
 }
 
 // takeOutbound counts a connection of the pod's applications, and reports whether there is room for it.
@@ -84,18 +66,16 @@ func (p *pod) giveOutbound() {
 	p.streams.give(1)
 }
 
-// fail resets an application's connection that gets no stream.
-func (p *pod) fail(a *arrival, err error) {
-	a.app.resetOnClose()
-	a.app.close()
-	if a.counted {
-		p.giveOutbound()
-	}
-	a.note.end(traffic{failure: err, at: time.Now()})
-}
-
 // carry moves the bytes of an application's connection.
 func (p *pod) carry(a *arrival, st *stream) {
+	if a.movable() {
+		if !st.awaitAnswer() {
+			st.release()
+			p.tryNext(a, st.traffic())
+			return
+		}
+		a.timer.Stop()
+	}
 	a.note.open()
 	st.pump()
 	p.giveOutbound()
@@ -133,7 +113,7 @@ func (p *pod) dial(to netip.Addr, id model.Identity) (*session, time.Time, error
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	c, err := p.ns.dialAgain(netip.AddrPortFrom(to, model.PortTunnel))
+	c, err := p.ns.dialAgain(p.node.ctx, netip.AddrPortFrom(to, model.PortTunnel))
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("connect to %s: %w", to, err)
 	}
@@ -154,22 +134,23 @@ func (p *pod) dial(to netip.Addr, id model.Identity) (*session, time.Time, error
 }
 
 // dialAgain connects to another pod, and again for a while if nobody listens.
-func (n *namespace) dialAgain(to netip.AddrPort) (net.Conn, error) {
+func (n *namespace) dialAgain(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	for began := time.Now(); ; time.Sleep(refusedPause) {
-		c, err := n.dialOnce(to)
-		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > refusedTimeout {
+		c, err := n.dialOnce(ctx, to)
+		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > refusedTimeout || ctx.Err() != nil {
 			return c, err
 		}
 	}
 }
 
-func (n *namespace) dialOnce(to netip.AddrPort) (net.Conn, error) {
+func (n *namespace) dialOnce(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	s, err := n.dial(to)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
 	_ = s.file.SetWriteDeadline(time.Now().Add(dialTimeout))
+	defer context.AfterFunc(ctx, s.interrupt)()
 	if err := s.awaitConnected(); err != nil {
 		return nil, err
 	}

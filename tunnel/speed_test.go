@@ -52,7 +52,7 @@ func as(role string, args ...string) *exec.Cmd {
 }
 
 // secureSessions makes a session of two ends by TLS.
-func secureSessions(b *testing.B, accept func(s *session, id uint32, port, clientPort uint16)) *session {
+func secureSessions(b *testing.B, accept func(s *session, id uint32, o opening)) *session {
 	b.Helper()
 	a := newAuthority(b)
 	const client, server = "spiffe://" + testDomain + "/ns/a/sa/client", "spiffe://" + testDomain + "/ns/a/sa/server"
@@ -93,7 +93,7 @@ func carrying(b *testing.B) netip.AddrPort {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	dialled := secureSessions(b, func(s *session, id uint32, _, _ uint16) {
+	dialled := secureSessions(b, func(s *session, id uint32, _ opening) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -138,7 +138,7 @@ func carrying(b *testing.B) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			st, err := dialled.open(app, 80, 1)
+			st, err := dialled.open(app, opening{port: 80, clientPort: 1})
 			if err != nil {
 				return
 			}

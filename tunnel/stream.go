@@ -26,6 +26,9 @@ type stream struct {
 	reserved   *socket
 	// opened is when the stream was opened, at the source, and zero when the peer has answered: with a window of 0, or more.
 	opened time.Time
+	// tentative is true, at the source, until the peer has answered a stream whose connection goes to another pod if it does
+	// not: nothing is read from the connection, and the end of the stream does not touch it.
+	tentative bool
 	// ended is called once, when the stream has ended, by the goroutine that pumps.
 	ended func(*stream)
 
@@ -64,11 +67,42 @@ func newStream(s *session, id uint32, app *socket) *stream {
 	return st
 }
 
-// answer notes that the peer has answered. The lock is held.
+// answer notes that the peer has answered, by something else than a reset. The lock is held.
 func (st *stream) answer() {
+	st.opens()
+	if st.tentative {
+		st.tentative = false
+		st.moved.Broadcast()
+	}
+}
+
+// opens notes that no answer is waited for any more. The lock is held.
+func (st *stream) opens() {
 	if !st.opened.IsZero() {
 		st.opened = time.Time{}
 		st.session.opening--
+	}
+}
+
+// awaitAnswer waits for the answer to a tentative stream, or its end, and reports whether the peer took it.
+func (st *stream) awaitAnswer() bool {
+	s := st.session
+	s.flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st.tentative && !st.dead {
+		st.moved.Wait()
+	}
+	return !st.tentative
+}
+
+// withdraw ends a stream that the peer has not answered.
+func (st *stream) withdraw() {
+	s := st.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.tentative {
+		st.abort(reasonReset, errUnanswered)
 	}
 }
 
@@ -81,11 +115,16 @@ func (st *stream) kill(reset bool, why error) {
 	st.dead = true
 	if reset {
 		st.failure = why
-		st.app.resetOnClose()
 	}
 	st.queue = nil
 	st.session.remove(st)
 	st.moved.Broadcast()
+	if st.tentative {
+		return
+	}
+	if reset {
+		st.app.resetOnClose()
+	}
 	st.app.interrupt()
 }
 

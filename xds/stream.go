@@ -118,15 +118,17 @@ func streamRefs(b *builder, n streamName) []model.ObjectVersion {
 func streamEndpoints(b *builder, name string, n streamName) *built {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
 	port, taken := tunnelPort(b), loopbacksTaken{}
-	over := func(be model.Backend) way {
-		return func(e model.Endpoint) *endpoint.LbEndpoint {
+	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint {
+		over := overTunnel{port: port, taken: taken, backend: be.Cluster()}
+		list := backendEndpoints(b, be, n, func(e model.Endpoint) *endpoint.LbEndpoint {
 			if port != 0 && tunnels(b, e) {
-				return throughTunnel(port, taken, be.Cluster(), e)
+				return over.endpoint(e)
 			}
 			return tunnelEndpoint(b.cfg, e)
-		}
-	}
-	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint { return backendEndpoints(b, be, n, over(be)) })
+		})
+		over.direct()
+		return list
+	})
 	return &built{message: out, objects: streamRefs(b, n)}
 }
 

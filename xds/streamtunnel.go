@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
+	"slices"
+	"strings"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -62,20 +64,38 @@ func (l loopbacksTaken) take(name string) netip.Addr {
 	}
 }
 
-// throughTunnel is an endpoint of a backend by weft tunnel.
-func throughTunnel(port uint16, taken loopbacksTaken, backend string, e model.Endpoint) *endpoint.LbEndpoint {
+// overTunnel makes endpoints of a backend that are reached by weft tunnel.
+type overTunnel struct {
+	port    uint16
+	taken   loopbacksTaken
+	backend string
+	to      []string // where each of endpoints leads
+	made    []*endpoint.LbEndpoint
+}
+
+func (o *overTunnel) endpoint(e model.Endpoint) *endpoint.LbEndpoint {
 	to := e.Address.String()
-	local := taken.take(backend + " " + to + " " + string(e.Identity))
-	return &endpoint.LbEndpoint{
-		HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: tcpAddress(netip.AddrPortFrom(local, port), "")}},
-		Metadata: &core.Metadata{
-			FilterMetadata: map[string]*structpb.Struct{
-				metaMatch: {Fields: map[string]*structpb.Value{matchTunnel: structpb.NewBoolValue(true)}},
-			},
-			TypedFilterMetadata: map[string]*anypb.Any{metaProxyTLVs: typed(&core.PerHostConfig{
-				AddedTlvs: []*core.TlvEntry{{Type: model.ProxyDestination, Value: []byte(to)}},
-			})},
-		},
+	local := o.taken.take(o.backend + " " + to + " " + string(e.Identity))
+	made := &endpoint.LbEndpoint{
+		HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: tcpAddress(netip.AddrPortFrom(local, o.port), "")}},
+		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
+			metaMatch: {Fields: map[string]*structpb.Value{matchTunnel: structpb.NewBoolValue(true)}},
+		}},
+	}
+	o.to, o.made = append(o.to, to), append(o.made, made)
+	return made
+}
+
+// direct says in the header of each endpoint where it leads, and which others weft tunnel tries where that does not answer: those
+// that follow it. Envoy itself tries no other, for its own connection is there before the endpoint is asked.
+func (o *overTunnel) direct() {
+	ring := slices.Concat(o.to, o.to)
+	for i, made := range o.made {
+		tlvs := []*core.TlvEntry{{Type: model.ProxyDestination, Value: []byte(o.to[i])}}
+		if others := ring[i+1 : i+min(len(o.made), 1+model.MaxProxyOthers)]; len(others) > 0 {
+			tlvs = append(tlvs, &core.TlvEntry{Type: model.ProxyOthers, Value: []byte(strings.Join(others, ","))})
+		}
+		made.Metadata.TypedFilterMetadata = map[string]*anypb.Any{metaProxyTLVs: typed(&core.PerHostConfig{AddedTlvs: tlvs})}
 	}
 }
 

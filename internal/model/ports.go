@@ -24,8 +24,12 @@ const BytesMark = 1338
 const (
 	ProxyGateway     = 0xE0 // gateway/<namespace>/<name>
 	ProxyIdentity    = 0xE1 // the Gateway's SPIFFE ID
-	ProxyDestination = 0xE2 // the backend: address:port
+	ProxyDestination = 0xE2 // the endpoint: address:port
+	ProxyOthers      = 0xE3 // other endpoints of the backend, separated by commas; optional
 )
+
+// MaxProxyOthers bounds the endpoints that are tried after the first one.
+const MaxProxyOthers = 2
 
 // RuntimeLimits names the layer of Envoy's runtime values that the agent serves: how many connections each listener of a
 // Gateway may have.
