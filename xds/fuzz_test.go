@@ -82,3 +82,24 @@ func FuzzRule(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a policy holds, what comes of it keeps the rules of Envoy's protos: Envoy would refuse a pod's policies together.
+func FuzzPolicy(f *testing.F) {
+	f.Add("GET", "Exact", "/a", "spiffe://td/ns/a/sa/b", "ns", uint16(80))
+	f.Add("", "PathPrefix", "/", "", "", uint16(0))
+	f.Add("\x00", "RegularExpression", "/a[", "\n", "*", uint16(15008))
+	f.Fuzz(func(t *testing.T, method, kind, path, identity, namespace string, port uint16) {
+		paths := []model.PathMatch{{Type: model.MatchType(kind), Value: path}}
+		p := &model.Policy{Names: []string{"ns/p"}, Rules: []model.PolicyRule{
+			{},
+			{Sources: []model.PolicySource{}},
+			{Sources: []model.PolicySource{{Identity: model.Identity(identity)}, {Namespace: namespace}}, Ports: []uint16{port}},
+			{Ports: []uint16{port, 80}, HTTP: []model.HTTPRule{{}, {Methods: []string{method}}, {Paths: paths}, {Methods: []string{method, "GET"}, Paths: paths}}},
+		}}
+		for name, at := range map[string]place{"CONNECT": atConnect("td"), "request": atRequest("td"), "in the clear": atPlain("td")} {
+			if err := at.allow(p).ValidateAll(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}

@@ -87,13 +87,15 @@ func (o *overTunnel) endpoint(e model.Endpoint) *endpoint.LbEndpoint {
 }
 
 // direct says in the header of each endpoint where it leads, and which others weft tunnel tries where that does not answer: those
-// that follow it. Envoy itself tries no other, for its own connection is there before the endpoint is asked.
+// that follow it, and of two the first one again, which may have been slow. Envoy itself tries no other, for its own connection is
+// there before the endpoint is asked.
 func (o *overTunnel) direct() {
 	ring := slices.Concat(o.to, o.to)
 	for i, made := range o.made {
 		tlvs := []*core.TlvEntry{{Type: model.ProxyDestination, Value: []byte(o.to[i])}}
-		if others := ring[i+1 : i+min(len(o.made), 1+model.MaxProxyOthers)]; len(others) > 0 {
-			tlvs = append(tlvs, &core.TlvEntry{Type: model.ProxyOthers, Value: []byte(strings.Join(others, ","))})
+		if len(o.made) > 1 {
+			others := strings.Join(ring[i+1:i+1+model.MaxProxyOthers], ",")
+			tlvs = append(tlvs, &core.TlvEntry{Type: model.ProxyOthers, Value: []byte(others)})
 		}
 		made.Metadata.TypedFilterMetadata = map[string]*anypb.Any{metaProxyTLVs: typed(&core.PerHostConfig{AddedTlvs: tlvs})}
 	}
