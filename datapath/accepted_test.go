@@ -161,7 +161,7 @@ func TestFirstRouteWaitsForEnvoy(t *testing.T) {
 	f.acceptTimeout = time.Hour
 	f.restart()
 	service := svc("web", "10.96.0.1", model.TCP, 0)
-	at := frontendsOf(service, service.Ports[0], false)[0]
+	at := frontendsOf(service, service.Ports[0], false, 0)[0]
 	handed := func() bool { return f.kern.frontends.entries[at].Flags&frontendL7 != 0 }
 	set := func(l7 bool) uint64 {
 		s := *service
@@ -210,7 +210,7 @@ func TestNewRoutedPortDoesNotWait(t *testing.T) {
 	service.Ports[0].L7 = true
 	write(f, f.st.Services, service)
 	f.apply()
-	if f.kern.frontends.entries[frontendsOf(service, service.Ports[0], false)[0]].Flags&frontendL7 == 0 {
+	if f.kern.frontends.entries[frontendsOf(service, service.Ports[0], false, 0)[0]].Flags&frontendL7 == 0 {
 		t.Error("a Service that is made with its route waits: connections would miss the route as long as they live")
 	}
 }

@@ -15,6 +15,9 @@ import (
 // undivided finds no Division.
 func undivided(string) (*model.Division, bool) { return nil, false }
 
+// noCallers finds no Division for the callers of a namespace.
+func noCallers(string) map[uint8]*model.Division { return nil }
+
 // share is a backend with a weight and so many endpoints 10.<i>.x.y.
 func share(i int, weight uint32, endpoints int) model.Share {
 	s := model.Share{Backend: model.Backend{Name: fmt.Sprint("b", i), Weight: weight}}

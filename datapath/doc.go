@@ -14,8 +14,8 @@
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
 // entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go). Local workloads'
-// namespaces are in netns.go, pods.go and sockets.go, connected UDP sockets whose backend is
-// gone in stray.go and datagrams.go, events in events.go,
+// namespaces are in netns.go, pods.go and sockets.go, the numbers by which programs know a caller's namespace in callers.go,
+// connected UDP sockets whose backend is gone in stray.go and datagrams.go, events in events.go,
 // exchanges of datagrams and messages of DNS in udp.go, and the reading of their rings in ring.go.
 //
 // # What outlives the agent

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,21 +13,25 @@ import (
 const (
 	frontendL7       = 1
 	frontendDetect   = 2
+	frontendCallers  = 4
 	workloadIdentity = 1
 	workloadStrict   = 2
 	workloadPoliced  = 4
 	addressContested = 8
 	workloadTunnel   = 16
 	peerByEnvoy      = 32
+
+	callerShift = 24 // of a pod's flags: from here on they are the number of its namespace
 )
 
 // portEntries is what the kernel is to know about one service port in one address family.
 type portEntries struct {
-	Name      string // PortKey, with "|6" for IPv6
+	Name      string // DivisionKey, with "|6" for IPv6
 	Frontends []weftFrontendKey
 	Backends  []weftEndpoint
 	L7        bool
 	Detect    bool   // of an L7 port: Envoy finds out what a connection speaks
+	Callers   bool   // there are entries for callers of some namespaces
 	Affinity  uint32 // seconds
 	Sticky    bool   // backends are to be found by address too
 	// Live are all backends of a UDP port, with those that terminate: sockets that have one of these keep it. Nil for TCP.
@@ -37,8 +42,9 @@ type portEntries struct {
 // out wherever they come from: to take connections to them, or to send some there, would lead into the node itself.
 //
 // A port in a family in which the Service has no address gives nothing; one without backends refuses connections.
-// endpoints finds the Endpoints of a PortKey, divisions its Division.
-func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool), divisions func(key string) (*model.Division, bool)) []portEntries {
+// endpoints finds the Endpoints of a PortKey, divisions its Division, callers those for the callers of a namespace, by its number.
+func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoints, bool), divisions func(key string) (*model.Division, bool),
+	callers func(key string) map[uint8]*model.Division) []portEntries {
 	var out []portEntries
 	for _, p := range s.Ports {
 		key := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
@@ -46,7 +52,7 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 		for _, v6 := range []bool{false, true} {
 			pe := portEntries{
 				Name: key, L7: p.L7 && p.Protocol == model.TCP, Detect: p.Detect, Affinity: seconds(s.Affinity),
-				Frontends: frontendsOf(s, p, v6),
+				Frontends: frontendsOf(s, p, v6, 0),
 			}
 			if len(pe.Frontends) == 0 {
 				continue
@@ -55,6 +61,11 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 				pe.Name += "|6"
 			}
 			pe.Sticky = pe.Affinity > 0 || p.Protocol == model.UDP
+			if p.Protocol == model.TCP {
+				own := callerEntries(s, p, v6, callers(key))
+				pe.Callers = len(own) > 0
+				out = append(out, own...)
+			}
 			var terminating []weftEndpoint
 			pe.Backends, terminating = backendsOf(e, v6)
 			if d, ok := divisions(key); ok && p.Protocol == model.TCP {
@@ -72,12 +83,31 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 	return out
 }
 
-func frontendsOf(s *model.Service, p model.ServicePort, v6 bool) []weftFrontendKey {
+// callerEntries are those of a port for the callers of some namespaces, by number.
+func callerEntries(s *model.Service, p model.ServicePort, v6 bool, callers map[uint8]*model.Division) []portEntries {
+	var out []portEntries
+	for _, number := range slices.Sorted(maps.Keys(callers)) {
+		d := callers[number]
+		pe := portEntries{
+			Name: d.Key(), Affinity: seconds(s.Affinity), Sticky: s.Affinity > 0,
+			Frontends: frontendsOf(s, p, v6, number), Backends: divided(d, v6),
+		}
+		if v6 {
+			pe.Name += "|6"
+		}
+		out = append(out, pe)
+	}
+	return out
+}
+
+func frontendsOf(s *model.Service, p model.ServicePort, v6 bool, caller uint8) []weftFrontendKey {
 	var out []weftFrontendKey
 	for _, a := range s.Addresses {
 		a = a.Unmap()
 		if model.IsRoutable(a) && a.Is6() == v6 {
-			out = append(out, encodeFrontend(netip.AddrPortFrom(a, p.Port), p.Protocol))
+			k := encodeFrontend(netip.AddrPortFrom(a, p.Port), p.Protocol)
+			k.Pad = caller
+			out = append(out, k)
 		}
 	}
 	return out

@@ -148,6 +148,12 @@ func (o *Offline) Entries() (string, error) {
 
 func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftEndpoint) string {
 	line := fmt.Sprintf("frontend %s %s", decode(weftEndpoint{Addr: k.Addr, Port: k.Port}), model.Protocol(k.Proto))
+	if k.Pad > 0 {
+		line += fmt.Sprintf(" from=%d", k.Pad)
+	}
+	if v.Flags&frontendCallers != 0 {
+		line += " callers"
+	}
 	if v.Flags&frontendL7 != 0 {
 		line += " l7"
 	}
@@ -166,7 +172,11 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 }
 
 func flagWords(flags uint32) string {
-	return words(flags, "identity", "strict", "policed", "contested")
+	line := words(flags, "identity", "strict", "policed", "contested")
+	if number := flags >> callerShift; number > 0 {
+		line += fmt.Sprintf(" callers=%d", number)
+	}
+	return line
 }
 
 // words lists the names of the bits that are set, from the lowest on, each after a space.

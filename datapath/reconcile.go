@@ -54,6 +54,7 @@ type reconciler struct {
 	reconcilerConfig
 	services   *services
 	workloads  *workloads
+	callers    callers
 	nodes      *nodes
 	podCgroups *podCgroups
 	schedule   schedule
@@ -76,6 +77,7 @@ var (
 	cgroups     = object{model.SubjectNode, "cgroups"}
 	newPrograms = object{model.SubjectNode, "programs"}
 	strays      = object{model.SubjectNode, "datagrams"}
+	callerFlags = object{model.SubjectNode, "callers"}
 )
 
 func (o object) String() string { return string(o.kind) + " " + o.name }
@@ -153,6 +155,7 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 	if len(objects) == 0 {
 		return
 	}
+	r.numberCallers(snap, objects)
 	byOrder := map[int][]object{}
 	for o := range objects {
 		if o == strays {
@@ -193,10 +196,12 @@ func (r *reconciler) step(snap *state.Snapshot, o object) int {
 		return 2
 	case o.kind == model.SubjectService:
 		return 3
-	case o == leftovers:
+	case o == callerFlags: // when their entries are there
 		return 4
+	case o == leftovers:
+		return 5
 	}
-	return 5
+	return 6
 }
 
 // result is what came of reconciling an object.
@@ -216,6 +221,8 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) result {
 		return result{err: r.podCgroups.set(r.st, snap, r.synced)}
 	case newPrograms:
 		return result{err: r.replacePrograms(snap)}
+	case callerFlags:
+		return result{err: r.callers.set(r.workloads)}
 	}
 	if o.kind == model.SubjectWorkload {
 		return r.applyWorkload(snap, o)
@@ -247,7 +254,8 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 		return result{err: errors.Join(r.services.apply(o.name, nil), r.workloads.closeService(o.name, nil))}
 	}
 	want := serviceEntries(s, func(key string) (*model.Endpoints, bool) { return r.st.Endpoints.Get(snap, key) },
-		func(key string) (*model.Division, bool) { return r.st.Divisions.Get(snap, key) })
+		func(key string) (*model.Division, bool) { return r.st.Divisions.Get(snap, key) },
+		func(key string) map[uint8]*model.Division { return r.callersOf(snap, key) })
 	waits := false
 	if first := r.services.firstRoutes(want); len(first) > 0 && !r.acceptTime(o, r.acceptedByEnvoy(snap, o, revision), routeSettle) {
 		waits = true
@@ -265,7 +273,9 @@ func (r *reconciler) applyService(snap *state.Snapshot, o object) result {
 func (r *reconciler) programService(snap *state.Snapshot, s *model.Service, want []portEntries) error {
 	closed := s.Refused
 	err := r.services.apply(s.Key(), want)
-	if err != nil {
+	if err == nil {
+		err = r.unnumbered(s)
+	} else {
 		closed = slices.Concat(closed, s.Addresses)
 	}
 	if len(closed) > 0 && !r.authenticates(snap, s) {
@@ -279,8 +289,11 @@ func (r *reconciler) authenticates(snap *state.Snapshot, s *model.Service) bool 
 	identified := func(b model.Endpoint) bool { return b.Identity != "" }
 	return slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool {
 		key := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
-		if d, ok := r.st.Divisions.Get(snap, key); ok && slices.ContainsFunc(d.Shares, func(s model.Share) bool { return slices.ContainsFunc(s.Endpoints, identified) }) {
-			return true
+		for _, caller := range append(r.callers.divided[key], "") {
+			d, ok := r.st.Divisions.Get(snap, model.DivisionKey(key, caller))
+			if ok && slices.ContainsFunc(d.Shares, func(s model.Share) bool { return slices.ContainsFunc(s.Endpoints, identified) }) {
+				return true
+			}
 		}
 		e, ok := r.st.Endpoints.Get(snap, key)
 		return ok && slices.ContainsFunc(e.Backends, identified)

@@ -226,7 +226,7 @@ func TestServiceEntries(t *testing.T) {
 	got := serviceEntries(s, func(key string) (*model.Endpoints, bool) {
 		m := map[string]*model.Endpoints{"ns/s/80": e, "ns/s/53/udp": only}
 		return m[key], m[key] != nil
-	}, undivided)
+	}, undivided, noCallers)
 	var text []string
 	for _, p := range got {
 		var fronts, backs []string
@@ -261,7 +261,7 @@ func TestServiceEntriesLeadNowhereIntoTheNode(t *testing.T) {
 		s.Addresses = append(s.Addresses, addr)
 		e.Backends = append(e.Backends, model.Endpoint{Address: netip.AddrPortFrom(addr, 10250)})
 	}
-	for _, p := range serviceEntries(s, func(string) (*model.Endpoints, bool) { return e, true }, undivided) {
+	for _, p := range serviceEntries(s, func(string) (*model.Endpoints, bool) { return e, true }, undivided, noCallers) {
 		if len(p.Frontends) != 1 || len(p.Backends) != 1 {
 			t.Errorf("%s has %d frontends and %d backends, want 1 of each", p.Name, len(p.Frontends), len(p.Backends))
 		}

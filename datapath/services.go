@@ -36,7 +36,11 @@ type serviceState struct {
 
 func newServices(t tables) (*services, error) {
 	f, err := newClaims("frontends", t.frontends, func(k weftFrontendKey) string {
-		return fmt.Sprintf("%s:%d/%s", decodeAddr(k.Addr), encodePort(k.Port), model.Protocol(k.Proto))
+		text := fmt.Sprintf("%s:%d/%s", decodeAddr(k.Addr), encodePort(k.Port), model.Protocol(k.Proto))
+		if k.Pad > 0 {
+			text += fmt.Sprintf(" for callers %d", k.Pad)
+		}
+		return text
 	})
 	if err != nil {
 		return nil, err
@@ -193,6 +197,9 @@ func (s *services) point(sh *sharedPorts) (conflicts, err error) {
 			if pe.Detect {
 				f.Flags |= frontendDetect
 			}
+		}
+		if pe.Callers {
+			f.Flags |= frontendCallers
 		}
 		keys := map[weftFrontendKey]weftFrontend{}
 		for _, k := range pe.Frontends {

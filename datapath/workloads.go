@@ -215,6 +215,7 @@ func hasIPv6(w *model.Workload) bool {
 
 // enforce writes the workload's flags and attaches the program that enforces them.
 func (ws *workloads) enforce(ns namespace, flags uint32) error {
+	flags |= ws.pods.have[ns.Cookie()] >> callerShift << callerShift
 	err := ws.pods.put(ns.Cookie(), flags)
 	if err != nil {
 		if flags&(workloadStrict|workloadPoliced) == 0 {

@@ -267,7 +267,7 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 			taken.left = append(taken.left, fmt.Sprintf("port %d has a GRPCRoute, which goes before HTTPRoutes", port.Port))
 			continue
 		}
-		if streams.owner(port.Port) != "" {
+		if streams.owner(callersPort{"", port.Port}) != "" {
 			taken.left = append(taken.left, fmt.Sprintf("port %d has a TCPRoute of the Service's namespace, which goes before routes of others", port.Port))
 			continue
 		}

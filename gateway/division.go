@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"maps"
@@ -15,15 +16,21 @@ import (
 )
 
 // TCPRoutes with Services as parents. The kernel divides the connections, so these are authenticated, refused and counted as those
-// of a Service without a route. It does not know the namespaces of callers, so a route is one of the Service's own namespace.
+// of a Service without a route. A route of another namespace than the Service's is for the callers of its own (GEP-1294).
 
-// streamPorts are the TCP ports of a Service that TCPRoutes of its namespace name.
+// callersPort is a TCP port of a Service for the callers of a namespace; "" for all.
+type callersPort struct {
+	caller string
+	port   uint16
+}
+
+// streamPorts are the TCP ports of a Service that TCPRoutes name.
 type streamPorts struct {
-	service string            // key
-	owners  map[uint16]string // by port: the oldest of its TCPRoutes, as model.ObjectRef.String
-	// requests are ports that an HTTPRoute or a GRPCRoute of the namespace takes, by its kind: these go before TCPRoutes
+	service string                 // key
+	owners  map[callersPort]string // the oldest of its TCPRoutes, as model.ObjectRef.String
+	// requests are ports that an HTTPRoute or a GRPCRoute for the same callers takes, by its kind: these go before TCPRoutes
 	// (GEP-1426, Route types).
-	requests map[uint16]string
+	requests map[callersPort]string
 }
 
 func newStreamPorts(db *state.DB) *state.Table[*streamPorts] {
@@ -31,7 +38,7 @@ func newStreamPorts(db *state.DB) *state.Table[*streamPorts] {
 }
 
 // owner returns the TCPRoute that has a port; "" if none has.
-func (p *streamPorts) owner(port uint16) string {
+func (p *streamPorts) owner(port callersPort) string {
 	if p == nil || p.requests[port] != "" {
 		return ""
 	}
@@ -45,7 +52,7 @@ func findStreamPorts(v *view, _ string) ([]output, bool) {
 	routes := map[string][]*route{} // by the key of the Service
 	for o := range v.objs.TCPRoutes.All(v.Snapshot) {
 		r := tcpRouteInput(o)
-		for key := range ownServices(&r) {
+		for key := range parentServices(&r) {
 			routes[key] = append(routes[key], &r)
 		}
 	}
@@ -55,25 +62,39 @@ func findStreamPorts(v *view, _ string) ([]output, bool) {
 		if !ok {
 			continue
 		}
-		slices.SortFunc(routes[key], (*route).compareAge)
-		p := &streamPorts{service: key, owners: map[uint16]string{}, requests: v.requestPorts(svc)}
-		for _, r := range routes[key] {
-			for _, port := range v.streamPortsOf(svc, r) {
-				if _, taken := p.owners[port]; !taken {
-					p.owners[port] = r.ref.String()
-				}
-			}
-		}
+		p := &streamPorts{service: key, owners: map[callersPort]string{}, requests: map[callersPort]string{}}
+		v.claimPorts(p, svc, routes[key])
 		outs = append(outs, out(v.streamPorts, key, p))
 	}
 	return outs, true
 }
 
-// ownServices yields the keys of the Services of a route's own namespace that it names as parents, each once.
-func ownServices(r *route) iter.Seq[string] {
+// claimPorts gives ports to the oldest of TCPRoutes for the same callers. The routes of the Service's own namespace come first:
+// HTTPRoutes of others do not attach to what these have, and so do not keep a TCPRoute from it.
+func (v *view) claimPorts(p *streamPorts, svc *corev1.Service, routes []*route) {
+	slices.SortFunc(routes, func(a, b *route) int {
+		return cmp.Or(cmp.Compare(callerOf(a, svc), callerOf(b, svc)), a.compareAge(b))
+	})
+	known := map[string]bool{}
+	for _, r := range routes {
+		caller := callerOf(r, svc)
+		if !known[caller] {
+			known[caller] = true
+			v.requestPorts(p, svc, caller)
+		}
+		for _, port := range v.streamPortsOf(svc, r) {
+			if at := (callersPort{caller, port}); p.owners[at] == "" {
+				p.owners[at] = r.ref.String()
+			}
+		}
+	}
+}
+
+// parentServices yields the keys of the Services that a route names as parents, each once.
+func parentServices(r *route) iter.Seq[string] {
 	seen := map[string]bool{}
 	for _, p := range r.parents[:min(len(r.parents), maxParents)] {
-		if ref := parentObject(p, r.ref.Namespace); ref.Kind == "Service" && ref.Group == "" && ref.Namespace == r.ref.Namespace {
+		if ref := parentObject(p, r.ref.Namespace); ref.Kind == "Service" && ref.Group == "" {
 			seen[ref.Key()] = true
 		}
 	}
@@ -115,17 +136,18 @@ func tcpPorts(svc *corev1.Service, p gwv1.ParentReference) []model.ServicePort {
 	})
 }
 
-// requestPorts returns the ports of a Service that HTTPRoutes and GRPCRoutes of its namespace take, each with the kind.
-func (v *view) requestPorts(svc *corev1.Service) map[uint16]string {
-	taken := map[uint16]string{}
+// requestPorts notes the ports of a Service that HTTPRoutes and GRPCRoutes take for the callers of a namespace, each with the kind.
+func (v *view) requestPorts(p *streamPorts, svc *corev1.Service, caller string) {
 	take := func(r route) {
-		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || r.ref.Namespace != svc.Namespace ||
+		if _, refused := v.routeRefusals.Get(v.Snapshot, r.ref.String()); refused || callerOf(&r, svc) != caller ||
 			r.compile(&resolver{v: v, route: r.ref}).invalid() != nil {
 			return
 		}
-		for _, p := range r.parentsOf(svc) {
-			for _, port := range selectPorts(svc, p, "").ports {
-				taken[port.Port] = r.ref.Kind
+		for _, parent := range r.parentsOf(svc) {
+			for _, port := range selectPorts(svc, parent, caller).ports {
+				if caller == "" || p.owner(callersPort{"", port.Port}) == "" {
+					p.requests[callersPort{caller, port.Port}] = r.ref.Kind
+				}
 			}
 		}
 	}
@@ -136,16 +158,12 @@ func (v *view) requestPorts(svc *corev1.Service) map[uint16]string {
 	for o := range v.objs.GRPCRoutes.By(v.Snapshot, kube.ByParent, parent) {
 		take(grpcRouteInput(o))
 	}
-	return taken
 }
 
 // stream attaches a TCPRoute to the ports of a Service.
 func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
-	switch {
-	case a.route.ref.Kind != "TCPRoute":
+	if a.route.ref.Kind != "TCPRoute" {
 		return "", noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections and datagrams without a route", a.route.ref.Kind)
-	case a.route.ref.Namespace != svc.Namespace:
-		return "", unsupported("a TCPRoute attaches to Services of its own namespace alone: the kernel, which divides the connections, does not know callers by namespace")
 	}
 	if f := c.invalid(); f != nil {
 		return "", f
@@ -154,17 +172,21 @@ func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.Paren
 		return "", f
 	}
 	owners, _ := a.v.streamPorts.Get(a.v.Snapshot, kube.Key(svc))
+	caller := callerOf(&a.route, svc)
 	var left []string
 	attached := false
 	for _, port := range tcpPorts(svc, p) {
-		switch owner := owners.owner(port.Port); {
+		at := callersPort{caller, port.Port}
+		switch owner := owners.owner(at); {
 		case owner == a.route.ref.String():
 			attached = true
-			a.add(binding{table: divisionTable(svc, port.Port), port: port.Port, parent: ref, passthrough: true, rules: c.rules})
+			a.add(binding{
+				table: divisionTable(svc, port.Port, caller), port: port.Port, caller: caller, parent: ref, passthrough: true, rules: c.rules,
+			})
 		case owner != "":
 			left = append(left, fmt.Sprintf("port %d has the older %s", port.Port, owner))
-		case owners != nil && owners.requests[port.Port] != "":
-			left = append(left, fmt.Sprintf("port %d has an %s, which goes before TCPRoutes", port.Port, owners.requests[port.Port]))
+		case owners != nil && owners.requests[at] != "":
+			left = append(left, fmt.Sprintf("port %d has an %s, which goes before TCPRoutes", port.Port, owners.requests[at]))
 		}
 	}
 	switch {
@@ -179,13 +201,13 @@ func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.Paren
 }
 
 // divisionTable is what attachments of TCPRoutes to a Service port have for a route table.
-func divisionTable(svc *corev1.Service, port uint16) string {
-	return "division/" + model.PortKey(svc.Namespace, svc.Name, port, model.TCP)
+func divisionTable(svc *corev1.Service, port uint16, caller string) string {
+	return "division/" + model.DivisionKey(model.PortKey(svc.Namespace, svc.Name, port, model.TCP), caller)
 }
 
-// divides reports whether a TCPRoute has a port of a Service.
+// divides reports whether a TCPRoute has a port of a Service for all callers.
 func (v *view) divides(svc *corev1.Service, port uint16) bool {
-	for range v.attachments.By(v.Snapshot, byTable, divisionTable(svc, port)) {
+	for range v.attachments.By(v.Snapshot, byTable, divisionTable(svc, port, "")) {
 		return true
 	}
 	return false
@@ -207,7 +229,7 @@ var divisionUnits = unitKind{
 		var outs []output
 		for _, b := range a.bindings {
 			if b.parent.Kind == "Service" {
-				d := &model.Division{Service: b.parent.Key(), Port: b.port, Route: a.route, Shares: v.shares(b.rules[0].Backends)}
+				d := &model.Division{Service: b.parent.Key(), Port: b.port, Route: a.route, CallerNamespace: b.caller, Shares: v.shares(b.rules[0].Backends)}
 				outs = append(outs, out(v.st.Divisions, d.Key(), d))
 			}
 		}
@@ -229,7 +251,7 @@ func (v *view) shares(backends []model.Backend) []model.Share {
 	return out
 }
 
-// slotDemandUnits ask for the slots of TCPRoutes in the kernel. They count for the namespace, as those of its Services.
+// slotDemandUnits ask for the slots of TCPRoutes in the kernel. They count for the route's namespace, as those of its Services.
 var slotDemandUnits = unitKind{
 	name: "demand of a TCPRoute", stage: stageDemands,
 	objects: rowsOf(func(o *kube.Objects) *state.Table[*gwv1.TCPRoute] { return o.TCPRoutes }),
@@ -238,11 +260,16 @@ var slotDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		r, ports := tcpRouteInput(o), 0
-		for key := range ownServices(&r) {
+		r, ports, frontends := tcpRouteInput(o), 0, 0
+		for key := range parentServices(&r) {
 			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok {
+				n := 0
 				for _, p := range r.parentsOf(svc) {
-					ports += len(tcpPorts(svc, p))
+					n += len(tcpPorts(svc, p))
+				}
+				if ports += n; callerOf(&r, svc) != "" { // for which the kernel has entries of their own
+					addrs, _ := kube.ServiceAddresses(svc)
+					frontends += n * min(len(addrs), maxAddresses(svc))
 				}
 			}
 		}
@@ -250,7 +277,7 @@ var slotDemandUnits = unitKind{
 			return nil, true
 		}
 		// Without sets nothing of it is served if not all is.
-		d := &demand{service: r.ref.String(), namespace: r.ref.Namespace, created: r.created, slots: 2 * model.MaxDivision * ports}
+		d := &demand{service: r.ref.String(), namespace: r.ref.Namespace, created: r.created, frontends: frontends, slots: 2 * model.MaxDivision * ports}
 		return []output{out(v.demands, d.service, d)}, true
 	},
 }

@@ -86,3 +86,28 @@ func TestDivisionFollowsItsBackends(t *testing.T) {
 		t.Errorf("%d endpoints, want 5", n)
 	}
 }
+
+// TestDivisionsForCallersHaveABudget: what a route of another namespace takes of the kernel counts for its own namespace, also the
+// addresses of the Service.
+func TestDivisionsForCallersHaveABudget(t *testing.T) {
+	w := newWorld(testConfig)
+	portsService(t, w, "shop", "s", 1, 1, 1)
+	r := tcpRoute("web", "own", "s", 2, 1)
+	r.Spec.ParentRefs[0].Namespace = new(gwv1.Namespace("shop"))
+	w.put(t, r, tcpRoute("shop", "own", "s", 3, 1))
+	w.Sync()
+	web, _ := w.demands.Get(w.st.Snapshot(), streamRouteRef("TCPRoute", "web", "own").String())
+	shop, _ := w.demands.Get(w.st.Snapshot(), streamRouteRef("TCPRoute", "shop", "own").String())
+	if web == nil || web.namespace != "web" || web.frontends != 1 || web.slots != 2*model.MaxDivision {
+		t.Errorf("%+v", web)
+	}
+	if shop == nil || shop.namespace != "shop" || shop.frontends != 0 {
+		t.Errorf("%+v", shop)
+	}
+	for _, caller := range []string{"", "web"} {
+		key := model.DivisionKey(model.PortKey("shop", "s", 1, model.TCP), caller)
+		if d, ok := w.st.Divisions.Get(w.st.Snapshot(), key); !ok || d.CallerNamespace != caller {
+			t.Errorf("%s: %+v", key, d)
+		}
+	}
+}

@@ -56,6 +56,7 @@
 //   - A ListenerSet is served while its Gateway is accepted by its own listeners. Of conflicting listeners of one Gateway none is
 //     served; of those of ListenerSets (GEP-1713) the first is, also within one ListenerSet.
 //   - With a Service as parent (GEP-1294) hostnames are ignored, backends of other namespaces need no ReferenceGrant,
-//     and headless and ExternalName Services are not parents. A TCPRoute has Services of its own namespace as parents. Of
-//     several for one port the oldest is served, after HTTPRoutes and GRPCRoutes of the namespace, and before those of others.
+//     and headless and ExternalName Services are not parents. Of several TCPRoutes for one port and the
+//     same callers the oldest is served, after HTTPRoutes and GRPCRoutes for these. HTTPRoutes of other namespaces come after
+//     the TCPRoutes of the Service's own.
 package gateway

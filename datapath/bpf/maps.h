@@ -24,11 +24,12 @@ struct frontend_key {
 	struct address addr;
 	__be16 port;
 	__u8 proto;
-	__u8 pad;
+	__u8 pad; /* for the callers of a namespace alone: its number; 0: all. It keeps its name, so that versions share the map. */
 };
 
-/* FRONTEND_DETECT is set beside FRONTEND_L7: Envoy finds out whether a connection speaks HTTP. */
-enum { FRONTEND_L7 = 1, FRONTEND_DETECT = 2 };
+/* FRONTEND_DETECT is set beside FRONTEND_L7: Envoy finds out whether a connection speaks HTTP. FRONTEND_CALLERS: there are
+ * entries of the same address and port for callers of some namespaces. */
+enum { FRONTEND_L7 = 1, FRONTEND_DETECT = 2, FRONTEND_CALLERS = 4 };
 
 struct frontend {
 	__u32 service;
@@ -122,7 +123,10 @@ struct {
 	__type(value, __u32);
 } peers SEC(".maps");
 
-/* Local workloads, by the cookie of their network namespace. */
+/* Local workloads, by the cookie of their network namespace. The bits from CALLER_SHIFT on are the number of the namespace in
+ * Kubernetes, 0 if it needs none. */
+enum { CALLER_SHIFT = 24 };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

@@ -116,7 +116,15 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 	struct endpoint original = *to;
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	__u32 *pod = bpf_map_lookup_elem(&pods, &netns);
-	struct frontend *f = find_service(to, IPPROTO_TCP);
+	struct frontend *f = find_service(to, IPPROTO_TCP, 0);
+	__u8 caller = 0;
+	if (f && pod && f->flags & FRONTEND_CALLERS && *pod >> CALLER_SHIFT) {
+		struct frontend *theirs = find_service(to, IPPROTO_TCP, *pod >> CALLER_SHIFT);
+		if (theirs) {
+			f = theirs;
+			caller = *pod >> CALLER_SHIFT;
+		}
+	}
 	if (f) {
 		__u16 envoy = f->flags & FRONTEND_DETECT ? PORT_DETECT : PORT_HTTP;
 		if (pod && f->flags & FRONTEND_L7 && ctx->sk->mark != MARK_BYTES && listening(ctx, to, envoy) &&
@@ -125,8 +133,8 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 			unbind(ctx);
 			return CHANGED;
 		}
-		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, f, netns, CLIENT_NETNS, f->affinity, to)
-					 : pick_any(&original, IPPROTO_TCP, f, to);
+		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, caller, f, netns, CLIENT_NETNS, f->affinity, to)
+					 : pick_any(&original, IPPROTO_TCP, caller, f, to);
 		if (!found)
 			return refuse(ctx, netns, pod, &original, to, REASON_NO_BACKEND);
 	}
@@ -164,7 +172,7 @@ static __always_inline void forget_service(struct bpf_sock_addr *ctx, const stru
  * answers are shown as from what the socket sent to last. */
 static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *to, bool connected)
 {
-	struct frontend *f = find_service(to, IPPROTO_UDP);
+	struct frontend *f = find_service(to, IPPROTO_UDP, 0);
 	if (!f) {
 		forget_service(ctx, to, connected);
 		return PASS;
@@ -174,11 +182,11 @@ static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	bool found;
 	if (f->affinity)
-		found = pick_same(&original, IPPROTO_UDP, f, netns, CLIENT_NETNS, f->affinity, to);
+		found = pick_same(&original, IPPROTO_UDP, 0, f, netns, CLIENT_NETNS, f->affinity, to);
 	else if (connected)
-		found = pick_any(&original, IPPROTO_UDP, f, to);
+		found = pick_any(&original, IPPROTO_UDP, 0, f, to);
 	else
-		found = pick_same(&original, IPPROTO_UDP, f, socket, CLIENT_SOCKET, UDP_STICKY_SECONDS, to);
+		found = pick_same(&original, IPPROTO_UDP, 0, f, socket, CLIENT_SOCKET, UDP_STICKY_SECONDS, to);
 	if (!found) {
 		if (have_set_retval)
 			bpf_set_retval(-ECONNREFUSED);

@@ -6,15 +6,16 @@
 /* As long as a NAT remembers a stream of datagrams (net.netfilter.nf_conntrack_udp_timeout_stream). */
 #define UDP_STICKY_SECONDS 120
 
-static __always_inline struct frontend *find_service(const struct endpoint *e, __u8 proto)
+static __always_inline struct frontend *find_service(const struct endpoint *e, __u8 proto, __u8 caller)
 {
-	struct frontend_key key = { .addr = e->addr, .port = e->port, .proto = proto };
+	struct frontend_key key = { .addr = e->addr, .port = e->port, .proto = proto, .pad = caller };
 	return bpf_map_lookup_elem(&frontends, &key);
 }
 
 /* Any backend. Between the look-ups a service may shrink: its count goes down before its slots are removed, so the
  * second try sees the new count. */
-static __always_inline bool pick_any(const struct endpoint *service, __u8 proto, struct frontend *f, struct endpoint *out)
+static __always_inline bool pick_any(const struct endpoint *service, __u8 proto, __u8 caller, struct frontend *f,
+				     struct endpoint *out)
 {
 	for (int i = 0; i < 3; i++) {
 		__u32 count = f->count;
@@ -26,7 +27,7 @@ static __always_inline bool pick_any(const struct endpoint *service, __u8 proto,
 			*out = *b;
 			return true;
 		}
-		f = find_service(service, proto);
+		f = find_service(service, proto, caller);
 		if (!f)
 			return false;
 	}
@@ -56,8 +57,8 @@ static __always_inline bool pick_apart(const struct endpoint *service, struct fr
 
 /* The backend that this client had last, while it serves the Service and the time has not run out; else any.
  * Each use starts the time anew. */
-static __always_inline bool pick_same(const struct endpoint *service, __u8 proto, struct frontend *f, __u64 client,
-				      __u32 kind, __u32 seconds, struct endpoint *out)
+static __always_inline bool pick_same(const struct endpoint *service, __u8 proto, __u8 caller, struct frontend *f,
+				      __u64 client, __u32 kind, __u32 seconds, struct endpoint *out)
 {
 	struct affinity_key key = { .client = client, .service = f->service, .kind = kind };
 	__u64 now = bpf_ktime_get_ns();
@@ -70,7 +71,7 @@ static __always_inline bool pick_same(const struct endpoint *service, __u8 proto
 			return true;
 		}
 	}
-	if (!(kind == CLIENT_SOCKET && pick_apart(service, f, client, out)) && !pick_any(service, proto, f, out))
+	if (!(kind == CLIENT_SOCKET && pick_apart(service, f, client, out)) && !pick_any(service, proto, caller, f, out))
 		return false;
 	struct affinity v = { .backend = *out, .used = now };
 	bpf_map_update_elem(&affinities, &key, &v, BPF_ANY);

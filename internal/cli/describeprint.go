@@ -260,7 +260,11 @@ func (p *page) streams(all []describe.Stream) {
 	listed(p, "Connections", shown, more, slices.Concat([]column[streamBackend]{
 		{head: "LISTENER", of: func(s streamBackend) string {
 			if s.stream.Service != "" {
-				return fmt.Sprintf("Service %s:%d", s.stream.Service, s.stream.Port)
+				at := fmt.Sprintf("Service %s:%d", s.stream.Service, s.stream.Port)
+				if s.stream.CallerNamespace != "" {
+					at += " for callers in " + s.stream.CallerNamespace
+				}
+				return at
 			}
 			return fmt.Sprintf("%s:%d %s", s.stream.Gateway, s.stream.Port, s.stream.Listener)
 		}},

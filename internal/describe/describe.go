@@ -87,7 +87,9 @@ type Stream struct {
 	Listener string          `json:"listener,omitempty"`
 	Hostname string          `json:"hostname,omitempty"` // SNI; "" for all
 	Route    model.ObjectRef `json:"route"`
-	Backends []Backend       `json:"backends,omitempty"`
+	// CallerNamespace is the namespace of the callers; "" for all.
+	CallerNamespace string    `json:"callerNamespace,omitempty"`
+	Backends        []Backend `json:"backends,omitempty"`
 }
 
 // Backend is a backend of a route, and what serves it.
@@ -243,7 +245,7 @@ func (d *description) divisions(keep func(service string, route model.ObjectRef)
 		if !keep(row.Service, row.Route) {
 			continue
 		}
-		s := Stream{Service: row.Service, Port: row.Port, Route: row.Route}
+		s := Stream{Service: row.Service, Port: row.Port, Route: row.Route, CallerNamespace: row.CallerNamespace}
 		for _, share := range row.Shares {
 			s.Backends = append(s.Backends, Backend{Backend: share.Backend, Endpoints: len(share.Endpoints)})
 		}

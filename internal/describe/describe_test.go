@@ -216,7 +216,11 @@ func TestDivisions(t *testing.T) {
 		st.Divisions.Put(w, &model.Division{Service: "ns/db", Port: 5432, Route: route, Shares: []model.Share{{
 			Backend: model.Backend{Namespace: "ns", Name: "db-v1", Port: 5432, Weight: 1},
 		}}})
+		st.Divisions.Put(w, &model.Division{Service: "ns/other", Port: 5432, Route: model.ObjectRef{Kind: "TCPRoute", Namespace: "web", Name: "own"}, CallerNamespace: "web"})
 	})
+	if s := n.ask(t, "TCPRoute", "web/own").Route.Streams; len(s) != 1 || s[0].CallerNamespace != "web" {
+		t.Errorf("%+v", s)
+	}
 	d := n.ask(t, KindService, "ns/db")
 	if s := d.Service.Streams; len(s) != 1 || s[0].Route != route || s[0].Service != "ns/db" || len(s[0].Backends) != 1 {
 		t.Errorf("%+v", d.Service)

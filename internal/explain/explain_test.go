@@ -271,6 +271,16 @@ func TestDivision(t *testing.T) {
 	if got := strings.Join(ends, ", "); got != want || a.Verdict != Partly || !strings.Contains(strings.Join(a.Notes, ";"), "TCPRoute/ns/r") {
 		t.Errorf("%s: %q, want %q; notes %q", a.Verdict, got, want, a.Notes)
 	}
+	// A route of the caller's namespace goes before that of the Service's own.
+	m.Divisions.Put(m.w, &model.Division{
+		Service: "ns/front", Port: 80, Route: model.ObjectRef{Kind: "TCPRoute", Namespace: "other", Name: "own"}, CallerNamespace: "other",
+		Shares: []model.Share{share("disabled", 1)},
+	})
+	m.Workloads.Put(m.w, &model.Workload{Namespace: "other", Name: "client", Local: true, Node: "n", Addresses: []netip.Addr{netip.MustParseAddr("10.0.9.9")}})
+	a = m.ask(t, "other/client", "ns/front:80", nil)
+	if len(a.Ends) != 1 || a.Ends[0].Workload != "ns/disabled" || !strings.Contains(strings.Join(a.Notes, ";"), "callers in namespace other") {
+		t.Errorf("%+v", a)
+	}
 	divide()
 	if a := m.ask(t, "ns/permissive", "ns/front:80", nil); a.Verdict != Failing || !strings.Contains(a.Why, "no backend") {
 		t.Errorf("without a backend: %s, %s", a.Verdict, a.Why)

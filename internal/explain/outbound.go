@@ -46,6 +46,12 @@ func (e *explanation) toService() {
 	if port.Detect {
 		e.note("port %d does not say what it speaks: a connection that begins as HTTP does takes the routes, others go as bytes", port.Port)
 	}
+	key := model.PortKey(s.Namespace, s.Name, e.to.Port, model.TCP)
+	if d, ok := e.State.Divisions.Get(e.Snapshot, model.DivisionKey(key, e.source.Namespace)); ok {
+		e.note("the route is for callers in namespace %s", e.source.Namespace)
+		e.divide(s, d)
+		return
+	}
 	if port.L7 && len(s.Addresses) > 0 && !(port.Detect && e.answer.Assumed) {
 		if e.EnvoyServes(e.source) {
 			e.used = true

@@ -1,17 +1,28 @@
 package model
 
-// Division is how the kernel divides the connections to a TCP port of a Service among the backends of a TCPRoute.
+// Division is how the kernel divides the connections to a TCP port of a Service among the backends of a TCPRoute: those of all
+// callers, or of those in one namespace, whose Division goes before that of all.
 type Division struct {
 	Service string    `json:"service"` // namespace/name
 	Port    uint16    `json:"port"`
 	Route   ObjectRef `json:"route"`
-	Shares  []Share   `json:"shares,omitempty"` // all connections are refused if there is none
+	// CallerNamespace is the namespace of the callers; "" is anybody.
+	CallerNamespace string  `json:"callerNamespace,omitempty"`
+	Shares          []Share `json:"shares,omitempty"` // all connections are refused if there is none
 }
 
-// Key is the PortKey of its port.
+// Key is the DivisionKey of its port.
 func (d *Division) Key() string {
 	ns, name := SplitKey(d.Service)
-	return PortKey(ns, name, d.Port, TCP)
+	return DivisionKey(PortKey(ns, name, d.Port, TCP), d.CallerNamespace)
+}
+
+// DivisionKey is the key of the Division of a port, by its PortKey, for the callers of a namespace; "" for those of all callers.
+func DivisionKey(port, callerNamespace string) string {
+	if callerNamespace == "" {
+		return port
+	}
+	return port + " from " + callerNamespace
 }
 
 // Share is what a backend gets. If the backend is Invalid, or has no endpoint, its share is refused.

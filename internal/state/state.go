@@ -65,6 +65,7 @@ const (
 	ByLocal   = "local"   // Workloads: "true" for those of this node
 	ByNetNS   = "netns"   // Placements: path of the network namespace
 	ByDetect  = "detect"  // Services: "true" for those with a port whose protocol is found out
+	ByCallers = "callers" // Divisions: "true" for those for the callers of a namespace
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
@@ -91,7 +92,13 @@ func New(db *DB) *State {
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
 		StreamRoutes: NewTable(db, "stream-routes", (*model.StreamRoute).Key),
-		Divisions:    NewTable(db, "divisions", (*model.Division).Key),
+		Divisions: NewTable(db, "divisions", (*model.Division).Key,
+			Index[*model.Division]{ByCallers, func(d *model.Division) []string {
+				if d.CallerNamespace != "" {
+					return []string{"true"}
+				}
+				return nil
+			}}),
 		BackendTLS:   NewTable(db, "backend-tls", (*model.BackendTLS).Key),
 		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
 		Certificates: NewTable(db, "certificates", (*model.Certificate).Key),

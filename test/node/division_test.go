@@ -70,6 +70,7 @@ func divisions(t *testing.T, m *mesh) {
 		})
 	}
 	t.Run("strict", func(t *testing.T) { strictDivision(t, m, c) })
+	t.Run("for callers of another namespace", func(t *testing.T) { callersDivision(t, m, c) })
 	until(t, "without the route the Service is as it was", func() error {
 		if n := count(at(serviceIPs("plain", "l4")[0], 70)); n["refused"] > 0 || n["plain/s1"] == 0 || n["plain/s2"] == 0 {
 			return fmt.Errorf("connections went to %v", n)
@@ -97,5 +98,39 @@ func strictDivision(t *testing.T, m *mesh, plain *lab.Pod) {
 	onlyTLS(t, alice, srv, reaches)
 	if err := refused(plain, addr); err != nil {
 		t.Errorf("a caller without an identity is let in: %v", err)
+	}
+}
+
+// callersDivision: a TCPRoute of another namespace than the Service's is for the callers of that namespace.
+func callersDivision(t *testing.T, m *mesh, plain *lab.Pod) {
+	alice, addr := m.Pod("strict", "alice"), at(serviceIPs("plain", "l4")[0], 70)
+	m.apply(t, tcpRoute("plain", "split", "l4", "{name: s1, port: 70}")+`---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: own, namespace: strict}
+spec:
+  parentRefs: [{group: "", kind: Service, name: l4, namespace: plain, port: 70}]
+  rules: [{backendRefs: [{name: s2, namespace: plain, port: 70}]}]
+`)
+	for from, want := range map[*lab.Pod]string{plain: "plain/s1", alice: "plain/s2"} {
+		for range 20 {
+			until(t, "the route of the caller's namespace is taken", func() error {
+				s, err := open(from, addr)
+				if err != nil {
+					return err
+				}
+				defer s.Close()
+				if s.server != want {
+					return fmt.Errorf("%s is answered by %s, want %s", from.Name, s.server, want)
+				}
+				return nil
+			})
+		}
+	}
+	if out, _ := m.weft(t, "explain", "--from", "strict/alice", "--to", "plain/l4:70"); !strings.Contains(out, "TCPRoute/strict/own") {
+		t.Errorf("weft explain does not name the route: %s", out)
+	}
+	if out, _ := m.weft(t, "describe", "service", "plain/l4"); !strings.Contains(out, "for callers in strict") {
+		t.Errorf("weft describe does not name the callers: %s", out)
 	}
 }
