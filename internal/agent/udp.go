@@ -93,6 +93,7 @@ func (a *Agent) udpExchange(x datapath.Exchange) {
 	ends.workload, ends.gone = x.Workload, x.Workload == ""
 	f := a.udpFlow(ends)
 	f.Time, f.Duration, f.Sent, f.Received = x.Last, x.Last.Sub(x.First), sent, received
+	a.datagrams.Ended(&f)
 	a.flows.Add(f)
 }
 
@@ -125,5 +126,6 @@ func (a *Agent) dnsExchange(x *observe.DNSExchange) {
 			f.Reason = "no answer before the client asked something else under the same number"
 		}
 	}
+	a.datagrams.Ended(&f)
 	a.flows.Add(f)
 }
