@@ -105,6 +105,17 @@ func TestDNSMessages(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
+	for _, tcp := range []bool{false, true} {
+		var q observe.Queries
+		got := flowsOf(t, func(a *Agent) {
+			for i, data := range [][]byte{question, answer} {
+				a.dnsMessage(&q, datapath.DNSMessage{Local: high, Remote: low, Egress: i == 0, TCP: tcp, Length: len(data), Data: data})
+			}
+		})
+		if len(got) != 1 || (got[0].Protocol == model.TCP) != tcp || got[0].DNS == nil {
+			t.Errorf("TCP %v: %+v", tcp, got)
+		}
+	}
 	got := flowsOf(t, func(a *Agent) {
 		a.dnsExchange(&observe.DNSExchange{DNS: observe.DNS{Name: "web"}, Took: observe.QueryTimeout})
 	})

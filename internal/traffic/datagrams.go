@@ -37,7 +37,7 @@ func NewDatagrams(st *state.State) *Datagrams {
 	return &Datagrams{st: st, now: time.Now, sets: newSets[udp](MaxSets, MaxSetsPerNamespace)}
 }
 
-// Ended counts a flow by UDP: an exchange, or a question if the flow has one.
+// Ended counts a flow by UDP: an exchange, or a question if the flow has one, by TCP too.
 func (d *Datagrams) Ended(f *observe.Flow) {
 	l := labelsOf(d.st, f)
 	d.mu.Lock()
@@ -66,7 +66,7 @@ var (
 	exchanges   = metric("weft_udp_exchanges_total", "counter", "Exchanges of UDP datagrams, other than DNS, that have ended: there was none for 30 s.")
 	udpSent     = metric("weft_udp_sent_bytes_total", "counter", "Bytes from the source to the destination, of exchanges of UDP datagrams that have ended.")
 	udpReceived = metric("weft_udp_received_bytes_total", "counter", "Bytes from the destination to the source, of exchanges of UDP datagrams that have ended.")
-	questions   = metric("weft_dns_questions_total", "counter", "Questions to DNS by UDP, by the code of the answer.", "code")
+	questions   = metric("weft_dns_questions_total", "counter", "Questions to DNS, by the code of the answer.", "code")
 	answerTime  = metric("weft_dns_answer_seconds", "histogram", "Time from a question to DNS to its answer.")
 )
 
