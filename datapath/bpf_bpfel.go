@@ -61,7 +61,8 @@ type weftDnsMessage struct {
 	Remote  weftEndpoint
 	Service weftEndpoint
 	Length  uint32
-	Egress  uint32
+	Egress  uint16
+	Tcp     uint16
 	Data    [276]uint8
 }
 

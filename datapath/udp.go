@@ -26,16 +26,17 @@ type Exchange struct {
 	First, Last    time.Time
 }
 
-// DNSMessage is a datagram that a local workload sent to port 53 or from it, or got.
+// DNSMessage is a datagram that a local workload sent to port 53 or from it, or got; or the first message of a TCP segment.
 type DNSMessage struct {
 	Time          time.Time
 	Workload      string // namespace/name, that the local end is of; "" if it is gone or not known yet
 	Local, Remote netip.AddrPort
 	Service       netip.AddrPort // as an Exchange's
 	Egress        bool           // the local end sent it
+	TCP           bool           // it came by TCP; what begins as a message does may be none
 	Length        int            // bytes
-	// Data are its first bytes: the header (RFC 1035, 4.1.1) and as much of the rest as a question takes. It is good until the
-	// function that was called with the message returns.
+	// Data are its first bytes: the header (RFC 1035, 4.1.1) and as much of the rest as a question takes, or as the segment has. It
+	// is good until the function that was called with the message returns.
 	Data []byte
 }
 
@@ -166,6 +167,6 @@ func (d *Datapath) parseDNSMessage(raw []byte, c clock) (DNSMessage, error) {
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&m)), size), raw) // as of an event: no pointers, no padding, one machine
 	return DNSMessage{
 		Time: c.at(m.Time), Workload: d.workloadNames()[m.Netns], Local: decode(m.Local), Remote: decode(m.Remote), Service: decodeSet(m.Service),
-		Egress: m.Egress != 0, Length: int(m.Length), Data: m.Data[:min(int(m.Length), len(m.Data))],
+		Egress: m.Egress != 0, TCP: m.Tcp != 0, Length: int(m.Length), Data: m.Data[:min(int(m.Length), len(m.Data))],
 	}, nil
 }

@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -402,4 +403,117 @@ func TestDNSFloodLeavesRoomForOwnQuestions(t *testing.T) {
 		}
 		return seen == asked && asked > 0
 	})
+}
+
+// byTCP is a message of DNS behind its length, with a header of a query or its answer and one question, and some bytes.
+func byTCP(response bool, more int) []byte {
+	m := make([]byte, 2+12+more)
+	m[0], m[1], m[7] = byte((12+more)>>8), byte(12+more), 1
+	if response {
+		m[4] = 0x80
+	}
+	return m
+}
+
+// TestDNSByTCP: of a connection to port 53 each segment that begins with a message is told, at both ends, and no other.
+func TestDNSByTCP(t *testing.T) {
+	n := newNode(t)
+	r := newUDPReader(t, n, time.Hour)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	for _, p := range []*lab.Pod{a, b} {
+		put(n, n.st.Workloads, workload(p, model.MTLSDisabled))
+	}
+	r.knows(a)
+	r.knows(b)
+	question, answer := byTCP(false, 20), byTCP(true, 700)
+	var backends []netip.AddrPort
+	for _, ip := range addrs(b) {
+		backends = append(backends, netip.AddrPortFrom(ip, 53))
+	}
+	n.service(model.TCP, false, 0, backends...)
+	for _, ip := range addrs(b) {
+		server := netip.AddrPortFrom(ip, 53)
+		l := listenAt(t, b, server)
+		go func() {
+			defer l.Close()
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			in := make([]byte, len(question))
+			for range 2 {
+				if _, err := io.ReadFull(c, in); err != nil {
+					return
+				}
+				_, _ = c.Write(answer)
+				_, _ = c.Read(in) // that the client has read it
+				_, _ = c.Write(slices.Repeat([]byte{0xff}, 50))
+			}
+		}()
+		var c net.Conn
+		if err := a.Do(func() (err error) {
+			c, err = net.DialTimeout("tcp", vip(ip).String(), 10*time.Second)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		for range 2 {
+			if _, err := c.Write(question); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, len(answer))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, 50)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		port := c.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+		c.Close()
+		var got []DNSMessage
+		eventually(t, "two questions and answers at both ends", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			got = slices.DeleteFunc(slices.Clone(r.messages), func(m DNSMessage) bool { return m.Local.Port() != port && m.Remote.Port() != port })
+			return len(got) >= 8
+		})
+		for _, m := range got {
+			asks := m.Egress == (m.Local.Port() == port)
+			want := answer[2:]
+			if asks {
+				want = question[2:]
+			}
+			if client := m.Local.Port() == port; client != m.Service.IsValid() || client && m.Service != vip(ip) {
+				t.Errorf("%s: %+v is to %s", server, m, m.Service)
+			}
+			if !m.TCP || m.Length != len(want) || string(m.Data) != string(want[:min(len(want), 276)]) || m.Workload == "" {
+				t.Errorf("%s: %+v, want %d bytes", server, m, len(want))
+			}
+		}
+		if len(got) != 8 {
+			t.Errorf("%s: %d messages, want 8", server, len(got))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.exchanges) > 0 {
+		t.Errorf("TCP is an exchange of datagrams: %+v", r.exchanges)
+	}
+}
+
+func listenAt(t *testing.T, p *lab.Pod, at netip.AddrPort) net.Listener {
+	t.Helper()
+	var l net.Listener
+	if err := p.Do(func() (err error) {
+		l, err = net.Listen("tcp", at.String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

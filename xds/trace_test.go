@@ -141,7 +141,7 @@ func (s *spans) behind(t *testing.T, program string) string {
 		s.take(&data)
 	}))
 	t.Cleanup(end.Close)
-	at := testenv.Collector(t, program, "traces", end.URL)
+	at := testenv.Collector(t, program, "traces", end.URL, "")
 	until(t, "the collector", func() error {
 		c, err := net.Dial("tcp", at)
 		if err == nil {

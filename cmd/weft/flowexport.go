@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,7 @@ type exportFlags struct {
 	size      int64
 	files     int
 	collector string
+	tls       flowexport.TLS
 	filters   []string
 }
 
@@ -34,7 +36,11 @@ func (e *exportFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&e.file, "flow-export-file", "", "flows as lines of JSON to this file, which is rotated: FILE, FILE.1, ...")
 	f.Int64Var(&e.size, "flow-export-file-size", 100<<20, "bytes of a file of --flow-export-file, after which another is begun")
 	f.IntVar(&e.files, "flow-export-files", 5, "how many files of --flow-export-file there are at most")
-	f.StringVar(&e.collector, "flow-export-otlp", "", "Service of an OpenTelemetry collector that takes flows as OTLP logs by gRPC in the clear: NAMESPACE/NAME:PORT")
+	f.StringVar(&e.collector, "flow-export-otlp", "", "Service of an OpenTelemetry collector that takes flows as OTLP logs by gRPC: NAMESPACE/NAME:PORT; in the clear without --flow-export-otlp-ca")
+	f.StringVar(&e.tls.CA, "flow-export-otlp-ca", "", "file with the roots that the collector's certificate must come from, as PEM: flows go by TLS. This file, and those of the client's certificate, are read anew for each connection")
+	f.StringVar(&e.tls.ServerName, "flow-export-otlp-server-name", "", "name that the collector's certificate must be for (default NAME.NAMESPACE.svc)")
+	f.StringVar(&e.tls.Cert, "flow-export-otlp-cert", "", "file with the agent's certificate for the collector, as PEM")
+	f.StringVar(&e.tls.Key, "flow-export-otlp-key", "", "file with the key of --flow-export-otlp-cert")
 	f.StringArrayVar(&e.filters, "flow-export-filter", nil, "only such flows, FIELD=VALUE[,VALUE...] with the fields and values of weft observe's flags, as verdict=refused,failed; all that are given must fit")
 }
 
@@ -59,7 +65,13 @@ func (e *exportFlags) export() (out agent.Export, err error) {
 		return out, fmt.Errorf("--flow-export-files %d: there may be 1 to %d", e.files, maxExportFiles)
 	}
 	out.Stdout, out.File = e.stdout, flowexport.File{Path: e.file, Size: e.size, Count: e.files}
+	if err := e.tls.Check(); err != nil {
+		return out, fmt.Errorf("--flow-export-otlp-ca, -server-name, -cert, -key: %w", err)
+	}
 	if e.collector == "" {
+		if e.tls.CA != "" {
+			return out, errors.New("--flow-export-otlp-ca needs --flow-export-otlp")
+		}
 		return out, nil
 	}
 	ns, name, port, err := servicePort(e.collector)
@@ -67,5 +79,8 @@ func (e *exportFlags) export() (out agent.Export, err error) {
 		return out, fmt.Errorf("--flow-export-otlp %w", err)
 	}
 	out.Collector = &flowexport.Collector{Namespace: ns, Service: name, Port: port}
+	if e.tls.CA != "" {
+		out.Collector.TLS = &e.tls
+	}
 	return out, nil
 }

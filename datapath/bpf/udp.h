@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What local workloads say by UDP. Exchanges of datagrams are counted here, for there is no end of one that could be told;
- * messages of DNS are told as they are, and read in user space. No packet is changed or dropped. */
+/* What local workloads say by UDP, and to DNS by TCP. Exchanges of datagrams are counted here, for there is no end of one that
+ * could be told; messages of DNS are told as they are, and read in user space. No packet is changed or dropped. */
 #pragma once
 #include "event.h"
 #include "kernel.h"
@@ -42,6 +42,27 @@ struct udp {
 	__be16 check;
 };
 
+struct tcp {
+	__be16 from;
+	__be16 to;
+	__be32 seq;
+	__be32 ack;
+	__u8 offset; /* of the payload, in 4 bytes: the upper half */
+	__u8 flags;
+};
+
+/* A message by TCP, behind its length (RFC 1035, 4.2.2). */
+struct dns_by_tcp {
+	__be16 length;
+	__be16 id;
+	__u8 flags; /* the upper half of them */
+	__u8 code;
+	__be16 questions;
+	__be16 counts[3];
+};
+
+#define DNS_OPCODE 0x78
+
 struct exchange_key {
 	struct endpoint local;
 	struct endpoint remote;
@@ -73,7 +94,8 @@ struct dns_message {
 	struct endpoint remote;
 	struct endpoint service; /* that was asked for; port 0: none */
 	__u32 length;		 /* of the message, in bytes; data has the first of them */
-	__u32 egress;
+	__u16 egress;
+	__u16 tcp;
 	__u8 data[DNS_DATA];
 };
 
@@ -92,6 +114,8 @@ struct packet {
 	__u64 netns;
 	__u32 payload; /* its offset */
 	__u32 length;  /* of the payload */
+	__u32 message; /* the length of the message, of which the payload may have less */
+	bool tcp;
 };
 
 /* The cookie of the network namespace of a packet's socket; 0 if there is none. Before Linux 6.15 no helper tells it to these
@@ -116,36 +140,68 @@ static __always_inline bool of_workload(struct __sk_buff *ctx, struct packet *p)
 	return p->netns != host_netns && bpf_map_lookup_elem(&own, &key);
 }
 
-/* Reads the ends of a UDP packet. The context begins with the IP header. */
+/* Reads the ends of a TCP segment, if one of them has DNS's port. The others are looked at no further. */
+static __always_inline bool read_segment(struct __sk_buff *ctx, __u32 offset, struct packet *p, __be16 *from, __be16 *to)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct tcp *h = (void *)(long)ctx->data + offset, t;
+	if ((void *)(h + 1) > end || (h->from != PORT_DNS && h->to != PORT_DNS))
+		return false;
+	t = *h;
+	*from = t.from;
+	*to = t.to;
+	p->payload = offset + (t.offset >> 4) * 4;
+	p->tcp = true;
+	return true;
+}
+
+/* Reads the ends of a UDP packet, or of a TCP segment from or to the port of DNS. The context begins with the IP header. */
 static __always_inline bool read_packet(struct __sk_buff *ctx, bool egress, struct packet *p)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct endpoint *from = egress ? &p->local : &p->remote, *to = egress ? &p->remote : &p->local;
 	__u32 offset;
+	__u8 proto;
 	if (ctx->protocol == ETH_P_IP) {
 		struct ipv4 *h = data;
-		if ((void *)(h + 1) > end || h->proto != IPPROTO_UDP || h->fragment & IP_FRAGMENT)
+		if ((void *)(h + 1) > end || h->fragment & IP_FRAGMENT)
 			return false;
+		proto = h->proto;
 		mapped(&from->addr, h->from);
 		mapped(&to->addr, h->to);
 		offset = (h->version_length & 0xf) * 4;
 	} else {
 		struct ipv6 *h = data;
-		if ((void *)(h + 1) > end || h->proto != IPPROTO_UDP)
+		if ((void *)(h + 1) > end)
 			return false;
+		proto = h->proto;
 		from->addr = h->from;
 		to->addr = h->to;
 		offset = sizeof(*h);
 	}
+	p->tcp = false;
+	if (proto == IPPROTO_TCP) {
+		/* IPv4 without options. The kernel has the header of each segment in one piece. */
+		if (ctx->protocol == ETH_P_IP && offset != sizeof(struct ipv4))
+			return false;
+		offset = ctx->protocol == ETH_P_IP ? sizeof(struct ipv4) : sizeof(struct ipv6);
+		if (!read_segment(ctx, offset, p, &from->port, &to->port) || ctx->len < p->payload + sizeof(struct dns_by_tcp))
+			return false;
+	} else if (proto != IPPROTO_UDP) {
+		return false;
+	}
 	if (!of_workload(ctx, p))
 		return false;
-	struct udp u;
-	p->payload = offset + sizeof(u);
-	if (ctx->len < p->payload || bpf_skb_load_bytes(ctx, offset, &u, sizeof(u)))
-		return false;
+	if (!p->tcp) {
+		struct udp u;
+		p->payload = offset + sizeof(u);
+		if (ctx->len < p->payload || bpf_skb_load_bytes(ctx, offset, &u, sizeof(u)))
+			return false;
+		from->port = u.from;
+		to->port = u.to;
+	}
 	p->length = ctx->len - p->payload;
-	from->port = u.from;
-	to->port = u.to;
+	p->message = p->length;
 	p->local.pad = 0;
 	p->remote.pad = 0;
 	return true;
@@ -193,8 +249,9 @@ static __always_inline void tell_dns(struct __sk_buff *ctx, const struct packet 
 	m->netns = p->netns;
 	m->local = p->local;
 	m->remote = p->remote;
-	m->length = p->length;
+	m->length = p->message;
 	m->egress = egress;
+	m->tcp = p->tcp;
 	asked(ctx, &p->remote, &m->service);
 	__u64 n = p->length;
 	/* Without these the compiler drops the first check, which was made before, and joins it with the second: the verifier would
@@ -237,11 +294,31 @@ static __always_inline void count_exchange(struct __sk_buff *ctx, const struct p
 		count_lost(LOST_EXCHANGES);
 }
 
-static __always_inline int watch_udp(struct __sk_buff *ctx, bool egress)
+/* Finds the message that a TCP segment begins with. What is in the middle of a message looks otherwise, but for a coincidence that
+ * user space notices: there is one question, and it is a query or its answer. */
+static __always_inline bool begins_message(struct __sk_buff *ctx, struct packet *p)
+{
+	struct dns_by_tcp m;
+	if (bpf_skb_load_bytes(ctx, p->payload, &m, sizeof(m)) || m.flags & DNS_OPCODE || m.questions != bpf_htons(1))
+		return false;
+	p->message = bpf_ntohs(m.length);
+	p->payload += sizeof(m.length);
+	p->length -= sizeof(m.length);
+	if (p->length > p->message)
+		p->length = p->message;
+	return p->message >= DNS_HEADER;
+}
+
+static __always_inline int watch_packet(struct __sk_buff *ctx, bool egress)
 {
 	struct packet p;
 	if (!read_packet(ctx, egress, &p))
 		return 1;
+	if (p.tcp) {
+		if (begins_message(ctx, &p))
+			tell_dns(ctx, &p, egress);
+		return 1;
+	}
 	if ((p.local.port == PORT_DNS || p.remote.port == PORT_DNS) && p.length >= DNS_HEADER)
 		tell_dns(ctx, &p, egress);
 	else
@@ -252,11 +329,11 @@ static __always_inline int watch_udp(struct __sk_buff *ctx, bool egress)
 SEC("cgroup_skb/egress")
 int udp_egress(struct __sk_buff *ctx)
 {
-	return watch_udp(ctx, true);
+	return watch_packet(ctx, true);
 }
 
 SEC("cgroup_skb/ingress")
 int udp_ingress(struct __sk_buff *ctx)
 {
-	return watch_udp(ctx, false);
+	return watch_packet(ctx, false);
 }

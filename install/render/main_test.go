@@ -53,11 +53,15 @@ func TestValues(t *testing.T) {
 		"metrics.enabled=false,metrics.serviceMonitor.create=true":                {"", "-metrics\n"},
 		"metrics.serviceMonitor.create=true,metrics.serviceMonitor.labels.team=x": {"path: /metrics/proxy", "prometheus.io"},
 		"metrics.prometheusRule.create=true,metrics.prometheusRule.labels.team=x": {"team: x\nspec:\n  # Alerts", "ServiceMonitor"},
-		"flows.export.stdout=true":                  {"- --flow-export-stdout\n", "--flow-export-file"},
-		"flows.export.stdout=false":                 {"", "flow-export"},
-		"flows.export.file.dir=/d":                  {"- --flow-export-file-size=104857600\n", "--flow-export-otlp"},
-		"flows.export.file.dir=/d/e":                {"hostPath: {path: \"/d/e\", type: DirectoryOrCreate}", "--flow-export-stdout"},
-		"flows.export.otlp=observability/otel:4317": {"- --flow-export-otlp=observability/otel:4317\n", "--flow-export-stdout"},
+		"flows.export.stdout=true":                                {"- --flow-export-stdout\n", "--flow-export-file"},
+		"flows.export.stdout=false":                               {"", "flow-export"},
+		"flows.export.file.dir=/d":                                {"- --flow-export-file-size=104857600\n", "--flow-export-otlp"},
+		"flows.export.file.dir=/d/e":                              {"hostPath: {path: \"/d/e\", type: DirectoryOrCreate}", "--flow-export-stdout"},
+		"flows.export.otlp=observability/otel:4317":               {"- --flow-export-otlp=observability/otel:4317\n", "--flow-export-stdout"},
+		"flows.export.otlp=o/c:4317,flows.export.tls.secret=otel": {"- --flow-export-otlp-ca=/etc/weft-flow-export/ca.crt\n", "--flow-export-otlp-cert"},
+		"flows.export.otlp=o/c:4317,flows.export.tls.secret=otel,flows.export.tls.clientCertificate=true,flows.export.tls.serverName=x": {
+			"- --flow-export-otlp-server-name=x\n            - --flow-export-otlp-cert=/etc/weft-flow-export/tls.crt\n", "--flow-export-stdout"},
+		"flows.export.tls.secret=otel": {"secret: {secretName: \"otel\", defaultMode: 0400, optional: true}", "--flow-export"},
 		"flows.export.filter.verdict={refused,failed},flows.export.filter.namespace={shop}": {"- \"--flow-export-filter=namespace=shop\"\n            - \"--flow-export-filter=verdict=refused,failed\"\n", ""},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
 		"externalIPs={203.0.113.0/24,2001:db8::/48}":                                        {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
@@ -92,7 +96,7 @@ func TestBadValues(t *testing.T) {
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
 		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "gatewayNodes=edge", "gatewayNodes.a=b c", "flows.export.file.dir=relative", "flows.export.file.size=1k", "flows.export.file.count=0",
-		"flows.export.otlp=otel:4317", "flows.export.filter.colour={red}", "flows.export.filter.verdict=refused", "namespaceShare=0", "namespaceShare=101",
+		"flows.export.otlp=otel:4317", "flows.export.tls.secret=a b", "flows.export.tls.clientCertificate=1", "flows.export.filter.colour={red}", "flows.export.filter.verdict=refused", "namespaceShare=0", "namespaceShare=101",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

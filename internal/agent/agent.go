@@ -115,6 +115,7 @@ type Agent struct {
 	flows       *observe.Store
 	exporters   []*flowexport.Exporter
 	connections *traffic.Connections
+	datagrams   *traffic.Datagrams
 	requests    *traffic.Requests
 	servicemap  *servicemap.Local
 	proxy       *proxy.Client
@@ -145,7 +146,8 @@ func New(cfg Config) (*Agent, error) {
 	a.st = state.New(db)
 	a.connections = traffic.NewConnections(a.st)
 	a.requests = traffic.NewRequests(a.st, a.proxy.Requests)
-	a.servicemap = servicemap.NewLocal(a.st, a.flows, a.connections, a.requests)
+	a.datagrams = traffic.NewDatagrams(a.st)
+	a.servicemap = servicemap.NewLocal(a.st, a.flows, a.requests, a.connections, a.datagrams)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func (a *Agent) metricsHandler() http.Handler {
 	if a.cfg.IstioMetrics {
 		requests = traffic.NewIstio(a.requests, a.connections)
 	}
-	return metrics.Handler(a.view(), a.proxy.Metrics, a.connections, requests)
+	return metrics.Handler(a.view(), a.proxy.Metrics, a.connections, a.datagrams, requests)
 }
 
 // serveMetrics serves h at the metrics' address. If the address is in use it waits until it is free.

@@ -12,7 +12,7 @@ import (
 	"github.com/weft-mesh/weft/internal/observe"
 )
 
-// followUDP turns what local workloads say by UDP into flows, until ctx ends.
+// followUDP turns what local workloads say by UDP, and to DNS by TCP, into flows, until ctx ends.
 func (a *Agent) followUDP(ctx context.Context) error {
 	var queries observe.Queries
 	g, ctx := errgroup.WithContext(ctx)
@@ -93,6 +93,7 @@ func (a *Agent) udpExchange(x datapath.Exchange) {
 	ends.workload, ends.gone = x.Workload, x.Workload == ""
 	f := a.udpFlow(ends)
 	f.Time, f.Duration, f.Sent, f.Received = x.Last, x.Last.Sub(x.First), sent, received
+	a.datagrams.Ended(&f)
 	a.flows.Add(f)
 }
 
@@ -100,7 +101,7 @@ func (a *Agent) udpExchange(x datapath.Exchange) {
 const dnsPort = 53
 
 func (a *Agent) dnsMessage(q *observe.Queries, m datapath.DNSMessage) {
-	d := observe.DNSDatagram{Time: m.Time, Workload: m.Workload, Client: m.Remote, Server: m.Local, Length: m.Length, Data: m.Data}
+	d := observe.DNSDatagram{Time: m.Time, Workload: m.Workload, Client: m.Remote, Server: m.Local, TCP: m.TCP, Length: m.Length, Data: m.Data}
 	// A server may ask others from its port 53: the direction of the message decides then.
 	response := len(m.Data) > 2 && m.Data[2]&0x80 != 0
 	if m.Local.Port() != dnsPort || m.Remote.Port() == dnsPort && m.Egress != response {
@@ -117,6 +118,9 @@ func (a *Agent) dnsMessage(q *observe.Queries, m datapath.DNSMessage) {
 
 func (a *Agent) dnsExchange(x *observe.DNSExchange) {
 	f := a.udpFlow(udpEnds{source: x.Client, destination: x.Server, service: x.Service, atSource: x.AtClient, workload: x.Workload})
+	if x.TCP {
+		f.Protocol = model.TCP
+	}
 	f.Layer, f.DNS = observe.L7, &x.DNS
 	f.Time, f.Duration, f.Sent, f.Received = x.Time, x.Took, uint64(x.Sent), uint64(x.Received)
 	if x.Code == "" {
@@ -125,5 +129,6 @@ func (a *Agent) dnsExchange(x *observe.DNSExchange) {
 			f.Reason = "no answer before the client asked something else under the same number"
 		}
 	}
+	a.datagrams.Ended(&f)
 	a.flows.Add(f)
 }

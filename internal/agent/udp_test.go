@@ -2,8 +2,11 @@ package agent
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/model"
@@ -39,6 +42,22 @@ func TestUDPExchanges(t *testing.T) {
 			t.Errorf("%s: %+v", side, f)
 		}
 	}
+}
+
+// TestUDPIsCounted: exchanges and questions are in the metrics, each as what it is.
+func TestUDPIsCounted(t *testing.T) {
+	flowsOf(t, func(a *Agent) {
+		a.udpExchange(datapath.Exchange{Sent: 3})
+		a.dnsExchange(&observe.DNSExchange{DNS: observe.DNS{Code: "NOERROR"}})
+		want := "# HELP weft_udp_sent_bytes_total Bytes from the source to the destination, of exchanges of UDP datagrams that have ended.\n" +
+			"# TYPE weft_udp_sent_bytes_total counter\n" + `weft_udp_sent_bytes_total{destination_identity="",destination_kind="unknown",destination_namespace="unknown",destination_service="unknown",destination_service_namespace="unknown",destination_workload="unknown",mtls="false",reporter="source",source_identity="",source_kind="unknown",source_namespace="unknown",source_workload="unknown"} 3` + "\n"
+		if err := testutil.CollectAndCompare(a.datagrams, strings.NewReader(want), "weft_udp_sent_bytes_total"); err != nil {
+			t.Error(err)
+		}
+		if n := testutil.CollectAndCount(a.datagrams, "weft_dns_questions_total", "weft_udp_exchanges_total"); n != 2 {
+			t.Errorf("%d series", n)
+		}
+	})
 }
 
 // TestUDPExchangesOfPodsThatAreGone: the pod that has the address by now did not say it.
@@ -84,6 +103,17 @@ func TestDNSMessages(t *testing.T) {
 		if asks != c.asks || f.DNS == nil || *f.DNS != (observe.DNS{Name: "web", Type: "A", Code: "NXDOMAIN"}) || f.Sent != uint64(len(question)) ||
 			f.Received != 500 || f.Duration != time.Millisecond || f.Verdict != observe.Forwarded || f.Layer != observe.L7 {
 			t.Errorf("%s: %+v", name, f)
+		}
+	}
+	for _, tcp := range []bool{false, true} {
+		var q observe.Queries
+		got := flowsOf(t, func(a *Agent) {
+			for i, data := range [][]byte{question, answer} {
+				a.dnsMessage(&q, datapath.DNSMessage{Local: high, Remote: low, Egress: i == 0, TCP: tcp, Length: len(data), Data: data})
+			}
+		})
+		if len(got) != 1 || (got[0].Protocol == model.TCP) != tcp || got[0].DNS == nil {
+			t.Errorf("TCP %v: %+v", tcp, got)
 		}
 	}
 	got := flowsOf(t, func(a *Agent) {

@@ -20,6 +20,10 @@ const (
 	// MeshAsk takes a Question and answers with a MeshPart for each value that is another than those before, and then with one
 	// that has End.
 	MeshAsk = "/" + MeshService + "/Ask"
+	// MeshExplain takes an ExplainQuestion and answers with an explain.Answer.
+	MeshExplain = "/" + MeshService + "/Explain"
+	// MeshDescribe takes a DescribeQuestion and answers with a Described.
+	MeshDescribe = "/" + MeshService + "/Describe"
 	// MeshEdges takes {} and answers with a servicemap.Graph.
 	MeshEdges = "/" + MeshService + "/Edges"
 

@@ -14,10 +14,9 @@ import (
 )
 
 // The service that an agent serves to controllers on the connection that it opened for flows. Messages hold JSON: a Question and
-// an Answer.
+// an Answer; for weft explain and describe those of packages explain and describe.
 const (
 	rpcService = "weft.api.v1.Node"
-	rpcAsk     = "/" + rpcService + "/Ask"
 	// maxMessage bounds an answer, in bytes, below what a controller takes.
 	maxMessage = 900 << 10
 	// maxAsked bounds the questions that a node answers at once; others wait. maxRows bounds the rows of each part of a status.
@@ -59,33 +58,44 @@ func Register(server grpc.ServiceRegistrar, n Node) {
 	slots := make(chan struct{}, maxAsked)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: rpcService, HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Ask", Handler: func(_ any, ctx context.Context, in func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			var text wrapperspb.BytesValue
-			if err := in(&text); err != nil {
-				return nil, err
-			}
-			var q Question
-			err := json.Unmarshal(text.GetValue(), &q)
-			if err == nil {
-				err = q.Check()
-			}
-			if err != nil {
-				return nil, status.Error(codes.InvalidArgument, err.Error())
-			}
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-			a, err := n.answer(&q)
-			if err != nil {
-				return nil, err
-			}
-			out, err := json.Marshal(a)
-			return wrapperspb.Bytes(out), err
-		}}},
+		Methods: []grpc.MethodDesc{
+			method("Ask", slots, func(q *Question) (any, error) {
+				if err := q.Check(); err != nil {
+					return nil, status.Error(codes.InvalidArgument, err.Error())
+				}
+				return n.answer(q)
+			}),
+			method("Explain", slots, n.answerExplain),
+			method("Arrive", slots, n.answerArrival),
+			method("Describe", slots, n.answerDescribe),
+		},
 	}, &n)
+}
+
+// method answers questions of a type, as many at once as there are slots.
+func method[Q any](name string, slots chan struct{}, answer func(*Q) (any, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, in func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var text wrapperspb.BytesValue
+		if err := in(&text); err != nil {
+			return nil, err
+		}
+		q := new(Q)
+		if err := json.Unmarshal(text.GetValue(), q); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		a, err := answer(q)
+		if err != nil {
+			return nil, err
+		}
+		out, err := json.Marshal(a)
+		return wrapperspb.Bytes(out), err
+	}}
 }
 
 // answer returns what the reader may see of what is asked for.
@@ -154,15 +164,19 @@ func encodeList(list any) (*Answer, error) {
 
 // Ask asks a node.
 func Ask(ctx context.Context, conn grpc.ClientConnInterface, q Question) (*Answer, error) {
+	return invoke[Answer](ctx, conn, "Ask", q)
+}
+
+func invoke[T any](ctx context.Context, conn grpc.ClientConnInterface, method string, q any) (*T, error) {
 	text, err := json.Marshal(q)
 	if err != nil {
 		return nil, err
 	}
 	var out wrapperspb.BytesValue
-	if err := conn.Invoke(ctx, rpcAsk, wrapperspb.Bytes(text), &out); err != nil {
+	if err := conn.Invoke(ctx, "/"+rpcService+"/"+method, wrapperspb.Bytes(text), &out); err != nil {
 		return nil, err
 	}
-	a := &Answer{}
+	a := new(T)
 	if err := json.Unmarshal(out.GetValue(), a); err != nil {
 		return nil, fmt.Errorf("what a node answers cannot be read: %w", err)
 	}

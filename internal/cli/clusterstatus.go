@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/kube/survey"
@@ -41,6 +42,8 @@ type nodeStatus struct {
 	Healthy   bool     `json:"healthy"`
 	Workloads int      `json:"workloads"`
 	Faults    []string `json:"faults,omitempty"`
+	// Exports are the targets of the export of flows that do not take them.
+	Exports []*model.Export `json:"exports,omitempty"`
 }
 
 func showClusterStatus(ctx context.Context, w io.Writer, f *fleet, out *output) (healthy bool, err error) {
@@ -101,6 +104,11 @@ func nodeOf(p survey.Pod, a answer[api.Status]) nodeStatus {
 		n.Envoy = "none"
 	case !st.Proxy.Connected:
 		n.Envoy += ", not connected"
+	}
+	for _, e := range st.Exports {
+		if e.Error != "" {
+			n.Exports = append(n.Exports, e)
+		}
 	}
 	if len(st.Proxy.Overload) > 0 {
 		n.Envoy += ", in overload"
@@ -198,7 +206,33 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 		}
 	}
 	printFaults(w, s.Nodes)
+	printExports(w, s.Nodes)
 	return nil
+}
+
+// printExports gives a line for each target of the export of flows that fails for a reason, with the nodes where it does.
+func printExports(w io.Writer, nodes []nodeStatus) {
+	since, where := map[model.Export]time.Time{}, map[model.Export][]string{}
+	var order []model.Export
+	for _, n := range nodes {
+		for _, e := range n.Exports {
+			failure := model.Export{To: e.To, Target: e.Target, Error: e.Error}
+			if where[failure] == nil {
+				order, since[failure] = append(order, failure), e.Since
+			}
+			where[failure] = append(where[failure], n.Name)
+			if e.Since.Before(since[failure]) {
+				since[failure] = e.Since
+			}
+		}
+	}
+	if len(order) > 0 {
+		fmt.Fprintln(w, "\nExports of flows that fail (traffic does not suffer)")
+	}
+	for _, e := range order {
+		line := exportLine(&model.Export{To: e.To, Target: e.Target, Error: e.Error, Since: since[e]})
+		fmt.Fprintf(w, "  - %s: %s\n", printable(join(where[e], 3, same)), printable(line))
+	}
 }
 
 // printFaults gives a line for each fault, with the nodes that have it.

@@ -21,12 +21,9 @@ import (
 // lastRefusals is how many of the last connections that were refused or failed are shown.
 const lastRefusals = 5
 
-const seeAgent = "see its agent (weft status)"
-
 // described is a description with what nodes saw fail.
 type described struct {
-	Node string `json:"node,omitempty"` // that answered; "" for this machine
-	*describe.Description
+	*api.Described
 	Refusals []refusal `json:"refusals,omitempty"`
 }
 
@@ -40,6 +37,7 @@ func newDescribeCmd(run *string, now func() time.Time) *cobra.Command {
 	var out output
 	var namespace string
 	r := reach{run: run}
+	var server flowsServer
 	cmd := &cobra.Command{
 		Use:   "describe KIND NAMESPACE/NAME",
 		Short: "Show what the mesh makes of a pod, a Service, a Gateway or a route, and what is wrong with it",
@@ -47,7 +45,8 @@ func newDescribeCmd(run *string, now func() time.Time) *cobra.Command {
 policies in effect and which rule wins, the last connections that were refused or failed, and what is wrong, with the remedy.
 
 KIND is pod, service, gateway or route; route stands for an HTTPRoute, GRPCRoute, TLSRoute, TCPRoute or UDPRoute. A pod is
-described by its own node, where a cluster is asked.`,
+described by its own node, where a cluster is asked. With --server the flows API of the cluster is asked: you must be allowed to
+list config.weft.io in the object's namespace, and of others' objects you see what your token may see.`,
 		Example: `  weft describe pod shop/web-1
   weft describe service web -n shop
   weft describe route shop/canary
@@ -61,7 +60,7 @@ described by its own node, where a cluster is asked.`,
 			if err != nil {
 				return err
 			}
-			d, err := describeObject(cmd.Context(), &r, q, cmd.ErrOrStderr())
+			d, err := describeObject(cmd.Context(), &r, &server, q, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -75,6 +74,7 @@ described by its own node, where a cluster is asked.`,
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the object, if its name has none")
 	out.flag(cmd, "table", "json", "yaml")
 	r.flags(cmd.Flags())
+	server.flags(cmd.Flags())
 	return cmd
 }
 
@@ -96,14 +96,18 @@ func describedObject(kind, name, namespace string) (q describe.Question, err err
 	return q, nil
 }
 
-// describeObject asks this machine's agent, or a cluster's.
-func describeObject(ctx context.Context, r *reach, q describe.Question, complaints io.Writer) (*described, error) {
+// describeObject asks this machine's agent, a cluster's agents, or the flows API.
+func describeObject(ctx context.Context, r *reach, server *flowsServer, q describe.Question, complaints io.Writer) (*described, error) {
+	out := &described{}
+	if server.address != "" {
+		return out, out.byServer(ctx, r, server, q, complaints)
+	}
 	if c := r.local(); c != nil {
 		d, err := c.Describe(ctx, q)
 		if err != nil {
 			return nil, err
 		}
-		out := &described{Description: d}
+		out.Described = &api.Described{Description: d}
 		for _, fq := range refusalsOf(d) {
 			err = errors.Join(err, c.Flows(ctx, fq, out.take("")))
 		}
@@ -114,9 +118,11 @@ func describeObject(ctx context.Context, r *reach, q describe.Question, complain
 	if err != nil {
 		return nil, err
 	}
-	out, err := f.describe(ctx, q)
-	if err != nil {
+	if out.Described, err = f.asked().Describe(ctx, q); err != nil {
 		return nil, err
+	}
+	if p, ok := f.at(out.Node); ok && out.Pod != nil && out.Pod.Local {
+		f.agents = []survey.Pod{p} // no other node sees its connections
 	}
 	for _, fq := range refusalsOf(out.Description) {
 		take := out.take
@@ -129,58 +135,25 @@ func describeObject(ctx context.Context, r *reach, q describe.Question, complain
 	return out, nil
 }
 
-// describe asks the node of a pod, and all nodes about anything else. What only some nodes find wrong is said with their names.
-func (f *fleet) describe(ctx context.Context, q describe.Question) (*described, error) {
-	get := func(c *api.Client, ctx context.Context) (*describe.Description, error) { return c.Describe(ctx, q) }
-	if q.Kind == describe.KindPod {
-		first := ask(ctx, f, f.agents[:1], get)[0]
-		if first.err != nil {
-			return nil, first.err
-		}
-		if p, ok := f.at(first.value.Pod.Node); ok && !first.value.Pod.Local {
-			own := ask(ctx, f, []survey.Pod{p}, get)[0]
-			if own.err == nil {
-				first = own
-				f.agents = []survey.Pod{p}
-			} else {
-				first.value.Problems = append(first.value.Problems, describe.Problem{
-					What: fmt.Sprintf("node %s of the pod does not tell, and node %s does not know all: %s", p.Node, first.node, own.err), Remedy: seeAgent,
-				})
-			}
-		}
-		return &described{Node: first.node, Description: first.value}, nil
+// byServer asks the flows API. What it does not say of flows, which need another right, is a complaint.
+func (d *described) byServer(ctx context.Context, r *reach, server *flowsServer, q describe.Question, complaints io.Writer) (err error) {
+	if d.Described, err = server.describe(ctx, r, api.DescribeQuestion{Question: q, Node: r.node}); err != nil {
+		return err
 	}
-	all := ask(ctx, f, f.agents, get)
-	best := -1
-	for i, a := range all {
-		if a.err == nil && (best < 0 || knowsMore(a.value, all[best].value)) {
-			best = i
+	for _, fq := range refusalsOf(d.Description) {
+		filter, err := fq.Filter()
+		if err != nil {
+			return err
 		}
+		print := func(node string, e observe.Event) error { return d.take(node)(e) }
+		if err := server.flows(ctx, r, fq, filter.Match, print, complaints); err != nil && !errors.Is(err, ErrUnhealthy) {
+			fmt.Fprintf(complaints, "connections that were refused or failed are not shown: %s\n", err)
+			break
+		}
+		complaints = io.Discard // said once
 	}
-	if best < 0 {
-		return nil, all[0].err
-	}
-	out := &described{Node: all[best].node, Description: all[best].value}
-	for i, a := range all {
-		if i == best {
-			continue
-		}
-		if a.err != nil {
-			out.Problems = append(out.Problems, describe.Problem{What: "node " + a.node + " does not tell: " + a.err.Error(), Remedy: seeAgent})
-			continue
-		}
-		for _, p := range a.value.Problems {
-			if !slices.Contains(out.Problems, p) {
-				out.Problems = append(out.Problems, describe.Problem{What: "node " + a.node + ": " + p.What, Remedy: p.Remedy})
-			}
-		}
-	}
-	return out, nil
-}
-
-// knowsMore reports whether a node serves a Gateway of which another one knows no certificate.
-func knowsMore(a, b *describe.Description) bool {
-	return a.Gateway != nil && b.Gateway != nil && a.Gateway.Identity != "" && a.Gateway.Certificate != nil && b.Gateway.Certificate == nil
+	d.lastOnly()
+	return nil
 }
 
 // refusalsOf returns the questions for what failed at an object: to it and from it.

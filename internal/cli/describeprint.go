@@ -42,6 +42,9 @@ func printDescription(w io.Writer, d *described, now time.Time) error {
 	p.rules(d.Rules)
 	p.refusals(d.Refusals)
 	p.problems(d.Problems)
+	if d.More > 0 {
+		fmt.Fprintf(p, "\n%d rows had no room in the answer: see weft config\n", d.More)
+	}
 	return p.err
 }
 
@@ -235,8 +238,11 @@ func backendColumns[T any](of func(T) describe.Backend) []column[T] {
 		{head: "BACKEND", of: func(x T) string { b := of(x); return fmt.Sprintf("%s/%s:%d", b.Namespace, b.Name, b.Port) }},
 		{head: "WEIGHT", of: func(x T) string { return fmt.Sprint(of(x).Weight) }},
 		{head: "ENDPOINTS", of: func(x T) string {
-			if of(x).Invalid {
+			switch {
+			case of(x).Invalid:
 				return "invalid"
+			case of(x).Hidden:
+				return "not shown"
 			}
 			return fmt.Sprint(of(x).Endpoints)
 		}},

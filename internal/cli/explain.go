@@ -4,19 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/explain"
-	"github.com/weft-mesh/weft/internal/kube/survey"
 	"github.com/weft-mesh/weft/internal/model"
 )
-
-// maxArrivals bounds how many endpoints on other nodes are asked about there.
-const maxArrivals = 32
 
 func newExplainCmd(run *string) *cobra.Command {
 	var (
@@ -26,6 +21,7 @@ func newExplainCmd(run *string) *cobra.Command {
 		headers  []string
 	)
 	r := reach{run: run}
+	var server flowsServer
 	cmd := &cobra.Command{
 		Use:   "explain --from NAMESPACE/POD --to [KIND/]NAMESPACE/NAME[:PORT]",
 		Short: "Say whether a connection or a request is allowed, by which way and which rule, and what would change that",
@@ -34,7 +30,8 @@ which way it takes, which route rule it meets, which mode or policy decides, and
 Service, a Pod or a Gateway; write service/, pod/ or gateway/ before the name where several have it.
 
 The answer comes from the tables of the source's node, and for the destination's decision from those of the destination's
-node. Nothing is sent. Whether the application listens, and what network policies do, is not looked at.
+node. With --server the flows API of the cluster is asked: you must be allowed to list config.weft.io in the namespaces of both
+ends, and of what else decides you see whether it allows the connection. Nothing is sent. Whether the application listens, and what network policies do, is not looked at.
 
 The exit status is 0 if it is allowed, and 1 if it is refused or fails, at some of the endpoints too.`,
 		Example: `  weft explain --from shop/app-1 --to shop/web:80
@@ -49,7 +46,7 @@ The exit status is 0 if it is allowed, and 1 if it is refused or fails, at some 
 			if err != nil {
 				return err
 			}
-			a, err := explained(cmd.Context(), &r, q)
+			a, err := explained(cmd.Context(), &r, &server, q)
 			if err != nil {
 				return err
 			}
@@ -74,6 +71,7 @@ The exit status is 0 if it is allowed, and 1 if it is refused or fails, at some 
 	_ = cmd.MarkFlagRequired("to")
 	out.flag(cmd, "table", "json", "yaml")
 	r.flags(f)
+	server.flags(f)
 	return cmd
 }
 
@@ -102,12 +100,15 @@ func question(from, to string, request explain.Request, headers []string) (q exp
 	return q, nil
 }
 
-// explained asks this machine's agent, or that of the source's node and those of the destinations'.
-func explained(ctx context.Context, r *reach, q explain.Question) (*explain.Answer, error) {
+// explained asks this machine's agent, or that of the source's node and those of the destinations', or the flows API.
+func explained(ctx context.Context, r *reach, server *flowsServer, q explain.Question) (*explain.Answer, error) {
+	if server.address != "" {
+		return server.explain(ctx, r, api.ExplainQuestion{Question: q, Node: r.node})
+	}
 	if c := r.local(); c != nil {
 		a, err := c.Explain(ctx, q)
 		if err == nil {
-			noteRemote(a)
+			api.NoteRemote(a)
 		}
 		return a, err
 	}
@@ -115,62 +116,7 @@ func explained(ctx context.Context, r *reach, q explain.Question) (*explain.Answ
 	if err != nil {
 		return nil, err
 	}
-	get := func(c *api.Client, ctx context.Context) (*explain.Answer, error) { return c.Explain(ctx, q) }
-	first := ask(ctx, f, f.agents[:1], get)[0]
-	if first.err != nil {
-		return nil, first.err
-	}
-	a := first.value
-	if p, ok := f.at(a.Node); ok && !a.Local {
-		better := ask(ctx, f, []survey.Pod{p}, get)[0]
-		if better.err != nil {
-			a.Notes = append(a.Notes, fmt.Sprintf("node %s of the source does not answer, so node %s was asked: %s", a.Node, first.node, better.err))
-		} else {
-			a = better.value
-		}
-	}
-	f.arrivals(ctx, a)
-	noteRemote(a)
-	return a, nil
-}
-
-// at returns the agent of a node.
-func (f *fleet) at(node string) (survey.Pod, bool) {
-	i := slices.IndexFunc(f.agents, func(p survey.Pod) bool { return p.Node == node })
-	if i < 0 {
-		return survey.Pod{}, false
-	}
-	return f.agents[i], true
-}
-
-// arrivals asks the nodes of the endpoints what they decide.
-func (f *fleet) arrivals(ctx context.Context, a *explain.Answer) {
-	asked := 0
-	for i := range a.Ends {
-		end := &a.Ends[i]
-		p, ok := f.at(end.Node)
-		arrival := a.Arrival(end)
-		if !ok || end.Local || arrival == nil || asked == maxArrivals {
-			continue
-		}
-		asked++
-		got := ask(ctx, f, []survey.Pod{p}, func(c *api.Client, ctx context.Context) (explain.Decision, error) {
-			return c.Arrive(ctx, *arrival)
-		})[0]
-		if got.err == nil {
-			end.Decision, end.Local = got.value, true
-		}
-	}
-	a.Judge()
-}
-
-// noteRemote says which decisions the nodes of the pods did not confirm.
-func noteRemote(a *explain.Answer) {
-	for i := range a.Ends {
-		if end := &a.Ends[i]; !end.Local && end.Node != "" {
-			a.Notes = append(a.Notes, fmt.Sprintf("the decision for Pod %s is what another node knows of it; node %s, where it runs, was not asked or did not answer", end.Workload, end.Node))
-		}
-	}
+	return f.asked().Explain(ctx, q)
 }
 
 func printAnswer(w io.Writer, a *explain.Answer) error {

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/describe"
+	"github.com/weft-mesh/weft/internal/explain"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
@@ -54,6 +56,53 @@ func (f *fleet) client(p survey.Pod) *api.Client {
 	return api.NewClientBy("node "+p.Node, func(ctx context.Context) (net.Conn, error) {
 		return f.cluster.DialAgent(ctx, f.namespace, p.Name)
 	})
+}
+
+// at returns the agent of a node.
+func (f *fleet) at(node string) (survey.Pod, bool) {
+	i := slices.IndexFunc(f.agents, func(p survey.Pod) bool { return p.Node == node })
+	if i < 0 {
+		return survey.Pod{}, false
+	}
+	return f.agents[i], true
+}
+
+// asked are the agents as those who are asked about an object or a connection.
+func (f *fleet) asked() api.AskedNodes {
+	var out api.AskedNodes
+	for _, p := range f.agents {
+		out = append(out, api.AskedNode{Name: p.Node, Agent: fleetAgent{f, p}})
+	}
+	return out
+}
+
+// fleetAgent is the agent in a pod.
+type fleetAgent struct {
+	fleet *fleet
+	pod   survey.Pod
+}
+
+// Explain implements api.Asked.
+func (a fleetAgent) Explain(ctx context.Context, q explain.Question) (*explain.Answer, error) {
+	return askOne(ctx, a, func(c *api.Client, ctx context.Context) (*explain.Answer, error) { return c.Explain(ctx, q) })
+}
+
+// Arrive implements api.Asked.
+func (a fleetAgent) Arrive(ctx context.Context, q explain.Arrival) (*explain.Decision, error) {
+	return askOne(ctx, a, func(c *api.Client, ctx context.Context) (*explain.Decision, error) {
+		d, err := c.Arrive(ctx, q)
+		return &d, err
+	})
+}
+
+// Describe implements api.Asked.
+func (a fleetAgent) Describe(ctx context.Context, q describe.Question) (*describe.Description, error) {
+	return askOne(ctx, a, func(c *api.Client, ctx context.Context) (*describe.Description, error) { return c.Describe(ctx, q) })
+}
+
+func askOne[T any](ctx context.Context, a fleetAgent, do func(*api.Client, context.Context) (T, error)) (T, error) {
+	got := ask(ctx, a.fleet, []survey.Pod{a.pod}, do)[0]
+	return got.value, got.err
 }
 
 // answer is an agent's.

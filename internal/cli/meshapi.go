@@ -9,7 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/explain"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/servicemap"
@@ -17,30 +20,47 @@ import (
 
 // ask asks the flows API for rows.
 func (s *flowsServer) ask(ctx context.Context, r *reach, q api.Question) (*api.MeshAnswer, error) {
+	return asServer(ctx, s, r, func(ctx context.Context, conn *grpc.ClientConn) (*api.MeshAnswer, error) {
+		return api.AskMesh(ctx, conn, q)
+	})
+}
+
+// asServer asks the flows API in the name of the user.
+func asServer[T any](ctx context.Context, s *flowsServer, r *reach, do func(context.Context, *grpc.ClientConn) (T, error)) (out T, err error) {
 	ctx, conn, err := s.dial(ctx, r)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer func() { _ = conn.Close() }() // it is over anyway
-	a, err := api.AskMesh(ctx, conn, q)
-	if err != nil {
-		return nil, s.failed(err)
+	if out, err = do(ctx, conn); err != nil {
+		return out, s.failed(err)
 	}
-	return a, nil
+	return out, nil
+}
+
+// explain asks the flows API what becomes of a connection.
+func (s *flowsServer) explain(ctx context.Context, r *reach, q api.ExplainQuestion) (*explain.Answer, error) {
+	return asServer(ctx, s, r, func(ctx context.Context, conn *grpc.ClientConn) (*explain.Answer, error) {
+		return api.AskExplain(ctx, conn, q)
+	})
+}
+
+// describe asks the flows API what the mesh makes of an object.
+func (s *flowsServer) describe(ctx context.Context, r *reach, q api.DescribeQuestion) (*api.Described, error) {
+	d, err := asServer(ctx, s, r, func(ctx context.Context, conn *grpc.ClientConn) (*api.Described, error) {
+		return api.AskDescribe(ctx, conn, q)
+	})
+	if err == nil && d.Description == nil {
+		return nil, fmt.Errorf("%s: the answer is empty", s.address)
+	}
+	return d, err
 }
 
 // edges asks the flows API for the service map.
 func (s *flowsServer) edges(ctx context.Context, r *reach) (*servicemap.Graph, error) {
-	ctx, conn, err := s.dial(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }() // it is over anyway
-	g, err := api.AskEdges(ctx, conn)
-	if err != nil {
-		return nil, s.failed(err)
-	}
-	return g, nil
+	return asServer(ctx, s, r, func(ctx context.Context, conn *grpc.ClientConn) (*servicemap.Graph, error) {
+		return api.AskEdges(ctx, conn)
+	})
 }
 
 // decoded returns what each node answered. A value that several nodes gave is decoded for each.

@@ -217,6 +217,8 @@ func printEdges(w io.Writer, out *output, g *servicemap.Graph) error {
 		{head: "P99", of: func(e servicemap.Edge) string { return quantile(e.P99) }},
 		{head: "CONN/S", of: func(e servicemap.Edge) string { return servicemap.Rate(e.Connections) }},
 		{head: "FAILED/S", of: func(e servicemap.Edge) string { return servicemap.Rate(e.Failed) }},
+		{head: "UDP/S", of: func(e servicemap.Edge) string { return servicemap.Rate(e.Exchanges) }},
+		{head: "DNS/S", of: func(e servicemap.Edge) string { return servicemap.Rate(e.Questions) }},
 		{head: "REFUSED/S", of: func(e servicemap.Edge) string { return servicemap.Rate(e.Refused + e.RefusedRequests) }},
 	}, false)
 }

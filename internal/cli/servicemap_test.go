@@ -33,23 +33,33 @@ func talking(t *testing.T) (run string) {
 		Destination: observe.Peer{Service: "shop/web", Identity: "spiffe://t/ns/shop/sa/web"},
 	})
 	requests := traffic.NewRequests(n.st, func(context.Context) (*model.RequestStats, error) { return &model.RequestStats{}, nil })
-	n.servicemap = servicemap.NewLocal(n.st, n.flows, connections, requests)
+	datagrams := traffic.NewDatagrams(n.st)
+	datagrams.Ended(&observe.Flow{
+		SeenAt: observe.AtSource, Source: observe.Peer{Workload: "shop/gone"}, Destination: observe.Peer{Service: "kube-system/dns"}, DNS: &observe.DNS{},
+	})
+	n.servicemap = servicemap.NewLocal(n.st, n.flows, requests, connections, datagrams)
 	return serve(t, n)
 }
 
 func TestEdges(t *testing.T) {
 	socket := talking(t)
 	for format, want := range map[string]string{
-		"table": `FROM           TO         MTLS   REQ/S   ERR/S   P50      P99      CONN/S   FAILED/S   REFUSED/S
-shop/unknown   shop/web   all    0       0       <none>   <none>   0        0          0
+		"table": `FROM           TO                MTLS   REQ/S   ERR/S   P50      P99      CONN/S   FAILED/S   UDP/S   DNS/S   REFUSED/S
+shop/unknown   kube-system/dns   none   0       0       <none>   <none>   0        0          0       0       0
+shop/unknown   shop/web          all    0       0       <none>   <none>   0        0          0       0       0
 `,
 		"dot": `digraph weft {
   rankdir=LR; node [shape=box];
+  subgraph "cluster_kube-system" {
+    label="kube-system";
+    "kube-system/Service/dns" [label="dns (Service)"];
+  }
   subgraph "cluster_shop" {
     label="shop";
     "shop//" [label="unknown"];
     "shop/Service/web" [label="web (Service)"];
   }
+  "shop//" -> "kube-system/Service/dns" [label="idle", style=dashed];
   "shop//" -> "shop/Service/web" [label="idle", style=solid];
 }
 `,
@@ -68,7 +78,7 @@ shop/unknown   shop/web   all    0       0       <none>   <none>   0        0   
 	}
 	out, err = run(t, "edges", "--run", socket, "--for", "1ms", "-o", "json")
 	var g servicemap.Graph
-	if err != nil || json.Unmarshal([]byte(out), &g) != nil || len(g.Edges) != 1 || len(g.Nodes) != 2 {
+	if err != nil || json.Unmarshal([]byte(out), &g) != nil || len(g.Edges) != 2 || len(g.Nodes) != 3 {
 		t.Errorf("JSON: %v: %s", err, out)
 	}
 	if _, err := run(t, "edges", "--run", serve(t, healthyNode())); err == nil || !strings.Contains(err.Error(), "counts no traffic") {

@@ -7,6 +7,7 @@
 //	gateway.go    listeners, certificates and addresses
 //	route.go      where a route's rules are, and which of them lose
 //	problems.go   what is wrong, with the remedy
+//	bounds.go     how long a description may be
 package describe
 
 import (
@@ -67,15 +68,18 @@ type Description struct {
 	Rules    []Rule        `json:"rules,omitempty"`
 	Status   *model.Status `json:"status,omitempty"`
 	Problems []Problem     `json:"problems,omitempty"`
+	// More counts the rows for which there was no room.
+	More int `json:"more,omitempty"`
 }
 
 // Rule is a rule in effect.
 type Rule struct {
 	Table string     `json:"table"`
 	Hosts []string   `json:"hosts"` // of the virtual host
-	Place int        `json:"place"` // in the order of precedence, from 1
+	Place int        `json:"place"` // in the order of precedence, from 1, among those that the reader may see
 	Rule  model.Rule `json:"rule"`
-	// LosesTo is the rule before it that takes every request that it would take; "" if there is none.
+	// LosesTo is the rule before it that takes every request that it would take; "" if there is none. Of a rule that the reader may
+	// not see it is ruleOfAnother.
 	LosesTo string `json:"losesTo,omitempty"`
 }
 
@@ -96,6 +100,8 @@ type Stream struct {
 type Backend struct {
 	model.Backend
 	Endpoints int `json:"endpoints"` // that are ready
+	// Hidden is true if the reader may not see the backend's namespace, and so how many endpoints there are.
+	Hidden bool `json:"hidden,omitempty"`
 }
 
 // Certificate is one that a Gateway shows.
@@ -109,7 +115,22 @@ type Certificate struct {
 // Node is what is known of the node that answers.
 type Node struct {
 	explain.Node
+	// Sees reports whether the reader may see a namespace: what is of others is left out, or not named. He must see the object's
+	// own. Nil is all, and what is of nodes alone.
+	Sees func(namespace string) bool
 }
+
+func (n *Node) sees(namespace string) bool {
+	return n.Sees == nil || namespace == "" || n.Sees(namespace)
+}
+
+func (n *Node) seesKey(key string) bool {
+	ns, _ := model.SplitKey(key)
+	return n.sees(ns)
+}
+
+// ruleOfAnother is what LosesTo says of a rule that the reader may not see.
+const ruleOfAnother = "a rule of another namespace"
 
 // Describe answers a question. It fails with explain.ErrUnknown if there is no such object.
 func (n *Node) Describe(q Question) (*Description, error) {
@@ -164,14 +185,19 @@ func (d *description) status(kind, namespace, name string) bool {
 // table adds the rules of a route table that keep takes.
 func (d *description) table(t *model.RouteTable, keep func(*model.Rule) bool) {
 	for _, v := range t.VirtualHosts {
+		place := 0
 		for i := range v.Rules {
 			r := &v.Rules[i]
+			if !d.sees(r.Route.Namespace) || r.Route.Name == "" && !d.sees(r.CallerNamespace) {
+				continue
+			}
+			place++
 			if !keep(r) {
 				continue
 			}
-			out := Rule{Table: t.Name, Hosts: v.Hosts, Place: i + 1, Rule: *r}
+			out := Rule{Table: t.Name, Hosts: v.Hosts, Place: place, Rule: *r}
 			if slices.Contains(routeKinds, r.Route.Kind) { // else it is the mesh's own, for what no route takes
-				out.LosesTo = losesTo(v.Rules[:i], r)
+				out.LosesTo = d.losesTo(v.Rules[:i], r)
 			}
 			d.out.Rules = append(d.out.Rules, out)
 		}
@@ -179,9 +205,12 @@ func (d *description) table(t *model.RouteTable, keep func(*model.Rule) bool) {
 }
 
 // losesTo names the first of the rules before one that takes every request which it would take.
-func losesTo(before []model.Rule, r *model.Rule) string {
+func (n *Node) losesTo(before []model.Rule, r *model.Rule) string {
 	for i := range before {
 		if b := &before[i]; covers(b, r) {
+			if !n.sees(b.Route.Namespace) {
+				return ruleOfAnother
+			}
 			return fmt.Sprintf("%s[%d]", b.Route, b.Index)
 		}
 	}
@@ -218,9 +247,16 @@ func coversPath(a, b model.PathMatch) bool {
 func (d *description) backends(all []model.Backend, transport model.Protocol) []Backend {
 	out := make([]Backend, len(all))
 	for i, b := range all {
-		out[i] = Backend{Backend: b, Endpoints: d.serving(b, transport)}
+		out[i] = d.backend(b, d.serving(b, transport))
 	}
 	return out
+}
+
+func (n *Node) backend(b model.Backend, endpoints int) Backend {
+	if !n.sees(b.Namespace) {
+		return Backend{Backend: b, Hidden: true}
+	}
+	return Backend{Backend: b, Endpoints: endpoints}
 }
 
 // serving counts the endpoints of a backend that Envoy may use.
@@ -242,12 +278,12 @@ func (d *description) serving(b model.Backend, transport model.Protocol) int {
 func (d *description) divisions(keep func(service string, route model.ObjectRef) bool) []Stream {
 	var out []Stream
 	for row := range d.State.Divisions.All(d.Snapshot) {
-		if !keep(row.Service, row.Route) {
+		if !keep(row.Service, row.Route) || !d.sees(row.Route.Namespace) {
 			continue
 		}
 		s := Stream{Service: row.Service, Port: row.Port, Route: row.Route, CallerNamespace: row.CallerNamespace}
 		for _, share := range row.Shares {
-			s.Backends = append(s.Backends, Backend{Backend: share.Backend, Endpoints: len(share.Endpoints)})
+			s.Backends = append(s.Backends, d.backend(share.Backend, len(share.Endpoints)))
 		}
 		out = append(out, s)
 	}
@@ -264,7 +300,7 @@ func (d *description) streams(g *model.Gateway, keep func(model.ObjectRef) bool)
 		}
 		for _, l := range p.Listeners {
 			for _, s := range l.Streams {
-				if !keep(s.Route) {
+				if !keep(s.Route) || !d.sees(s.Route.Namespace) {
 					continue
 				}
 				stream := Stream{Gateway: g.Key(), Port: p.Port, Listener: l.Name, Hostname: cmp.Or(s.Hostname, l.Hostname), Route: s.Route}

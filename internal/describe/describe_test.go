@@ -22,7 +22,7 @@ func fill(put func(st *state.State, w *state.Write)) *Node {
 		st.Certificates, st.Certified, st.Announcements, st.Programmed, st.Accepted, st.Rejections)
 	put(st, w)
 	w.Commit()
-	return &Node{explain.Node{State: st, Snapshot: st.Snapshot(), Now: now}}
+	return &Node{Node: explain.Node{State: st, Snapshot: st.Snapshot(), Now: now}}
 }
 
 func routeRef(kind, name string) model.ObjectRef {

@@ -29,13 +29,16 @@ func (d *description) gateway(key string) bool {
 	if !ok {
 		g = &model.Gateway{Namespace: ns, Name: name}
 	}
+	g = d.gatewayOf(g)
 	out := &Gateway{Gateway: g, Streams: d.streams(g, func(model.ObjectRef) bool { return true })}
 	d.out.Gateway = out
 	if g.Identity != "" {
 		out.Certificate, _ = d.State.Certified.Get(d.Snapshot, string(g.Identity))
 	}
 	for _, secret := range shownBy(g) {
-		out.Certificates = append(out.Certificates, d.certificate(secret))
+		if d.seesKey(secret) {
+			out.Certificates = append(out.Certificates, d.certificate(secret))
+		}
 	}
 	for _, a := range g.Addresses {
 		if row, ok := d.State.Announcements.Get(d.Snapshot, a.String()); ok {
@@ -50,6 +53,28 @@ func (d *description) gateway(key string) bool {
 	}
 	d.gatewayProblems(out)
 	return true
+}
+
+// gatewayOf returns a Gateway without the listeners of ListenerSets, and the routes, that the reader may not see.
+func (n *Node) gatewayOf(g *model.Gateway) *model.Gateway {
+	if n.Sees == nil {
+		return g
+	}
+	out := *g
+	out.Ports = slices.Clone(g.Ports)
+	for i := range out.Ports {
+		p := &out.Ports[i]
+		p.Sets = slices.DeleteFunc(slices.Clone(p.Sets), func(o model.ObjectVersion) bool { return !n.sees(o.Namespace) })
+		p.Listeners = slices.DeleteFunc(slices.Clone(p.Listeners), func(l model.GatewayListener) bool {
+			set, _, of := strings.Cut(l.Name, "/")
+			return of && !n.sees(set)
+		})
+		for j := range p.Listeners {
+			l := &p.Listeners[j]
+			l.Streams = slices.DeleteFunc(slices.Clone(l.Streams), func(s model.GatewayStream) bool { return !n.sees(s.Route.Namespace) })
+		}
+	}
+	return &out
 }
 
 // shownBy lists the Secrets of a Gateway's listeners.

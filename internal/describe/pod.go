@@ -44,7 +44,11 @@ func (d *description) pod(key string) bool {
 	if !ok {
 		return false
 	}
-	p := &Pod{Workload: w, Inbound: d.inbound(w), Outbound: d.outbound(w), Services: d.memberships(w)}
+	shown := *w
+	if d.Sees != nil {
+		shown.NetNS, shown.Cgroup = "", "" // the node's own
+	}
+	p := &Pod{Workload: &shown, Inbound: d.inbound(w), Outbound: d.outbound(w), Services: d.memberships(w)}
 	if w.Local && w.Identity != "" {
 		p.Certificate, _ = d.State.Certified.Get(d.Snapshot, string(w.Identity))
 	}
@@ -101,6 +105,9 @@ func (d *description) outbound(w *model.Workload) []Path {
 func (d *description) memberships(w *model.Workload) []Membership {
 	var out []Membership
 	for row := range d.State.Endpoints.All(d.Snapshot) {
+		if !d.seesKey(row.Service) {
+			continue
+		}
 		for _, b := range row.Backends {
 			if b.Workload != w.Key() && !slices.Contains(w.Addresses, b.Address.Addr()) {
 				continue

@@ -77,13 +77,21 @@ func (d *description) applied(subject model.Subject) {
 		d.problem("the kernel of this node does not hold all of it: "+row.Error, "see the node's faults (weft status)")
 	}
 	if row, ok := d.State.Accepted.Get(d.Snapshot, subject.Key()); ok && row.Error != "" {
-		d.problem("Envoy of this node does not hold the newest of it: "+row.Error, "correct what Envoy names; until then the last good version is in force")
+		why := row.Error
+		if d.Sees != nil && subject.Kind == model.SubjectGateway { // it may be about ListenerSets and routes of others
+			why = "it refused something of it"
+		}
+		d.problem("Envoy of this node does not hold the newest of it: "+why, "correct what Envoy names; until then the last good version is in force")
 	}
 }
 
 // rejections says what Envoy refused of the object.
 func (d *description) rejections(ref model.ObjectRef) {
 	for r := range d.State.Rejections.By(d.Snapshot, state.ByObject, ref.String()) {
+		if slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return !d.sees(o.Namespace) }) {
+			d.problem("Envoy refused what was made of it and of objects of other namespaces", "ask who may see all namespaces; until it is corrected the last good version is in force")
+			continue
+		}
 		where := ""
 		if r.Node != "" {
 			where = " of node " + r.Node
@@ -102,7 +110,7 @@ func (d *description) ruleProblems() {
 				"make its match more specific, or remove the other; of equal matches the older route wins, then the first by name")
 		}
 		for b := range r.Rule.AllBackends() {
-			d.backendProblem("rule "+name, Backend{Backend: *b, Endpoints: d.serving(*b, model.TCP)})
+			d.backendProblem("rule "+name, d.backend(*b, d.serving(*b, model.TCP)))
 		}
 	}
 }
@@ -117,7 +125,7 @@ func (d *description) streamProblems(all []Stream) {
 
 // backendProblem looks at what serves a backend. One that is not valid has a condition.
 func (d *description) backendProblem(of string, b Backend) {
-	if b.Weight > 0 && !b.Invalid && b.Endpoints == 0 {
+	if b.Weight > 0 && !b.Invalid && !b.Hidden && b.Endpoints == 0 {
 		d.problem(fmt.Sprintf("%s: backend %s/%s:%d has no ready endpoint", of, b.Namespace, b.Name, b.Port),
 			"a pod that the Service selects must become ready (weft describe service)")
 	}

@@ -1,6 +1,7 @@
 package describe
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -37,7 +38,7 @@ func (d *description) service(key string) bool {
 		port := Port{ServicePort: p, Endpoints: []model.Endpoint{}}
 		portKey := model.PortKey(s.Namespace, s.Name, p.Port, p.Protocol)
 		if row, ok := d.State.Endpoints.Get(d.Snapshot, portKey); ok {
-			port.Endpoints = row.Backends
+			port.Endpoints = d.endpoints(row.Backends)
 		}
 		if t, ok := d.State.BackendTLS.Get(d.Snapshot, portKey); ok && p.Protocol == model.TCP {
 			port.BackendTLS = model.Key(t.Policy.Namespace, t.Policy.Name)
@@ -59,6 +60,17 @@ func (d *description) service(key string) bool {
 	return true
 }
 
+// endpoints leaves out whose the endpoints of other namespaces are: who writes an EndpointSlice may name any address.
+func (n *Node) endpoints(all []model.Endpoint) []model.Endpoint {
+	out := slices.Clone(all)
+	for i, b := range out {
+		if b.Workload != "" && !n.seesKey(b.Workload) {
+			out[i] = model.Endpoint{Address: b.Address, NotGranted: b.NotGranted, Terminating: b.Terminating}
+		}
+	}
+	return out
+}
+
 // usedBy finds the routes that have a Service as a backend.
 func (d *description) usedBy(s *model.Service) []string {
 	seen := map[string]bool{}
@@ -67,7 +79,7 @@ func (d *description) usedBy(s *model.Service) []string {
 		for _, v := range t.VirtualHosts {
 			for i := range v.Rules {
 				for b := range v.Rules[i].AllBackends() {
-					if is(b) && v.Rules[i].Route.Kind != KindService {
+					if d.sees(v.Rules[i].Route.Namespace) && is(b) && v.Rules[i].Route.Kind != KindService {
 						seen[v.Rules[i].Route.String()] = true
 					}
 				}
@@ -75,12 +87,12 @@ func (d *description) usedBy(s *model.Service) []string {
 		}
 	}
 	for r := range d.State.StreamRoutes.All(d.Snapshot) {
-		if slices.ContainsFunc(r.Backends, func(b model.Backend) bool { return is(&b) }) {
+		if d.sees(r.Route.Namespace) && slices.ContainsFunc(r.Backends, func(b model.Backend) bool { return is(&b) }) {
 			seen[r.Route.String()] = true
 		}
 	}
 	for row := range d.State.Divisions.All(d.Snapshot) {
-		if slices.ContainsFunc(row.Shares, func(share model.Share) bool { return is(&share.Backend) }) {
+		if d.sees(row.Route.Namespace) && slices.ContainsFunc(row.Shares, func(share model.Share) bool { return is(&share.Backend) }) {
 			seen[row.Route.String()] = true
 		}
 	}
@@ -98,7 +110,7 @@ func (d *description) portProblems(s *model.Service, p *Port) {
 	var strangers []string
 	for _, e := range p.Endpoints {
 		if e.NotGranted {
-			strangers = append(strangers, e.Workload)
+			strangers = append(strangers, cmp.Or(e.Workload, e.Address.Addr().String()))
 		}
 	}
 	if len(strangers) > 0 {

@@ -7,6 +7,7 @@
 //	route.go     the rule that a request meets
 //	arrival.go   what the destination decides
 //	advice.go    what would change a refusal
+//	scope.go     what a reader of some namespaces may see of an answer
 //
 // The answer is about the mesh. It does not say whether the application listens, or whether a network policy is in the way.
 package explain
@@ -69,6 +70,9 @@ type Answer struct {
 	Ends    []End    `json:"ends,omitempty"`
 	Changes []string `json:"changes,omitempty"` // what would change the answer
 	Notes   []string `json:"notes,omitempty"`   // what the answer does not take into account
+
+	// decidedIn are the namespaces of what decides before an endpoint is picked: a route, or the listener of a ListenerSet.
+	decidedIn []string
 }
 
 // Way is how a connection leaves the source.
@@ -164,6 +168,13 @@ type explanation struct {
 
 func (e *explanation) note(format string, args ...any) {
 	e.answer.Notes = appendNew(e.answer.Notes, fmt.Sprintf(format, args...))
+}
+
+// decides records that an object of a namespace decides; "" is none of a user's.
+func (e *explanation) decides(namespace string) {
+	if namespace != "" {
+		e.answer.decidedIn = appendNew(e.answer.decidedIn, namespace)
+	}
 }
 
 // end answers without an endpoint.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
@@ -100,6 +101,7 @@ func (e *explanation) spread(service string, all []model.Endpoint, share float64
 
 // divide follows connections to what a TCPRoute divides them among.
 func (e *explanation) divide(s *model.Service, d *model.Division) {
+	e.decides(d.Route.Namespace)
 	e.note("%s divides the connections, in the kernel", d.Route)
 	total := 0.0
 	for _, share := range d.Shares {
@@ -165,6 +167,7 @@ func (e *explanation) requests(t *model.RouteTable, namespace string, identity m
 		return
 	}
 	r := a.Route.Rule
+	e.decides(r.Route.Namespace)
 	switch {
 	case r.Status != 0:
 		e.end(Failing, r.Status, "the rule has nothing that may serve the request")
@@ -201,13 +204,14 @@ func (e *explanation) backend(b model.Backend, share float64, identity model.Ide
 		return
 	}
 	key := model.PortKey(b.Namespace, b.Name, b.Port, model.TCP)
+	var notes []string
 	switch t, ok := e.State.BackendTLS.Get(e.Snapshot, key); {
 	case ok && t.Invalid:
 		none(503, "BackendTLSPolicy "+model.Key(t.Policy.Namespace, t.Policy.Name)+" cannot be followed, and nothing is sent in the clear",
 			"see the policy's condition Accepted (weft config status)")
 		return
 	case ok:
-		e.note("to %s requests go by TLS, for BackendTLSPolicy %s: a certificate that does not fit is answered 503", name, model.Key(t.Policy.Namespace, t.Policy.Name))
+		notes = append(notes, fmt.Sprintf("to %s requests go by TLS, for BackendTLSPolicy %s: a certificate that does not fit is answered 503", name, model.Key(t.Policy.Namespace, t.Policy.Name)))
 	}
 	var all []model.Endpoint
 	if row, ok := e.State.Endpoints.Get(e.Snapshot, key); ok {
@@ -226,6 +230,7 @@ func (e *explanation) backend(b model.Backend, share float64, identity model.Ide
 			end.Way, end.Identity = ByEnvoyHBONE, ep.Identity
 		}
 		end.Decision = e.arrive(&end, identity)
+		end.Notes = append(end.Notes, notes...)
 		a.Ends = append(a.Ends, end)
 	}
 }
@@ -279,6 +284,9 @@ func (e *explanation) toGateway() {
 			continue
 		}
 		if l := listenerFor(p, e.request.Host); l != nil {
+			if set, _, of := strings.Cut(l.Name, "/"); of {
+				e.decides(set) // NAMESPACE/LISTENERSET/LISTENER
+			}
 			if t := e.streamTable(p, l); t != nil {
 				e.requests(t, "", g.Identity)
 				return

@@ -1,6 +1,7 @@
 package flowexport
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -34,10 +35,20 @@ const (
 	maxMessage = 1 << 20
 )
 
-// Collector is the Service of an OpenTelemetry collector that takes OTLP by gRPC in the clear.
+// Collector is the Service of an OpenTelemetry collector that takes OTLP by gRPC.
 type Collector struct {
 	Namespace, Service string
 	Port               uint16
+	TLS                *TLS // nil for none: in the clear
+}
+
+// secured returns by which credentials, and under which name, the collector is connected to.
+func (c Collector) secured() []grpc.DialOption {
+	if c.TLS == nil {
+		return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	}
+	name := cmp.Or(c.TLS.ServerName, c.Service+"."+c.Namespace+".svc")
+	return []grpc.DialOption{grpc.WithTransportCredentials(&reloading{*c.TLS, name}), grpc.WithAuthority(name)}
 }
 
 func (c Collector) String() string {
@@ -53,12 +64,12 @@ type otlp struct {
 
 // NewOTLP makes an Exporter to the endpoints of a collector's Service. Nothing is connected yet.
 func NewOTLP(cfg Config, c Collector) (*Exporter, error) {
-	conn, err := grpc.NewClient("passthrough:///"+c.String(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUserAgent("weft/"+cfg.Version),
+	conn, err := grpc.NewClient("passthrough:///"+c.String(), append(c.secured(),
+		grpc.WithUserAgent("weft/"+cfg.Version),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: firstRetry, Multiplier: 2, Jitter: 0.2, MaxDelay: lastRetry}, MinConnectTimeout: exportWithin,
 		}),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx, cfg.State) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx, cfg.State) }))...)
 	if err != nil {
 		return nil, fmt.Errorf("export flows to %s: %w", c, err)
 	}

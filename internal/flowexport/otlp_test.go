@@ -36,6 +36,7 @@ type collector struct {
 	asked   int
 	records []*logs.LogRecord
 	of      map[string]string // attributes of the resource
+	options []grpc.ServerOption
 }
 
 func (c *collector) take(r *logs.LogsData) (*emptypb.Empty, error) {
@@ -100,7 +101,7 @@ func (c *collector) serve(address string) (string, func()) {
 		}
 		return c.take(&r)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(c.options...)
 	g.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "opentelemetry.proto.collector.logs.v1.LogsService", Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: export}},
 	}, nil)
@@ -112,7 +113,7 @@ func (c *collector) serve(address string) (string, func()) {
 }
 
 // behind starts an OpenTelemetry collector that sends logs on by HTTP, and returns where it takes them.
-func (c *collector) behind(program string) string {
+func (c *collector) behind(program, tls string) string {
 	t := c.t
 	t.Helper()
 	end := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -127,7 +128,7 @@ func (c *collector) behind(program string) string {
 		_, _ = c.take(&data)
 	}))
 	t.Cleanup(end.Close)
-	return testenv.Collector(t, program, "logs", end.URL)
+	return testenv.Collector(t, program, "logs", end.URL, tls)
 }
 
 var theirs = Collector{Namespace: "observability", Service: "otel", Port: 4317}
@@ -157,7 +158,7 @@ func TestOTLP(t *testing.T) {
 	w := newWorld(t)
 	c := &collector{t: t}
 	if program := os.Getenv("OTEL_COLLECTOR"); program != "" {
-		w.at(c.behind(program))
+		w.at(c.behind(program, ""))
 	} else {
 		at, _ := c.serve("")
 		w.at(at)

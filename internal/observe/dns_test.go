@@ -218,3 +218,33 @@ func TestFilterDNS(t *testing.T) {
 		t.Error("no name for NXDOMAIN")
 	}
 }
+
+// TestQueriesByTCP: a stream has what looks like a message, and questions by TCP are others than those by UDP.
+func TestQueriesByTCP(t *testing.T) {
+	var q Queries
+	message := func(tcp bool, data []byte) DNSDatagram {
+		return DNSDatagram{
+			Client: netip.MustParseAddrPort("10.0.0.1:4000"), Server: netip.MustParseAddrPort("10.0.0.2:53"), AtClient: true, TCP: tcp, Length: len(data), Data: data,
+		}
+	}
+	for name, data := range map[string][]byte{
+		"an answer to no question": dnsText(t, 7, "web.", 0, true, 1), "no question": {0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xff, 0xff},
+	} {
+		if x, lost := q.Take(message(true, data)); x != nil || lost || q.Waiting() != 0 {
+			t.Errorf("%s: %+v, %v, %d wait", name, x, lost, q.Waiting())
+		}
+	}
+	for _, tcp := range []bool{true, false} {
+		q.Take(message(tcp, dnsText(t, 7, "web.", 0, false, 0)))
+	}
+	if q.Waiting() != 2 {
+		t.Errorf("%d wait, want 2", q.Waiting())
+	}
+	if x, _ := q.Take(message(true, dnsText(t, 7, "other.", 0, true, 1))); x != nil {
+		t.Errorf("an answer to another question: %+v", x)
+	}
+	x, _ := q.Take(message(true, dnsText(t, 7, "web.", 0, true, 1)))
+	if x == nil || !x.TCP || x.Answers != 1 || q.Waiting() != 1 {
+		t.Errorf("%+v, %d wait", x, q.Waiting())
+	}
+}

@@ -14,7 +14,7 @@ const (
 	QueryTimeout = 5 * time.Second
 )
 
-// DNSDatagram is a datagram that carries a message of DNS.
+// DNSDatagram is a message of DNS: a datagram, or what a segment of TCP begins with.
 type DNSDatagram struct {
 	Time           time.Time
 	Workload       string // of the end where it was seen; "" if that is not known
@@ -22,6 +22,7 @@ type DNSDatagram struct {
 	// Service is the address that the client sent to, where Server is a backend of it; else it is not valid.
 	Service  netip.AddrPort
 	AtClient bool // seen at the client, else at the server
+	TCP      bool // what is not a message may look like one
 	Length   int  // bytes
 	Data     []byte
 }
@@ -30,7 +31,7 @@ type DNSDatagram struct {
 type DNSExchange struct {
 	DNS
 	Client, Server, Service netip.AddrPort
-	AtClient                bool
+	AtClient, TCP           bool
 	Workload                string        // of the end where it was seen; "" if that is not known
 	Time                    time.Time     // of the end
 	Took                    time.Duration // 0 if the question was not seen
@@ -46,7 +47,7 @@ type Queries struct {
 
 type queryKey struct {
 	client, server netip.AddrPort
-	atClient       bool
+	atClient, tcp  bool
 	id             uint16
 }
 
@@ -59,15 +60,18 @@ func (k queryKey) local() netip.Addr {
 
 // Take takes a datagram, and returns the exchange that it ends, if it does: its own, or that of another question under the same
 // number (ID), of which an answer is not waited for any more. An answer to another question than was asked is an exchange
-// without a question. lost is true for a question that there is no room for: without an answer it is not heard of again.
+// without a question; by TCP, where a stream may have anything, it is nothing. lost is true for a question that there is no room for: without an answer it is not heard of again.
 func (q *Queries) Take(d DNSDatagram) (x *DNSExchange, lost bool) {
 	h, dns, err := readDNS(d.Data)
 	if err != nil {
 		return nil, false
 	}
-	key := queryKey{d.Client, d.Server, d.AtClient, h.ID}
+	if d.TCP && dns.Name == "" && !h.Response {
+		return nil, false
+	}
+	key := queryKey{d.Client, d.Server, d.AtClient, d.TCP, h.ID}
 	own := &DNSExchange{
-		DNS: dns, Client: d.Client, Server: d.Server, Service: d.Service, AtClient: d.AtClient, Workload: d.Workload, Time: d.Time,
+		DNS: dns, Client: d.Client, Server: d.Server, Service: d.Service, AtClient: d.AtClient, TCP: d.TCP, Workload: d.Workload, Time: d.Time,
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -86,6 +90,9 @@ func (q *Queries) Take(d DNSDatagram) (x *DNSExchange, lost bool) {
 	}
 	// Some errors repeat no question.
 	if x == nil || !same && dns.Name != "" {
+		if d.TCP {
+			return nil, false
+		}
 		own.Received = d.Length
 		return own, false
 	}

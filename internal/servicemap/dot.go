@@ -31,7 +31,7 @@ func WriteDOT(w io.Writer, g *Graph) error {
 		if e.MTLS == AllMTLS {
 			style = "style=solid"
 		}
-		if e.Errors+e.RefusedRequests+e.Failed+e.Refused > 0 {
+		if e.Errors+e.RefusedRequests+e.Failed+e.Refused+e.Unanswered > 0 {
 			style += ", color=red"
 		}
 		fmt.Fprintf(&b, "  %s -> %s [label=%s, %s];\n", quote(e.From), quote(e.To), quote(e.Summary()), style)
@@ -78,6 +78,7 @@ func (e *Edge) Summary() string {
 		of   string
 	}{
 		{e.Requests, "req/s"}, {e.Errors, "errors/s"}, {e.Connections, "conn/s"}, {e.Failed, "failed/s"},
+		{e.Exchanges, "UDP/s"}, {e.Questions, "DNS/s"}, {e.Unanswered, "unanswered/s"},
 		{e.Refused + e.RefusedRequests, "refused/s"},
 	} {
 		if r.rate > 0 {

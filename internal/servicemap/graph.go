@@ -66,7 +66,11 @@ type Edge struct {
 	Refused     float64 `json:"refused,omitempty"`
 	// Reasons of Refused, each with its connections a second.
 	Reasons map[string]float64 `json:"reasons,omitempty"`
-	// Bytes a second of connections that ended, Sent from From to To.
+	// Exchanges of UDP datagrams a second that ended; Questions to DNS, and those of them that have no answer.
+	Exchanges  float64 `json:"exchanges,omitempty"`
+	Questions  float64 `json:"questions,omitempty"`
+	Unanswered float64 `json:"unanswered,omitempty"`
+	// Bytes a second of connections and exchanges that ended, Sent from From to To.
 	Sent     float64 `json:"sent,omitempty"`
 	Received float64 `json:"received,omitempty"`
 }
@@ -75,7 +79,7 @@ type Edge struct {
 func (e *Edge) Idle() bool { return e.weight() == 0 }
 
 func (e *Edge) weight() float64 {
-	return e.Requests + e.Connections + 10*(e.Errors+e.RefusedRequests+e.Failed+e.Refused)
+	return e.Requests + e.Connections + e.Exchanges + e.Questions/dnsWeight + 10*(e.Errors+e.RefusedRequests+e.Failed+e.Refused) + e.Unanswered
 }
 
 // Other is what a graph leaves out.

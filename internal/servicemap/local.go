@@ -22,6 +22,11 @@ const (
 	askTimeout = 5 * time.Second
 )
 
+// Counter has counted traffic: traffic.Connections, traffic.Datagrams.
+type Counter interface {
+	AddTotals(map[traffic.Labels]traffic.Totals)
+}
+
 // Local answers for the node of an agent.
 type Local struct {
 	st       *state.State
@@ -30,16 +35,18 @@ type Local struct {
 	searches chan struct{}
 }
 
-// NewLocal makes a Local of what its agent counts.
-func NewLocal(st *state.State, flows *observe.Store, connections *traffic.Connections, requests *traffic.Requests) *Local {
+// NewLocal makes a Local of what its agent counts: requests, and what others add.
+func NewLocal(st *state.State, flows *observe.Store, requests *traffic.Requests, others ...Counter) *Local {
 	return &Local{st: st, flows: flows, searches: make(chan struct{}, maxSearches), recorder: NewRecorder(
 		func(ctx context.Context) map[traffic.Labels]traffic.Totals {
 			ctx, cancel := context.WithTimeout(ctx, askTimeout)
 			defer cancel()
 			_ = requests.Update(ctx) // while Envoy does not answer, what it said before counts; weft status says so
 			out := map[traffic.Labels]traffic.Totals{}
-			connections.AddTotals(out)
 			requests.AddTotals(out)
+			for _, c := range others {
+				c.AddTotals(out)
+			}
 			return out
 		})}
 }

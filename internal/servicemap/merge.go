@@ -13,6 +13,7 @@ import (
 // stats are rates of what one kind of reporter counted of a pair.
 type stats struct {
 	requests, errors, refusedRequests, opened, failed, refused, sent, received float64
+	exchanges, questions, unanswered, udpSent, udpReceived                     float64
 	latency                                                                    []float64
 	reasons                                                                    map[string]float64
 	// How much was authenticated, and how much was not: in the window, and whether anything ever was.
@@ -155,6 +156,11 @@ func (at *collected) add(c *Count, seconds float64) {
 	s.failed += perSecond(c.Failed, seconds)
 	s.sent += perSecond(c.Sent, seconds)
 	s.received += perSecond(c.Received, seconds)
+	s.exchanges += perSecond(c.UDP.Exchanges, seconds)
+	s.questions += perSecond(c.UDP.Questions, seconds)
+	s.unanswered += perSecond(c.UDP.Unanswered, seconds)
+	s.udpSent += perSecond(c.UDP.Sent, seconds)
+	s.udpReceived += perSecond(c.UDP.Received, seconds)
 	for reason, n := range c.Refused {
 		if s.reasons == nil {
 			s.reasons = map[string]float64{}
@@ -174,7 +180,7 @@ func (at *collected) add(c *Count, seconds float64) {
 		s.authenticated += perSecond(c.Requests+c.Opened, seconds)
 		s.everAuthenticated = s.everAuthenticated || c.Ever
 	} else {
-		s.clear += perSecond(c.Requests+c.Opened, seconds)
+		s.clear += perSecond(c.Requests+c.Opened+c.UDP.Exchanges+c.UDP.Questions, seconds)
 		s.everClear = s.everClear || c.Ever
 	}
 }
@@ -204,6 +210,15 @@ func (at *collected) edge(pair Pair) Edge {
 			out.Failed = 0
 		}
 	}
+	exchanges, questions := &at.near, &at.near
+	if at.near.exchanges == 0 {
+		exchanges = &at.far
+	}
+	if at.near.questions == 0 {
+		questions = &at.far
+	}
+	out.Exchanges, out.Questions, out.Unanswered = exchanges.exchanges, questions.questions, questions.unanswered
+	out.Sent, out.Received = out.Sent+exchanges.udpSent, out.Received+exchanges.udpReceived
 	out.Refused, out.Reasons = refusals.refused, someReasons(refusals.reasons)
 	out.MTLS = way.mtls()
 	return out

@@ -87,6 +87,16 @@ func TestMerge(t *testing.T) {
 			[]*Part{part(Count{Pair: Pair{app, vault}, Reporter: src, MTLS: true, Ever: true}, Count{Pair: Pair{app, vault}, Reporter: src})},
 			"shop/app>bank/vault all idle",
 		},
+		"datagrams are in the clear, beside connections that are not": {
+			[]*Part{
+				part(count(app, web, src, true, traffic.Totals{Opened: 10, Sent: 100}), count(app, web, src, false, traffic.Totals{UDP: traffic.UDPTotals{Exchanges: 20, Sent: 50}})),
+				part(count(app, web, dst, false, traffic.Totals{UDP: traffic.UDPTotals{Exchanges: 21, Sent: 50}})),
+			}, "shop/app>store/web some 1 conn/s, 2 UDP/s",
+		},
+		"questions to DNS, as the server counts them": {
+			[]*Part{part(count(out, web, dst, false, traffic.Totals{UDP: traffic.UDPTotals{Questions: 30, Unanswered: 10}}))},
+			"outside of the mesh>store/web none 3 DNS/s, 1 unanswered/s",
+		},
 		"no time has passed": {
 			[]*Part{{Counts: []Count{count(app, vault, src, false, traffic.Totals{})}}},
 			"shop/app>bank/vault none idle",

@@ -96,7 +96,7 @@ func PairOf(l *traffic.Labels) Pair {
 func newPart(before, after *sample) *Part {
 	p := &Part{Seconds: after.at.Sub(before.at).Seconds()}
 	for l, now := range after.totals {
-		c := Count{Pair: PairOf(&l), Service: l.Service, Reporter: l.Reporter, MTLS: l.MTLS, Totals: since(now, before.totals[l]), Ever: now.Requests+now.Opened > now.RefusedRequests}
+		c := Count{Pair: PairOf(&l), Service: l.Service, Reporter: l.Reporter, MTLS: l.MTLS, Totals: since(now, before.totals[l]), Ever: now.Requests+now.Opened+now.UDP.Exchanges+now.UDP.Questions > now.RefusedRequests}
 		switch {
 		case l.IsOverflow():
 			c.Other, c.Pair, c.Service = true, Pair{}, ""
@@ -119,9 +119,15 @@ func (p *Part) cut(most int) {
 	}
 }
 
+// dnsWeight is how many questions to DNS count as one connection: nearly every workload asks, and all of them the same server.
+const dnsWeight = 10
+
 // weight orders what is kept first: refusals and errors are what people look for.
 func (c *Count) weight() uint64 {
-	n := c.Requests + c.Opened + 10*(c.Errors+c.RefusedRequests+c.Failed)
+	n := c.Requests + c.Opened + c.UDP.Exchanges + c.UDP.Questions/dnsWeight + 10*(c.Errors+c.RefusedRequests+c.Failed) + c.UDP.Unanswered
+	if c.UDP.Questions > 0 {
+		n++
+	}
 	for _, r := range c.Refused {
 		n += 10 * r
 	}
@@ -141,6 +147,11 @@ func since(now, before traffic.Totals) traffic.Totals {
 		RefusedRequests: grown(now.RefusedRequests, before.RefusedRequests),
 		Opened:          grown(now.Opened, before.Opened), Failed: grown(now.Failed, before.Failed),
 		Sent: grown(now.Sent, before.Sent), Received: grown(now.Received, before.Received),
+		UDP: traffic.UDPTotals{
+			Exchanges: grown(now.UDP.Exchanges, before.UDP.Exchanges), Sent: grown(now.UDP.Sent, before.UDP.Sent),
+			Received: grown(now.UDP.Received, before.UDP.Received), Questions: grown(now.UDP.Questions, before.UDP.Questions),
+			Unanswered: grown(now.UDP.Unanswered, before.UDP.Unanswered),
+		},
 	}
 	for i, n := range now.Latency {
 		if i < len(before.Latency) {

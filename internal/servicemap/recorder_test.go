@@ -68,9 +68,9 @@ func TestRecorder(t *testing.T) {
 
 func TestSince(t *testing.T) {
 	before := traffic.Totals{Requests: 10, Latency: latency(map[int]uint64{1: 5}), Refused: map[string]uint64{"a": 1, "b": 2}}
-	now := traffic.Totals{Requests: 15, Latency: latency(map[int]uint64{1: 6, 2: 1}), Refused: map[string]uint64{"a": 1, "b": 5}, Opened: 3}
+	now := traffic.Totals{Requests: 15, Latency: latency(map[int]uint64{1: 6, 2: 1}), Refused: map[string]uint64{"a": 1, "b": 5}, Opened: 3, UDP: traffic.UDPTotals{Exchanges: 2, Questions: 3}}
 	got := since(now, before)
-	if got.Requests != 5 || got.Latency[1] != 1 || got.Latency[2] != 1 || len(got.Refused) != 1 || got.Refused["b"] != 3 || got.Opened != 3 {
+	if got.Requests != 5 || got.Latency[1] != 1 || got.Latency[2] != 1 || len(got.Refused) != 1 || got.Refused["b"] != 3 || got.Opened != 3 || got.UDP != now.UDP {
 		t.Errorf("%+v", got)
 	}
 	if got := since(traffic.Totals{Requests: 4}, before); got.Requests != 4 {

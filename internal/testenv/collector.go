@@ -11,8 +11,9 @@ import (
 )
 
 // Collector starts an OpenTelemetry collector, a program, that takes a signal (logs, traces) by gRPC and sends it on by HTTP to a
-// URL. It returns the address at which the collector will listen.
-func Collector(t testing.TB, program, signal, to string) string {
+// URL. tls is what its receiver has under "tls" (configtls.ServerConfig, in YAML), "" for gRPC in the clear. It returns the address
+// at which the collector will listen.
+func Collector(t testing.TB, program, signal, to, tls string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -20,13 +21,16 @@ func Collector(t testing.TB, program, signal, to string) string {
 	}
 	at := l.Addr().String()
 	l.Close()
+	if tls != "" {
+		tls = ", tls: " + tls
+	}
 	file := filepath.Join(t.TempDir(), "collector.yaml")
-	config := fmt.Sprintf(`receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
+	config := fmt.Sprintf(`receivers: {otlp: {protocols: {grpc: {endpoint: %q%s}}}}
 exporters: {otlphttp: {endpoint: %q, compression: none}}
 service:
   telemetry: {metrics: {level: none}}
   pipelines: {%s: {receivers: [otlp], exporters: [otlphttp]}}
-`, at, to, signal)
+`, at, tls, to, signal)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

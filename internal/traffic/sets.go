@@ -2,8 +2,8 @@ package traffic
 
 import "time"
 
-// Bounds of the sets of labels that are kept, of connections and of requests each. A set of connections is at most 22
-// series and maxReasons more. A set of requests is at most 18 series of its durations and MaxOutcomes+1 of its count.
+// Bounds of the sets of labels that are kept, of connections, of requests and of datagrams each. A set of connections is at most 22
+// series and maxReasons more, a set of datagrams 38 series. A set of requests is at most 18 series of its durations and MaxOutcomes+1 of its count.
 const (
 	MaxSets             = 4000
 	MaxSetsPerNamespace = 500

@@ -9,7 +9,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Totals are what was counted of a set of labels. Requests and connections are counted apart: a set has one of them or both.
+// Totals are what was counted of a set of labels. Requests, connections and datagrams are counted apart: a set has some of them.
 type Totals struct {
 	// Requests are all, Errors those of them that were answered with 5xx or failed, RefusedRequests those that a policy refused.
 	Requests, Errors, RefusedRequests uint64
@@ -21,6 +21,16 @@ type Totals struct {
 	Refused map[string]uint64
 	// Bytes of connections that have ended, Sent from the source to the destination.
 	Sent, Received uint64
+	// UDP is what was said by UDP.
+	UDP UDPTotals
+}
+
+// UDPTotals are what was counted of datagrams.
+type UDPTotals struct {
+	// Exchanges have ended, with the bytes Sent from the source to the destination, and Received.
+	Exchanges, Sent, Received uint64
+	// Questions to DNS, and those of them that have no answer.
+	Questions, Unanswered uint64
 }
 
 // LabelsOf returns what a flow is counted by.

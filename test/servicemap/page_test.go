@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func (f fixed) Graph(context.Context) (*servicemap.Graph, error) {
 	g := servicemap.Merge(time.Now(), []*servicemap.Part{{
 		Seconds: 10, Counts: []servicemap.Count{count(hostile, "web"), count("bank", "vault"), {
 			Pair:     servicemap.Pair{From: servicemap.End{Namespace: "bank", Kind: "Pod", Name: "teller"}, To: servicemap.End{Namespace: "bank", Kind: "Deployment", Name: "vault"}},
-			Reporter: traffic.AtSource,
+			Reporter: traffic.AtSource, Totals: traffic.Totals{UDP: traffic.UDPTotals{Questions: 20}},
 		}},
 		Workloads: []servicemap.Workload{{End: servicemap.End{Namespace: "bank", Kind: "Deployment", Name: "vault"}, Modes: []string{hostile}, Policies: []string{hostile}}},
 	}}, []string{hostile})
@@ -103,6 +104,14 @@ func TestPage(t *testing.T) {
 	if got := eval[string](b, `location.href + document.cookie + localStorage.length`); got != url+"0" {
 		t.Errorf("a token is left in %q", got)
 	}
+
+	if got := eval[[]string](b, `weftMap.cy.edges().map((e) => e.data("label"))`); !slices.Contains(got, "2 DNS/s") {
+		t.Errorf("labels of edges: %q", got)
+	}
+	b.do(chromedp.Click(chromedp.CSS("#dns")))
+	b.await(`weftMap.cy.edges().length === 2`)
+	b.do(chromedp.Click(chromedp.CSS("#dns")))
+	b.await(`weftMap.cy.edges().length === 3`)
 
 	chosen := eval[string](b, `weftMap.cy.edges().filter((e) => e.target().data("label").startsWith("vault") && e.data("bad"))[0].id()`)
 	b.clickEdge(chosen)

@@ -89,6 +89,10 @@ var mesh = board{
 			{overTime, "Failed", "Connections a second that never were established, or broke.", "cps",
 				[]query{{to, rate("weft_tcp_connections_closed_total", `verdict="failed", reporter="source"`+inNamespace, "destination_namespace, destination_workload")}}},
 		}},
+		{"DNS", []panel{
+			{overTime, "Questions by answer", "A second, as those who ask see it, to servers in any namespace.", "reqps", []query{{"{{code}}", rate("weft_dns_questions_total", `reporter="source"`, "code")}}},
+			{overTime, "Time to the answer", "As those who ask see it.", "s", quantiles("weft_dns_answer_seconds", `reporter="source"`)},
+		}},
 	},
 }
 

@@ -154,7 +154,7 @@ func (c *cluster) agentWith(node string, rows func(grpc.ServiceRegistrar)) *agen
 	requests := traffic.NewRequests(st, func(context.Context) (*model.RequestStats, error) { return &model.RequestStats{}, nil })
 	up := &hubble.Uplink{
 		Rows:     rows,
-		Map:      servicemap.NewLocal(st, a.flows, a.connections, requests),
+		Map:      servicemap.NewLocal(st, a.flows, requests, a.connections),
 		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now()}),
 		Dial:     func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return dial(ctx, to, node) },
 		Replicas: func(ctx context.Context, now func([]netip.AddrPort)) error {

@@ -20,7 +20,7 @@ import (
 // askedAtOnce is how many nodes are asked at a time for their rows: so many answers are in memory.
 const askedAtOnce = 8
 
-// registerMesh serves what weft status, config and edges ask for. Readers are authenticated by the interceptors.
+// registerMesh serves what weft status, config, explain, describe, edges and top ask for. Readers are authenticated by the interceptors.
 func (s *Server) registerMesh(server grpc.ServiceRegistrar) {
 	read := func(answer func(*caller, []byte, *meshStream) error) grpc.StreamHandler {
 		return func(_ any, stream grpc.ServerStream) error {
@@ -38,6 +38,8 @@ func (s *Server) registerMesh(server grpc.ServiceRegistrar) {
 		ServiceName: api.MeshService, HandlerType: (*any)(nil),
 		Streams: []grpc.StreamDesc{
 			{StreamName: "Ask", ServerStreams: true, Handler: read(s.askRows)},
+			{StreamName: "Explain", ServerStreams: true, Handler: read(s.explain)},
+			{StreamName: "Describe", ServerStreams: true, Handler: read(s.describe)},
 			{StreamName: "Edges", ServerStreams: true, Handler: read(s.edges)},
 		},
 	}, s)

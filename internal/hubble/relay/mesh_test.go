@@ -19,6 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/describe"
+	"github.com/weft-mesh/weft/internal/explain"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -154,6 +156,51 @@ func TestAgentWithoutRows(t *testing.T) {
 	}
 	if got, want := said(t, a, api.Services), "a shop/app,store/web; old: its agent is of an earlier version; slow: it does not answer in time"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+	d, err := api.AskDescribe(c.as("admin"), c.conn(), api.DescribeQuestion{Question: describe.Question{Kind: describe.KindService, Name: "shop/app"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems []string
+	for _, p := range d.Problems {
+		problems = append(problems, p.What)
+	}
+	if got, want := strings.Join(problems, "; "), "node old does not tell: its agent is of an earlier version; node slow does not tell: its agent is of an earlier version"; d.Node != "a" || got != want {
+		t.Errorf("node %s: %s, want %s", d.Node, got, want)
+	}
+}
+
+// TestAsked: the answer about an object or a connection is for those who may list the rows of its namespaces. What a reader says of
+// his scope does not count.
+func TestAsked(t *testing.T) {
+	c := newCluster(t, Times{})
+	c.config.set("shop", []string{"shop"})
+	c.config.set("admin", nil)
+	c.agent("a")
+	everything := api.Scope{All: true}
+	for _, tc := range []struct {
+		token, of string
+		code      codes.Code
+	}{
+		{"admin", "store/web", codes.OK}, {"shop", "shop/app", codes.OK}, {"shop", "store/web", codes.PermissionDenied}, {"shop", "web", codes.PermissionDenied},
+		{"admin", "web", codes.InvalidArgument}, {"admin", "shop/gone", codes.NotFound}, {"x", "shop/app", codes.Unauthenticated},
+	} {
+		_, err := api.AskDescribe(c.as(tc.token), c.conn(), api.DescribeQuestion{Question: describe.Question{Kind: describe.KindService, Name: tc.of}, Scope: everything})
+		if status.Code(err) != tc.code {
+			t.Errorf("%s describes %s: %v", tc.token, tc.of, err)
+		}
+	}
+	for _, tc := range []struct {
+		token, from, to string
+		code            codes.Code
+	}{
+		{"admin", "shop/app-1", "store/web-1", codes.OK}, {"shop", "shop/app-1", "shop/app-1", codes.OK}, {"shop", "shop/app-1", "store/web-1", codes.PermissionDenied},
+		{"shop", "store/web-1", "shop/app-1", codes.PermissionDenied}, {"shop", "", "shop/app-1", codes.InvalidArgument}, {"nobody", "shop/app-1", "shop/app-1", codes.Unauthenticated},
+	} {
+		q := explain.Question{From: tc.from, To: explain.Target{Kind: explain.KindPod, Name: tc.to, Port: 80}}
+		if a, err := api.AskExplain(c.as(tc.token), c.conn(), api.ExplainQuestion{Question: q, Scope: everything}); status.Code(err) != tc.code {
+			t.Errorf("%s explains %+v: %+v, error %v", tc.token, q, a, err)
+		}
 	}
 }
 

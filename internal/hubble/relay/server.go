@@ -131,7 +131,8 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 	end := begun(info.FullMethod)
 	defer func() { end(err) }()
 	right := toFlows
-	if info.FullMethod == api.MeshAsk {
+	switch info.FullMethod {
+	case api.MeshAsk, api.MeshExplain, api.MeshDescribe:
 		right = toConfig
 	}
 	c, err := s.authenticate(stream.Context(), right)

@@ -79,7 +79,7 @@
     const nodes = new Map(state.graph.nodes.map((n) => [n.id, n]));
     const namespace = $("namespace").value;
     const edges = state.graph.edges.filter((e) =>
-      ($("idle").checked || !text.idle(e)) &&
+      ($("idle").checked || !text.idle(e)) && ($("dns").checked || !text.dnsOnly(e)) &&
       (!namespace || nodes.get(e.from).namespace === namespace || nodes.get(e.to).namespace === namespace));
     const ends = new Set(edges.flatMap((e) => [e.from, e.to]));
     return {nodes, edges, shown: state.graph.nodes.filter((n) => ends.has(n.id))};
@@ -169,6 +169,10 @@
     }
     if (e.connections || e.failed) {
       rows.push(["Connections", text.rate(e.connections) + " a second, " + text.rate(e.failed) + " failed"]);
+    }
+    if (e.exchanges) rows.push(["UDP", text.rate(e.exchanges) + " exchanges a second"]);
+    if (e.questions) rows.push(["DNS", text.rate(e.questions) + " questions a second, " + text.rate(e.unanswered) + " without an answer"]);
+    if (e.connections || e.failed || e.exchanges) {
       rows.push(["Bytes", text.bytes(e.sent || 0) + " out, " + text.bytes(e.received || 0) + " in a second"]);
     }
     if (text.refused(e)) rows.push(["Refused", text.rate(text.refused(e)) + " a second"]);
@@ -198,6 +202,7 @@
     const row = document.createElement("tr");
     const what = [];
     if (f.http) what.push(f.http.method + " " + f.http.host + f.http.path + " " + f.http.status);
+    if (f.dns) what.push([f.dns.type, f.dns.name, f.dns.code].filter(Boolean).join(" "));
     if (f.open) what.push("opened");
     if (f.duration) what.push(text.time(f.duration / 1e9));
     if (f.reason) what.push(f.reason + (f.policies ? ": " + f.policies.join(", ") : ""));
@@ -219,7 +224,7 @@
   });
   $("logout").addEventListener("click", () => login(""));
   $("close").addEventListener("click", () => choose(null));
-  for (const id of ["namespace", "idle"]) $(id).addEventListener("change", show);
+  for (const id of ["namespace", "idle", "dns"]) $(id).addEventListener("change", show);
   $("live").addEventListener("change", refresh);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 

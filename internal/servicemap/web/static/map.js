@@ -45,7 +45,7 @@ function createMap(container, choose) {
   function edgeData(e) {
     return {
       id: e.id, source: "n:" + e.from, target: "n:" + e.to, label: text.edge(e), mtls: e.mtls, bad: text.bad(e), idle: text.idle(e),
-      width: Math.min(6, 1.5 + Math.log10(1 + (e.requests || 0) + (e.connections || 0))),
+      width: Math.min(6, 1.5 + Math.log10(1 + (e.requests || 0) + (e.connections || 0) + (e.exchanges || 0))),
     };
   }
 

@@ -35,18 +35,24 @@ const text = {
 
   refused(e) { return (e.refused || 0) + (e.refusedRequests || 0); },
 
-  bad(e) { return text.refused(e) + (e.errors || 0) + (e.failed || 0) > 0; },
+  bad(e) { return text.refused(e) + (e.errors || 0) + (e.failed || 0) + (e.unanswered || 0) > 0; },
 
-  idle(e) { return !e.requests && !e.connections && !text.bad(e); },
+  idle(e) { return !e.requests && !e.connections && !e.exchanges && !e.questions && !text.bad(e); },
+
+  // Nothing was counted but questions to DNS that were answered.
+  dnsOnly(e) { return Boolean(e.questions) && !e.requests && !e.connections && !e.exchanges && !text.bad(e); },
 
   // The label of an edge.
   edge(e) {
     const out = [];
     if (e.requests) out.push(text.rate(e.requests) + " req/s");
     else if (e.connections) out.push(text.rate(e.connections) + " conn/s");
+    if (e.exchanges) out.push(text.rate(e.exchanges) + " UDP/s");
+    if (e.questions) out.push(text.rate(e.questions) + " DNS/s");
     if (e.p99 !== undefined) out.push("p99 " + text.time(e.p99));
     if (e.errors) out.push(text.rate(100 * e.errors / e.requests) + " % errors");
     if (e.failed) out.push(text.rate(e.failed) + " failed/s");
+    if (e.unanswered) out.push(text.rate(e.unanswered) + " unanswered/s");
     if (text.refused(e)) out.push(text.rate(text.refused(e)) + " refused/s");
     return out.join("\n");
   },
