@@ -54,6 +54,7 @@ func attackDefault(t *testing.T) {
 		{"B8", "a policy's Service relabelled while no agent runs", false, relabelledService},
 		{"B9", "a pod's label against what its namespace enforces", false, weakerLabel},
 		{"B10", "a port of the mesh taken before a pod gets its listener", false, takenPort},
+		{"B11", "a tenant's client who says that he is another Gateway", false, gatewayPretence},
 		{"T1", "sessions without a certificate of the mesh", false, strangers},
 		{"T2", "sessions of one peer", true, manySessions},
 		{"T3", "streams of one peer", true, manyStreams},
