@@ -42,6 +42,7 @@ func attackDefault(t *testing.T) {
 		{"A2", "requests with large headers that never end", true, largeHeaders},
 		{"A3", "idle connections to port 15008", true, idleHBONE},
 		{"A3", "idle connections to port 15009", false, idleTunnel},
+		{"A3", "silent connections to a port that may speak HTTP", true, idleUndeclared},
 		{"A3", "ports 15008 and 15009 where nobody authenticates", false, ownPortsOfOthers},
 		{"A4", "Services with all ports that fit", true, manyPorts},
 		{"A5", "routes with thousands of regular expressions", true, manyExpressions},
