@@ -64,7 +64,10 @@ func listenOnLoopbackAt(port uint16) (fd int, at uint16, err error) {
 	return fd, addrPort(own).Port(), nil
 }
 
-var errStranger = errors.New("it is not Envoy's")
+var (
+	errStranger    = errors.New("it is not Envoy's")
+	errNotLoopback = errors.New("it was made to another address than a loopback address")
+)
 
 // own tells sockets of this process's cgroup, where Envoy is, from those of others.
 type own struct {
@@ -80,13 +83,20 @@ func newOwn() (*own, error) {
 	return &own{loopback: uint32(lo.Index)}, nil
 }
 
-// peer fails unless the other end of a connection that was accepted on the loopback is a socket of this process's cgroup.
+// peer fails unless a connection was made to a loopback address, by a socket of this process's cgroup.
+//
+// The cgroup is not enough: Envoy passes the bytes of a Gateway's client to any endpoint that a tenant names. The address of a
+// Gateway is one of the interface lo too, and can be an endpoint. A loopback address cannot (model.IsRoutable), so that Envoy
+// connects to one only as the agent says.
 func (o *own) peer(c *socket, peer netip.AddrPort) error {
 	var local unix.Sockaddr
 	err := os.ErrClosed
 	c.control(func(fd int) { local, err = unix.Getsockname(fd) })
 	if err != nil {
 		return err
+	}
+	if !addrPort(local).Addr().IsLoopback() {
+		return errNotLoopback
 	}
 	ours := o.cgroup.Load()
 	if ours == 0 {

@@ -56,6 +56,8 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		TrafficDirection: core.TrafficDirection_INBOUND,
 		Freebind:         yes(),
 		Address:          tcpAddress(netip.AddrPortFrom(g.Addresses[0], p.Port), cfg.GatewayNetNS),
+
+		MaxConnectionsToAcceptPerSocketEvent: number(acceptedAtOnce),
 	}
 	for _, a := range g.Addresses[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{

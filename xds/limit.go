@@ -16,6 +16,9 @@ const (
 	// What a message may have in headers, requests and answers alike, whichever listener or cluster it passes.
 	maxHeaders   = 1000
 	maxHeadersKB = 60
+	// acceptedAtOnce are the connections that Envoy accepts of a listener before it turns to what else there is to do. Without
+	// it, Envoy goes on while more come, so that one pod's connections hold up those of all.
+	acceptedAtOnce = 1
 	// ownHeaders are left for those that we add between two of our listeners.
 	ownHeaders   = 16
 	ownHeadersKB = 4

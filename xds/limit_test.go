@@ -72,6 +72,42 @@ func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
 	}
 }
 
+// TestDetectionCountsFromTheStart: connections whose first bytes have not come are as few as others of a pod. Without a limit
+// of their own they take those of all the node's pods.
+func TestDetectionCountsFromTheStart(t *testing.T) {
+	const most = 4
+	patient := defaultTimeouts
+	patient.firstBytes = time.Minute
+	pods := labPods(t, "a", "b")
+	w := newWorld(t, Config{ConnectionsPerListener: most, testTimeouts: &patient})
+	a, b := workload(pods[0], "shop", model.MTLSDisabled, nil), workload(pods[1], "shop", model.MTLSDisabled, nil)
+	put(w, w.st.Workloads, a, b)
+	echo(t, pods[1], 8080, "b")
+	detected(t, w, pods[0], "web", detectWeb, endpointOf(b, 0, 8080))
+	w.envoy()
+	until(t, "an answer", func() error {
+		status, body, err := ask(pods[0], detectWeb, "web", "/")
+		if status == 0 || err != nil {
+			return fmt.Errorf("%d %s %w", status, body, err)
+		}
+		return nil
+	})
+	held := 0
+	for n := range 4 * most {
+		c := dialPod(t, pods[0], detectWeb)
+		if n%2 == 0 {
+			_, _ = io.WriteString(c, "GET /")
+		}
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			held++
+		}
+	}
+	if held < most-1 || held > most {
+		t.Errorf("%d connections are held, want %d", held, most)
+	}
+}
+
 // Connections on which nothing comes count as well, whatever the listener waits for.
 func TestGatewayConnectionsCountFromTheStart(t *testing.T) {
 	const most = 4 // and twenty for the Gateways of a namespace

@@ -175,7 +175,8 @@ func podListener(w *model.Workload, suffix string, at []netip.AddrPort, directio
 		ListenerFiltersTimeout: duration(0),
 		// The addresses may come after the namespace. Envoy 1.40 stays in the namespace in which bind fails, and listens there
 		// for Gateways from then on.
-		Freebind: yes(),
+		Freebind:                             yes(),
+		MaxConnectionsToAcceptPerSocketEvent: number(acceptedAtOnce),
 	}
 	for _, a := range at[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listener.AdditionalAddress{Address: tcpAddress(a, w.NetNS)})

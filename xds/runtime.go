@@ -5,11 +5,12 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
-// One layer of runtime values is served (RTDS): how many connections each listener of a Gateway may have, and how many sessions
-// each of its UDP ports. Envoy counts connections from the moment that it accepts them. The connection_limit filter of other
-// listeners would not see those that wait for a handshake's first bytes. A circuit breaker that is changed by its cluster
+// One layer of runtime values is served (RTDS): how many connections each listener may have that waits for first bytes, of a
+// Gateway or for detection, and how many sessions each UDP port of a Gateway. Envoy counts connections from the moment that it
+// accepts them. The connection_limit filter of other listeners would not see those that wait. A circuit breaker that is changed by its cluster
 // instead would end the cluster's sessions.
 var runtimeKind = &kind{build: buildRuntime}
 
@@ -31,9 +32,18 @@ func buildRuntime(b *builder, name string) *built {
 		}
 	}
 	values := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	limit := func(listener string, most uint64) {
+		values.Fields["envoy.resource_limits.listener."+listener+".connection_limit"] = structpb.NewNumberValue(float64(most))
+	}
 	for _, names := range listeners {
 		for _, n := range names {
-			values.Fields["envoy.resource_limits.listener."+n+".connection_limit"] = structpb.NewNumberValue(float64(b.cfg.gatewayShare(len(names))))
+			limit(n, b.cfg.gatewayShare(len(names)))
+		}
+	}
+	// A listener for detection stays when no Service needs it any more.
+	for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
+		if len(ListenerNames(w)) > 0 {
+			limit(workloadName(w, outDetect), b.cfg.connectionsPerListener())
 		}
 	}
 	for _, names := range datagrams {

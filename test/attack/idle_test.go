@@ -106,6 +106,33 @@ func idle(t *testing.T, a *arena, port uint16) string {
 	return fmt.Sprintf("%d connections were let in, %d refused, at most %d at once; %s", r.Done, r.Refused, r.Most, noticed)
 }
 
+const undeclaredManifest = `apiVersion: v1
+kind: Service
+metadata: {name: undeclared, namespace: tenant}
+spec: {clusterIP: 10.96.77.8, selector: {app: accomplice}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: undeclared, namespace: tenant}
+spec: {parentRefs: [{group: "", kind: Service, name: undeclared}], rules: [{backendRefs: [{name: undeclared, port: 80}]}]}
+`
+
+// idleUndeclared: connections of a tenant's pod on which nothing is sent, to a port that may or may not speak HTTP, wait for
+// their first bytes and keep no other pod from Envoy.
+func idleUndeclared(t *testing.T, a *arena) string {
+	a.put(t, "undeclared.yaml", undeclaredManifest)
+	to := netip.MustParseAddrPort("10.96.77.8:80")
+	until(t, "the Service is served", func() error { return reached(a.mallory, to) })
+	spec := idleSpec{To: to, Many: 8000, Hold: 6 * time.Second, Pause: 2 * time.Second}
+	var r report
+	noticed := a.under(t, func() { r = from(t, a.mallory, "idle", spec).wait() }, func() {
+		control := spec
+		control.To = netip.AddrPortFrom(a.plain.Address, 8080)
+		from(t, a.outsider, "idle", control).wait()
+	})
+	return fmt.Sprintf("%d connections, at most %d at once; %s", r.Done, r.Most, noticed)
+}
+
 // ownPortsOfOthers: nobody listens on the mesh's ports of a pod that has no identity, and what an application of it does there
 // is not taken for the mesh.
 func ownPortsOfOthers(t *testing.T, a *arena) string {

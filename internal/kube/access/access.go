@@ -9,11 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +34,10 @@ const (
 	maxTokens, maxUsers = 4096, 1024
 	maxReviews          = 16
 	maxNamespaces       = 5000
+	// maxByNamespace bounds the users about whom each namespace is asked at once. There are slots left for others meanwhile.
+	maxByNamespace = 4
+	// reviewTimeout bounds a review of what a user may see, which may answer several callers.
+	reviewTimeout = 30 * time.Second
 )
 
 // Resources that a role may allow to list. There are no objects of these kinds.
@@ -71,7 +77,9 @@ type reviews struct {
 	refusals   Refusals
 	users      *memory[authenticationv1.UserInfo] // by the token
 	scopes     *memory[scope]                     // by the user
+	asking     singleflight.Group                 // by the user: several requests of one ask once
 	slots      chan struct{}
+	byName     chan struct{} // a place for each user about whom each namespace is asked
 }
 
 // For returns a Reviewer for another resource. It shares what is remembered, and the bounds.
@@ -83,10 +91,12 @@ type scope struct {
 	namespaces []string // sorted
 }
 
+func (s scope) any() bool { return s.all || len(s.namespaces) > 0 }
+
 // NewReviewer makes a Reviewer for Flows. namespaces returns the names of all namespaces.
 func NewReviewer(tokens TokenReviewer, rights RightsReviewer, namespaces func() []string) *Reviewer {
 	return &Reviewer{&reviews{
-		tokens: tokens, rights: rights, namespaces: namespaces, slots: make(chan struct{}, maxReviews),
+		tokens: tokens, rights: rights, namespaces: namespaces, slots: make(chan struct{}, maxReviews), byName: make(chan struct{}, maxByNamespace),
 		users: newMemory[authenticationv1.UserInfo](maxTokens), scopes: newMemory[scope](maxUsers),
 	}, Flows}
 }
@@ -98,20 +108,12 @@ func (r *Reviewer) Review(ctx context.Context, source, token string) (user strin
 	if err != nil {
 		return "", false, nil, err
 	}
-	text, err := json.Marshal(struct {
-		Resource string
-		User     authenticationv1.UserInfo
-	}{r.resource, u})
+	s, err := r.scopeOf(ctx, source, token, &u)
 	if err != nil {
 		return "", false, nil, err
 	}
-	key := sha256.Sum256(text)
-	s, known := r.scopes.get(key, time.Now())
-	if !known {
-		if s, err = r.scope(ctx, &u); err != nil {
-			return "", false, nil, err
-		}
-		r.scopes.put(key, s, time.Now())
+	if s.any() {
+		r.refusals.Believe(token, time.Now())
 	}
 	return u.Username, s.all, s.namespaces, nil
 }
@@ -142,7 +144,6 @@ func (r *Reviewer) user(ctx context.Context, source, token string) (authenticati
 		r.refusals.Refused(source, time.Now())
 		return authenticationv1.UserInfo{}, ErrToken
 	}
-	r.refusals.Believe(token, time.Now())
 	r.users.put(key, review.Status.User, time.Now())
 	return review.Status.User, nil
 }
@@ -169,12 +170,71 @@ func audiences(token string) []string {
 	return nil
 }
 
-// scope asks for all namespaces, and if that is refused for each.
-func (r *Reviewer) scope(ctx context.Context, u *authenticationv1.UserInfo) (scope, error) {
+// credentialID is what is different in each token of a user.
+const credentialID = "authentication.kubernetes.io/credential-id"
+
+// scopeOf returns what the bearer of a token may see. All tokens of a user, and all requests that come while he is reviewed,
+// ask once: who may make tokens of a ServiceAccount can make any number.
+func (r *Reviewer) scopeOf(ctx context.Context, source, token string, u *authenticationv1.UserInfo) (scope, error) {
+	user := *u
+	user.Extra = maps.Clone(u.Extra)
+	delete(user.Extra, credentialID)
+	text, err := json.Marshal(struct {
+		Resource string
+		User     authenticationv1.UserInfo
+	}{r.resource, user})
+	if err != nil {
+		return scope{}, err
+	}
+	key := sha256.Sum256(text)
+	if s, known := r.scopes.get(key, time.Now()); known {
+		return s, nil
+	}
+	answer := r.asking.DoChan(string(key[:]), func() (any, error) {
+		if s, known := r.scopes.get(key, time.Now()); known {
+			return s, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+		defer cancel()
+		s, err := r.scope(ctx, source, token, u)
+		if err == nil {
+			r.scopes.put(key, s, time.Now())
+		}
+		return s, err
+	})
+	select {
+	case a := <-answer:
+		s, _ := a.Val.(scope)
+		return s, a.Err
+	case <-ctx.Done():
+		return scope{}, ctx.Err()
+	}
+}
+
+// scope asks for all namespaces, and if that is refused for each. Who turns out to have no right in any has cost a review for
+// each, so his token counts as one that was refused.
+func (r *Reviewer) scope(ctx context.Context, source, token string, u *authenticationv1.UserInfo) (scope, error) {
 	all, err := r.allowed(ctx, u, "")
 	if err != nil || all {
 		return scope{all: all}, err
 	}
+	select {
+	case r.byName <- struct{}{}:
+		defer func() { <-r.byName }()
+	case <-ctx.Done():
+		return scope{}, ctx.Err()
+	}
+	if r.refusals.TooMany(source, token, time.Now()) {
+		return scope{}, ErrBusy
+	}
+	s, err := r.eachNamespace(ctx, u)
+	if err == nil && !s.any() {
+		r.refusals.Refused(source, time.Now())
+	}
+	return s, err
+}
+
+func (r *Reviewer) eachNamespace(ctx context.Context, u *authenticationv1.UserInfo) (scope, error) {
 	names := r.namespaces()
 	if len(names) > maxNamespaces {
 		return scope{}, fmt.Errorf("the cluster has %d namespaces; for more than %d, %s are for those who may list those of all", len(names), maxNamespaces, r.resource)

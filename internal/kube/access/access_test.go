@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,7 +33,9 @@ func (a tokenReviews) Create(_ context.Context, r *authenticationv1.TokenReview,
 	}
 	name, _, _ := strings.Cut(r.Spec.Token, ".")
 	if _, known := a.may[name]; known {
-		r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: r.Spec.Audiences, User: authenticationv1.UserInfo{Username: name, Groups: []string{"g"}}}
+		r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, Audiences: r.Spec.Audiences, User: authenticationv1.UserInfo{
+			Username: name, Groups: []string{"g"}, Extra: map[string]authenticationv1.ExtraValue{credentialID: {r.Spec.Token}},
+		}}
 	}
 	return r, nil
 }
@@ -105,6 +108,62 @@ func TestMadeUpTokens(t *testing.T) {
 		if _, _, _, err := r.Review(t.Context(), source, token); err != nil {
 			t.Errorf("%s of %s: %v", token, source, err)
 		}
+	}
+}
+
+// TestUsersWithoutRights: a user who may see nothing costs a review for each namespace. What one address asks for such users
+// is bounded, also if all comes at once, and does not keep out who has a right.
+func TestUsersWithoutRights(t *testing.T) {
+	a, r := newAPI()
+	for i := range 10 * maxRefusals {
+		a.may[fmt.Sprint("nobody", i)] = nil
+	}
+	if _, _, _, err := r.Review(t.Context(), "10.0.0.1", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	before := a.rights.Load()
+	var busy atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 10 * maxRefusals {
+		wg.Go(func() {
+			_, all, namespaces, err := r.Review(t.Context(), "10.0.0.1", fmt.Sprint("nobody", i))
+			switch {
+			case errors.Is(err, ErrBusy):
+				busy.Add(1)
+			case err != nil || all || len(namespaces) > 0:
+				t.Errorf("a user without rights: %v %v, error %v", all, namespaces, err)
+			}
+		})
+	}
+	wg.Wait()
+	const namespaces = 3
+	if n := a.rights.Load() - before - 10*maxRefusals; n > (maxRefusals+maxByNamespace)*namespaces {
+		t.Errorf("%d reviews of rights in a namespace", n)
+	}
+	if busy.Load() == 0 {
+		t.Error("no user is told to come later")
+	}
+	for source, token := range map[string]string{"10.0.0.1": "shop", "10.0.0.2": "nobody"} {
+		if _, _, _, err := r.For(Config).Review(t.Context(), source, token); err != nil {
+			t.Errorf("%s of %s: %v", token, source, err)
+		}
+	}
+}
+
+// TestManyTokensOfAUser cost one review of his rights, also if they come at once.
+func TestManyTokensOfAUser(t *testing.T) {
+	a, r := newAPI()
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			if _, _, namespaces, err := r.Review(t.Context(), "10.0.0.1", fmt.Sprint("shop.", i)); err != nil || len(namespaces) != 1 {
+				t.Errorf("%v, error %v", namespaces, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := a.rights.Load(); n != 1+3 {
+		t.Errorf("%d reviews of rights", n)
 	}
 }
 
