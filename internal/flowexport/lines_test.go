@@ -3,10 +3,12 @@ package flowexport
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,10 +19,11 @@ import (
 // marked.
 func TestBlockedStdout(t *testing.T) {
 	w := newWorld(t)
-	r, out := io.Pipe() // its writer waits until there is a reader
+	const n = maxQueue + maxBatch + 1000
+	r, pipe := io.Pipe() // its writer waits until there is a reader
+	out := &noticing{WriteCloser: pipe, text: fmt.Appendf(nil, "shop/%d", n)}
 	x := newStream(w.cfg, out)
 	stop := w.run(x)
-	const n = maxQueue + maxBatch + 1000
 	w.add(0, n)
 	w.until("a loss", func() bool { return w.lost(x) > 0 && w.row(x).Error != "" })
 	if seen := w.cfg.Flows.Count(); seen != n {
@@ -31,6 +34,7 @@ func TestBlockedStdout(t *testing.T) {
 	// Once the queue has room again, the next flow says what is missing before it.
 	w.until("room", func() bool { return len(x.queue) == 0 })
 	w.add(n, 1)
+	w.until("the last flow", out.noticed.Load)
 	w.until("the end of the error", func() bool { return w.row(x).Error == "" })
 	stop()
 	_ = out.Close()
@@ -42,6 +46,21 @@ func TestBlockedStdout(t *testing.T) {
 	if got := uint64(len(all)) + missing; got != n+1 || missing == 0 || missing != w.lost(x) {
 		t.Errorf("%d flows came and %d are said to be missing, of %d; %d are counted", len(all), missing, n+1, w.lost(x))
 	}
+}
+
+// noticing is a writer that notices a text which is written in one piece.
+type noticing struct {
+	io.WriteCloser
+	text    []byte
+	noticed atomic.Bool
+}
+
+func (w *noticing) Write(b []byte) (int, error) {
+	n, err := w.WriteCloser.Write(b)
+	if err == nil && bytes.Contains(b, w.text) {
+		w.noticed.Store(true)
+	}
+	return n, err
 }
 
 // TestEndWithBlockedStdout: the end does not wait for a write that does not return.
