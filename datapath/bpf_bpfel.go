@@ -224,6 +224,7 @@ type weftTuple struct {
 const (
 	weftMapAffinities       = "affinities"
 	weftMapByTuple          = "by_tuple"
+	weftMapClosings         = "closings"
 	weftMapConns            = "conns"
 	weftMapDnsMessages      = "dns_messages"
 	weftMapEvents           = "events"
@@ -257,6 +258,7 @@ const (
 	weftProgGetpeername6    = "getpeername6"
 	weftProgGetsockname4    = "getsockname4"
 	weftProgGetsockname6    = "getsockname6"
+	weftProgHoldFin         = "hold_fin"
 	weftProgInbound         = "inbound"
 	weftProgProbeSends      = "probe_sends"
 	weftProgProxyConnect4   = "proxy_connect4"
@@ -329,6 +331,7 @@ type weftProgramSpecs struct {
 	Getpeername6    *ebpf.ProgramSpec `ebpf:"getpeername6"`
 	Getsockname4    *ebpf.ProgramSpec `ebpf:"getsockname4"`
 	Getsockname6    *ebpf.ProgramSpec `ebpf:"getsockname6"`
+	HoldFin         *ebpf.ProgramSpec `ebpf:"hold_fin"`
 	Inbound         *ebpf.ProgramSpec `ebpf:"inbound"`
 	ProbeSends      *ebpf.ProgramSpec `ebpf:"probe_sends"`
 	ProxyConnect4   *ebpf.ProgramSpec `ebpf:"proxy_connect4"`
@@ -349,6 +352,7 @@ type weftProgramSpecs struct {
 type weftMapSpecs struct {
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	ByTuple       *ebpf.MapSpec `ebpf:"by_tuple"`
+	Closings      *ebpf.MapSpec `ebpf:"closings"`
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	DnsMessages   *ebpf.MapSpec `ebpf:"dns_messages"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
@@ -410,6 +414,7 @@ func (o *weftObjects) Close() error {
 type weftMaps struct {
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	ByTuple       *ebpf.Map `ebpf:"by_tuple"`
+	Closings      *ebpf.Map `ebpf:"closings"`
 	Conns         *ebpf.Map `ebpf:"conns"`
 	DnsMessages   *ebpf.Map `ebpf:"dns_messages"`
 	Events        *ebpf.Map `ebpf:"events"`
@@ -440,6 +445,7 @@ func (m *weftMaps) Close() error {
 	return _WeftClose(
 		m.Affinities,
 		m.ByTuple,
+		m.Closings,
 		m.Conns,
 		m.DnsMessages,
 		m.Events,
@@ -493,6 +499,7 @@ type weftPrograms struct {
 	Getpeername6    *ebpf.Program `ebpf:"getpeername6"`
 	Getsockname4    *ebpf.Program `ebpf:"getsockname4"`
 	Getsockname6    *ebpf.Program `ebpf:"getsockname6"`
+	HoldFin         *ebpf.Program `ebpf:"hold_fin"`
 	Inbound         *ebpf.Program `ebpf:"inbound"`
 	ProbeSends      *ebpf.Program `ebpf:"probe_sends"`
 	ProxyConnect4   *ebpf.Program `ebpf:"proxy_connect4"`
@@ -518,6 +525,7 @@ func (p *weftPrograms) Close() error {
 		p.Getpeername6,
 		p.Getsockname4,
 		p.Getsockname6,
+		p.HoldFin,
 		p.Inbound,
 		p.ProbeSends,
 		p.ProxyConnect4,

@@ -495,6 +495,7 @@ func listenAll(addrs []string) error {
 			continue
 		}
 		a, isDeaf := strings.CutPrefix(a, "deaf ")
+		a, reads := strings.CutPrefix(a, "reading ")
 		for range 2 { // as Envoy with two workers
 			l, err := lc.Listen(context.Background(), "tcp", a)
 			if err != nil {
@@ -515,12 +516,23 @@ func listenAll(addrs []string) error {
 					if err != nil {
 						orig = err.Error()
 					}
+					if reads {
+						go tellWhatCame(c)
+						continue
+					}
 					fmt.Fprintf(c, "proxy %s %s\n", a, orig)
 				}
 			}()
 		}
 	}
 	return nil
+}
+
+// tellWhatCame reads to the end, and then says what it read.
+func tellWhatCame(c net.Conn) {
+	defer c.Close()
+	b, err := io.ReadAll(c)
+	fmt.Fprintf(c, "read %q %v\n", b, err)
 }
 
 // deaf are the fake proxy's listeners that drop each SYN. Clients send theirs again.

@@ -142,7 +142,6 @@ func ping(c net.Conn, send string) error {
 func TestProbesAreOfTheHostsOwnProcesses(t *testing.T) {
 	n := newNode(t)
 	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
-	put(n, n.st.PodCgroups, &model.PodCgroup{Path: "kubepods"})
 	kubepods, deep := filepath.Join(n.cfg.CgroupRoot, "kubepods"), filepath.Join(n.cfg.CgroupRoot, "kubepods", "besteffort", "pod1", "c")
 	if err := os.MkdirAll(deep, 0o755); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@
 #include "listeners.h"
 #include "datagrams.h"
 #include "udp.h"
+#include "closing.h"
 
 /* The helpers that are used are reserved to programs under the GPL; the rest of the project is Apache-2.0. */
 char _license[] SEC("license") = "Dual BSD/GPL";

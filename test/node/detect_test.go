@@ -17,7 +17,7 @@ import (
 const detectedService = `apiVersion: v1
 kind: Service
 metadata: {name: unknown, namespace: %[1]s}
-spec: {clusterIP: %[2]s, selector: {app: %[3]s}, ports: [{name: web, port: 80, targetPort: 8080}, {name: wire, port: 70, targetPort: 7070}]}
+spec: {clusterIP: %[2]s, selector: {app: %[3]s}, ports: [{name: web, port: 80, targetPort: 8080}, {name: wire, port: 70, targetPort: 7070}, {name: sink, port: 71, targetPort: 7171}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -60,6 +60,10 @@ func detection(t *testing.T, m *mesh) {
 			})
 			t.Run("requests", func(t *testing.T) { detectedRequests(t, client, c.address+":80", at(server.Address, 8080)) })
 			t.Run("bytes", func(t *testing.T) { detectedBytes(t, client, c.address+":70", at(server.Address, 7070)) })
+			t.Run("ends", func(t *testing.T) {
+				sink := newSink(t, m, c.namespace, app)
+				sink.ends(t, client, c.address+":71", at(server.Address, 7171))
+			})
 		})
 	}
 }
