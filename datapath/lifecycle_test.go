@@ -260,12 +260,21 @@ func TestNewLayoutTakesOverWithoutAGap(t *testing.T) {
 
 // attached counts the programs on the test's cgroups.
 func attached(cfg Config) (int, error) {
-	count := 0
+	type place struct {
+		path   string
+		attach ebpf.AttachType
+	}
+	count, counted := 0, map[place]bool{}
 	for _, h := range hooks {
 		path := cfg.CgroupRoot
 		if h.proxy {
 			path = cfg.proxyOf()
 		}
+		at := place{path, h.attach}
+		if counted[at] { // with all programs that are there
+			continue
+		}
+		counted[at] = true
 		f, err := os.Open(path)
 		if os.IsNotExist(err) {
 			continue
