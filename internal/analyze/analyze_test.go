@@ -140,6 +140,38 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReadNothing: what has no manifest is named in an error, for else a wrong path would look like no problem.
+func TestReadNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("kind: Service"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty.yaml")
+	if err := os.WriteFile(empty, []byte("# nothing yet\n---\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		dir:   dir + " has no manifest: files that end in .yaml, .yml or .json are read",
+		empty: empty + " has no manifest: it is empty",
+		"-":   "stdin has no manifest: it is empty",
+	} {
+		if _, err := Read([]string{"testdata/canary.yaml", path}, strings.NewReader("")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// TestFindingsNameTheFile: findings have the name by which the user knows the file, whatever it ends in.
+func TestFindingsNameTheFile(t *testing.T) {
+	odd := filepath.Join(t.TempDir(), "README.md")
+	if err := os.WriteFile(odd, []byte("kind: Service"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if list := read(t, odd).Findings(); len(list) != 1 || list[0].File != odd {
+		t.Errorf("%+v", list)
+	}
+}
+
 // TestTakesAll: which rule hides a later one.
 func TestTakesAll(t *testing.T) {
 	path := func(kind model.MatchType, v string) model.Match {

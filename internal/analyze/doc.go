@@ -2,6 +2,7 @@
 //
 //	manifests.go   manifests into the model, by the same code that an agent runs
 //	findings.go    what is wrong with them: bad documents, and conditions that fail
+//	unread.go      documents that another mesh reads
 //	lint.go        what the API allows and nobody means
 //	envoy.go       the model as resources of Envoy
 //	kernel.go      the model as entries of BPF maps

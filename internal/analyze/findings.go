@@ -34,7 +34,7 @@ type Finding struct {
 
 // Findings returns all that is wrong, by file and line.
 func (m *Mesh) Findings() []Finding {
-	out := slices.Concat(m.badDocuments(), m.failing(), m.lint())
+	out := slices.Concat(m.badDocuments(), m.unread(), m.failing(), m.lint())
 	for i := range out {
 		if f := &out[i]; f.File == "" {
 			at := m.files.Where[f.Object]

@@ -99,6 +99,7 @@ func TestGolden(t *testing.T) {
 		{"envoy-log-level", healthy, "proxy-config log-level http=debug", nil},
 		{"analyze", healthy, "analyze -f testdata/manifests/faulty.yaml", ErrUnhealthy},
 		{"analyze-warning", healthy, "analyze -f testdata/manifests/hidden.yaml", nil},
+		{"analyze-nothing", healthy, "analyze -f ../../examples/canary -o json", nil},
 		{"analyze-strict", healthy, "analyze -f testdata/manifests/hidden.yaml --strict -o json", ErrUnhealthy},
 		{"translate", healthy, "translate -f testdata/manifests/hidden.yaml", nil},
 		{"translate-model", healthy, "translate -f testdata/manifests/hidden.yaml -o model", nil},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -32,9 +33,13 @@ func (o *output) check() error {
 	return nil
 }
 
-// structured prints a value as JSON or YAML, and tells whether that was asked for.
+// structured prints a value as JSON or YAML, and tells whether that was asked for. A list without elements is [], so that
+// programs which read it need not know null.
 func (o *output) structured(w io.Writer, v any) (done bool, err error) {
 	var text []byte
+	if list := reflect.ValueOf(v); list.Kind() == reflect.Slice && list.IsNil() {
+		v = []any{}
+	}
 	switch o.format {
 	case "json":
 		if text, err = json.MarshalIndent(v, "", "  "); err == nil {

@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,6 +27,8 @@ type Files struct {
 	Problems []kube.Problem
 	// Where has the place of each object.
 	Where map[model.ObjectRef]Place
+	// Unread are the documents of kinds that the mesh does not read.
+	Unread map[model.ObjectRef]Place
 }
 
 // Place is where a document begins.
@@ -35,10 +38,10 @@ type Place struct {
 }
 
 // Read reads files, folders and in (as Stdin) into objs, once. Of an object that several paths have, the last counts.
-// Documents of kinds that the mesh does not read are left out:
-// they are usual beside those of the mesh. Services get the address that an API server would give them.
+// Documents of kinds that the mesh does not read are not faults: they are usual beside those of the mesh. Services get the
+// address that an API server would give them. A path without any document is an error, for most likely it is the wrong one.
 func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
-	out := &Files{Where: map[model.ObjectRef]Place{}}
+	out := &Files{Where: map[model.ObjectRef]Place{}, Unread: map[model.ObjectRef]Place{}}
 	for _, path := range paths {
 		if err := out.read(objs, path, in); err != nil {
 			return nil, err
@@ -51,11 +54,12 @@ func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
 	info, err := os.Stat(path)
 	switch {
 	case path == Stdin:
-		return o.readStream(objs, "stdin.yaml", in)
+		return o.readStream(objs, "stdin", in)
 	case err != nil:
 		return fmt.Errorf("read manifests: %w", err)
 	case info.IsDir():
-		return o.readFolder(objs, path, path)
+		return o.readFolder(objs, path, fmt.Sprintf("%s has no manifest: files that end in .yaml, .yml or .json are read", path),
+			func(file string) string { return filepath.Join(path, file) })
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -87,27 +91,34 @@ func (o *Files) readStream(objs *kube.Objects, name string, in io.Reader) error 
 	if err != nil {
 		return fmt.Errorf("read manifests: %s: %w", name, err)
 	}
-	return o.readFolder(objs, dir, filepath.Dir(name))
+	return o.readFolder(objs, dir, name+" has no manifest: it is empty", func(string) string { return name })
 }
 
-// readFolder reads the folder dir, which users know as shown.
-func (o *Files) readFolder(objs *kube.Objects, dir, shown string) error {
+// readFolder reads the folder dir. shown gives the name by which users know a file of it, empty is the error if it has no
+// document.
+func (o *Files) readFolder(objs *kube.Objects, dir, empty string, shown func(string) string) error {
 	f := NewFolder(dir, objs, FolderOptions{Log: slog.New(slog.DiscardHandler)})
 	if err := f.Load(); err != nil {
 		return err
 	}
-	for _, p := range f.problems() { // nothing changes it any more
-		if !unrelated(objs, p.Object) {
-			p.File = filepath.Join(shown, p.File)
-			o.Problems = append(o.Problems, p)
+	problems := f.problems() // nothing changes it any more
+	for _, p := range problems {
+		p.File = shown(p.File)
+		if unrelated(objs, p.Object) {
+			o.Unread[p.Object] = Place{p.File, p.Line}
+			continue
 		}
+		o.Problems = append(o.Problems, p)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(problems) == 0 && len(f.claims) == 0 {
+		return errors.New("read manifests: " + empty)
+	}
 	for key, paths := range f.claims {
 		x := f.files[paths[0]]
 		if d := x.good[key]; d != nil {
-			o.Where[d.ref] = Place{filepath.Join(shown, paths[0]), x.lineOf(key)}
+			o.Where[d.ref] = Place{shown(paths[0]), x.lineOf(key)}
 		}
 	}
 	return nil
