@@ -39,6 +39,15 @@ func otherProtocol(p model.ServicePort) (protocol string, declared bool) {
 	return "", false
 }
 
+// NamedProtocol returns the protocol that a Service port's name says that it speaks, if it is not HTTP in the clear and the port
+// has no appProtocol. A route that names the port takes it as HTTP all the same.
+func NamedProtocol(p model.ServicePort) string {
+	if protocol, declared := otherProtocol(p); !declared {
+		return protocol
+	}
+	return ""
+}
+
 // speaksHTTP reports whether an application protocol is HTTP in the clear: http, http2, http-alt, grpc, grpc-web, h2c, ws.
 func speaksHTTP(app string) bool {
 	switch {

@@ -3,7 +3,10 @@
 //	manifests.go   manifests into the model, by the same code that an agent runs
 //	findings.go    what is wrong with them: bad documents, and conditions that fail
 //	unread.go      documents that another mesh reads
-//	lint.go        what the API allows and nobody means
+//	lint.go        what the API allows and nobody means: rules that nothing reaches
+//	routes.go      the same of what routes attach to
+//	policies.go    the same of AuthorizationPolicies
+//	labels.go      the same of labels
 //	envoy.go       the model as resources of Envoy
 //	kernel.go      the model as entries of BPF maps
 package analyze

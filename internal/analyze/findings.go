@@ -66,5 +66,6 @@ func (m *Mesh) failing() []Finding {
 			out = append(out, Finding{Code: f.Reason, Severity: Error, Object: s.Object, For: f.For, Message: f.Type + ": " + f.Message})
 		}
 	}
+	m.serviceMeant(out)
 	return out
 }

@@ -17,14 +17,28 @@ const groupGateway = "gateway.networking.k8s.io"
 const (
 	// CodeShadowed: earlier rules take every request of a rule.
 	CodeShadowed = "Shadowed"
-	// CodeNoTraffic: a rule has no backend with a weight, so that its requests are answered 500.
+	// CodeNoTraffic: a rule has no backend with a weight, so that its requests are answered 500, or its connections refused.
 	CodeNoTraffic = "NoTraffic"
+	// CodeNoParent: a route has no parentRef.
+	CodeNoParent = "NoParent"
+	// CodeHostnamesIgnored: a route of a Service has hostnames.
+	CodeHostnamesIgnored = "HostnamesIgnored"
+	// CodeNotHTTP: an HTTPRoute or GRPCRoute takes a port as HTTP whose name says that it speaks something else.
+	CodeNotHTTP = "NotHTTP"
+	// CodeLabel: a label means nothing where it is.
+	CodeLabel = "UnknownLabel"
+	// CodeSelectsNothing: no pod among the manifests is selected by a policy's target.
+	CodeSelectsNothing = "SelectsNothing"
+	// CodeNoIdentity: a policy asks who a client is, where nobody can prove it.
+	CodeNoIdentity = "NoIdentity"
+	// CodeServicePort: a policy names the port of a Service, and not that of its pods.
+	CodeServicePort = "ServicePort"
 	// CodeNoClass: the GatewayClass of a Gateway is not among the manifests, or not the mesh's.
 	CodeNoClass = "NoClass"
 )
 
 func (m *Mesh) lint() []Finding {
-	return slices.Concat(m.classes(), m.rules())
+	return slices.Concat(m.classes(), m.rules(), m.attachment(), m.labels(), m.policies())
 }
 
 func (m *Mesh) classes() []Finding {
@@ -81,10 +95,29 @@ func (m *Mesh) rules() []Finding {
 		out = append(out, warn(CodeShadowed, p.route, message))
 	}
 	for p := range noTraffic {
-		out = append(out, warn(CodeNoTraffic, p.route, fmt.Sprintf("rules[%d]: no backend has a weight: its requests are answered 500", p.index)))
+		out = append(out, warn(CodeNoTraffic, p.route, fmt.Sprintf("rules[%d]: %s, so its requests are answered 500", p.index, m.noBackend(p.route, p.index))))
 	}
 	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.Message, b.Message) })
 	return out
+}
+
+// noBackend says why a rule has no backend with a weight.
+func (m *Mesh) noBackend(of model.ObjectRef, rule int) string {
+	snap, backends := m.st.Snapshot(), 0
+	switch key := model.Key(of.Namespace, of.Name); of.Kind {
+	case "HTTPRoute":
+		if r, ok := m.objs.HTTPRoutes.Get(snap, key); ok && rule < len(r.Spec.Rules) {
+			backends = len(r.Spec.Rules[rule].BackendRefs)
+		}
+	case "GRPCRoute":
+		if r, ok := m.objs.GRPCRoutes.Get(snap, key); ok && rule < len(r.Spec.Rules) {
+			backends = len(r.Spec.Rules[rule].BackendRefs)
+		}
+	}
+	if backends == 0 {
+		return "it has no backendRefs"
+	}
+	return "the weights of all its backends are 0"
 }
 
 // takesAll reports whether every request that r matches is matched by an earlier rule. It may say no where a closer look

@@ -1,0 +1,85 @@
+package analyze
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
+)
+
+// labelsRead are the labels that the mesh reads, by the kind of object that it reads them of.
+var labelsRead = map[string][]string{
+	"Namespace": {kube.LabelMTLS, kube.LabelMTLSEnforce, kube.LabelL7, kube.LabelTraceSampling},
+	"Pod":       {kube.LabelMTLS},
+	"Service":   {kube.LabelL7},
+}
+
+// labels finds labels that mean nothing: most are misspelt, and what they were to turn on is off.
+func (m *Mesh) labels() []Finding {
+	snap := m.st.Snapshot()
+	var out []Finding
+	for ns := range m.objs.Namespaces.All(snap) {
+		ref := model.ObjectRef{Kind: "Namespace", Name: ns.Name}
+		out = append(out, m.labelsOf(ref, ns)...)
+		if _, problem := m.objs.TraceSampling(snap, ns.Name); problem != "" {
+			out = append(out, warn(CodeLabel, ref, problem))
+		}
+	}
+	for pod := range m.objs.Pods.All(snap) {
+		ref := model.ObjectRef{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name}
+		out = append(out, m.labelsOf(ref, pod)...)
+		if mode := m.objs.Mode(snap, pod).Mode; pod.Spec.HostNetwork && pod.Labels[kube.LabelMTLS] != "" && mode != model.MTLSDisabled {
+			out = append(out, warn(CodeLabel, ref, fmt.Sprintf("label %s: %s means nothing, for the pod is in the host's network and takes no part in the mesh",
+				kube.LabelMTLS, mode)))
+		}
+	}
+	for svc := range m.objs.Services.All(snap) {
+		out = append(out, m.labelsOf(model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}, svc)...)
+	}
+	return out
+}
+
+func (m *Mesh) labelsOf(ref model.ObjectRef, o metav1.Object) []Finding {
+	if _, read := m.files.Where[ref]; !read {
+		return nil
+	}
+	var out []Finding
+	known := labelsRead[ref.Kind]
+	for _, key := range slices.Sorted(maps.Keys(o.GetLabels())) {
+		if meshLike(key) && !slices.Contains(known, key) {
+			out = append(out, warn(CodeLabel, ref, fmt.Sprintf("the mesh does not read label %s of a %s; it reads %s there%s",
+				key, ref.Kind, strings.Join(known, ", "), elsewhere(key))))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.GetAnnotations())) {
+		if slices.Contains(labelsRead["Namespace"], key) {
+			out = append(out, warn(CodeLabel, ref, fmt.Sprintf("the mesh reads %s as a label, and not as an annotation", key)))
+		}
+	}
+	return out
+}
+
+// meshLike reports whether a label was most likely meant for the mesh. Those of weft connectivity test are its own.
+func meshLike(key string) bool {
+	prefix, name, _ := strings.Cut(strings.ToLower(key), "/")
+	return (prefix == "weft.io" || prefix == "weft" || strings.HasSuffix(prefix, ".weft.io")) && name != "connectivity-test"
+}
+
+// elsewhere says of which kinds the mesh reads a label.
+func elsewhere(key string) string {
+	var kinds []string
+	for _, kind := range slices.Sorted(maps.Keys(labelsRead)) {
+		if slices.Contains(labelsRead[kind], key) {
+			kinds = append(kinds, kind+"s")
+		}
+	}
+	if len(kinds) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", and %s of %s", key, strings.Join(kinds, " and "))
+}
