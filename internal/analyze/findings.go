@@ -3,6 +3,7 @@ package analyze
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -55,15 +56,26 @@ func (m *Mesh) badDocuments() []Finding {
 	return out
 }
 
-// failing are the conditions that a cluster would show. What stands in for a bad document has none of interest.
+// failing are the conditions that a cluster would show. What stands in for a bad document has none of interest. Conditions of
+// one listener or parent that say the same are one finding.
 func (m *Mesh) failing() []Finding {
 	var out []Finding
 	for s := range m.st.Statuses.All(m.st.Snapshot()) {
 		if _, read := m.files.Where[s.Object]; !read {
 			continue
 		}
+		type cause struct{ of, reason, message string }
+		types := map[cause][]string{}
+		var causes []cause
 		for _, f := range s.Failures() {
-			out = append(out, Finding{Code: f.Reason, Severity: Error, Object: s.Object, For: f.For, Message: f.Type + ": " + f.Message})
+			c := cause{f.For, f.Reason, f.Message}
+			if types[c] == nil {
+				causes = append(causes, c)
+			}
+			types[c] = append(types[c], f.Type)
+		}
+		for _, c := range causes {
+			out = append(out, Finding{Code: c.reason, Severity: Error, Object: s.Object, For: c.of, Message: strings.Join(types[c], ", ") + ": " + c.message})
 		}
 	}
 	m.serviceMeant(out)
