@@ -50,6 +50,7 @@ func newRoot(o Options, now func() time.Time) *Root {
 		SilenceErrors: true,
 	}
 	cmd.SetVersionTemplate("weft {{.Version}}\n")
+	cmd.SetFlagErrorFunc(flagError)
 	r := &Root{Command: cmd, Run: new(string)}
 	cmd.PersistentFlags().StringVar(r.Run, "run", DefaultRun, "folder of the node's sockets")
 	cmd.AddCommand(newStatusCmd(r.Run, now), newConfigCmd(r.Run, now), newProxyConfigCmd(r.Run), newObserveCmd(r.Run), newMapCmd(r.Run), newEdgesCmd(r.Run), newTopCmd(r.Run), newExplainCmd(r.Run), newDescribeCmd(r.Run, now), newCheckCmd(now), newConnectivityCmd(), newAnalyzeCmd(), newTranslateCmd(),

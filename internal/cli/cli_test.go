@@ -187,12 +187,35 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"peer", []string{"observe", "--from", "a/b/c", "--run", healthy}, "NAMESPACE/NAME"},
 		{"namespaces", []string{"config", "routes", "-n", "a", "-A", "--run", healthy}, "exclude each other"},
 		{"command", []string{"statsu"}, "unknown command"},
+		{"misspelt subcommand", []string{"config", "servces"}, "did you mean services?"},
+		{"unknown subcommand", []string{"connectivity", "prove"}, "there are test"},
+		{"flag", []string{"config", "services", "--nmespace", "shop"}, "unknown flag: --nmespace; weft config services --help lists the flags"},
+		{"nothing to describe", []string{"describe"}, "weft describe KIND NAMESPACE/NAME"},
+		{"no name to describe", []string{"describe", "pod"}, "weft describe KIND NAMESPACE/NAME"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := run(t, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %q does not hold %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestCompletion: shells complete kinds and the values of flags, also after a comma.
+func TestCompletion(t *testing.T) {
+	for typed, want := range map[string]string{
+		"describe ":                  "pod\nservice\ngateway\nroute\n:4\n",
+		"describe pod ":              ":4\n",
+		"observe --verdict ":         "forwarded\nrefused\nfailed\n:4\n",
+		"observe --verdict refused,": "refused,forwarded\nrefused,refused\nrefused,failed\n:4\n",
+		"observe --protocol D":       "TCP\nUDP\nHTTP\nDNS\n:4\n",
+		"top --by ":                  "requests\nerrors\np99\nconnections\nbytes\nrefused\n:4\n",
+		"translate -f x -o ":         "routes\nmodel\nenvoy\nkernel\n:4\n",
+	} {
+		out, err := run(t, append([]string{"__complete"}, strings.Split(typed, " ")...)...)
+		if out, _, _ = strings.Cut(out, "Completion ended"); err != nil || out != want {
+			t.Errorf("%q: %q, %v", typed, out, err)
+		}
 	}
 }
 

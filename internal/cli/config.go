@@ -26,7 +26,7 @@ func newConfigCmd(run *string, now func() time.Time) *cobra.Command {
 		Long: `Show what this node made of the manifests. Where no agent runs on this machine and a kubeconfig is found, the nodes of
 the cluster are asked, or the one that --node names; what several nodes say alike is shown once. With --server the flows API
 of the cluster is asked, which shows what is of the namespaces that your token may see.`,
-		Args: cobra.NoArgs,
+		Args: subcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(

@@ -46,7 +46,7 @@ func newConnectivityCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connectivity",
 		Short: "Try in a cluster every way that a connection may take",
-		Args:  cobra.NoArgs,
+		Args:  subcommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newConnectivityTestCmd())

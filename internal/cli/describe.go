@@ -51,7 +51,18 @@ list config.weft.io in the object's namespace, and of others' objects you see wh
   weft describe service web -n shop
   weft describe route shop/canary
   weft describe gateway edge/public -o yaml`,
-		Args: cobra.ExactArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("name one object: weft describe KIND NAMESPACE/NAME, where KIND is pod, service, gateway or route")
+			}
+			return nil
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return []string{"pod", "service", "gateway", "route"}, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.check(); err != nil {
 				return err

@@ -37,7 +37,7 @@ func TestDescribeRefusesBadQuestions(t *testing.T) {
 		"pod shop/web-1 -n bank": "another namespace",
 		"pod shop/gone":          "Pod shop/gone is not known to the node: it does not exist",
 		"route shop/gone":        "Route shop/gone is not known",
-		"pod":                    "accepts 2 arg",
+		"pod":                    "name one object",
 		"pod shop/web-1 -o wide": "-o wide",
 	} {
 		if out, err := run(t, append(strings.Fields("describe "+args), "--run", node)...); err == nil || !strings.Contains(err.Error(), want) {

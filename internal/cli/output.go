@@ -37,7 +37,7 @@ func (o *output) check() error {
 // programs which read it need not know null.
 func (o *output) structured(w io.Writer, v any) (done bool, err error) {
 	var text []byte
-	if list := reflect.ValueOf(v); list.Kind() == reflect.Slice && list.IsNil() {
+	if list := reflect.ValueOf(v); list.Kind() == reflect.Slice && list.Type().Elem().Kind() != reflect.Uint8 && list.IsNil() {
 		v = []any{}
 	}
 	switch o.format {

@@ -37,7 +37,7 @@ In a cluster name the node by --node, or by --pod a pod that runs on it.`,
 		Example: `  weft proxy-config listeners --pod shop/web-1
   weft proxy-config routes service/shop/web -o yaml
   weft proxy-config log-level http=debug --node worker-1`,
-		Args: cobra.NoArgs,
+		Args: subcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(

@@ -59,6 +59,7 @@ cluster is asked, which shows the workloads of the namespaces whose flows your t
 	f := cmd.Flags()
 	f.StringVarP(&namespace, "namespace", "n", "", "only of this namespace")
 	f.StringVar(&by, "by", "requests", "what to sort by: requests, errors, p99, connections, bytes, refused")
+	choices(cmd, "by", "requests", "errors", "p99", "connections", "bytes", "refused")
 	f.IntVar(&last, "first", last, "how many to show; 0 for all")
 	f.DurationVar(&measure, "for", measure, "how long to measure")
 	return cmd
