@@ -19,9 +19,17 @@ func ExplainStrict(err error) (path, reason string) {
 		return m[1], text
 	}
 	if m := goTypeErr.FindStringSubmatch(text); m != nil {
-		return m[2], fmt.Sprintf("%s: is a %s, must be %s", m[2], m[1], goType(m[3]))
+		return m[2], fmt.Sprintf("%s: is %s, must be %s", m[2], jsonType(m[1]), goType(m[3]))
 	}
 	return "", text
+}
+
+// jsonType is a type of JSON with its article.
+func jsonType(t string) string {
+	if t == "object" || t == "array" {
+		return "an " + t
+	}
+	return "a " + t
 }
 
 func goType(t string) string {

@@ -53,7 +53,7 @@ func (d *decoder) chunk(c chunk) []*document {
 	where := &lines{text: c.text}
 	m, ok := v.(map[string]any)
 	if !ok {
-		return []*document{bad(&document{}, syntax(where.of(""), fmt.Sprintf("is %s, not an object", jsonKind(v))))}
+		return []*document{bad(&document{}, syntax(where.of(""), fmt.Sprintf("the document is %s, not an object", jsonKind(v))))}
 	}
 	if items, ok := listItems(m); ok {
 		return d.list(m, items, where)
@@ -142,6 +142,9 @@ func (d *decoder) checked(m map[string]any, text []byte, where *lines, prefix st
 	}
 	for _, e := range strict {
 		path, reason := admission.ExplainStrict(e)
+		if strings.HasPrefix(reason, "unknown field") {
+			reason += fieldHint(obj, path)
+		}
 		doc.faults = append(doc.faults, at(path, reason))
 	}
 	if len(doc.faults) > 0 {

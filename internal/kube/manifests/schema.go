@@ -112,8 +112,12 @@ func (k *kindSchema) compile() error {
 func (k *kindSchema) completeAndValidate(m map[string]any) field.ErrorList {
 	defaulting.PruneNonNullableNullsWithoutDefaults(m, k.shape)
 	defaulting.Default(m, k.shape)
-	errs := validation.ValidateCustomResource(nil, m, k.valid)
-	return append(errs, listtype.ValidateListSetsAndMaps(nil, k.shape, m)...)
+	errs := append(validation.ValidateCustomResource(nil, m, k.valid), listtype.ValidateListSetsAndMaps(nil, k.shape, m)...)
+	// oneOf and anyOf say that no alternative fits, without a field; what is wrong with the alternatives says more.
+	if located := slices.DeleteFunc(slices.Clone(errs), func(e *field.Error) bool { return e.Field == "<nil>" }); len(located) > 0 {
+		return located
+	}
+	return errs
 }
 
 // checkRules runs the schema's rules in CEL over an object that completeAndValidate found to be right.
