@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/common"
 )
 
 const chart = "../chart"
@@ -88,6 +90,33 @@ func TestValues(t *testing.T) {
 		if c.lacks != "" && strings.Contains(string(out), c.lacks) {
 			t.Errorf("%s: %q is there", set, c.lacks)
 		}
+	}
+}
+
+// TestNotes: who has installed the chart is told what to do next, and what is missing in the cluster.
+func TestNotes(t *testing.T) {
+	notes := func(values map[string]any, kinds ...string) string {
+		cluster := common.DefaultCapabilities.Copy()
+		cluster.APIVersions = kinds
+		files, err := renderFiles(chart, "weft-system", values, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return files["weft/templates/NOTES.txt"]
+	}
+	for text, want := range map[string][]string{
+		notes(nil): {"install/crds", "standard-install.yaml", "weft check", "weft.io/mtls=permissive"},
+		notes(nil, "weft.io/v1alpha1", "gateway.networking.k8s.io/v1"): {"weft check", "pod-security.kubernetes.io/enforce=privileged"},
+		notes(map[string]any{"cleanup": true}):                         {"daemonset/weft-cleanup", "helm uninstall weft -n weft-system"},
+	} {
+		for _, w := range want {
+			if !strings.Contains(text, w) {
+				t.Errorf("%q is missing in\n%s", w, text)
+			}
+		}
+	}
+	if text := notes(nil, "weft.io/v1alpha1", "gateway.networking.k8s.io/v1"); strings.Contains(text, "missing") {
+		t.Errorf("nothing is missing:\n%s", text)
 	}
 }
 

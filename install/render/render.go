@@ -25,18 +25,23 @@ type document struct {
 	text string
 }
 
-// render gives the chart's objects with these values, after the schema has been asked.
-func render(chartDir, namespace string, values map[string]any) ([]byte, error) {
+// renderFiles gives what the chart's templates come to with these values, after the schema has been asked.
+func renderFiles(chartDir, namespace string, values map[string]any, cluster *common.Capabilities) (map[string]string, error) {
 	chart, err := loader.Load(chartDir)
 	if err != nil {
 		return nil, err
 	}
 	release := common.ReleaseOptions{Name: "weft", Namespace: namespace, Revision: 1, IsInstall: true}
-	all, err := util.ToRenderValues(chart, values, release, common.DefaultCapabilities)
+	all, err := util.ToRenderValues(chart, values, release, cluster)
 	if err != nil {
 		return nil, err
 	}
-	files, err := engine.Render(chart, all)
+	return engine.Render(chart, all)
+}
+
+// render gives the chart's objects with these values.
+func render(chartDir, namespace string, values map[string]any) ([]byte, error) {
+	files, err := renderFiles(chartDir, namespace, values, common.DefaultCapabilities)
 	if err != nil {
 		return nil, err
 	}
