@@ -23,7 +23,7 @@ const maxPrinted = 1 << 20
 func (c *Cluster) Apply(ctx context.Context, path string, object []byte) error {
 	err := c.rest.Patch(types.ApplyPatchType).AbsPath(path).Param("fieldManager", fieldManager).Param("force", "true").Body(object).Do(ctx).Error()
 	if err != nil {
-		return fmt.Errorf("%s%s: %w", c.cfg.Host, path, err)
+		return c.failed(path, err)
 	}
 	return nil
 }
@@ -31,7 +31,7 @@ func (c *Cluster) Apply(ctx context.Context, path string, object []byte) error {
 // Delete removes the object at a path. It is no error if there is none.
 func (c *Cluster) Delete(ctx context.Context, path string) error {
 	if err := c.rest.Delete().AbsPath(path).Do(ctx).Error(); err != nil && !absent(err) {
-		return fmt.Errorf("%s%s: %w", c.cfg.Host, path, err)
+		return c.failed(path, err)
 	}
 	return nil
 }

@@ -113,7 +113,26 @@ func (c *Cluster) Installation(ctx context.Context, namespace string) (Installat
 		note(err)
 	}
 	i.TrustBundle = bundle.Data[bundleKey]
-	return i, errors.Join(errs...)
+	return i, distinct(errors.Join(errs...))
+}
+
+// distinct leaves one of each text of joined errors: an API server that does not answer is one fault, whatever it was asked.
+func distinct(err error) error {
+	var out []error
+	seen := map[string]bool{}
+	var add func(error)
+	add = func(err error) {
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, e := range many.Unwrap() {
+				add(e)
+			}
+		} else if err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
+			out = append(out, err)
+		}
+	}
+	add(err)
+	return errors.Join(out...)
 }
 
 func (c *Cluster) parts(ctx context.Context, namespace string) ([]Part, error) {

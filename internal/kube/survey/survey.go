@@ -5,7 +5,9 @@ package survey
 import (
 	"context"
 	"encoding/json"
+	stderrors "errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/errors"
@@ -89,9 +91,22 @@ func get[T any](ctx context.Context, c *Cluster, path string) (T, error) {
 		err = json.Unmarshal(body, &out)
 	}
 	if err != nil {
-		err = fmt.Errorf("%s%s: %w", c.cfg.Host, path, err)
+		err = c.failed(path, err)
 	}
 	return out, err
+}
+
+// failed says that a request for a path failed: what the API server answered, or that it does not answer, which is the same
+// for all paths.
+func (c *Cluster) failed(path string, err error) error {
+	var u *url.Error
+	if !stderrors.As(err, &u) || stderrors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s%s: %w", c.cfg.Host, path, err)
+	}
+	if u.Timeout() {
+		return fmt.Errorf("the API server %s does not answer: %w", c.cfg.Host, err)
+	}
+	return fmt.Errorf("the API server %s does not answer: %w", c.cfg.Host, u.Err)
 }
 
 // raw returns the body of an answer. The error is the API server's own.
@@ -135,7 +150,7 @@ func list[T any](ctx context.Context, c *Cluster, path, selector, accept string)
 			err = json.Unmarshal(body, &got)
 		}
 		if err != nil {
-			return out, fmt.Errorf("%s%s: %w", c.cfg.Host, path, err)
+			return out, c.failed(path, err)
 		}
 		out = append(out, got.Items...)
 		if more = got.Continue; more == "" {

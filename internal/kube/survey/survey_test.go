@@ -106,8 +106,12 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := c.Version(ctx); err == nil || absent(err) {
+	const want = "the API server http://127.0.0.1:1 does not answer: dial tcp 127.0.0.1:1: connect: connection refused"
+	if _, err := c.Version(ctx); err == nil || absent(err) || err.Error() != want {
 		t.Errorf("error %v", err)
+	}
+	if _, err := c.Installation(ctx, "weft-system"); err == nil || err.Error() != want {
+		t.Errorf("one fault, said once: %v", err)
 	}
 }
 
