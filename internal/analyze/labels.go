@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -38,8 +39,35 @@ func (m *Mesh) labels() []Finding {
 				kube.LabelMTLS, mode)))
 		}
 	}
+	for _, w := range m.files.Workloads {
+		out = append(out, workloadLabels(w)...)
+	}
 	for svc := range m.objs.Services.All(snap) {
 		out = append(out, m.labelsOf(model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}, svc)...)
+	}
+	return out
+}
+
+// workloadLabels looks at the labels that a workload gives its pods, and at its own, which the mesh does not read.
+func workloadLabels(w manifests.Workload) []Finding {
+	var out []Finding
+	add := func(message string) {
+		out = append(out, Finding{Code: CodeLabel, Severity: Warning, File: w.At.File, Line: w.At.Line, Object: w.Ref, Message: message})
+	}
+	for _, key := range slices.Sorted(maps.Keys(w.Own)) {
+		if _, on := w.Labels[key]; meshLike(key) && !on {
+			add(fmt.Sprintf("the mesh does not read label %s of a %s, but of its pods: their labels are in the pod template", key, w.Ref.Kind))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(w.Labels)) {
+		if meshLike(key) && !slices.Contains(labelsRead["Pod"], key) {
+			add(fmt.Sprintf("in the pod template: the mesh does not read label %s of a Pod; it reads %s there%s", key, strings.Join(labelsRead["Pod"], ", "), elsewhere(key)))
+		}
+	}
+	if v, ok := w.Labels[kube.LabelMTLS]; ok {
+		if _, known := model.ParseMTLSMode(v); !known {
+			add(fmt.Sprintf("in the pod template: label %s: %.64q is none of strict, permissive, disabled: it is taken as strict", kube.LabelMTLS, v))
+		}
 	}
 	return out
 }

@@ -59,11 +59,29 @@ func (m *Mesh) selectsNothing(namespace string, t weftv1.PolicyTarget) string {
 		}
 		selector, of = labels.SelectorFromSet(svc.Spec.Selector), "the selector of Service "+t.Name
 	}
-	pods := slices.Collect(m.objs.Pods.By(snap, kube.ByNamespace, namespace))
-	if len(pods) == 0 || slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return selector.Matches(labels.Set(p.Labels)) }) {
+	pods := m.podLabels(namespace)
+	if len(pods) == 0 || slices.ContainsFunc(pods, selectedBy(selector)) {
 		return ""
 	}
 	return fmt.Sprintf("%s selects none of the pods of namespace %s that are among the manifests", of, namespace)
+}
+
+// podLabels returns the labels of the pods of a namespace that are among the manifests, by themselves or by what makes them.
+func (m *Mesh) podLabels(namespace string) []labels.Set {
+	var out []labels.Set
+	for p := range m.objs.Pods.By(m.st.Snapshot(), kube.ByNamespace, namespace) {
+		out = append(out, p.Labels)
+	}
+	for _, w := range m.files.Workloads {
+		if w.Ref.Namespace == namespace {
+			out = append(out, w.Labels)
+		}
+	}
+	return out
+}
+
+func selectedBy(s labels.Selector) func(labels.Set) bool {
+	return func(pod labels.Set) bool { return s.Matches(pod) }
 }
 
 // unprovable says which sources can never be met: both ends need an identity, which pods have in modes strict and permissive.
@@ -100,6 +118,11 @@ func (m *Mesh) withoutIdentity(namespace string) bool {
 	}
 	for p := range m.objs.Pods.By(snap, kube.ByNamespace, namespace) {
 		if m.objs.Mode(snap, p).Mode != model.MTLSDisabled {
+			return false
+		}
+	}
+	for _, w := range m.files.Workloads {
+		if v, labelled := w.Labels[kube.LabelMTLS]; w.Ref.Namespace == namespace && labelled && v != model.MTLSDisabled.String() {
 			return false
 		}
 	}

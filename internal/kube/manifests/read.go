@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +31,8 @@ type Files struct {
 	Where map[model.ObjectRef]Place
 	// Unread are the documents of kinds that the mesh does not read.
 	Unread map[model.ObjectRef]Place
+	// Workloads are those of them that make pods.
+	Workloads []Workload
 }
 
 // Place is where a document begins.
@@ -101,14 +105,23 @@ func (o *Files) readFolder(objs *kube.Objects, dir, empty string, shown func(str
 	if err := f.Load(); err != nil {
 		return err
 	}
-	problems := f.problems() // nothing changes it any more
+	problems := f.problems()  // nothing changes it any more
+	with := map[string]bool{} // files that have unread documents
 	for _, p := range problems {
+		with[p.File] = with[p.File] || unrelated(objs, p.Object)
 		p.File = shown(p.File)
 		if unrelated(objs, p.Object) {
 			o.Unread[p.Object] = Place{p.File, p.Line}
 			continue
 		}
 		o.Problems = append(o.Problems, p)
+	}
+	for _, file := range slices.Sorted(maps.Keys(with)) {
+		if with[file] {
+			if err := o.readWorkloads(dir, file, shown(file)); err != nil {
+				return err
+			}
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
