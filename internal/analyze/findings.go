@@ -48,6 +48,24 @@ func (m *Mesh) Findings() []Finding {
 	return out
 }
 
+// Unreadable is the number of documents that are not taken.
+func (m *Mesh) Unreadable() int {
+	type document struct {
+		file   string
+		line   int // where no object is known
+		object model.ObjectRef
+	}
+	seen := map[document]bool{}
+	for _, p := range m.files.Problems {
+		d := document{file: p.File, object: p.Object}
+		if p.Object == (model.ObjectRef{}) {
+			d.line = p.Line
+		}
+		seen[d] = true
+	}
+	return len(seen)
+}
+
 func (m *Mesh) badDocuments() []Finding {
 	var out []Finding
 	for _, p := range m.files.Problems {

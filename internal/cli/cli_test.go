@@ -102,6 +102,7 @@ func TestGolden(t *testing.T) {
 		{"analyze-nothing", healthy, "analyze -f ../../examples/canary -o json", nil},
 		{"analyze-strict", healthy, "analyze -f testdata/manifests/hidden.yaml --strict -o json", ErrUnhealthy},
 		{"translate", healthy, "translate -f testdata/manifests/hidden.yaml", nil},
+		{"translate-streams", healthy, "translate -f testdata/manifests/streams.yaml", nil},
 		{"translate-model", healthy, "translate -f testdata/manifests/hidden.yaml -o model", nil},
 		{"translate-kernel", healthy, "translate -f testdata/manifests/hidden.yaml -o kernel", nil},
 	} {

@@ -109,7 +109,7 @@ func (o *Files) readFolder(objs *kube.Objects, dir, empty string, shown func(str
 	with := map[string]bool{} // files that have unread documents
 	for _, p := range problems {
 		with[p.File] = with[p.File] || unrelated(objs, p.Object)
-		p.File = shown(p.File)
+		p.File, p.Reason = shown(p.File), strings.TrimSuffix(p.Reason, lastGood) // nothing was read before
 		if unrelated(objs, p.Object) {
 			o.Unread[p.Object] = Place{p.File, p.Line}
 			continue

@@ -33,7 +33,7 @@ func (c chunk) value() (text []byte, v any, faults []fault) {
 		}
 		var err error
 		if text, err = yaml.YAMLToJSONStrict(c.text); err != nil {
-			return nil, nil, yamlFaults(err)
+			return nil, nil, templated(c.text, yamlFaults(err))
 		}
 	}
 	strict, err := kjson.UnmarshalStrict(text, &v, kjson.DisallowDuplicateFields)
@@ -44,6 +44,18 @@ func (c chunk) value() (text []byte, v any, faults []fault) {
 		faults = append(faults, syntax(0, e.Error()))
 	}
 	return text, v, faults
+}
+
+// templated adds to what is wrong with YAML that it looks like a template, of which that is to be expected.
+func templated(text []byte, faults []fault) []fault {
+	at := bytes.Index(text, []byte("{{"))
+	if at < 0 || !bytes.Contains(text[at:], []byte("}}")) {
+		return faults
+	}
+	for i := range faults {
+		faults[i] = syntax(faults[i].line, faults[i].reason+"; this looks like a template: render it first, for example by helm template")
+	}
+	return faults
 }
 
 func syntax(line int, reason string) fault {
