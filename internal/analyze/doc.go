@@ -6,6 +6,7 @@
 //	lint.go        what the API allows and nobody means: rules that nothing reaches
 //	routes.go      the same of what routes attach to
 //	policies.go    the same of AuthorizationPolicies
+//	backendtls.go  the same of BackendTLSPolicies
 //	labels.go      the same of labels
 //	envoy.go       the model as resources of Envoy
 //	kernel.go      the model as entries of BPF maps

@@ -31,6 +31,8 @@ const (
 	CodeSelectsNothing = "SelectsNothing"
 	// CodeNoIdentity: a policy asks who a client is, where nobody can prove it.
 	CodeNoIdentity = "NoIdentity"
+	// CodeNotUsed: a BackendTLSPolicy applies to no connection.
+	CodeNotUsed = "NotUsed"
 	// CodeServicePort: a policy names the port of a Service, and not that of its pods.
 	CodeServicePort = "ServicePort"
 	// CodeNoClass: the GatewayClass of a Gateway is not among the manifests, or not the mesh's.
@@ -38,7 +40,7 @@ const (
 )
 
 func (m *Mesh) lint() []Finding {
-	return slices.Concat(m.classes(), m.rules(), m.attachment(), m.labels(), m.policies())
+	return slices.Concat(m.classes(), m.rules(), m.attachment(), m.labels(), m.policies(), m.unusedTLS())
 }
 
 func (m *Mesh) classes() []Finding {

@@ -33,11 +33,11 @@ func newCheckCmd(now func() time.Time) *cobra.Command {
 	c := checker{now: now}
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Check whether the mesh in a cluster is whole; with --pre, whether it can be carried",
-		Long: `Check whether the mesh in a cluster is whole: what is installed, its versions and CRDs, the controller, and the agent,
+		Short: "Check an installation in a cluster; with --pre, whether a machine and a cluster can run one",
+		Long: `Check an installation in a cluster: what is installed, its versions and CRDs, the controller, and the agent,
 Envoy and CNI plugin of each node, which are asked in the agents' pods (right to create pods/exec). Nothing is changed.
 
-With --pre check whether a machine and a cluster can carry the mesh. As root, or where no cluster is known, this machine
+With --pre check whether a machine and a cluster can run Weft. As root, or where no cluster is known, this machine
 is looked at as a node: kernel, eBPF, cgroup2, CNI. Where a kubeconfig is found, its cluster is.
 
 Each line that is not good says what to do. The exit status is 1 if one failed.`,
@@ -90,7 +90,7 @@ func (c *checker) before(ctx context.Context) ([]check.Result, error) {
 // after is weft check.
 func (c *checker) after(ctx context.Context) ([]check.Result, error) {
 	if !c.cluster.known() {
-		return nil, fmt.Errorf("no cluster is known: name one by --kubeconfig. A node that runs from a folder is told of by \"weft status\", a machine to be by \"weft check --pre\"")
+		return nil, fmt.Errorf("no cluster is known: name one by --kubeconfig. For a node that runs from a folder use \"weft status\", for a machine before an installation \"weft check --pre\"")
 	}
 	s, err := survey.Open(c.cluster.Options)
 	if err != nil {

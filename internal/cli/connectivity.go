@@ -45,7 +45,7 @@ type connectivityResult struct {
 func newConnectivityCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connectivity",
-		Short: "Try in a cluster every way that a connection may take",
+		Short: "Test in a cluster every way that a connection may take",
 		Args:  subcommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -57,7 +57,7 @@ func newConnectivityTestCmd() *cobra.Command {
 	var c connectivityTest
 	cmd := &cobra.Command{
 		Use:   "test",
-		Short: "Deploy clients and servers, try every way, judge what comes of it, and remove them",
+		Short: "Deploy clients and servers, test every way between them, and remove them",
 		Long: `Deploy clients and servers in the namespaces ` + connectivity.Plain + ` and ` + connectivity.Strict + `, on two nodes where there are two, and try every way:
 pod to pod and to Services by the kernel, from a node, by routes, authenticated, refused by a mode and by a policy, and by a
 Gateway if there is an AddressPool. Then remove all of it. It takes one to three minutes.

@@ -34,8 +34,8 @@ func newSysdumpCmd(o Options, run *string, now func() time.Time) *cobra.Command 
 	var file string
 	cmd := &cobra.Command{
 		Use:   "sysdump",
-		Short: "Put into one archive what a bug report needs, without keys and Secrets",
-		Long: `Put into one archive what a bug report needs: of each node its status, what it made of the objects, its last flows and its
+		Short: "Collect what a bug report needs in one archive, without keys and Secrets",
+		Long: `Collect what a bug report needs in one archive: of each node its status, what it made of the objects, its last flows and its
 Envoy's configuration; of a cluster also what weft check finds, and the logs, workloads and events of the mesh's namespace.
 
 Keys, Secrets and the environment of pods are not in it. Names, addresses, labels and the paths of requests are: read it
