@@ -74,6 +74,26 @@ func (m *Mesh) badDocuments() []Finding {
 	return out
 }
 
+// serviceMeant adds to "there is no such Gateway" that there is a Service of the name: kind and group of a parentRef are those
+// of a Gateway unless they are written.
+func (m *Mesh) serviceMeant(list []Finding) {
+	snap := m.st.Snapshot()
+	for i := range list {
+		f := &list[i]
+		rest, isGateway := strings.CutPrefix(f.For, "Gateway/")
+		if f.Code != "NoMatchingParent" || !isGateway {
+			continue
+		}
+		key, _, _ := strings.Cut(rest, " ")
+		if _, ok := m.objs.Gateways.Get(snap, key); ok {
+			continue
+		}
+		if _, ok := m.objs.Services.Get(snap, key); ok {
+			f.Message += "; there is a Service of this name, whose parentRef has group: \"\" and kind: Service"
+		}
+	}
+}
+
 // failing are the conditions that a cluster would show. What stands in for a bad document has none of interest. Conditions of
 // one listener or parent that say the same are one finding.
 func (m *Mesh) failing() []Finding {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weft-mesh/weft/gateway"
+	"github.com/weft-mesh/weft/internal/kube/lint"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -17,30 +18,21 @@ const groupGateway = "gateway.networking.k8s.io"
 const (
 	// CodeShadowed: earlier rules take every request of a rule.
 	CodeShadowed = "Shadowed"
-	// CodeNoTraffic: a rule has no backend with a weight, so that its requests are answered 500, or its connections refused.
-	CodeNoTraffic = "NoTraffic"
-	// CodeNoParent: a route has no parentRef.
-	CodeNoParent = "NoParent"
-	// CodeHostnamesIgnored: a route of a Service has hostnames.
-	CodeHostnamesIgnored = "HostnamesIgnored"
-	// CodeNotHTTP: an HTTPRoute or GRPCRoute takes a port as HTTP whose name says that it speaks something else.
-	CodeNotHTTP = "NotHTTP"
-	// CodeLabel: a label means nothing where it is.
-	CodeLabel = "UnknownLabel"
-	// CodeSelectsNothing: no pod among the manifests is selected by a policy's target.
-	CodeSelectsNothing = "SelectsNothing"
-	// CodeNoIdentity: a policy asks who a client is, where nobody can prove it.
-	CodeNoIdentity = "NoIdentity"
-	// CodeNotUsed: a BackendTLSPolicy applies to no connection.
-	CodeNotUsed = "NotUsed"
-	// CodeServicePort: a policy names the port of a Service, and not that of its pods.
-	CodeServicePort = "ServicePort"
 	// CodeNoClass: the GatewayClass of a Gateway is not among the manifests, or not the mesh's.
 	CodeNoClass = "NoClass"
 )
 
 func (m *Mesh) lint() []Finding {
-	return slices.Concat(m.classes(), m.rules(), m.attachment(), m.labels(), m.policies(), m.unusedTLS())
+	return slices.Concat(m.classes(), m.rules(), m.remarks())
+}
+
+// remarks are those of package lint.
+func (m *Mesh) remarks() []Finding {
+	var out []Finding
+	for _, r := range lint.Check(lint.Input{Objects: m.objs, State: m.st, Files: m.files, Protocol: gateway.NamedProtocol}) {
+		out = append(out, Finding{Code: r.Code, Severity: Warning, File: r.At.File, Line: r.At.Line, Object: r.Object, For: r.For, Message: r.Message})
+	}
+	return out
 }
 
 func (m *Mesh) classes() []Finding {
@@ -97,7 +89,7 @@ func (m *Mesh) rules() []Finding {
 		out = append(out, warn(CodeShadowed, p.route, message))
 	}
 	for p := range noTraffic {
-		out = append(out, warn(CodeNoTraffic, p.route, fmt.Sprintf("rules[%d]: %s, so its requests are answered 500", p.index, m.noBackend(p.route, p.index))))
+		out = append(out, warn(lint.CodeNoTraffic, p.route, fmt.Sprintf("rules[%d]: %s, so its requests are answered 500", p.index, m.noBackend(p.route, p.index))))
 	}
 	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.Message, b.Message) })
 	return out

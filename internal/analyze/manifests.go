@@ -1,12 +1,9 @@
 package analyze
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
-
-	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
@@ -17,11 +14,8 @@ import (
 
 const trustDomain = "cluster.local"
 
-// gatewayAddresses stand for those that Gateways would get, nodeAddress for the node on which others would listen (RFC 5737).
-var (
-	gatewayAddresses = netip.MustParsePrefix("192.0.2.0/25")
-	nodeAddress      = netip.MustParseAddr("192.0.2.254")
-)
+// nodeAddress stands for the node on which Gateways would listen that have no other address (RFC 5737).
+var nodeAddress = netip.MustParseAddr("192.0.2.254")
 
 // Mesh is what manifests come to.
 type Mesh struct {
@@ -40,35 +34,9 @@ func Read(paths []string, in io.Reader) (*Mesh, error) {
 		return nil, err
 	}
 	m.files = files
-	if err := giveAddresses(m.objs); err != nil {
-		return nil, err
-	}
 	log := slog.New(slog.DiscardHandler)
 	gateway.New(m.objs, m.st, gateway.Config{TrustDomain: trustDomain, NodeAddresses: []netip.Addr{nodeAddress}}, log).Sync()
 	return m, nil
-}
-
-// giveAddresses gives each Gateway an address of its own where no AddressPool is among the manifests. In a cluster there is
-// a pool, and on one address all Gateways with a port would conflict. Past the last address they share the node's.
-func giveAddresses(objs *kube.Objects) error {
-	w := objs.Write()
-	defer w.Abort()
-	if objs.AddressPools.Len(w.Snapshot()) > 0 {
-		return nil
-	}
-	addr := gatewayAddresses.Addr()
-	for gw := range objs.Gateways.All(w.Snapshot()) {
-		if addr = addr.Next(); len(gw.Spec.Addresses) > 0 || !gatewayAddresses.Contains(addr) {
-			continue
-		}
-		gw = gw.DeepCopy()
-		gw.Spec.Addresses = []gwv1.GatewaySpecAddress{{Value: addr.String()}}
-		if err := objs.Put(w, gw); err != nil {
-			return fmt.Errorf("address of Gateway %s: %w", kube.Key(gw), err)
-		}
-	}
-	w.Commit()
-	return nil
 }
 
 // Model is what is handed to the node's planes.

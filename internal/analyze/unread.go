@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// CodeNotRead: a document is of a kind of another mesh.
+// CodeNotRead is of a document of a kind of another mesh.
 const CodeNotRead = "NotRead"
 
 // istio names what takes the place of Istio's kinds.

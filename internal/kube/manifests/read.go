@@ -51,7 +51,7 @@ func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
 			return nil, err
 		}
 	}
-	return out, assignAddresses(objs)
+	return out, errors.Join(assignAddresses(objs), assignGatewayAddresses(objs))
 }
 
 func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
@@ -168,6 +168,32 @@ func assignAddresses(objs *kube.Objects) error {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 		if err := objs.Put(w, s); err != nil {
 			return err
+		}
+	}
+	w.Commit()
+	return nil
+}
+
+// gatewayAddresses are for documentation (RFC 5737), and stand for those that Gateways would get.
+var gatewayAddresses = netip.MustParsePrefix("192.0.2.0/25")
+
+// assignGatewayAddresses gives each Gateway an address of its own where no AddressPool is among the manifests. In a cluster there is
+// a pool, and on one address all Gateways with a port would conflict. Past the last address they share the node's.
+func assignGatewayAddresses(objs *kube.Objects) error {
+	w := objs.Write()
+	defer w.Abort()
+	if objs.AddressPools.Len(w.Snapshot()) > 0 {
+		return nil
+	}
+	addr := gatewayAddresses.Addr()
+	for gw := range objs.Gateways.All(w.Snapshot()) {
+		if addr = addr.Next(); len(gw.Spec.Addresses) > 0 || !gatewayAddresses.Contains(addr) {
+			continue
+		}
+		gw = gw.DeepCopy()
+		gw.Spec.Addresses = []gwv1.GatewaySpecAddress{{Value: addr.String()}}
+		if err := objs.Put(w, gw); err != nil {
+			return fmt.Errorf("read manifests: address of Gateway %s: %w", kube.Key(gw), err)
 		}
 	}
 	w.Commit()

@@ -1,4 +1,4 @@
-package analyze
+package lint
 
 import (
 	"fmt"
@@ -16,21 +16,21 @@ import (
 )
 
 // policies finds policies that allow or select less than they most likely mean.
-func (m *Mesh) policies() []Finding {
-	var out []Finding
-	for p := range m.objs.AuthorizationPolicies.All(m.st.Snapshot()) {
+func (c *checker) policies() []Remark {
+	var out []Remark
+	for p := range c.objs.AuthorizationPolicies.All(c.snap) {
 		ref := model.ObjectRef{Group: weftv1.Group, Kind: "AuthorizationPolicy", Namespace: p.Namespace, Name: p.Name}
-		if _, read := m.files.Where[ref]; !read {
+		if _, read := c.files.Where[ref]; !read {
 			continue
 		}
 		for i, t := range p.Spec.TargetRefs {
-			if message := m.selectsNothing(p.Namespace, t); message != "" {
+			if message := c.selectsNothing(p.Namespace, t); message != "" {
 				out = append(out, warn(CodeSelectsNothing, ref, fmt.Sprintf("targetRefs[%d]: %s", i, message)))
 			}
 		}
 		for i, r := range p.Spec.Rules {
 			at := fmt.Sprintf("rules[%d]", i)
-			for _, message := range append(m.unprovable(p.Namespace, r.Sources), m.servicePorts(p, r.NetworkAttributes)...) {
+			for _, message := range append(c.unprovable(p.Namespace, r.Sources), c.servicePorts(p, r.NetworkAttributes)...) {
 				out = append(out, warn(message.code, ref, at+message.text))
 			}
 		}
@@ -42,8 +42,7 @@ type remark struct{ code, text string }
 
 // selectsNothing says that a target selects none of the pods that the manifests have of its namespace. Without such pods
 // nothing is known.
-func (m *Mesh) selectsNothing(namespace string, t weftv1.PolicyTarget) string {
-	snap := m.st.Snapshot()
+func (c *checker) selectsNothing(namespace string, t weftv1.PolicyTarget) string {
 	selector, of := labels.Nothing(), "the selector"
 	switch {
 	case t.Kind == "Pod" && t.Selector != nil:
@@ -53,13 +52,13 @@ func (m *Mesh) selectsNothing(namespace string, t weftv1.PolicyTarget) string {
 		}
 		selector = s
 	case t.Kind == "Service":
-		svc, ok := m.objs.Services.Get(snap, model.Key(namespace, t.Name))
+		svc, ok := c.objs.Services.Get(c.snap, model.Key(namespace, t.Name))
 		if !ok || len(svc.Spec.Selector) == 0 {
 			return "" // a condition says so
 		}
 		selector, of = labels.SelectorFromSet(svc.Spec.Selector), "the selector of Service "+t.Name
 	}
-	pods := m.podLabels(namespace)
+	pods := c.podLabels(namespace)
 	if len(pods) == 0 || slices.ContainsFunc(pods, selectedBy(selector)) {
 		return ""
 	}
@@ -67,12 +66,12 @@ func (m *Mesh) selectsNothing(namespace string, t weftv1.PolicyTarget) string {
 }
 
 // podLabels returns the labels of the pods of a namespace that are among the manifests, by themselves or by what makes them.
-func (m *Mesh) podLabels(namespace string) []labels.Set {
+func (c *checker) podLabels(namespace string) []labels.Set {
 	var out []labels.Set
-	for p := range m.objs.Pods.By(m.st.Snapshot(), kube.ByNamespace, namespace) {
+	for p := range c.objs.Pods.By(c.snap, kube.ByNamespace, namespace) {
 		out = append(out, p.Labels)
 	}
-	for _, w := range m.files.Workloads {
+	for _, w := range c.files.Workloads {
 		if w.Ref.Namespace == namespace {
 			out = append(out, w.Labels)
 		}
@@ -85,12 +84,12 @@ func selectedBy(s labels.Selector) func(labels.Set) bool {
 }
 
 // unprovable says which sources can never be met: both ends need an identity, which pods have in modes strict and permissive.
-func (m *Mesh) unprovable(namespace string, sources []weftv1.AuthorizationSource) []remark {
+func (c *checker) unprovable(namespace string, sources []weftv1.AuthorizationSource) []remark {
 	if len(sources) == 0 {
 		return nil
 	}
 	const remedy = "label the namespace weft.io/mtls: permissive or strict"
-	if m.withoutIdentity(namespace) {
+	if c.withoutIdentity(namespace) {
 		return []remark{{CodeNoIdentity, fmt.Sprintf(".sources: no client can prove who it is to the pods of namespace %s, where mTLS is disabled, so the rule allows nobody; %s", namespace, remedy)}}
 	}
 	var out []remark
@@ -101,7 +100,7 @@ func (m *Mesh) unprovable(namespace string, sources []weftv1.AuthorizationSource
 				from = namespace
 			}
 		}
-		if from != "" && m.withoutIdentity(from) {
+		if from != "" && c.withoutIdentity(from) {
 			out = append(out, remark{CodeNoIdentity, fmt.Sprintf(".sources[%d]: the pods of namespace %s have no identity, for mTLS is disabled there, so the source is met by nobody; %s", i, from, remedy)})
 		}
 	}
@@ -110,18 +109,17 @@ func (m *Mesh) unprovable(namespace string, sources []weftv1.AuthorizationSource
 
 // withoutIdentity reports whether no pod of a namespace has an identity, as far as the manifests say: neither the Namespace
 // nor one of the pods that are among them is labelled.
-func (m *Mesh) withoutIdentity(namespace string) bool {
-	snap := m.st.Snapshot()
-	ns, ok := m.objs.Namespaces.Get(snap, model.Key("", namespace))
+func (c *checker) withoutIdentity(namespace string) bool {
+	ns, ok := c.objs.Namespaces.Get(c.snap, model.Key("", namespace))
 	if !ok || kube.NamespaceMode(ns).Mode != model.MTLSDisabled {
 		return false
 	}
-	for p := range m.objs.Pods.By(snap, kube.ByNamespace, namespace) {
-		if m.objs.Mode(snap, p).Mode != model.MTLSDisabled {
+	for p := range c.objs.Pods.By(c.snap, kube.ByNamespace, namespace) {
+		if c.objs.Mode(c.snap, p).Mode != model.MTLSDisabled {
 			return false
 		}
 	}
-	for _, w := range m.files.Workloads {
+	for _, w := range c.files.Workloads {
 		if v, labelled := w.Labels[kube.LabelMTLS]; w.Ref.Namespace == namespace && labelled && v != model.MTLSDisabled.String() {
 			return false
 		}
@@ -130,11 +128,11 @@ func (m *Mesh) withoutIdentity(namespace string) bool {
 }
 
 // servicePorts says which ports of a rule are those of a Service, whose pods listen on another one.
-func (m *Mesh) servicePorts(p *weftv1.AuthorizationPolicy, n *weftv1.NetworkAttributes) []remark {
+func (c *checker) servicePorts(p *weftv1.AuthorizationPolicy, n *weftv1.NetworkAttributes) []remark {
 	if n == nil {
 		return nil
 	}
-	services := m.targets(p)
+	services := c.targets(p)
 	var out []remark
 	for i, port := range n.Ports {
 		var mistaken []string
@@ -160,8 +158,8 @@ func (m *Mesh) servicePorts(p *weftv1.AuthorizationPolicy, n *weftv1.NetworkAttr
 }
 
 // targets returns the Services that a policy names, or all of its namespace if it selects pods otherwise.
-func (m *Mesh) targets(p *weftv1.AuthorizationPolicy) []*corev1.Service {
-	all := slices.Collect(m.objs.Services.By(m.st.Snapshot(), kube.ByNamespace, p.Namespace))
+func (c *checker) targets(p *weftv1.AuthorizationPolicy) []*corev1.Service {
+	all := slices.Collect(c.objs.Services.By(c.snap, kube.ByNamespace, p.Namespace))
 	isService := func(t weftv1.PolicyTarget) bool { return t.Kind == "Service" }
 	if len(p.Spec.TargetRefs) == 0 || slices.ContainsFunc(p.Spec.TargetRefs, func(t weftv1.PolicyTarget) bool { return !isService(t) }) {
 		return all

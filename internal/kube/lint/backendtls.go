@@ -1,4 +1,4 @@
-package analyze
+package lint
 
 import (
 	"slices"
@@ -8,18 +8,17 @@ import (
 
 // unusedTLS finds BackendTLSPolicies that apply to no connection: Envoy originates TLS where it makes the connection, and what
 // stays in the kernel goes as the client sends it.
-func (m *Mesh) unusedTLS() []Finding {
-	snap := m.st.Snapshot()
-	var out []Finding
-	for p := range m.objs.BackendTLSPolicies.All(snap) {
+func (c *checker) unusedTLS() []Remark {
+	var out []Remark
+	for p := range c.objs.BackendTLSPolicies.All(c.snap) {
 		ref := model.ObjectRef{Group: groupGateway, Kind: "BackendTLSPolicy", Namespace: p.Namespace, Name: p.Name}
-		status, ok := m.st.Statuses.Get(snap, ref.String())
-		if _, read := m.files.Where[ref]; !read || !ok || len(status.Failures()) > 0 || len(status.Parents) > 0 {
+		status, ok := c.st.Statuses.Get(c.snap, ref.String())
+		if _, read := c.files.Where[ref]; !read || !ok || len(status.Failures()) > 0 || len(status.Parents) > 0 {
 			continue
 		}
 		used := false
 		for _, t := range p.Spec.TargetRefs {
-			if svc, ok := m.st.Services.Get(snap, model.Key(p.Namespace, string(t.Name))); ok {
+			if svc, ok := c.st.Services.Get(c.snap, model.Key(p.Namespace, string(t.Name))); ok {
 				used = used || slices.ContainsFunc(svc.Ports, func(port model.ServicePort) bool {
 					return port.L7 && (t.SectionName == nil || string(*t.SectionName) == port.Name)
 				})

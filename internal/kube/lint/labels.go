@@ -1,4 +1,4 @@
-package analyze
+package lint
 
 import (
 	"fmt"
@@ -21,38 +21,37 @@ var labelsRead = map[string][]string{
 }
 
 // labels finds labels that mean nothing: most are misspelt, and what they were to turn on is off.
-func (m *Mesh) labels() []Finding {
-	snap := m.st.Snapshot()
-	var out []Finding
-	for ns := range m.objs.Namespaces.All(snap) {
+func (c *checker) labels() []Remark {
+	var out []Remark
+	for ns := range c.objs.Namespaces.All(c.snap) {
 		ref := model.ObjectRef{Kind: "Namespace", Name: ns.Name}
-		out = append(out, m.labelsOf(ref, ns)...)
-		if _, problem := m.objs.TraceSampling(snap, ns.Name); problem != "" {
+		out = append(out, c.labelsOf(ref, ns)...)
+		if _, problem := c.objs.TraceSampling(c.snap, ns.Name); problem != "" {
 			out = append(out, warn(CodeLabel, ref, problem))
 		}
 	}
-	for pod := range m.objs.Pods.All(snap) {
+	for pod := range c.objs.Pods.All(c.snap) {
 		ref := model.ObjectRef{Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name}
-		out = append(out, m.labelsOf(ref, pod)...)
-		if mode := m.objs.Mode(snap, pod).Mode; pod.Spec.HostNetwork && pod.Labels[kube.LabelMTLS] != "" && mode != model.MTLSDisabled {
+		out = append(out, c.labelsOf(ref, pod)...)
+		if mode := c.objs.Mode(c.snap, pod).Mode; pod.Spec.HostNetwork && pod.Labels[kube.LabelMTLS] != "" && mode != model.MTLSDisabled {
 			out = append(out, warn(CodeLabel, ref, fmt.Sprintf("label %s: %s means nothing, for the pod is in the host's network and takes no part in the mesh",
 				kube.LabelMTLS, mode)))
 		}
 	}
-	for _, w := range m.files.Workloads {
+	for _, w := range c.files.Workloads {
 		out = append(out, workloadLabels(w)...)
 	}
-	for svc := range m.objs.Services.All(snap) {
-		out = append(out, m.labelsOf(model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}, svc)...)
+	for svc := range c.objs.Services.All(c.snap) {
+		out = append(out, c.labelsOf(model.ObjectRef{Kind: "Service", Namespace: svc.Namespace, Name: svc.Name}, svc)...)
 	}
 	return out
 }
 
 // workloadLabels looks at the labels that a workload gives its pods, and at its own, which the mesh does not read.
-func workloadLabels(w manifests.Workload) []Finding {
-	var out []Finding
+func workloadLabels(w manifests.Workload) []Remark {
+	var out []Remark
 	add := func(message string) {
-		out = append(out, Finding{Code: CodeLabel, Severity: Warning, File: w.At.File, Line: w.At.Line, Object: w.Ref, Message: message})
+		out = append(out, Remark{Code: CodeLabel, At: w.At, Object: w.Ref, Message: message})
 	}
 	for _, key := range slices.Sorted(maps.Keys(w.Own)) {
 		if _, on := w.Labels[key]; meshLike(key) && !on {
@@ -72,11 +71,11 @@ func workloadLabels(w manifests.Workload) []Finding {
 	return out
 }
 
-func (m *Mesh) labelsOf(ref model.ObjectRef, o metav1.Object) []Finding {
-	if _, read := m.files.Where[ref]; !read {
+func (c *checker) labelsOf(ref model.ObjectRef, o metav1.Object) []Remark {
+	if _, read := c.files.Where[ref]; !read {
 		return nil
 	}
-	var out []Finding
+	var out []Remark
 	known := labelsRead[ref.Kind]
 	for _, key := range slices.Sorted(maps.Keys(o.GetLabels())) {
 		if meshLike(key) && !slices.Contains(known, key) {

@@ -1,14 +1,12 @@
-package analyze
+package lint
 
 import (
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -21,35 +19,34 @@ type route struct {
 }
 
 // routes lists the routes among the manifests.
-func (m *Mesh) routes() iter.Seq[route] {
-	snap := m.st.Snapshot()
+func (c *checker) routes() iter.Seq[route] {
 	ref := func(kind, namespace, name string) model.ObjectRef {
 		return model.ObjectRef{Group: groupGateway, Kind: kind, Namespace: namespace, Name: name}
 	}
 	return func(yield func(route) bool) {
-		for r := range m.objs.HTTPRoutes.All(snap) {
+		for r := range c.objs.HTTPRoutes.All(c.snap) {
 			if !yield(route{ref("HTTPRoute", r.Namespace, r.Name), r.Spec.ParentRefs, r.Spec.Hostnames, nil}) {
 				return
 			}
 		}
-		for r := range m.objs.GRPCRoutes.All(snap) {
+		for r := range c.objs.GRPCRoutes.All(c.snap) {
 			if !yield(route{ref("GRPCRoute", r.Namespace, r.Name), r.Spec.ParentRefs, r.Spec.Hostnames, nil}) {
 				return
 			}
 		}
-		for r := range m.objs.TLSRoutes.All(snap) {
+		for r := range c.objs.TLSRoutes.All(c.snap) {
 			weights := weightsOf(r.Spec.Rules, func(r gwv1.TLSRouteRule) []gwv1.BackendRef { return r.BackendRefs })
 			if !yield(route{ref("TLSRoute", r.Namespace, r.Name), r.Spec.ParentRefs, nil, weights}) {
 				return
 			}
 		}
-		for r := range m.objs.TCPRoutes.All(snap) {
+		for r := range c.objs.TCPRoutes.All(c.snap) {
 			weights := weightsOf(r.Spec.Rules, func(r gwv1.TCPRouteRule) []gwv1.BackendRef { return r.BackendRefs })
 			if !yield(route{ref("TCPRoute", r.Namespace, r.Name), r.Spec.ParentRefs, nil, weights}) {
 				return
 			}
 		}
-		for r := range m.objs.UDPRoutes.All(snap) {
+		for r := range c.objs.UDPRoutes.All(c.snap) {
 			weights := weightsOf(r.Spec.Rules, func(r gwv1.UDPRouteRule) []gwv1.BackendRef { return r.BackendRefs })
 			if !yield(route{ref("UDPRoute", r.Namespace, r.Name), r.Spec.ParentRefs, nil, weights}) {
 				return
@@ -75,10 +72,10 @@ func weightsOf[R any](rules []R, backends func(R) []gwv1.BackendRef) [][]int32 {
 }
 
 // attachment finds routes that are in force nowhere, or not as they are written.
-func (m *Mesh) attachment() []Finding {
-	var out []Finding
-	for r := range m.routes() {
-		if _, read := m.files.Where[r.ref]; !read {
+func (c *checker) attachment() []Remark {
+	var out []Remark
+	for r := range c.routes() {
+		if _, read := c.files.Where[r.ref]; !read {
 			continue
 		}
 		if len(r.parents) == 0 {
@@ -93,23 +90,23 @@ func (m *Mesh) attachment() []Finding {
 			if p.Kind == nil || *p.Kind != "Service" || p.Group == nil || *p.Group != "" {
 				continue
 			}
-			out = append(out, m.atService(r, p)...)
+			out = append(out, c.atService(r, p)...)
 		}
 	}
 	return out
 }
 
 // atService finds what a parentRef to a Service most likely does not mean.
-func (m *Mesh) atService(r route, p gwv1.ParentReference) []Finding {
+func (c *checker) atService(r route, p gwv1.ParentReference) []Remark {
 	namespace := r.ref.Namespace
 	if p.Namespace != nil {
 		namespace = string(*p.Namespace)
 	}
-	svc, ok := m.st.Services.Get(m.st.Snapshot(), model.Key(namespace, string(p.Name)))
+	svc, ok := c.st.Services.Get(c.snap, model.Key(namespace, string(p.Name)))
 	if !ok {
 		return nil // a condition says so
 	}
-	var out []Finding
+	var out []Remark
 	add := func(code, message string) {
 		f := warn(code, r.ref, message)
 		f.For = "Service/" + svc.Key()
@@ -122,31 +119,11 @@ func (m *Mesh) atService(r route, p gwv1.ParentReference) []Finding {
 		return out
 	}
 	for _, port := range svc.Ports {
-		named := p.Port != nil && int32(*p.Port) == int32(port.Port) || p.SectionName != nil && string(*p.SectionName) == port.Name
-		if protocol := gateway.NamedProtocol(port); named && port.L7 && protocol != "" {
+		named := p.Port != nil && *p.Port == int32(port.Port) || p.SectionName != nil && string(*p.SectionName) == port.Name
+		if protocol := c.protocol(port); named && port.L7 && protocol != "" {
 			add(CodeNotHTTP, fmt.Sprintf("port %d is named %q, as if it spoke %s; the route takes it as HTTP, and clients that speak something else hang. "+
 				"If it speaks HTTP, give it appProtocol: http", port.Port, port.Name, protocol))
 		}
 	}
 	return out
-}
-
-// serviceMeant adds to "there is no such Gateway" that there is a Service of the name: kind and group of a parentRef are those
-// of a Gateway unless they are written.
-func (m *Mesh) serviceMeant(list []Finding) {
-	for i := range list {
-		f := &list[i]
-		rest, isGateway := strings.CutPrefix(f.For, "Gateway/")
-		if f.Code != string(gwv1.RouteReasonNoMatchingParent) || !isGateway {
-			continue
-		}
-		key, _, _ := strings.Cut(rest, " ")
-		snap := m.st.Snapshot()
-		if _, ok := m.objs.Gateways.Get(snap, key); ok {
-			continue
-		}
-		if _, ok := m.objs.Services.Get(snap, key); ok {
-			f.Message += "; there is a Service of this name, whose parentRef has group: \"\" and kind: Service"
-		}
-	}
 }
