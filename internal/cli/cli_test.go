@@ -191,6 +191,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"misspelt subcommand", []string{"config", "servces"}, "did you mean services?"},
 		{"unknown subcommand", []string{"connectivity", "prove"}, "there are test"},
 		{"flag", []string{"config", "services", "--nmespace", "shop"}, "unknown flag: --nmespace; weft config services --help lists the flags"},
+		{"negative first", []string{"top", "--first", "-1", "--run", healthy}, "--first -1 must not be negative"},
+		{"negative measure", []string{"edges", "--for", "-1s", "--run", healthy}, "--for -1s must not be negative"},
+		{"negative last", []string{"observe", "--last", "-1", "--run", healthy}, "--last -1 must not be negative"},
 		{"nothing to describe", []string{"describe"}, "weft describe KIND NAMESPACE/NAME"},
 		{"no name to describe", []string{"describe", "pod"}, "weft describe KIND NAMESPACE/NAME"},
 	} {

@@ -46,6 +46,9 @@ must not fit.`,
 			if err != nil {
 				return fmt.Errorf("--%w", err)
 			}
+			if q.Limit < 0 {
+				return fmt.Errorf("--last %d must not be negative", q.Limit)
+			}
 			if (q.Follow || since != "") && !cmd.Flags().Changed("last") {
 				q.Limit = 0
 			}

@@ -169,6 +169,9 @@ func missingEdges(cmd *cobra.Command, g *servicemap.Graph) error {
 
 // edges returns the graph of agents, or of a server, after a time.
 func edges(ctx context.Context, server *flowsServer, r *reach, after time.Duration) (*servicemap.Graph, error) {
+	if after < 0 {
+		return nil, fmt.Errorf("--for %s must not be negative", after)
+	}
 	graph := func(ctx context.Context) (*servicemap.Graph, error) { return server.edges(ctx, r) }
 	if server.address == "" {
 		m, err := agentsMap(ctx, r)

@@ -29,6 +29,9 @@ cluster is asked, which shows the workloads of the namespaces whose flows your t
 			if _, err := servicemap.Top(&servicemap.Graph{}, "", by); err != nil {
 				return fmt.Errorf("--by %w", err)
 			}
+			if last < 0 {
+				return fmt.Errorf("--first %d must not be negative", last)
+			}
 			g, err := edges(cmd.Context(), &server, &r, measure)
 			if err != nil {
 				return err
