@@ -91,10 +91,15 @@ must not fit.`,
 	f.StringSliceVar(&q.Path, "path", nil, "only requests for this path: /api, or /api/* for all below it")
 	f.StringSliceVar(&q.Query, "query", nil, "only questions to DNS for this name, or *.example.com for all below it")
 	p.flags(f)
+	flowChoices(cmd)
+	return cmd
+}
+
+// flowChoices makes shells complete the filters that have few values.
+func flowChoices(cmd *cobra.Command) {
 	choices(cmd, "verdict", "forwarded", "refused", "failed")
 	choices(cmd, "layer", "L4", "L7", "mTLS")
 	choices(cmd, "protocol", "TCP", "UDP", "HTTP", "DNS")
-	return cmd
 }
 
 // flowTimes reads --since and --until.
