@@ -11,12 +11,20 @@ import (
 	"github.com/weft-mesh/weft/internal/lab"
 )
 
+// endTexts are what clients send before they end.
+var endTexts = []string{"metric 1\n", "no line", "GET", "GET / HTTP/1.1", "\x16\x03", ""}
+
 // sink is a server that says nothing before its client has ended.
-type sink struct{ read chan string }
+type sink struct {
+	came map[string]chan struct{} // by text: one for each connection that brought it and ended
+}
 
 // newSink serves in the pods of an application, on port 7171.
 func newSink(t *testing.T, m *mesh, namespace, app string) *sink {
-	s := &sink{read: make(chan string, 16)}
+	s := &sink{came: map[string]chan struct{}{}}
+	for _, text := range endTexts {
+		s.came[text] = make(chan struct{}, 16)
+	}
 	pods := []string{app}
 	if app == "echo" {
 		pods = []string{"s1", "s2"}
@@ -44,32 +52,31 @@ func (s *sink) serve(c net.Conn) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	text, err := io.ReadAll(c)
-	if err != nil {
-		text = fmt.Appendf(text, ", %v", err)
+	if came := s.came[string(text)]; err == nil && came != nil {
+		came <- struct{}{}
 	}
-	s.read <- string(text)
 	_, _ = fmt.Fprintf(c, "got %s", text)
 }
 
 // ends compares clients that close at once, behind what they said or without a word: one who waits for an answer and one who does not.
 func (s *sink) ends(t *testing.T, client *lab.Pod, service, pod string) {
-	for _, text := range []string{"metric 1\n", "no line", "GET", "GET / HTTP/1.1", "\x16\x03", ""} {
-		for _, to := range []string{pod, service} {
-			for _, waits := range []bool{true, false} {
-				answer, err := sayAndEnd(client, to, text, waits)
-				if want := "got " + text; waits && (answer != want || err != nil) || err != nil {
-					t.Errorf("%s, %q and an end, waits for an answer %t: %q, %v, want %q", to, text, waits, answer, err, want)
-				}
-				select {
-				case read := <-s.read:
-					if read != text {
-						t.Errorf("%s, waits for an answer %t: the server read %q, want %q", to, waits, read, text)
+	for _, text := range endTexts {
+		t.Run(fmt.Sprintf("%q", text), func(t *testing.T) {
+			t.Parallel()
+			for _, to := range []string{pod, service} {
+				for _, waits := range []bool{true, false} {
+					answer, err := sayAndEnd(client, to, text, waits)
+					if want := "got " + text; err != nil || waits && answer != want {
+						t.Errorf("%s, waits for an answer %t: %q, %v, want %q", to, waits, answer, err, want)
 					}
-				case <-time.After(patience):
-					t.Errorf("%s, waits for an answer %t: %q and the end did not come to the server", to, waits, text)
+					select {
+					case <-s.came[text]:
+					case <-time.After(patience):
+						t.Errorf("%s, waits for an answer %t: the text and the end did not come to the server", to, waits)
+					}
 				}
 			}
-		}
+		})
 	}
 }
 
