@@ -26,6 +26,9 @@ import (
 // retryBackoff spaces attempts to reach an API server. Many agents lose it at once, hence the jitter.
 var retryBackoff = wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 6, Cap: 10 * time.Second}
 
+// changeSettle is waited for after a CRD has changed: one that comes changes a few times.
+const changeSettle = 100 * time.Millisecond
+
 // source follows one kind.
 type source struct {
 	c    *Cluster
@@ -219,24 +222,34 @@ func (s *source) untilInstalled(ctx context.Context) error {
 	return nil
 }
 
-// awaitChange returns when the CRD is not as it was at a resourceVersion; "" is when it was not there.
+// awaitChange returns when the CRD is not as it was at a resourceVersion, "" is when it was not there, and after some minutes. The
+// watch begins with the CRD as it is, and not at that resourceVersion: a CRD seldom changes, so an API server has forgotten its
+// version, and would end each watch at once.
 func (s *source) awaitChange(ctx context.Context, client rest.Interface, name, resourceVersion string) error {
 	seconds := int64(300)
 	o := metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Watch: true,
-		ResourceVersion: resourceVersion, TimeoutSeconds: &seconds,
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Watch: true, TimeoutSeconds: &seconds,
 	}
 	w, err := client.Get().Resource("customresourcedefinitions").VersionedParams(&o, s.c.clients.params).Watch(ctx)
 	if err != nil {
-		return fmt.Errorf("wait for %s to be installed: %w", name, err)
+		return fmt.Errorf("wait for a change of %s: %w", name, err)
 	}
 	defer w.Stop()
-	select {
-	case <-ctx.Done():
-	case <-w.ResultChan():
-		sleep(ctx, 100*time.Millisecond) // a CRD that comes changes a few times
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, more := <-w.ResultChan():
+			if more && e.Type == apiwatch.Error {
+				return fmt.Errorf("wait for a change of %s: %w", name, apierrors.FromObject(e.Object))
+			}
+			if crd, ok := e.Object.(metav1.Object); ok && e.Type == apiwatch.Added && crd.GetResourceVersion() == resourceVersion {
+				continue // as it was
+			}
+			sleep(ctx, changeSettle)
+			return nil
+		}
 	}
-	return nil
 }
 
 // absent notes that the kind is not installed.
