@@ -18,12 +18,7 @@ import (
 	"github.com/weft-mesh/weft/tunnel"
 )
 
-const deputyManifest = `apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: weft}
-spec: {controllerName: weft.io/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
+const deputyManifest = gatewayClass + `apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: victim, namespace: bank}
 spec:

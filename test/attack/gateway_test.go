@@ -16,12 +16,15 @@ import (
 	"github.com/weft-mesh/weft/internal/lab"
 )
 
-const gatewayManifest = `apiVersion: gateway.networking.k8s.io/v1
+// gatewayClass is the mesh's, in front of manifests that have Gateways.
+const gatewayClass = `apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: weft}
 spec: {controllerName: weft.io/gateway-controller}
 ---
-apiVersion: gateway.networking.k8s.io/v1
+`
+
+const gatewayManifest = gatewayClass + `apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: victim, namespace: bank}
 spec:

@@ -34,12 +34,7 @@ spec: {action: ALLOW, targetRefs: [{kind: Pod, selector: {matchLabels: {app: ser
 		}
 		return fmt.Errorf("refused are %v", st.Rejections)
 	})
-	a.put(t, "late-gateway.yaml", `apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: weft}
-spec: {controllerName: weft.io/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
+	a.put(t, "late-gateway.yaml", gatewayClass+`apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: bank}
 spec:
