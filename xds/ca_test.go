@@ -46,8 +46,8 @@ func (ca *testCA) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
 }
 
-// issue returns chain and key for a SPIFFE ID or for a DNS name.
-func (ca *testCA) issue(id, dns string) (chain, key []byte) {
+// issue returns chain and key for a SPIFFE ID or for a DNS name. More URIs than the ID make it no SVID.
+func (ca *testCA) issue(id, dns string, more ...model.Identity) (chain, key []byte) {
 	ca.t.Helper()
 	ca.n++
 	k := newKey(ca.t)
@@ -63,6 +63,13 @@ func (ca *testCA) issue(id, dns string) (chain, key []byte) {
 			ca.t.Fatal(err)
 		}
 		tmpl.URIs = []*url.URL{u}
+	}
+	for _, id := range more {
+		u, err := url.Parse(string(id))
+		if err != nil {
+			ca.t.Fatal(err)
+		}
+		tmpl.URIs = append(tmpl.URIs, u)
 	}
 	if dns != "" {
 		tmpl.DNSNames = []string{dns}

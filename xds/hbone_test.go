@@ -24,8 +24,8 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// tlsConfig is a peer of the mesh that is not Envoy.
-func (ca *testCA) tlsConfig(id model.Identity) *tls.Config {
+// tlsConfig is a peer of the mesh that is not Envoy. Its certificate has the URIs more beside its identity.
+func (ca *testCA) tlsConfig(id model.Identity, more ...model.Identity) *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	cfg := &tls.Config{
@@ -38,7 +38,7 @@ func (ca *testCA) tlsConfig(id model.Identity) *tls.Config {
 		},
 	}
 	if id != "" {
-		chain, key := ca.issue(string(id), "")
+		chain, key := ca.issue(string(id), "", more...)
 		cert, err := tls.X509KeyPair(chain, key)
 		if err != nil {
 			ca.t.Fatal(err)
@@ -144,6 +144,10 @@ func TestHBONEListener(t *testing.T) {
 		{"allowed by namespace", w.ca.tlsConfig(identity("ops", "x")), b.Address, ip + ":9001", 200},
 		{"namespace that starts the same", w.ca.tlsConfig(identity("ops2", "x")), b.Address, ip + ":9001", 403},
 		{"identity that starts the same", w.ca.tlsConfig(identity("shop", "ab")), b.Address, ip + ":9000", 403},
+		{"an allowed identity and another", w.ca.tlsConfig(identity("shop", "a"), identity("evil", "x")), b.Address, ip + ":9000", 403},
+		{"another identity and an allowed one", w.ca.tlsConfig(identity("evil", "x"), identity("ops", "x")), b.Address, ip + ":9001", 403},
+		{"an allowed identity twice", w.ca.tlsConfig(identity("ops", "x"), identity("ops", "x")), b.Address, ip + ":9001", 403},
+		{"an allowed identity and a URI that is no identity", w.ca.tlsConfig(identity("shop", "a"), "https://evil.example/"), b.Address, ip + ":9000", 403},
 		{"no certificate", w.ca.tlsConfig(""), b.Address, ip + ":9000", 0},
 		{"another CA", other.tlsConfig(identity("shop", "a")), b.Address, ip + ":9000", 0},
 		{"another trust domain", w.ca.tlsConfig("spiffe://td.test.evil/ns/shop/sa/a"), b.Address, ip + ":9000", 0},

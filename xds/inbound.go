@@ -42,7 +42,7 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	m.AccessLog = cfg.tunnelLog(logIn)
 	m.AccessLogOptions = &hcm.HttpConnectionManager_HcmAccessLogOptions{FlushLogOnTunnelSuccessfullyEstablished: true}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: connectRoutes(w)}
-	m.HttpFilters = append(m.HttpFilters, authorization(w, inHBONE))
+	m.HttpFilters = append(m.HttpFilters, oneName(), authorization(w, inHBONE))
 	if terminates(w) {
 		m.HttpFilters = append(m.HttpFilters, httpFilter("envoy.filters.http.set_filter_state", &httpsfs.Config{
 			OnRequestHeaders: []*sfsValue{
