@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,9 @@ func (a acceptor) acceptAll(l *socket) {
 		switch {
 		case err == nil:
 			a.serve(fd, from)
+			// One at a time, as Envoy accepts them: a pod that connects in a flood would else fill the run queues, and what
+			// serves its neighbours would wait behind all of that.
+			runtime.Gosched()
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 			if !a.closed() {
 				a.acceptRest(l)
