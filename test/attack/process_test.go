@@ -34,6 +34,7 @@ var roles = map[string]func(spec json.RawMessage) (report, error){
 	"sessions": role(openSessions),
 	"streams":  role(openStreams),
 	"get":      role(getAll),
+	"flood":    role(floodConnections),
 }
 
 func role[T any](f func(T) (report, error)) func(json.RawMessage) (report, error) {
