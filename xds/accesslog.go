@@ -26,6 +26,9 @@ type Flow struct {
 	Duration time.Duration `json:"duration,omitempty"`
 	// Open is true for the report at the start of an authenticated connection; a second one comes at its end.
 	Open bool `json:"open,omitempty"`
+	// Detected is true for an application's connection to Envoy that Envoy found not to speak HTTP, and passed on as bytes. Source
+	// is the application's end of it. The connection that Envoy made for it is reported besides.
+	Detected bool `json:"detected,omitempty"`
 	// Outbound is true if this Envoy is the client's.
 	Outbound bool `json:"outbound"`
 	// Owner is whom the connection belongs to at this end: <ns>/<pod>, or gateway/<ns>/<name>.
@@ -59,6 +62,7 @@ type Request struct {
 const (
 	logOut        = "out"
 	logIn         = "in"
+	logDetected   = "detected"
 	logRequest    = "request"     // at a Gateway or the destination
 	logRequestOut = "request-out" // at the caller
 )
@@ -81,15 +85,18 @@ func (cfg *Config) tunnelLog(name string) []*accesslog.AccessLog {
 	if name == logOut {
 		tags[tagLocal], tags[tagPeer] = "%UPSTREAM_LOCAL_URI_SAN%", "%UPSTREAM_PEER_URI_SAN%"
 		tags[tagSource] = "%UPSTREAM_LOCAL_ADDRESS%"
-		return []*accesslog.AccessLog{{
-			Name: "envoy.access_loggers.tcp_grpc",
-			ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&grpclog.TcpGrpcAccessLogConfig{
-				CommonConfig: commonLog(name, tags),
-			})},
-		}}
+		return []*accesslog.AccessLog{tcpLog(name, tags)}
 	}
 	tags[tagTarget] = "%REQ(:AUTHORITY)%"
 	return []*accesslog.AccessLog{httpLog(name, tags)}
+}
+
+// detectedLog reports connections that were found not to speak HTTP.
+func (cfg *Config) detectedLog() []*accesslog.AccessLog {
+	if cfg.AccessLog == nil {
+		return nil
+	}
+	return []*accesslog.AccessLog{tcpLog(logDetected, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
 }
 
 // requestLog reports each request, by a log of this name.
@@ -98,6 +105,15 @@ func (cfg *Config) requestLog(name string) []*accesslog.AccessLog {
 		return nil
 	}
 	return []*accesslog.AccessLog{httpLog(name, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
+}
+
+func tcpLog(name string, tags map[string]string) *accesslog.AccessLog {
+	return &accesslog.AccessLog{
+		Name: "envoy.access_loggers.tcp_grpc",
+		ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&grpclog.TcpGrpcAccessLogConfig{
+			CommonConfig: commonLog(name, tags),
+		})},
+	}
 }
 
 func httpLog(name string, tags map[string]string) *accesslog.AccessLog {
@@ -161,7 +177,8 @@ func (a *accessLogs) StreamAccessLogs(stream als.AccessLogService_StreamAccessLo
 // tcpFlow reads the entry of a connection that went into a tunnel, or came in the clear.
 func tcpFlow(e *data.TCPAccessLogEntry, log string) *Flow {
 	c := e.GetCommonProperties()
-	f := commonFlow(c, log == logOut)
+	f := commonFlow(c, log == logOut || log == logDetected)
+	f.Detected = log == logDetected
 	f.Sent, f.Received = e.GetConnectionProperties().GetReceivedBytes(), e.GetConnectionProperties().GetSentBytes()
 	f.Local, f.Peer = spiffeID(c.GetCustomTags()[tagLocal]), spiffeID(c.GetCustomTags()[tagPeer])
 	f.Open = c.GetAccessLogType() == data.AccessLogType_TcpUpstreamConnected

@@ -64,7 +64,7 @@ func outDetectListener(cfg *Config, w *model.Workload) *listener.Listener {
 		Filters:          requestsOf(cfg, w),
 	}, {
 		Name:    "bytes",
-		Filters: []*listener.Filter{stateFilter(identityState(w.Key(), "", w.NetNS)), bytesProxy()},
+		Filters: []*listener.Filter{stateFilter(identityState(w.Key(), "", w.NetNS)), bytesProxy(cfg)},
 	}}
 	return l
 }
@@ -77,11 +77,12 @@ func hostRanges(of []netip.AddrPort) []*core.CidrRange {
 	return out
 }
 
-func bytesProxy() *listener.Filter {
+func bytesProxy(cfg *Config) *listener.Filter {
 	return networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
 		StatPrefix:       outDetect,
 		ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{Cluster: clusterBytes},
 		IdleTimeout:      duration(0),
+		AccessLog:        cfg.detectedLog(),
 	})
 }
 

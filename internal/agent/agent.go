@@ -113,6 +113,7 @@ type Agent struct {
 	// secrets receives the Secrets of Gateways from the controller; nil if they are read with the other objects.
 	secrets     *gatewaysecrets.Receiver
 	flows       *observe.Store
+	detections  *detections
 	exporters   []*flowexport.Exporter
 	connections *traffic.Connections
 	datagrams   *traffic.Datagrams
@@ -148,6 +149,7 @@ func New(cfg Config) (*Agent, error) {
 	a.requests = traffic.NewRequests(a.st, a.proxy.Requests)
 	a.datagrams = traffic.NewDatagrams(a.st)
 	a.servicemap = servicemap.NewLocal(a.st, a.flows, a.requests, a.connections, a.datagrams)
+	a.detections = newDetections(a.flows.Add)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err

@@ -55,6 +55,10 @@ func (a *Agent) connection(e datapath.Event) {
 	if !requests || f.Verdict == observe.Refused {
 		a.connections.Ended(&f)
 	}
+	if requests && e.Kind == datapath.EventClosed && detected(e.Remote) {
+		a.detections.closed(e.Local, f)
+		return
+	}
 	a.flows.Add(f)
 }
 
@@ -118,6 +122,10 @@ var layers = map[datapath.Verdict]observe.Layer{
 
 // accessLog turns a report of Envoy into a flow.
 func (a *Agent) accessLog(x *xds.Flow) {
+	if x.Detected {
+		a.detections.passedOn(x.Owner, x.Source, x.Time.Add(x.Duration))
+		return
+	}
 	f := a.flow(report{
 		time: x.Time, open: x.Open, duration: x.Duration, source: x.Source, destination: x.Destination,
 		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Owner,

@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/observe"
 )
 
 // detectedService selects a server by two ports that do not say what they speak, with a route that names no port.
@@ -60,6 +63,7 @@ func detection(t *testing.T, m *mesh) {
 			})
 			t.Run("requests", func(t *testing.T) { detectedRequests(t, client, c.address+":80", at(server.Address, 8080)) })
 			t.Run("bytes", func(t *testing.T) { detectedBytes(t, client, c.address+":70", at(server.Address, 7070)) })
+			t.Run("flows", func(t *testing.T) { detectedFlows(t, m, client, c.namespace+"/"+c.client, c.address) })
 			t.Run("ends", func(t *testing.T) {
 				sink := newSink(t, m, c.namespace, app)
 				sink.ends(t, client, c.address+":71", at(server.Address, 7171))
@@ -163,4 +167,39 @@ func detectedBytes(t *testing.T, client *lab.Pod, service, pod string) {
 			})
 		}
 	}
+}
+
+// detectedFlows: a connection that is passed on as bytes is one flow of the source's, with the endpoint. A request afterwards
+// shows when the flow of its own connection is there, and so would be one of the first.
+func detectedFlows(t *testing.T, m *mesh, client *lab.Pod, pod, address string) {
+	since := time.Now()
+	c := mustOpen(t, client, address+":70")
+	_ = c.Close()
+	until(t, "the flow of a connection that speaks HTTP", func() error {
+		if status, _, err := rawRequest(client, address+":80", 0, []string{"GET / HTTP/1.0\r\nHost: web\r\n\r\n"}); err != nil || status != http.StatusOK {
+			return fmt.Errorf("status %d, %w", status, err)
+		}
+		var bytes, toEnvoy []*observe.Flow
+		err := m.API.Flows(t.Context(), api.FlowQuery{}, func(e observe.Event) error {
+			f := e.Flow
+			switch {
+			case f == nil || f.Open || f.HTTP != nil || f.Time.Before(since) || f.SeenAt != observe.AtSource || f.Source.Workload != pod:
+			case f.Destination.Address.Port() == 7070 || f.Destination.Address.String() == address+":70":
+				bytes = append(bytes, f)
+			case f.Destination.Address.String() == address+":80":
+				toEnvoy = append(toEnvoy, f)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(toEnvoy) == 0 {
+			return errors.New("there is none")
+		}
+		if len(bytes) != 1 || bytes[0].Layer == observe.L7 || bytes[0].Destination.Workload == "" {
+			t.Fatalf("%d flows of one connection: %+v", len(bytes), bytes)
+		}
+		return nil
+	})
 }
