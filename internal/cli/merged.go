@@ -20,7 +20,7 @@ import (
 // followAtOnce is the most nodes whose flows are followed: each is a connection that stays.
 const followAtOnce = 64
 
-// listing is a list, and the nodes that gave it; none for this machine.
+// listing is a list, and the nodes that gave it. Programs get a list of these, whoever was asked.
 type listing[T any] struct {
 	Nodes []string `json:"nodes"`
 	Items []T      `json:"items"`
@@ -30,7 +30,6 @@ type listing[T any] struct {
 // listings are the lists of a cluster, those that are alike once, and the nodes that gave none.
 type listings[T any] struct {
 	all    []listing[T]
-	merged bool
 	failed []answer[[]T]
 	// cut says of how many rows an answer was cut off; nil for none.
 	cut []string
@@ -46,13 +45,17 @@ func lists[T any](ctx context.Context, r *reach, server *flowsServer, what, name
 	}
 	if c := r.local(); c != nil {
 		list, err := get(c, ctx)
-		return &listings[T]{all: []listing[T]{{Items: list}}}, err
+		if err != nil {
+			return nil, err
+		}
+		s, err := c.Status(ctx)
+		return &listings[T]{all: []listing[T]{{Nodes: []string{s.Agent.Node}, Items: list}}}, err
 	}
 	f, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &listings[T]{merged: r.node == ""}
+	out := &listings[T]{}
 	for _, a := range ask(ctx, f, f.agents, get) {
 		if a.err != nil {
 			out.failed = append(out.failed, a)
@@ -84,11 +87,10 @@ func (l *listings[T]) show(cmd *cobra.Command, out *output, nothing string, tabl
 	for _, c := range l.cut {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable(c))
 	}
-	var value any = l.all
-	if !l.merged {
-		value = l.all[0].Items
+	for i := range l.all {
+		l.all[i].Items = slices.Concat([]T{}, l.all[i].Items) // [] and not null
 	}
-	done, err := out.structured(w, value)
+	done, err := out.structured(w, l.all)
 	if err == nil && !done {
 		err = l.tables(cmd, nothing, func(w io.Writer, list []T) error { return table(w, list, out.format == "wide") })
 	}

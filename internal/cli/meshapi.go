@@ -84,7 +84,7 @@ func serverLists[T any](ctx context.Context, r *reach, s *flowsServer, q api.Que
 	if err != nil {
 		return nil, err
 	}
-	out := &listings[T]{merged: r.node == ""}
+	out := &listings[T]{}
 	for _, v := range a.Values {
 		l := listing[T]{}
 		if err := json.Unmarshal(v.Value, &l.Items); err != nil {

@@ -147,12 +147,12 @@ type certificate struct{ Kind, Name, Serial string }
 
 func certificates(t *testing.T, agent string, args ...string) []certificate {
 	t.Helper()
-	var list []certificate
+	var lists []struct{ Items []certificate }
 	text := kubectl(t, append([]string{"-n", system, "exec", agent, "--", "weft", "config", "certificates", "-o", "json"}, args...)...)
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		t.Fatalf("%v: %s", err, text)
+	if err := json.Unmarshal([]byte(text), &lists); err != nil || len(lists) != 1 {
+		t.Fatalf("%d lists, %v: %s", len(lists), err, text)
 	}
-	return list
+	return lists[0].Items
 }
 
 // svidTTL sets the life of certificates by the controller's flag.
