@@ -32,10 +32,38 @@ import (
 // flowsServer is the flows API of a cluster (package internal/hubble/relay), if it is to be asked in place of agents.
 type flowsServer struct {
 	address, roots, token string // host:port, and files
+	port                  uint16 // of a controller's pod, where address is inCluster
+}
+
+// inCluster is the address that stands for a controller's pod, which is reached by a port that the API server forwards.
+const inCluster = "cluster"
+
+// Ports of a controller's pod: the flows API, and the service map.
+const portFlows, portMap = 15024, 15025
+
+// reachable returns the address to connect to. A port that is forwarded is so until ctx ends.
+func (s *flowsServer) reachable(ctx context.Context, r *reach) (string, error) {
+	if s.address != inCluster {
+		return s.address, nil
+	}
+	c, err := survey.Open(r.Options)
+	if err != nil {
+		return "", fmt.Errorf("--server %s: %w", inCluster, err)
+	}
+	pods, err := c.Pods(ctx, r.namespace)
+	if err != nil {
+		return "", err
+	}
+	at := slices.IndexFunc(pods, func(p survey.Pod) bool { return p.Component == survey.Controller && p.Ready })
+	if at < 0 {
+		return "", fmt.Errorf("%s: no controller of Weft in namespace %s is ready; see weft check, or name another namespace by --mesh-namespace", c.Host(), r.namespace)
+	}
+	return c.Forward(ctx, r.namespace, pods[at].Name, s.port)
 }
 
 func (s *flowsServer) flags(f *pflag.FlagSet) {
-	f.StringVar(&s.address, "server", os.Getenv("WEFT_FLOWS_SERVER"), "address and port of the flows API, which needs no pods/exec and shows what your token may see: that of the Service weft-flows (default: $WEFT_FLOWS_SERVER, else agents are asked)")
+	s.port = portFlows
+	f.StringVar(&s.address, "server", os.Getenv("WEFT_FLOWS_SERVER"), "address and port of the flows API, which needs no pods/exec and shows what your token may see: that of the Service weft-flows; or \"cluster\", which forwards a port by the API server and takes the right to create pods/portforward (default: $WEFT_FLOWS_SERVER, else agents are asked)")
 	s.credentialFlags(f)
 }
 
@@ -50,7 +78,11 @@ func (s *flowsServer) dial(ctx context.Context, r *reach) (context.Context, *grp
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+s.address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	address, err := s.reachable(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("--server %s: %w", s.address, err)
 	}

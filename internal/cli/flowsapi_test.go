@@ -31,6 +31,7 @@ import (
 	"github.com/weft-mesh/weft/internal/hubble/relay"
 	"github.com/weft-mesh/weft/internal/kube/access"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -203,5 +204,55 @@ func TestObserveByFlowsAPI(t *testing.T) {
 	}
 	if _, _, err := run("nobody", ""); err == nil || !strings.Contains(err.Error(), "Unauthenticated: the token is not one") {
 		t.Errorf("an unknown token: %v", err)
+	}
+}
+
+// controllerAt returns the kubeconfig of an API server that forwards ports of a controller's pod to addresses.
+func controllerAt(t *testing.T, ports map[string]string) (kubeconfig string) {
+	t.Helper()
+	const ready, waiting = "weft-controller-2", "weft-controller-1"
+	s := &surveytest.Server{Ports: map[string]string{}, Objects: map[string]any{}}
+	for port, address := range ports {
+		s.Ports["weft-system/"+ready+":"+port] = address
+	}
+	pod := func(name, isReady string) any {
+		return object{
+			"metadata": surveytest.Meta("weft-system", name, object{"app.kubernetes.io/component": "controller"}, nil),
+			"spec":     object{"nodeName": "worker-1"},
+			"status":   object{"conditions": []any{object{"type": "Ready", "status": isReady}}},
+		}
+	}
+	s.Objects["/api/v1/namespaces/weft-system/pods"] = []any{pod(waiting, "False"), pod(ready, "True")}
+	s.Objects["/api/v1/namespaces/none/pods"] = []any{}
+	return writeKubeconfig(t, s.Start(t))
+}
+
+// TestServerInCluster asks the flows API by a port that the API server forwards.
+func TestServerInCluster(t *testing.T) {
+	flows := observe.NewStore(10)
+	flows.Add(at(1, "shop/app-1", "store/web-1", 200))
+	address, root := flowsAPI(t, map[string]*observe.Store{"n1": flows}, nil)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("admin\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig := controllerAt(t, map[string]string{"15024": address})
+	for namespace, want := range map[string]string{"weft-system": "GET web/1 200", "none": "no controller of Weft in namespace none is ready"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := New(Options{})
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		cmd.SetArgs([]string{"observe", "--server", "cluster", "--kubeconfig", kubeconfig, "--mesh-namespace", namespace, "--server-ca", root, "--token-file", token})
+		until := time.Now().Add(20 * time.Second)
+		for { // an agent is known a moment after it has connected
+			err := cmd.ExecuteContext(ctx)
+			if text := fmt.Sprint(out.String(), err); strings.Contains(text, want) {
+				break
+			} else if time.Now().After(until) {
+				t.Fatalf("%s: no %q in %s", namespace, want, text)
+			}
+		}
+		cancel()
 	}
 }

@@ -23,7 +23,8 @@ import (
 type mapServer struct{ flowsServer }
 
 func (s *mapServer) flags(f *pflag.FlagSet) {
-	f.StringVar(&s.address, "server", os.Getenv("WEFT_MAP_SERVER"), "address and port of the controllers' service map, which needs no pods/exec: that of the Service weft-flows, port 8443 (default: $WEFT_MAP_SERVER, else agents are asked)")
+	s.port = portMap
+	f.StringVar(&s.address, "server", os.Getenv("WEFT_MAP_SERVER"), "address and port of the controllers' service map, which needs no pods/exec: that of the Service weft-flows, port 8443; or \"cluster\", which forwards a port by the API server and takes the right to create pods/portforward (default: $WEFT_MAP_SERVER, else agents are asked)")
 	s.credentialFlags(f)
 }
 
@@ -34,7 +35,11 @@ func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *http
 		return nil, nil, err
 	}
 	transport := &http.Transport{TLSClientConfig: config, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 30 * time.Second}
-	to := &url.URL{Scheme: "https", Host: s.address}
+	address, err := s.reachable(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	to := &url.URL{Scheme: "https", Host: address}
 	return transport, &httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(p *httputil.ProxyRequest) {

@@ -102,6 +102,10 @@ func TestMap(t *testing.T) {
 	}{
 		"agent":  {[]string{"--run", talking(t)}, `"id":"shop/Service/web"`},
 		"server": {[]string{"--server", address, "--server-ca", root, "--token-file", token}, `"missing":["gone"]`},
+		"cluster": {
+			[]string{"--server", "cluster", "--kubeconfig", controllerAt(t, map[string]string{"15025": address}), "--server-ca", root, "--token-file", token},
+			`"missing":["gone"]`,
+		},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, w := io.Pipe()

@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
@@ -28,6 +31,8 @@ type Server struct {
 	Objects map[string]any
 	// Agents are unix sockets by pod, as namespace/name. What is exec'd in a pod is joined to it.
 	Agents map[string]string
+	// Ports are addresses by port of a pod, as namespace/name:port, that connections to the port are passed on to.
+	Ports map[string]string
 }
 
 // Start serves until the test ends, and gives the URL.
@@ -37,6 +42,10 @@ func (s *Server) Start(t *testing.T) string {
 	for _, method := range []string{http.MethodGet, http.MethodPost} { // by WebSockets, and what is tried after them
 		mux.HandleFunc(method+" /api/v1/namespaces/{namespace}/pods/{pod}/exec", s.exec)
 	}
+	mux.HandleFunc("POST /api/v1/namespaces/{namespace}/pods/{pod}/portforward", s.forward)
+	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods/{pod}/portforward", func(w http.ResponseWriter, _ *http.Request) {
+		fail(w, http.StatusBadRequest, "BadRequest", "not by WebSockets") // SPDY is tried then
+	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch v := s.Objects[r.URL.Path].(type) {
@@ -101,5 +110,55 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(out, agent)
 	fmt.Fprint(status, `{"status":"Success"}`)
 	_ = conn.Close()
+	<-ended
+}
+
+// forward is the API server's and the kubelet's part of a port that is forwarded (subprotocol portforward.k8s.io): a connection is
+// a stream of data, and one of errors.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
+	if _, err := httpstream.Handshake(r, w, []string{"portforward.k8s.io"}); err != nil {
+		return // the answer has been given
+	}
+	streams := make(chan httpstream.Stream)
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+		go func() { streams <- s }()
+		return nil
+	})
+	if conn == nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		select {
+		case <-conn.CloseChan():
+			return
+		case stream := <-streams:
+			if stream.Headers().Get("streamType") != "data" {
+				_ = stream.Close()
+				continue
+			}
+			pod := r.PathValue("namespace") + "/" + r.PathValue("pod") + ":" + stream.Headers().Get("port")
+			all.Go(func() { joined(stream, s.Ports[pod]) })
+		}
+	}
+}
+
+// joined passes on a stream to an address, until the address has no more to say.
+func joined(stream httpstream.Stream, address string) {
+	defer func() { _ = stream.Reset() }()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(conn, stream)
+		_ = conn.Close()
+	}()
+	_, _ = io.Copy(stream, conn)
+	_ = stream.Reset()
 	<-ended
 }
