@@ -97,6 +97,9 @@ func TestShortRun(t *testing.T) {
 	if err := paths(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
+	if err := observing(t.Context(), c, r); err != nil {
+		t.Fatal(err)
+	}
 	if err := idle(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +107,19 @@ func TestShortRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.mark()
-	if len(r.Requests) != 10 || len(r.Unread) != 10 || len(r.Idle) != 3 || len(r.Change) != 1 || len(r.Marks) != 14 {
+	if len(r.Requests) != 10 || len(r.Unread) != 10 || len(r.Idle) != 3 || len(r.Change) != 1 || len(r.Observing) != 2 || len(r.Marks) != 16 {
 		t.Errorf("%d, %d, %d, %d figures, %d marks", len(r.Requests), len(r.Unread), len(r.Idle), len(r.Change), len(r.Marks))
 	}
 	for _, f := range [][]figures{r.Opened, r.OpenedFIN, r.Throughput} {
 		if len(f) != 10 {
 			t.Errorf("%d figures, want one for each way", len(f))
+		}
+	}
+	for _, o := range r.Observing {
+		for _, f := range o.Observing {
+			if len(o.Observing) != 3 || f.Rate <= 0 || f.Failed > 0 {
+				t.Errorf("%s: %+v", o.Way, f)
+			}
 		}
 	}
 	for _, f := range r.Idle {

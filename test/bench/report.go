@@ -15,22 +15,23 @@ import (
 
 // report is build/bench.json.
 type report struct {
-	Began      time.Time       `json:"began"`
-	Took       string          `json:"took"`
-	Machine    machine         `json:"machine"`
-	Rounds     int             `json:"rounds"`
-	Span       string          `json:"span"`
-	Bytes      string          `json:"bytes"` // the way of authenticated bytes
-	Requests   []figures       `json:"requests,omitempty"`
-	Opened     []figures       `json:"opened,omitempty"` // rates are connections a second; closed with a reset
-	OpenedFIN  []figures       `json:"openedFIN,omitempty"`
-	Unread     []figures       `json:"besideUnread,omitempty"`
-	Idle       []idleFigures   `json:"idle,omitempty"`
-	Throughput []figures       `json:"throughput,omitempty"` // rates are bytes a second
-	Memory     *memoryFigures  `json:"memory,omitempty"`
-	Restart    *restartFigures `json:"restart,omitempty"`
-	Change     []changeFigures `json:"change,omitempty"`
-	Marks      []mark          `json:"marks"`
+	Began      time.Time         `json:"began"`
+	Took       string            `json:"took"`
+	Machine    machine           `json:"machine"`
+	Rounds     int               `json:"rounds"`
+	Span       string            `json:"span"`
+	Bytes      string            `json:"bytes"` // the way of authenticated bytes
+	Requests   []figures         `json:"requests,omitempty"`
+	Opened     []figures         `json:"opened,omitempty"` // rates are connections a second; closed with a reset
+	OpenedFIN  []figures         `json:"openedFIN,omitempty"`
+	Unread     []figures         `json:"besideUnread,omitempty"`
+	Observing  []observedFigures `json:"observing,omitempty"`
+	Idle       []idleFigures     `json:"idle,omitempty"`
+	Throughput []figures         `json:"throughput,omitempty"` // rates are bytes a second
+	Memory     *memoryFigures    `json:"memory,omitempty"`
+	Restart    *restartFigures   `json:"restart,omitempty"`
+	Change     []changeFigures   `json:"change,omitempty"`
+	Marks      []mark            `json:"marks"`
 }
 
 type machine struct {
@@ -89,6 +90,9 @@ func (r *report) mark() {
 		atLeast(fmt.Sprintf("L7 route / sidecar pair at %d", n), r.Requests, weftL7, sidecarsH1, n, 1.8)
 	}
 	r.markAuthenticated(atLeast, below)
+	for _, f := range r.Observing {
+		atLeast("observing by default / nothing, "+f.Way, f.Observing, observingMetrics, observingNothing, 32, 0.97)
+	}
 	if m := r.Memory; m != nil {
 		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
 		below("agent, the same", "MB", float64(m.Ready.Agent)/1e6, 130)
@@ -165,6 +169,12 @@ func (r *report) print(w io.Writer) {
 		for _, f := range r.Throughput {
 			fmt.Fprintf(t, "%s\t%.1f\t%s\t%.0f ms\t%.0f ms\t%s\t\n", f.Way, f.Rate*8/1e9, against(r.Throughput, f, direct),
 				float64(f.CPU)/1e6, float64(f.ProxyCPU)/1e6, others(f))
+		}
+	}
+	for _, o := range r.Observing {
+		fmt.Fprintf(t, "\n%s, observing\trequests/s\t/ nothing\tCPU a request\tproxies\tothers\t\n", o.Way)
+		for _, f := range o.Observing {
+			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(o.Observing, f, observingNothing), micros(f.CPU), micros(f.ProxyCPU), others(f))
 		}
 	}
 	if len(r.Idle) > 0 {

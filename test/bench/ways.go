@@ -153,6 +153,18 @@ type builder struct {
 
 // ways makes the node, the servers, and every way. close ends them.
 func ways(ctx context.Context, c config) (out []way, closeAll func() error, err error) {
+	b, end, err := newBuilder(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if out, err = b.build(); err != nil {
+		return nil, nil, errors.Join(err, end())
+	}
+	return out, end, nil
+}
+
+// newBuilder makes the node, with its pods. close ends all that the builder started.
+func newBuilder(ctx context.Context, c config) (b *builder, closeAll func() error, err error) {
 	n, err := newNode(c)
 	if err != nil {
 		return nil, nil, err
@@ -161,7 +173,7 @@ func ways(ctx context.Context, c config) (out []way, closeAll func() error, err 
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{ctx: ctx, c: c, n: n, dir: dir}
+	b = &builder{ctx: ctx, c: c, n: n, dir: dir}
 	end := func() error {
 		err := n.Close()
 		for _, p := range b.procs {
@@ -181,10 +193,7 @@ func ways(ctx context.Context, c config) (out []way, closeAll func() error, err 
 	if err = n.Apply(ctx, fstest.MapFS{"bench/all.yaml": {Data: []byte(manifests)}}, "bench"); err != nil {
 		return nil, nil, err
 	}
-	if out, err = b.build(); err != nil {
-		return nil, nil, err
-	}
-	return out, end, nil
+	return b, end, nil
 }
 
 func (b *builder) build() ([]way, error) {
