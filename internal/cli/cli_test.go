@@ -71,6 +71,7 @@ func TestGolden(t *testing.T) {
 		{"observe-wide", healthy, "observe -o wide --date", nil},
 		{"observe-terms", healthy, "observe --layer l7,L4 --to !plain/ --status !5xx", nil},
 		{"observe-requests", healthy, "observe --method get --status 2xx --path /a*", nil},
+		{"observe-labels", healthy, "observe -l app=web --label !tier=back --verdict refused -o wide", nil},
 		{"observe-times", healthy, "observe --since 2030-05-01T12:00:02Z --until 2030-05-01T12:00:05Z", nil},
 		{"explain", healthy, "explain --from shop/app-1 --to pod/shop/web-1:8080 --path /public", nil},
 		{"explain-assumed", healthy, "explain --from shop/app-1 --to shop/web", ErrUnhealthy},

@@ -238,7 +238,7 @@ func (n *node) fillFlows() {
 		n.flows.Add(f)
 	}
 	app, web := r.Peer(netip.MustParseAddrPort("10.0.1.9:40000")), r.Peer(netip.MustParseAddrPort("10.0.0.1:8080"))
-	web.Service = "shop/web"
+	web.Service, web.Labels = "shop/web", map[string]string{"app": "web", "tier": "front"}
 	add(observe.Flow{Source: app, Destination: web, Verdict: observe.Forwarded, Layer: observe.L7, Sent: 300, Received: 40 << 10,
 		Duration: 12345 * time.Microsecond, HTTP: &observe.Request{Method: "GET", Host: "web", Path: "/api", Status: 200}})
 	add(observe.Flow{Source: observe.Peer{Address: netip.MustParseAddrPort("192.0.2.77:1234")}, Destination: web, Verdict: observe.Refused,

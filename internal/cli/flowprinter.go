@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,7 +105,7 @@ func (p *flowPrinter) time(t time.Time) string {
 	return t.In(p.zone).Format(layout)
 }
 
-// wideDetails is what a line does not have room for: the protocol, the end that reports it, and the identities.
+// wideDetails is what a line does not have room for: the protocol, the end that reports it, the identities, and the pods' labels.
 func wideDetails(f *observe.Flow) string {
 	out := []string{f.Protocol.String()}
 	if f.SeenAt != "" {
@@ -115,6 +117,13 @@ func wideDetails(f *observe.Flow) string {
 	}{{"from", f.Source}, {"to", f.Destination}} {
 		if id := end.peer.Identity; id != "" {
 			out = append(out, end.what+" "+string(id))
+		}
+		if l := end.peer.Labels; len(l) > 0 {
+			var all []string
+			for _, key := range slices.Sorted(maps.Keys(l)) {
+				all = append(all, key+"="+l[key])
+			}
+			out = append(out, end.what+" "+strings.Join(all, " "))
 		}
 	}
 	return strings.Join(out, ", ")

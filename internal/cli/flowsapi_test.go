@@ -30,8 +30,8 @@ import (
 	"github.com/weft-mesh/weft/internal/hubble"
 	"github.com/weft-mesh/weft/internal/hubble/relay"
 	"github.com/weft-mesh/weft/internal/kube/access"
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/state"
 )

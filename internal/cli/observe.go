@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/observe"
@@ -22,7 +23,7 @@ func newObserveCmd(run *string) *cobra.Command {
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends see is a line each; -o wide and -o json say which end, and the identities. Where no agent runs on this machine
+What both ends see is a line each; -o wide and -o json say which end, the identities and the labels. Where no agent runs on this machine
 and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names. With --server the flows API of
 the cluster is asked, which shows what your token may see.
 
@@ -80,19 +81,25 @@ must not fit.`,
 	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none, and with --since all, unless given")
 	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "only until this time")
-	f.StringSliceVarP(&q.Namespace, "namespace", "n", nil, "only where either end is in this namespace")
-	f.StringSliceVar(&q.From, "from", nil, "only from here")
-	f.StringSliceVar(&q.To, "to", nil, "only to there")
-	f.StringSliceVar(&q.Verdict, "verdict", nil, "only forwarded, refused or failed")
-	f.StringSliceVar(&q.Layer, "layer", nil, "only L4, L7 or mTLS")
-	f.StringSliceVar(&q.Protocol, "protocol", nil, "only TCP, UDP, HTTP or DNS")
-	f.StringSliceVar(&q.Method, "method", nil, "only requests with this method")
-	f.StringSliceVar(&q.Status, "status", nil, "only requests answered so: 404, 5xx, 400-499")
-	f.StringSliceVar(&q.Path, "path", nil, "only requests for this path: /api, or /api/* for all below it")
-	f.StringSliceVar(&q.Query, "query", nil, "only questions to DNS for this name, or *.example.com for all below it")
+	termFlags(f, &q.Terms)
 	p.flags(f)
 	flowChoices(cmd)
 	return cmd
+}
+
+// termFlags are the filters with several values.
+func termFlags(f *pflag.FlagSet, t *observe.Terms) {
+	f.StringSliceVarP(&t.Namespace, "namespace", "n", nil, "only where either end is in this namespace")
+	f.StringSliceVar(&t.From, "from", nil, "only from here")
+	f.StringSliceVar(&t.To, "to", nil, "only to there")
+	f.StringSliceVar(&t.Verdict, "verdict", nil, "only forwarded, refused or failed")
+	f.StringSliceVar(&t.Layer, "layer", nil, "only L4, L7 or mTLS")
+	f.StringSliceVar(&t.Protocol, "protocol", nil, "only TCP, UDP, HTTP or DNS")
+	f.StringSliceVar(&t.Method, "method", nil, "only requests with this method")
+	f.StringSliceVar(&t.Status, "status", nil, "only requests answered so: 404, 5xx, 400-499")
+	f.StringSliceVar(&t.Path, "path", nil, "only requests for this path: /api, or /api/* for all below it")
+	f.StringSliceVar(&t.Query, "query", nil, "only questions to DNS for this name, or *.example.com for all below it")
+	f.StringSliceVarP(&t.Label, "label", "l", nil, "only where the pod at either end has this label: KEY=VALUE, or KEY")
 }
 
 // flowChoices makes shells complete the filters that have few values.

@@ -38,13 +38,16 @@ func (m *mapper) endpoint(snap *state.Snapshot, p *observe.Peer) *flowpb.Endpoin
 	return out
 }
 
+// Labels of pods begin with podLabel; that of the namespace is added to them.
+const podLabel, namespaceLabel = "k8s:", "io.kubernetes.pod.namespace="
+
 // podLabels returns a pod's labels as Hubble writes them, sorted, its namespace among them.
 func podLabels(w *model.Workload) []string {
 	out := make([]string, 0, len(w.Labels)+2)
 	for _, key := range slices.Sorted(maps.Keys(w.Labels)) {
-		out = append(out, "k8s:"+key+"="+w.Labels[key])
+		out = append(out, podLabel+key+"="+w.Labels[key])
 	}
-	return append(out, "k8s:io.kubernetes.pod.namespace="+w.Namespace)
+	return append(out, podLabel+namespaceLabel+w.Namespace)
 }
 
 func service(key string) *flowpb.Service {

@@ -120,6 +120,12 @@ func peer(e *flowpb.Endpoint, s *flowpb.Service) observe.Peer {
 	for _, l := range e.GetLabels() {
 		if id, ok := strings.CutPrefix(l, IdentityLabel+"="); ok {
 			out.Identity = model.Identity(id)
+		} else if text, ok := strings.CutPrefix(l, podLabel); ok && !strings.HasPrefix(text, namespaceLabel) {
+			key, value, _ := strings.Cut(text, "=")
+			if out.Labels == nil {
+				out.Labels = map[string]string{}
+			}
+			out.Labels[key] = value
 		}
 	}
 	return out

@@ -25,6 +25,8 @@ type Terms struct {
 	Method, Status, Path []string
 	// Query is a name that DNS was asked for, or "*.example.com" for all below it.
 	Query []string
+	// Label is one of the pod's at either end: KEY=VALUE, or KEY for any value.
+	Label []string
 	// Since and Until bound the time of a flow, both inclusive. Zero is no bound.
 	Since, Until time.Time
 }
@@ -34,6 +36,7 @@ func (t *Terms) Fields() map[string]*[]string {
 	return map[string]*[]string{
 		"namespace": &t.Namespace, "from": &t.From, "to": &t.To, "verdict": &t.Verdict, "layer": &t.Layer, "protocol": &t.Protocol,
 		"method": &t.Method, "status": &t.Status, "path": &t.Path, "query": &t.Query,
+		"label": &t.Label,
 	}
 }
 
@@ -66,6 +69,7 @@ func (t Terms) Filter() (Filter, error) {
 		}),
 		terms(&f, "path", t.Path, parsePath, func(p string, flow *Flow) bool { return flow.HTTP != nil && matchPath(p, flow.HTTP.Path) }),
 		terms(&f, "query", t.Query, parseQuery, func(q string, flow *Flow) bool { return flow.DNS != nil && matchQuery(q, flow.DNS.Name) }),
+		terms(&f, "label", t.Label, parseLabel, func(l label, flow *Flow) bool { return l.match(flow.Source) || l.match(flow.Destination) }),
 	)
 	return f, err
 }
@@ -211,4 +215,23 @@ func matchQuery(pattern, name string) bool {
 		return strings.HasSuffix(name, suffix)
 	}
 	return name == pattern
+}
+
+// label is a label of a pod, or with any value.
+type label struct {
+	key, value string
+	any        bool
+}
+
+func parseLabel(s string) (label, error) {
+	key, value, hasValue := strings.Cut(s, "=")
+	if key == "" {
+		return label{}, fmt.Errorf("%q is neither KEY=VALUE nor KEY", s)
+	}
+	return label{key, value, !hasValue}, nil
+}
+
+func (l label) match(p Peer) bool {
+	v, ok := p.Labels[l.key]
+	return ok && (l.any || v == l.value)
 }

@@ -16,7 +16,7 @@ func TestFilter(t *testing.T) {
 		Time:        at,
 		Protocol:    model.TCP,
 		Source:      Peer{Address: netip.MustParseAddrPort("10.0.1.9:40000"), Workload: "shop/app-1", Identity: "spiffe://t/ns/shop/sa/app"},
-		Destination: Peer{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Workload: "store/web-1", Service: "store/web"},
+		Destination: Peer{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Workload: "store/web-1", Service: "store/web", Labels: map[string]string{"app": "web", "tier": ""}},
 		Verdict:     Refused, Layer: MTLS, HTTP: &Request{Method: "GET", Path: "/api/v1", Status: 404},
 	}
 	v := func(s ...string) []string { return s }
@@ -33,6 +33,12 @@ func TestFilter(t *testing.T) {
 		{"not this namespace", Terms{Namespace: v("!shop")}, false},
 		{"not another one", Terms{Namespace: v("!sho")}, true},
 		{"one, and not the other", Terms{Namespace: v("shop", "!store")}, false},
+		{"label", Terms{Label: v("app=web")}, true},
+		{"label with any value", Terms{Label: v("app")}, true},
+		{"label without a value", Terms{Label: v("tier=")}, true},
+		{"other value", Terms{Label: v("app=we")}, false},
+		{"other label", Terms{Label: v("web")}, false},
+		{"not this label", Terms{Label: v("!app=web")}, false},
 		{"verdict", Terms{Verdict: v("refused")}, true},
 		{"other verdict", Terms{Verdict: v("forwarded")}, false},
 		{"one of two verdicts", Terms{Verdict: v("failed", "refused")}, true},

@@ -74,6 +74,8 @@ type Peer struct {
 	Service string `json:"service,omitempty"`
 	// Identity is the one that was proven, "" where nothing was.
 	Identity model.Identity `json:"identity,omitempty"`
+	// Labels are those that the pod had then, shared with its row: they must not be changed.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Namespace is the workload's, else the service's, else the identity's, else "".

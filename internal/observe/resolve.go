@@ -26,7 +26,7 @@ func (r *Resolver) Peer(addr netip.AddrPort) Peer {
 		found = append(found, w)
 	}
 	if len(found) == 1 {
-		p.Workload = found[0].Key()
+		p.Workload, p.Labels = found[0].Key(), found[0].Labels
 	}
 	p.Service = r.service(snap, text, addr.Port())
 	return p
