@@ -14,6 +14,7 @@ const (
 	frontendL7       = 1
 	frontendDetect   = 2
 	frontendCallers  = 4
+	frontendSNI      = 8
 	workloadIdentity = 1
 	workloadStrict   = 2
 	workloadPoliced  = 4
@@ -31,6 +32,7 @@ type portEntries struct {
 	Backends  []weftEndpoint
 	L7        bool
 	Detect    bool   // of an L7 port: Envoy finds out what a connection speaks
+	SNI       bool   // of an L7 port: Envoy reads the server name
 	Callers   bool   // there are entries for callers of some namespaces
 	Affinity  uint32 // seconds
 	Sticky    bool   // backends are to be found by address too
@@ -62,14 +64,14 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 			}
 			pe.Sticky = pe.Affinity > 0 || p.Protocol == model.UDP
 			if p.Protocol == model.TCP {
-				own := callerEntries(s, p, v6, callers(key))
+				own := callerEntries(s, p, v6, callers(key), e)
 				pe.Callers = len(own) > 0
 				out = append(out, own...)
 			}
 			var terminating []weftEndpoint
 			pe.Backends, terminating = backendsOf(e, v6)
 			if d, ok := divisions(key); ok && p.Protocol == model.TCP {
-				pe.Backends = divided(d, v6)
+				pe.divide(d, v6)
 			}
 			if p.Protocol == model.UDP {
 				pe.Live = map[weftEndpoint]bool{}
@@ -83,15 +85,26 @@ func serviceEntries(s *model.Service, endpoints func(key string) (*model.Endpoin
 	return out
 }
 
-// callerEntries are those of a port for the callers of some namespaces, by number.
-func callerEntries(s *model.Service, p model.ServicePort, v6 bool, callers map[uint8]*model.Division) []portEntries {
+// divide follows a Division. Connections that Envoy divides have the port's own backends, for while Envoy does not listen.
+func (pe *portEntries) divide(d *model.Division, v6 bool) {
+	if d.ByName() {
+		pe.L7, pe.Detect, pe.SNI = true, false, true
+		return
+	}
+	pe.Backends = divided(d, v6)
+}
+
+// callerEntries are those of a port for the callers of some namespaces, by number. e are the port's own backends.
+func callerEntries(s *model.Service, p model.ServicePort, v6 bool, callers map[uint8]*model.Division, e *model.Endpoints) []portEntries {
 	var out []portEntries
 	for _, number := range slices.Sorted(maps.Keys(callers)) {
 		d := callers[number]
 		pe := portEntries{
 			Name: d.Key(), Affinity: seconds(s.Affinity), Sticky: s.Affinity > 0,
-			Frontends: frontendsOf(s, p, v6, number), Backends: divided(d, v6),
+			Frontends: frontendsOf(s, p, v6, number),
 		}
+		pe.Backends, _ = backendsOf(e, v6)
+		pe.divide(d, v6)
 		if v6 {
 			pe.Name += "|6"
 		}

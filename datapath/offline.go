@@ -160,6 +160,9 @@ func frontendLine(k weftFrontendKey, v weftFrontend, slots map[weftSlotKey]weftE
 	if v.Flags&frontendDetect != 0 {
 		line += " detect"
 	}
+	if v.Flags&frontendSNI != 0 {
+		line += " sni"
+	}
 	if v.Affinity > 0 {
 		line += fmt.Sprintf(" affinity=%ds", v.Affinity)
 	}

@@ -197,6 +197,9 @@ func (s *services) point(sh *sharedPorts) (conflicts, err error) {
 			if pe.Detect {
 				f.Flags |= frontendDetect
 			}
+			if pe.SNI {
+				f.Flags |= frontendSNI
+			}
 		}
 		if pe.Callers {
 			f.Flags |= frontendCallers

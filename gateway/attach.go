@@ -114,11 +114,12 @@ func (v *view) attachRoute(r route) []output {
 	if len(a.bindings) > 0 {
 		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings}
 		outs = append(outs, out(v.attachments, r.ref.String(), at))
-		// What a route may refer to is another thing for a Gateway than for a Service, whose connections Envoy does not see.
+		// What a route may refer to is another thing for a Gateway than for a Service.
 		if i := slices.IndexFunc(a.bindings, func(b binding) bool { return b.listener != "" }); i >= 0 && r.streams() {
 			s := &model.StreamRoute{Route: r.ref, Generation: r.generation, Backends: a.bindings[i].rules[0].Backends}
 			outs = append(outs, out(v.st.StreamRoutes, s.Key(), s))
 		}
+		outs = append(outs, v.meshStream(at, r.generation)...)
 	}
 	if len(s.Parents) > 0 {
 		outs = append(outs, v.status(s))
@@ -267,8 +268,8 @@ func (a *attacher) service(ref model.ObjectRef, p gwv1.ParentReference, c *compi
 			taken.left = append(taken.left, fmt.Sprintf("port %d has a GRPCRoute, which goes before HTTPRoutes", port.Port))
 			continue
 		}
-		if streams.owner(callersPort{"", port.Port}) != "" {
-			taken.left = append(taken.left, fmt.Sprintf("port %d has a TCPRoute of the Service's namespace, which goes before routes of others", port.Port))
+		if kind := streams.kind(callersPort{"", port.Port}); kind != "" {
+			taken.left = append(taken.left, fmt.Sprintf("port %d has a %s of the Service's namespace, which goes before routes of others", port.Port, kind))
 			continue
 		}
 		detects := selected.detects(port)

@@ -15,8 +15,9 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// TCPRoutes with Services as parents. The kernel divides the connections, so these are authenticated, refused and counted as those
-// of a Service without a route. A route of another namespace than the Service's is for the callers of its own (GEP-1294).
+// TCPRoutes and TLSRoutes with Services as parents. The kernel divides the connections of TCPRoutes, so these are authenticated,
+// refused and counted as those of a Service without a route. Those of TLSRoutes Envoy divides (nameddivision.go). A route of another
+// namespace than the Service's is for the callers of its own (GEP-1294).
 
 // callersPort is a TCP port of a Service for the callers of a namespace; "" for all.
 type callersPort struct {
@@ -24,12 +25,12 @@ type callersPort struct {
 	port   uint16
 }
 
-// streamPorts are the TCP ports of a Service that TCPRoutes name.
+// streamPorts are the TCP ports of a Service that TCPRoutes and TLSRoutes name.
 type streamPorts struct {
 	service string                 // key
 	owners  map[callersPort]string // the oldest of its TCPRoutes, as model.ObjectRef.String
-	// requests are ports that an HTTPRoute or a GRPCRoute for the same callers takes, by its kind: these go before TCPRoutes
-	// (GEP-1426, Route types).
+	named   map[callersPort]bool   // those that TLSRoutes name, which go before TCPRoutes (GEP-1426, Route types)
+	// requests are ports that an HTTPRoute or a GRPCRoute for the same callers takes, by its kind: these go before both.
 	requests map[callersPort]string
 }
 
@@ -39,22 +40,43 @@ func newStreamPorts(db *state.DB) *state.Table[*streamPorts] {
 
 // owner returns the TCPRoute that has a port; "" if none has.
 func (p *streamPorts) owner(port callersPort) string {
-	if p == nil || p.requests[port] != "" {
+	if p == nil || p.requests[port] != "" || p.named[port] {
 		return ""
 	}
 	return p.owners[port]
 }
 
-// streamPortsUnit is one for all Services, so that those without a TCPRoute cost nothing.
-var streamPortsUnit = unitKind{name: "ports of TCPRoutes", stage: stageConflicts, compute: findStreamPorts}
+// byName reports whether TLSRoutes have a port.
+func (p *streamPorts) byName(port callersPort) bool {
+	return p != nil && p.requests[port] == "" && p.named[port]
+}
+
+// kind returns the kind of the routes of connections that have a port; "" if none have.
+func (p *streamPorts) kind(port callersPort) string {
+	switch {
+	case p.byName(port):
+		return "TLSRoute"
+	case p.owner(port) != "":
+		return "TCPRoute"
+	}
+	return ""
+}
+
+// streamPortsUnit is one for all Services, so that those without a route of connections cost nothing.
+var streamPortsUnit = unitKind{name: "ports of routes of connections", stage: stageConflicts, compute: findStreamPorts}
 
 func findStreamPorts(v *view, _ string) ([]output, bool) {
 	routes := map[string][]*route{} // by the key of the Service
-	for o := range v.objs.TCPRoutes.All(v.Snapshot) {
-		r := tcpRouteInput(o)
+	add := func(r route) {
 		for key := range parentServices(&r) {
 			routes[key] = append(routes[key], &r)
 		}
+	}
+	for o := range v.objs.TCPRoutes.All(v.Snapshot) {
+		add(tcpRouteInput(o))
+	}
+	for o := range v.objs.TLSRoutes.All(v.Snapshot) {
+		add(tlsRouteInput(o))
 	}
 	var outs []output
 	for _, key := range slices.Sorted(maps.Keys(routes)) {
@@ -62,15 +84,15 @@ func findStreamPorts(v *view, _ string) ([]output, bool) {
 		if !ok {
 			continue
 		}
-		p := &streamPorts{service: key, owners: map[callersPort]string{}, requests: map[callersPort]string{}}
+		p := &streamPorts{service: key, owners: map[callersPort]string{}, named: map[callersPort]bool{}, requests: map[callersPort]string{}}
 		v.claimPorts(p, svc, routes[key])
 		outs = append(outs, out(v.streamPorts, key, p))
 	}
 	return outs, true
 }
 
-// claimPorts gives ports to the oldest of TCPRoutes for the same callers. The routes of the Service's own namespace come first:
-// HTTPRoutes of others do not attach to what these have, and so do not keep a TCPRoute from it.
+// claimPorts gives ports to TLSRoutes, or to the oldest of TCPRoutes, for the same callers. The routes of the Service's own namespace come first:
+// HTTPRoutes of others do not attach to what these have, and so do not keep a route of connections from it.
 func (v *view) claimPorts(p *streamPorts, svc *corev1.Service, routes []*route) {
 	slices.SortFunc(routes, func(a, b *route) int {
 		return cmp.Or(cmp.Compare(callerOf(a, svc), callerOf(b, svc)), a.compareAge(b))
@@ -83,7 +105,10 @@ func (v *view) claimPorts(p *streamPorts, svc *corev1.Service, routes []*route) 
 			v.requestPorts(p, svc, caller)
 		}
 		for _, port := range v.streamPortsOf(svc, r) {
-			if at := (callersPort{caller, port}); p.owners[at] == "" {
+			switch at := (callersPort{caller, port}); {
+			case r.ref.Kind == "TLSRoute":
+				p.named[at] = true
+			case p.owners[at] == "":
 				p.owners[at] = r.ref.String()
 			}
 		}
@@ -101,9 +126,9 @@ func parentServices(r *route) iter.Seq[string] {
 	return maps.Keys(seen)
 }
 
-// streamPortsOf returns the ports of a Service that a TCPRoute selects; none if the route is not valid.
+// streamPortsOf returns the ports of a Service that a route of connections selects; none if the route is not valid.
 func (v *view) streamPortsOf(svc *corev1.Service, r *route) []uint16 {
-	if r.compile(&resolver{v: v, route: r.ref, bytes: true}).invalid() != nil || v.overSlots(r.ref) != nil {
+	if v.streamFault(r, r.compile(&resolver{v: v, route: r.ref, bytes: true})) != nil {
 		return nil
 	}
 	var out []uint16
@@ -145,7 +170,7 @@ func (v *view) requestPorts(p *streamPorts, svc *corev1.Service, caller string) 
 		}
 		for _, parent := range r.parentsOf(svc) {
 			for _, port := range selectPorts(svc, parent, caller).ports {
-				if caller == "" || p.owner(callersPort{"", port.Port}) == "" {
+				if caller == "" || p.kind(callersPort{"", port.Port}) == "" {
 					p.requests[callersPort{caller, port.Port}] = r.ref.Kind
 				}
 			}
@@ -160,16 +185,33 @@ func (v *view) requestPorts(p *streamPorts, svc *corev1.Service, caller string) 
 	}
 }
 
-// stream attaches a TCPRoute to the ports of a Service.
-func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
-	if a.route.ref.Kind != "TCPRoute" {
-		return "", noParent("a %s attaches to Gateways alone; of a Service, the mesh forwards connections and datagrams without a route", a.route.ref.Kind)
-	}
+// streamFault returns what keeps a route of connections from Services.
+func (v *view) streamFault(r *route, c *compiled) *fault {
 	if f := c.invalid(); f != nil {
+		return f
+	}
+	if _, f := routeHosts(r.hostnames); f != nil {
+		return f
+	}
+	if refused, over := v.routeRefusals.Get(v.Snapshot, r.ref.String()); over {
+		return unsupported("%s", refused.why)
+	}
+	return v.overSlots(r.ref)
+}
+
+// stream attaches a TCPRoute or a TLSRoute to the ports of a Service.
+func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
+	if a.route.ref.Kind == "UDPRoute" {
+		return "", noParent("a UDPRoute attaches to Gateways alone; of a Service, the mesh forwards datagrams without a route")
+	}
+	if f := a.v.streamFault(&a.route, c); f != nil {
 		return "", f
 	}
-	if f := a.v.overSlots(a.route.ref); f != nil {
-		return "", f
+	named := a.route.ref.Kind == "TLSRoute"
+	var hosts []boundHost
+	if named {
+		names, _ := routeHosts(a.route.hostnames)
+		hosts = intersect("", names)
 	}
 	owners, _ := a.v.streamPorts.Get(a.v.Snapshot, kube.Key(svc))
 	caller := callerOf(&a.route, svc)
@@ -178,15 +220,17 @@ func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.Paren
 	for _, port := range tcpPorts(svc, p) {
 		at := callersPort{caller, port.Port}
 		switch owner := owners.owner(at); {
-		case owner == a.route.ref.String():
+		case owner == a.route.ref.String(), named && owners.byName(at):
 			attached = true
 			a.add(binding{
-				table: divisionTable(svc, port.Port, caller), port: port.Port, caller: caller, parent: ref, passthrough: true, rules: c.rules,
+				table: divisionTable(svc, port.Port, caller), port: port.Port, caller: caller, hosts: hosts, parent: ref, passthrough: true, rules: c.rules,
 			})
+		case owners.byName(at):
+			left = append(left, fmt.Sprintf("port %d has a TLSRoute, which goes before TCPRoutes", port.Port))
 		case owner != "":
 			left = append(left, fmt.Sprintf("port %d has the older %s", port.Port, owner))
 		case owners != nil && owners.requests[at] != "":
-			left = append(left, fmt.Sprintf("port %d has an %s, which goes before TCPRoutes", port.Port, owners.requests[at]))
+			left = append(left, fmt.Sprintf("port %d has an %s, which goes before %ss", port.Port, owners.requests[at], a.route.ref.Kind))
 		}
 	}
 	switch {
@@ -200,12 +244,12 @@ func (a *attacher) stream(svc *corev1.Service, ref model.ObjectRef, p gwv1.Paren
 	return "", noParent("Service %s has no TCP port that port and sectionName of the parentRef select", kube.Key(svc))
 }
 
-// divisionTable is what attachments of TCPRoutes to a Service port have for a route table.
+// divisionTable is what attachments of TCPRoutes and TLSRoutes to a Service port have for a route table.
 func divisionTable(svc *corev1.Service, port uint16, caller string) string {
 	return "division/" + model.DivisionKey(model.PortKey(svc.Namespace, svc.Name, port, model.TCP), caller)
 }
 
-// divides reports whether a TCPRoute has a port of a Service for all callers.
+// divides reports whether a route of connections has a port of a Service for all callers.
 func (v *view) divides(svc *corev1.Service, port uint16) bool {
 	for range v.attachments.By(v.Snapshot, byTable, divisionTable(svc, port, "")) {
 		return true
@@ -260,31 +304,40 @@ var slotDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		r, ports, frontends := tcpRouteInput(o), 0, 0
-		for key := range parentServices(&r) {
-			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok {
-				n := 0
-				for _, p := range r.parentsOf(svc) {
-					n += len(tcpPorts(svc, p))
-				}
-				if ports += n; callerOf(&r, svc) != "" { // for which the kernel has entries of their own
-					addrs, _ := kube.ServiceAddresses(svc)
-					frontends += n * min(len(addrs), maxAddresses(svc))
-				}
-			}
-		}
-		if ports == 0 {
-			return nil, true
-		}
-		// Without sets nothing of it is served if not all is.
-		d := &demand{service: r.ref.String(), namespace: r.ref.Namespace, created: r.created, frontends: frontends, slots: 2 * model.MaxDivision * ports}
-		return []output{out(v.demands, d.service, d)}, true
+		return v.kernelDemand(tcpRouteInput(o), 2*model.MaxDivision), true
 	},
 }
 
-// overSlots is the fault of a TCPRoute that finds no room in the kernel.
+// kernelDemand asks for slots for each port that a route of connections selects of Services.
+func (v *view) kernelDemand(r route, slots int) []output {
+	ports, frontends := 0, 0
+	for key := range parentServices(&r) {
+		if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok {
+			n := 0
+			for _, p := range r.parentsOf(svc) {
+				n += len(tcpPorts(svc, p))
+			}
+			if ports += n; callerOf(&r, svc) != "" { // for which the kernel has entries of their own
+				addrs, _ := kube.ServiceAddresses(svc)
+				frontends += n * min(len(addrs), maxAddresses(svc))
+			}
+		}
+	}
+	if slots*ports+frontends == 0 {
+		return nil
+	}
+	// Without sets nothing of it is served if not all is.
+	d := &demand{service: r.ref.String(), namespace: r.ref.Namespace, created: r.created, frontends: frontends, slots: slots * ports}
+	return []output{out(v.demands, d.service, d)}
+}
+
+// overSlots is the fault of a route of connections that finds no room in the kernel.
 func (v *view) overSlots(r model.ObjectRef) *fault {
-	if a, ok := v.allotments.Get(v.Snapshot, r.String()); ok {
+	a, ok := v.allotments.Get(v.Snapshot, r.String())
+	switch {
+	case ok && r.Kind == "TLSRoute":
+		return unsupported("its addresses in the kernel are too many: %s", a.why)
+	case ok:
 		return unsupported("%d slots for each port and family of addresses are too many: %s", model.MaxDivision, a.why)
 	}
 	return nil

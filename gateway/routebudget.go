@@ -87,10 +87,14 @@ func (v *view) countAttachments(r *route) int {
 		key := model.Key(ref.Namespace, ref.Name)
 		switch {
 		case ref.Kind == "Service" && ref.Group == "":
+			hosts := max(min(len(r.hostnames), maxHostnames), 1)
+			if r.ref.Kind != "TLSRoute" {
+				hosts = 1 // the table of a Service has no hosts
+			}
 			if svc, ok := v.objs.Services.Get(v.Snapshot, key); ok && p.Port == nil && orDefault(p.SectionName, "") == "" {
-				n += min(len(svc.Spec.Ports), maxServicePorts)
+				n += hosts * min(len(svc.Spec.Ports), maxServicePorts)
 			} else if ok {
-				n++
+				n += hosts
 			}
 		case (ref.Kind == "Gateway" || ref.Kind == "ListenerSet") && ref.Group == gwv1.GroupName:
 			merged := v.listenersOf(ref)

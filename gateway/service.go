@@ -40,6 +40,7 @@ func service(v *view, key string) ([]output, bool) {
 	v.checkForeign(svc, &t)
 	var outs []output
 	labelled, policed := v.l7ByLabel(svc, &t), v.l7ByPolicy(svc)
+	streams, _ := v.streamPorts.Get(v.Snapshot, key)
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		if p.Protocol != model.TCP {
@@ -51,6 +52,7 @@ func service(v *view, key string) ([]output, bool) {
 			p.Detect = !table.declared && !declaresHTTP(*p)
 			outs = append(outs, out(v.st.RouteTables, table.Name, table.RouteTable))
 		}
+		p.SNI = streams.names(p.Port)
 	}
 	outs = append(outs, out(v.st.Services, s.Key(), s))
 	return append(outs, v.objectStatus(ref, svc.Generation, &t)...), true

@@ -14,7 +14,7 @@ import (
 )
 
 // Routes of connections: a TLSRoute chooses by the name in the TLS handshake, a TCPRoute takes all of a listener, and so does a
-// UDPRoute, of datagrams. They have one rule. A TCPRoute attaches to Services too (division.go), the others to Gateways alone.
+// UDPRoute, of datagrams. They have one rule. A TCPRoute and a TLSRoute attach to Services too (division.go), a UDPRoute to Gateways alone.
 
 var tlsRouteUnits = unitKind{
 	name: "TLSRoute", stage: stageRoutes,
@@ -63,7 +63,7 @@ var tlsDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return v.routeDemand(tlsRouteInput(r), matchesOfChain, 0), true
+		return append(v.routeDemand(tlsRouteInput(r), matchesOfChain, 0), v.kernelDemand(tlsRouteInput(r), 0)...), true
 	},
 }
 

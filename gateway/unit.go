@@ -33,7 +33,7 @@ const (
 	stageConflicts               // which routes conflict on a Gateway or a ListenerSet
 	stageRoutes                  // where routes attach; certificates
 	stageModel                   // what the planes read
-	stageDivisions               // what of it joins rows of others: TCPRoutes of Services
+	stageDivisions               // what of it joins rows of others: TCPRoutes and TLSRoutes of Services
 	stages
 )
 
@@ -41,7 +41,7 @@ const (
 var unitKinds = []*unitKind{
 	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit,
 	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits, &divisionUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits, &divisionUnits, &namedDivisionUnits,
 }
 
 // unit is one computation.

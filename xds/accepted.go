@@ -161,7 +161,7 @@ func (c *cache) needs(subject model.Subject) (needs []ref, revision uint64, ok b
 		return gatewayNeeds(g), revision, true
 	case model.SubjectService:
 		s, revision, ok := st.Services.Revision(c.snap, subject.Name)
-		if !ok || !hasL7(s) || len(scopes.subs) == 0 {
+		if !ok || !toEnvoy(s) || len(scopes.subs) == 0 {
 			return nil, 0, false
 		}
 		b.mode = scopes.mode
@@ -169,6 +169,9 @@ func (c *cache) needs(subject model.Subject) (needs []ref, revision uint64, ok b
 			for _, name := range scopeNames(b, a.String()) {
 				needs = append(needs, ref{TypeScope, name})
 			}
+		}
+		for _, name := range serviceSNIListeners(b, s) {
+			needs = append(needs, ref{TypeListener, name})
 		}
 		return needs, revision, true
 	}
@@ -223,9 +226,10 @@ func gatewayNeeds(g *model.Gateway) []ref {
 	return needs
 }
 
-func hasL7(s *model.Service) bool {
+// toEnvoy reports whether connections to a port of a service are handed to Envoy.
+func toEnvoy(s *model.Service) bool {
 	for _, p := range s.Ports {
-		if p.L7 && p.Protocol == model.TCP {
+		if (p.L7 || p.SNI) && p.Protocol == model.TCP {
 			return true
 		}
 	}
@@ -237,7 +241,9 @@ func (c *cache) touched(typeURL, name string) {
 	st := c.server.st
 	switch typeURL {
 	case TypeListener, TypeFilter, TypeCluster:
-		if key, _, ok := cutWorkloadName(name); ok {
+		if service, ok := sniService(name); ok && typeURL == TypeListener {
+			c.reports.subject(model.Subject{Kind: model.SubjectService, Name: service}, false)
+		} else if key, _, ok := cutWorkloadName(name); ok {
 			c.reports.subject(model.Subject{Kind: model.SubjectWorkload, Name: key}, false)
 		} else if n, ok := parseDatagramsName(name); ok && typeURL != TypeFilter {
 			c.reports.subject(model.Subject{Kind: model.SubjectGateway, Name: n.key()}, false)
@@ -275,6 +281,9 @@ func (c *cache) touchedRow(k state.Key) {
 		c.reports.subject(model.Subject{Kind: model.SubjectGateway, Name: key}, false)
 	} else if key, ok := st.Services.Row(k); ok {
 		c.reports.subject(model.Subject{Kind: model.SubjectService, Name: key}, false)
+	} else if key, ok := st.Divisions.Row(k); ok {
+		service, _ := sniService(sniPrefix + key)
+		c.reports.subject(model.Subject{Kind: model.SubjectService, Name: service}, false)
 	} else if k.Table == st.Placements.ID() && k.Index == state.ByNetNS {
 		// Another namespace of the same path: Envoy listens in the one that is gone.
 		c.touchWorkloads(func(w *model.Workload) bool { return w.NetNS == k.Value }, true)
@@ -304,7 +313,7 @@ func (c *cache) touchAll(void bool) {
 
 func (c *cache) touchServices(void bool) {
 	for s := range c.server.st.Services.All(c.snap) {
-		if hasL7(s) {
+		if toEnvoy(s) {
 			c.reports.subject(model.Subject{Kind: model.SubjectService, Name: s.Key()}, void)
 		}
 	}

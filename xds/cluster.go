@@ -100,7 +100,7 @@ func buildCluster(b *builder, name string) *built {
 	case clusterInbound:
 		return &built{message: originalDestination(name, nil)}
 	case clusterBytes:
-		return &built{message: bytesCluster()}
+		return &built{message: bytesCluster(name)}
 	case clusterInboundHTTP:
 		c := originalDestination(name, nil)
 		c.TypedExtensionProtocolOptions = protocol(serviceProtocol(false, false))
@@ -117,6 +117,9 @@ func buildCluster(b *builder, name string) *built {
 	}
 	if a, ok := parseTCPCluster(name); ok {
 		return podCluster(b, name, a)
+	}
+	if at, caller, ok := parseSNICluster(name); ok {
+		return sniCluster(b, name, at, caller)
 	}
 	if key, suffix, ok := cutWorkloadName(name); ok && suffix == inHTTP {
 		return inHTTPCluster(b, name, key)
@@ -325,17 +328,7 @@ func inHTTPCluster(b *builder, name, key string) *built {
 	if !terminates(b.cfg.formerly(w)) {
 		return &built{message: connectCluster(name), objects: []model.ObjectVersion{podRef(key)}}
 	}
-	c := newCluster(name)
-	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
-	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
-	c.LoadAssignment = &endpoint.ClusterLoadAssignment{
-		ClusterName: name,
-		Endpoints: localities(&endpoint.LbEndpoint{HostIdentifier: &endpoint.LbEndpoint_Endpoint{
-			Endpoint: &endpoint.Endpoint{Address: internalAddress(name, "")},
-		}}),
-	}
-	c.TransportSocket = throughInternal(rawSocket())
-	return &built{message: c, objects: []model.ObjectVersion{podRef(key)}}
+	return &built{message: toInternal(name, name), objects: []model.ObjectVersion{podRef(key)}}
 }
 
 const matchHBONE = "hbone" // key in endpoints' envoy.transport_socket_match metadata

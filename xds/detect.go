@@ -87,11 +87,16 @@ func bytesProxy(cfg *Config) *listener.Filter {
 }
 
 // bytesCluster leads to the address and port that the workload connected to.
-func bytesCluster() *cluster.Cluster {
-	c := originalDestination(clusterBytes, nil)
-	c.UpstreamBindConfig.SocketOptions = []*core.SocketOption{{
+func bytesCluster(name string) *cluster.Cluster {
+	c := originalDestination(name, nil)
+	c.UpstreamBindConfig.SocketOptions = asWorkload()
+	return c
+}
+
+// asWorkload marks connections that the kernel's programs treat as the workload's own.
+func asWorkload() []*core.SocketOption {
+	return []*core.SocketOption{{
 		Description: "as the workload itself", Level: unix.SOL_SOCKET, Name: unix.SO_MARK,
 		Value: &core.SocketOption_IntValue{IntValue: model.BytesMark}, State: core.SocketOption_STATE_PREBIND,
 	}}
-	return c
 }

@@ -60,6 +60,29 @@ var cases = map[string]struct {
 	}, map[string][]string{
 		TypeListener: {"shop/web/out-detect"}, TypeCluster: {clusterBytes},
 	}},
+	"sni": {func(w *world) {
+		goldenService(w, model.ServicePort{Port: 443, Protocol: model.TCP, SNI: true})
+		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSStrict, nil))
+		put(w, w.st.Services, &model.Service{ // its route has gone
+			Namespace: "shop", Name: "bare", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.9")}, Ports: []model.ServicePort{{Port: 443, Protocol: model.TCP}},
+		})
+		a, b := streamRef("TLSRoute", "a"), streamRef("TLSRoute", "b")
+		for _, d := range []*model.Division{
+			{Names: []model.GatewayStream{{Hostname: "a.example", Route: a}, {Hostname: "*.example", Route: b}}},
+			{CallerNamespace: "ops", Names: []model.GatewayStream{{Route: b}}},
+		} {
+			d.Service, d.Port = "shop/echo", 443
+			put(w, w.st.Divisions, d)
+		}
+		put(w, w.st.StreamRoutes, &model.StreamRoute{Route: a, Mesh: true, Backends: []model.Backend{to("echo", 3), {Invalid: true, Weight: 1}}})
+	}, map[string][]string{
+		TypeListener: {"shop/web/out-sni", "sni/shop/echo/443", "sni/shop/echo/443 from ops"},
+		TypeCluster: {
+			"sni|10.96.0.1:443|shop", "sni|[fd96::1]:443|ops", "sni|10.96.0.9:443|shop",
+			"stream/TLSRoute/shop/a|mesh", "stream/TLSRoute/shop/b|mesh",
+		},
+		TypeEndpoint: {"stream/TLSRoute/shop/a|mesh", "stream/TLSRoute/shop/b|mesh"},
+	}},
 	"pod-without-identity": {func(w *world) {
 		put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))
 	}, map[string][]string{

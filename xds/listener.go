@@ -3,6 +3,7 @@ package xds
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -14,8 +15,8 @@ import (
 )
 
 // Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE, send
-// copies of requests on, refuse connections, and have route tables tried. All go to Envoy by wildcard. Units are workloads (w:<key>), Gateways (g:<key>) and "" for the
-// constant ones.
+// copies of requests on, refuse connections, have route tables tried, and divide connections by their server name. All go to Envoy by
+// wildcard. Units are workloads (w:<key>), Gateways (g:<key>), Divisions by name (s:<key>) and "" for the constant ones.
 var listenerKind = &kind{
 	build: buildListener,
 	units: func(b *builder) []string {
@@ -26,6 +27,9 @@ var listenerKind = &kind{
 		for g := range b.st.Gateways.All(b.snap) {
 			units = append(units, unitGateway+g.Key())
 		}
+		for d := range b.st.Divisions.By(b.snap, state.BySNI, "true") {
+			units = append(units, unitDivision+d.Key())
+		}
 		return units
 	},
 	names: listenerNames,
@@ -33,12 +37,17 @@ var listenerKind = &kind{
 		if key, ok := st.Workloads.Row(k); ok {
 			return unitWorkload + key, true
 		}
+		if key, ok := st.Divisions.Row(k); ok {
+			return unitDivision + key, true
+		}
 		key, ok := st.Gateways.Row(k)
 		return unitGateway + key, ok
 	},
 	retained: outlivesIdentity,
-	mode:     detection,
-	modeOf:   detectionKey,
+	mode:     func(b *builder) string { return detection(b) + namesMode(b) },
+	modeOf: func(st *state.State) []state.Key {
+		return []state.Key{detectionKey(st), {Table: st.Services.ID(), Index: state.BySNI, Value: "true"}}
+	},
 }
 
 // outlivesIdentity reports whether a listener or cluster by which peers reach a workload with an identity is kept though the
@@ -66,6 +75,7 @@ func (c *Config) formerly(w *model.Workload) *model.Workload {
 const (
 	unitWorkload = "w:"
 	unitGateway  = "g:"
+	unitDivision = "s:"
 )
 
 func listenerNames(b *builder, unit string) []string {
@@ -78,14 +88,19 @@ func listenerNames(b *builder, unit string) []string {
 			return nil
 		}
 		return gatewayListenerNames(g)
+	case unit[:2] == unitDivision:
+		return sniListenerNames(b, unit[2:])
 	}
 	w, ok := b.st.Workloads.Get(b.snap, unit[2:])
 	if !ok {
 		return nil
 	}
 	names := ListenerNames(w)
-	if len(names) > 0 && b.mode == detecting {
+	if len(names) > 0 && strings.Contains(b.mode, detecting) {
 		names = append(names, workloadName(w, outDetect))
+	}
+	if len(names) > 0 && strings.Contains(b.mode, readingNames) {
+		names = append(names, workloadName(w, outSNI))
 	}
 	return names
 }
@@ -126,6 +141,11 @@ func buildListener(b *builder, name string) *built {
 	if n, ok := parseGatewayName(name); ok {
 		return buildGatewayListener(b, name, n)
 	}
+	if key, ok := strings.CutPrefix(name, sniPrefix); ok {
+		if l := buildSNIListener(b, name, key); l != nil {
+			return l
+		}
+	}
 	key, suffix, ok := cutWorkloadName(name)
 	if !ok {
 		return nil
@@ -138,11 +158,11 @@ func buildListener(b *builder, name string) *built {
 	local.NetNS = b.netns(w.NetNS)
 	w = &local
 	objects := []model.ObjectVersion{podRef(key)}
-	if suffix != outHTTP && suffix != outTCP && suffix != outDetect {
+	if suffix != outHTTP && suffix != outTCP && suffix != outDetect && suffix != outSNI {
 		objects = append(objects, policyRefs(w)...)
 	}
 	former := b.cfg.formerly(w)
-	for _, n := range append(ListenerNames(former), workloadName(w, outDetect)) {
+	for _, n := range append(ListenerNames(former), workloadName(w, outDetect), workloadName(w, outSNI)) {
 		if n != name || len(w.Addresses) == 0 || !w.Local || w.NetNS == "" {
 			continue
 		}
@@ -153,6 +173,8 @@ func buildListener(b *builder, name string) *built {
 			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former)), objects: objects}
 		case outDetect:
 			return &built{message: b.cfg.limited(outDetectListener(b.cfg, former)), objects: objects}
+		case outSNI:
+			return &built{message: b.cfg.limited(outSNIListener(b.cfg, former)), objects: objects}
 		case inHBONE:
 			return &built{message: b.cfg.limited(hboneListener(b.cfg, former)), objects: objects}
 		case inPlain:

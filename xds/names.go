@@ -15,10 +15,11 @@ const (
 	ClusterXDS = "xds"
 	// SecretRootCA is the secret with the trust bundle.
 	SecretRootCA = "ROOTCA"
-	// PortHTTP, PortTCP, PortDetect, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
+	// PortHTTP, PortTCP, PortDetect, PortSNI, PortInbound and PortHBONE are where Envoy listens in a pod's namespace.
 	PortHTTP    = model.PortHTTP
 	PortTCP     = model.PortTCP
 	PortDetect  = model.PortDetect
+	PortSNI     = model.PortSNI
 	PortInbound = model.PortInbound
 	PortHBONE   = model.PortHBONE
 	// OriginalSourceMark is the mark of Envoy's connections to the app that carry the client's address.
@@ -79,6 +80,7 @@ const (
 	outTCP  = "out-tcp"
 	// outDetect is for what may or may not speak HTTP. Its filter chooses the cluster of what does not.
 	outDetect = "out-detect"
+	outSNI    = "out-sni" // for what TLSRoutes divide
 	inHBONE   = "hbone"
 	inPlain   = "in"
 	inHTTP    = "in-http" // internal; also the name of the cluster that leads to it

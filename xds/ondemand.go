@@ -28,10 +28,10 @@ type kind struct {
 	retained func(b *builder, name string) bool
 	// frozen reports whether a resource that no longer exists is kept as it was for those who have it; nil: never.
 	frozen func(name string) bool
-	// mode is what the names of all units depend on, one character a variant, read from the index modeOf; nil: nothing.
+	// mode is what the names of all units depend on, one character a variant, read from the indexes modeOf; nil: nothing.
 	// A variant is kept while somebody has the wildcard, because connections that were made for it may still exist.
 	mode   func(b *builder) string
-	modeOf func(*state.State) state.Key
+	modeOf func(*state.State) []state.Key
 }
 
 // modeDirty reports whether changed keys may change the mode.
@@ -39,8 +39,12 @@ func (k *kind) modeDirty(st *state.State, keys map[state.Key]struct{}) bool {
 	if k.mode == nil {
 		return false
 	}
-	_, ok := keys[k.modeOf(st)]
-	return ok
+	for _, key := range k.modeOf(st) {
+		if _, ok := keys[key]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // grow adds the present variants to those of a mode.

@@ -40,10 +40,11 @@ func buildRuntime(b *builder, name string) *built {
 			limit(n, b.cfg.gatewayShare(len(names)))
 		}
 	}
-	// A listener for detection stays when no Service needs it any more.
+	// A listener for detection or server names stays when no Service needs it any more.
 	for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
 		if len(ListenerNames(w)) > 0 {
 			limit(workloadName(w, outDetect), b.cfg.connectionsPerListener())
+			limit(workloadName(w, outSNI), b.cfg.connectionsPerListener())
 		}
 	}
 	for _, names := range datagrams {

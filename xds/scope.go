@@ -30,8 +30,8 @@ var scopeKind = &kind{
 	},
 	retained: scopeRetained,
 	mode:     callers,
-	modeOf: func(st *state.State) state.Key {
-		return state.Key{Table: st.Workloads.ID(), Index: state.ByLocal, Value: "true"}
+	modeOf: func(st *state.State) []state.Key {
+		return []state.Key{{Table: st.Workloads.ID(), Index: state.ByLocal, Value: "true"}}
 	},
 }
 

@@ -80,7 +80,7 @@ func New(st *state.State, cfg Config) *Server {
 // sources are the tables that resources are built from. A change of another table reaches no Envoy.
 func sources(st *state.State) []state.AnyTable {
 	return []state.AnyTable{
-		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.BackendTLS, st.Gateways, st.Certificates,
+		st.Workloads, st.Services, st.Endpoints, st.RouteTables, st.StreamRoutes, st.Divisions, st.BackendTLS, st.Gateways, st.Certificates,
 		st.SVIDs, st.Bundles, st.Placements, st.Nodes, st.Carried,
 	}
 }

@@ -28,10 +28,12 @@ const (
 	streamAttempts  = 3 // for an endpoint that does not answer
 )
 
-// streamName is a parsed name stream/<kind>/<ns>/<route>[|plain][|passthrough][|cert=<ns>/<secret>] of a cluster.
+// streamName is a parsed name stream/<kind>/<ns>/<route>[|mesh][|plain][|passthrough][|cert=<ns>/<secret>] of a cluster.
 type streamName struct {
-	key   string // of the StreamRoute
+	key   string // of the StreamRoute of Gateways
 	plain bool
+	// mesh is for connections of Services: Envoy makes those to the backends as the workload itself, whose TLS they carry.
+	mesh bool
 	// passthrough is for the TLS of clients: it goes to the backends as it is, whatever a BackendTLSPolicy says.
 	passthrough bool
 	certificate string // key
@@ -39,6 +41,9 @@ type streamName struct {
 
 func (n streamName) String() string {
 	s := streamPrefix + n.key
+	if n.mesh {
+		s += model.MeshSuffix
+	}
 	if n.plain {
 		s += plainSuffix
 	}
@@ -58,18 +63,33 @@ func parseStreamName(s string) (streamName, bool) {
 		return streamName{}, false
 	}
 	rest, n.passthrough = strings.CutSuffix(rest, passthroughSuffix)
-	n.key, n.plain = strings.CutSuffix(rest, plainSuffix)
+	rest, n.plain = strings.CutSuffix(rest, plainSuffix)
+	n.key, n.mesh = strings.CutSuffix(rest, model.MeshSuffix)
 	parts := strings.Split(n.key, "/")
 	return n, len(parts) == 3 && parts[0] != "" && parts[1] != "" && parts[2] != "" && !strings.Contains(n.key, "|")
 }
 
-// StreamCluster is the name of a route's cluster, for Gateways with an identity.
-func StreamCluster(r *model.StreamRoute) string { return streamName{key: r.Key()}.String() }
+// StreamCluster is the name of a route's cluster, for Gateways with an identity or for Services.
+func StreamCluster(r *model.StreamRoute) string {
+	return streamName{key: model.StreamKey(r.Route), mesh: r.Mesh}.String()
+}
+
+// row is the key of the StreamRoute.
+func (n streamName) row() string {
+	if n.mesh {
+		return n.key + model.MeshSuffix
+	}
+	return n.key
+}
 
 // streamCluster is there for every name, as that of a service is.
 func streamCluster(b *builder, name string, n streamName) *built {
 	c := endpointsCluster(name)
 	c.CommonLbConfig = weightedLocalities()
+	if n.mesh {
+		c.UpstreamBindConfig.SocketOptions = asWorkload()
+		return &built{message: c, objects: streamRefs(b, n)}
+	}
 	c.TransportSocketMatches = b.cfg.socketsOverTunnel(rawSocket())
 	objects := streamRefs(b, n)
 	var policies []*model.BackendTLS
@@ -94,7 +114,7 @@ func weightedLocalities() *cluster.Cluster_CommonLbConfig {
 
 // streamBackends returns what the connections are divided among.
 func streamBackends(b *builder, n streamName) []model.Backend {
-	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
+	if r, ok := b.st.StreamRoutes.Get(b.snap, n.row()); ok {
 		return r.Backends
 	}
 	return nil
@@ -102,14 +122,14 @@ func streamBackends(b *builder, n streamName) []model.Backend {
 
 // tls returns how a backend is connected to; nil for as the bytes come.
 func (n streamName) tls(b *builder, be model.Backend) *model.BackendTLS {
-	if n.passthrough || be.Invalid {
+	if n.passthrough || n.mesh || be.Invalid {
 		return nil
 	}
 	return backendTLS(b, model.PortKey(be.Namespace, be.Name, be.Port, model.TCP))
 }
 
 func streamRefs(b *builder, n streamName) []model.ObjectVersion {
-	if r, ok := b.st.StreamRoutes.Get(b.snap, n.key); ok {
+	if r, ok := b.st.StreamRoutes.Get(b.snap, n.row()); ok {
 		return []model.ObjectVersion{{ObjectRef: r.Route, Generation: r.Generation}}
 	}
 	return nil
@@ -161,7 +181,7 @@ func backendEndpoints(b *builder, be model.Backend, n streamName, authenticated 
 	var list []*endpoint.LbEndpoint
 	t := n.tls(b, be)
 	if !be.Invalid && !b.cfg.refuses(t) {
-		list = rawEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: n.plain}, authenticated)
+		list = rawEndpoints(b, serviceName{namespace: be.Namespace, name: be.Name, port: be.Port, plain: n.plain || n.mesh}, authenticated)
 	}
 	if t != nil {
 		for _, e := range list {

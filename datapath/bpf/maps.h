@@ -27,9 +27,9 @@ struct frontend_key {
 	__u8 pad; /* for the callers of a namespace alone: its number; 0: all. It keeps its name, so that versions share the map. */
 };
 
-/* FRONTEND_DETECT is set beside FRONTEND_L7: Envoy finds out whether a connection speaks HTTP. FRONTEND_CALLERS: there are
- * entries of the same address and port for callers of some namespaces. */
-enum { FRONTEND_L7 = 1, FRONTEND_DETECT = 2, FRONTEND_CALLERS = 4 };
+/* Set beside FRONTEND_L7: FRONTEND_DETECT, Envoy finds out whether a connection speaks HTTP; FRONTEND_SNI, Envoy reads its server
+ * name. FRONTEND_CALLERS: there are entries of the same address and port for callers of some namespaces. */
+enum { FRONTEND_L7 = 1, FRONTEND_DETECT = 2, FRONTEND_CALLERS = 4, FRONTEND_SNI = 8 };
 
 struct frontend {
 	__u32 service;

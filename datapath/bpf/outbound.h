@@ -126,7 +126,7 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 		}
 	}
 	if (f) {
-		__u16 envoy = f->flags & FRONTEND_DETECT ? PORT_DETECT : PORT_HTTP;
+		__u16 envoy = f->flags & FRONTEND_SNI ? PORT_SNI : f->flags & FRONTEND_DETECT ? PORT_DETECT : PORT_HTTP;
 		if (pod && f->flags & FRONTEND_L7 && ctx->sk->mark != MARK_BYTES && listening(ctx, to, envoy) &&
 		    remember(ctx, old, &original, &original, VERDICT_L7)) {
 			loopback(to, envoy);

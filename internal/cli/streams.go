@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -16,6 +17,10 @@ type streamRow struct{ frontend, hosts, action, from string }
 // streamRows lists what TCPRoutes, TLSRoutes and UDPRoutes make of ports of Services and Gateways.
 func streamRows(m *analyze.Model) []streamRow {
 	var out []streamRow
+	routes := map[string][]model.Backend{} // by the key of the StreamRoute
+	for _, r := range m.StreamRoutes {
+		routes[r.Key()] = r.Backends
+	}
 	for _, d := range m.Divisions {
 		var backends []model.Backend
 		for _, s := range d.Shares {
@@ -25,11 +30,12 @@ func streamRows(m *analyze.Model) []streamRow {
 		if d.CallerNamespace != "" {
 			frontend += ", callers in " + d.CallerNamespace
 		}
-		out = append(out, streamRow{frontend, "*", division(backends), d.Route.String()})
-	}
-	routes := map[model.ObjectRef][]model.Backend{}
-	for _, r := range m.StreamRoutes {
-		routes[r.Route] = r.Backends
+		for _, n := range d.Names {
+			out = append(out, streamRow{frontend, cmp.Or(n.Hostname, "*"), division(routes[model.MeshStreamKey(n.Route)]), n.Route.String()})
+		}
+		if !d.ByName() {
+			out = append(out, streamRow{frontend, "*", division(backends), d.Route.String()})
+		}
 	}
 	for _, g := range m.Gateways {
 		for _, p := range g.Ports {
@@ -39,7 +45,7 @@ func streamRows(m *analyze.Model) []streamRow {
 					if hosts == "" {
 						hosts = "*"
 					}
-					out = append(out, streamRow{frontend, hosts, division(routes[s.Route]), s.Route.String()})
+					out = append(out, streamRow{frontend, hosts, division(routes[model.StreamKey(s.Route)]), s.Route.String()})
 				}
 			}
 		}

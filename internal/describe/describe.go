@@ -278,7 +278,12 @@ func (d *description) serving(b model.Backend, transport model.Protocol) int {
 func (d *description) divisions(keep func(service string, route model.ObjectRef) bool) []Stream {
 	var out []Stream
 	for row := range d.State.Divisions.All(d.Snapshot) {
-		if !keep(row.Service, row.Route) || !d.sees(row.Route.Namespace) {
+		for _, n := range row.Names {
+			if keep(row.Service, n.Route) && d.sees(n.Route.Namespace) {
+				out = append(out, d.named(row, n))
+			}
+		}
+		if row.ByName() || !keep(row.Service, row.Route) || !d.sees(row.Route.Namespace) {
 			continue
 		}
 		s := Stream{Service: row.Service, Port: row.Port, Route: row.Route, CallerNamespace: row.CallerNamespace}
@@ -288,6 +293,15 @@ func (d *description) divisions(keep func(service string, route model.ObjectRef)
 		out = append(out, s)
 	}
 	return out
+}
+
+// named returns what a port of a Service does with TLS connections with a server name.
+func (d *description) named(row *model.Division, n model.GatewayStream) Stream {
+	s := Stream{Service: row.Service, Port: row.Port, Hostname: n.Hostname, Route: n.Route, CallerNamespace: row.CallerNamespace}
+	if r, ok := d.State.StreamRoutes.Get(d.Snapshot, model.MeshStreamKey(n.Route)); ok {
+		s.Backends = d.backends(r.Backends, model.TCP)
+	}
+	return s
 }
 
 // streams adds what the listeners of Gateways do with connections and datagrams, where keep takes the route.

@@ -14,7 +14,7 @@ type Service struct {
 	Ports []Port `json:"ports"` // in place of the model's
 	// Routes lead to the Service as a backend: kind/namespace/name.
 	Routes []string `json:"routes,omitempty"`
-	// Streams are the TCPRoutes that its ports have.
+	// Streams are the TCPRoutes and TLSRoutes that its ports have.
 	Streams []Stream `json:"streams,omitempty"`
 }
 

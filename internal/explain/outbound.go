@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -71,6 +72,12 @@ func (e *explanation) balance(s *model.Service) {
 		e.divide(s, d)
 		return
 	}
+	e.endpoints(s)
+}
+
+// endpoints spreads connections over the endpoints of a Service's port.
+func (e *explanation) endpoints(s *model.Service) {
+	key := model.PortKey(s.Namespace, s.Name, e.to.Port, model.TCP)
 	var all []model.Endpoint
 	if row, ok := e.State.Endpoints.Get(e.Snapshot, key); ok {
 		all = reachable(s, row.Backends)
@@ -99,10 +106,53 @@ func (e *explanation) spread(service string, all []model.Endpoint, share float64
 	}
 }
 
-// divide follows connections to what a TCPRoute divides them among.
+// divide follows connections to what a TCPRoute divides them among, or a TLSRoute.
 func (e *explanation) divide(s *model.Service, d *model.Division) {
+	if d.ByName() {
+		e.byName(s, d)
+		return
+	}
 	e.decides(d.Route.Namespace)
 	e.note("%s divides the connections, in the kernel", d.Route)
+	e.shares(s, d)
+}
+
+// byName follows a connection to what the TLSRoute of its server name divides it among.
+func (e *explanation) byName(s *model.Service, d *model.Division) {
+	if !e.EnvoyServes(e.source) {
+		e.note("the node's Envoy does not serve Pod %s: its TLSRoutes do not apply", e.source.Key())
+		e.endpoints(s)
+		return
+	}
+	e.used = e.used || !e.answer.Assumed
+	var hosts []model.VirtualHost
+	for _, n := range d.Names {
+		hosts = append(hosts, model.VirtualHost{Hosts: []string{cmp.Or(n.Hostname, "*")}, Rules: []model.Rule{{Route: n.Route}}})
+	}
+	h := virtualHost(hosts, e.request.Host)
+	if h == nil {
+		e.end(Failing, 0, "no TLSRoute of Service %s takes the server name %q: the connection is closed", s.Key(), hostname(e.request.Host))
+		e.answer.Changes = append(e.answer.Changes, "ask with a host that a TLSRoute has (weft describe service "+s.Key()+")")
+		return
+	}
+	route := h.Rules[0].Route
+	e.decides(route.Namespace)
+	e.note("%s takes TLS connections with the server name %s", route, h.Hosts[0])
+	named := &model.Division{Route: route}
+	if r, ok := e.State.StreamRoutes.Get(e.Snapshot, model.MeshStreamKey(route)); ok {
+		for _, b := range r.Backends {
+			share := model.Share{Backend: b}
+			if row, ok := e.State.Endpoints.Get(e.Snapshot, model.PortKey(b.Namespace, b.Name, b.Port, model.TCP)); ok && !b.Invalid {
+				share.Endpoints = row.Backends
+			}
+			named.Shares = append(named.Shares, share)
+		}
+	}
+	e.shares(s, named)
+}
+
+// shares follows connections to the backends of a Division.
+func (e *explanation) shares(s *model.Service, d *model.Division) {
 	total := 0.0
 	for _, share := range d.Shares {
 		total += float64(share.Weight)

@@ -1,15 +1,21 @@
 package model
 
-// Division is how the kernel divides the connections to a TCP port of a Service among the backends of a TCPRoute: those of all
-// callers, or of those in one namespace, whose Division goes before that of all.
+// Division is how the connections to a TCP port of a Service are divided: those of all callers, or of those in one namespace, whose
+// Division goes before that of all. The kernel divides them among the backends of a TCPRoute, or Envoy among TLSRoutes, by Names.
 type Division struct {
 	Service string    `json:"service"` // namespace/name
 	Port    uint16    `json:"port"`
-	Route   ObjectRef `json:"route"`
+	Route   ObjectRef `json:"route,omitzero"` // the TCPRoute
 	// CallerNamespace is the namespace of the callers; "" is anybody.
 	CallerNamespace string  `json:"callerNamespace,omitempty"`
-	Shares          []Share `json:"shares,omitempty"` // all connections are refused if there is none
+	Shares          []Share `json:"shares,omitempty"` // of the TCPRoute; all connections are refused if there is none
+	// Names are the server names that TLSRoutes take, the more specific ones first. Connections without one of these, and what is
+	// not TLS, are closed.
+	Names []GatewayStream `json:"names,omitempty"`
 }
+
+// ByName reports whether the Division is that of TLSRoutes.
+func (d *Division) ByName() bool { return len(d.Names) > 0 }
 
 // Key is the DivisionKey of its port.
 func (d *Division) Key() string {

@@ -77,7 +77,8 @@ type ClientValidation struct {
 	Fallback bool `json:"fallback,omitempty"`
 }
 
-// GatewayStream says which StreamRoute the connections for a name, or all datagrams, take. No two of a listener have one name.
+// GatewayStream says which StreamRoute the connections for a name, or all datagrams, take. No two of a listener or a Division have
+// one name.
 type GatewayStream struct {
 	Hostname string    `json:"hostname,omitempty"` // SNI: exact, "*.suffix", or "" for all
 	Route    ObjectRef `json:"route"`

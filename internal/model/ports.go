@@ -7,6 +7,7 @@ const (
 	PortTCP       = 15002 // Envoy: outbound bytes, on loopback
 	PortTunnelOut = 15003 // weft tunnel: outbound bytes, on loopback
 	PortDetect    = 15004 // Envoy: outbound, HTTP or bytes, on loopback; while a Service of the cluster needs it
+	PortSNI       = 15005 // Envoy: outbound TLS that TLSRoutes divide, on loopback; while a Service of the cluster needs it
 	PortInbound   = 15006 // Envoy: inbound in the clear, where a policy selects the workload
 	PortHBONE     = 15008 // Envoy: inbound mTLS
 	PortTunnel    = 15009 // weft tunnel: sessions of other pods
@@ -39,7 +40,7 @@ const RuntimeLimits = "limits"
 // itself.
 func IsOwnPort(port uint16) bool {
 	switch port {
-	case PortHTTP, PortTCP, PortTunnelOut, PortDetect, PortInbound, PortHBONE, PortTunnel:
+	case PortHTTP, PortTCP, PortTunnelOut, PortDetect, PortSNI, PortInbound, PortHBONE, PortTunnel:
 		return true
 	}
 	return false

@@ -226,11 +226,24 @@ func (b Backend) Cluster() string { return ServiceTable(b.Namespace, b.Name, b.P
 type StreamRoute struct {
 	Route      ObjectRef `json:"route"`
 	Generation int64     `json:"generation,omitempty"`
-	Backends   []Backend `json:"backends,omitempty"`
+	// Mesh is set for the connections of Services that a TLSRoute takes. What a route may refer to differs from that at Gateways.
+	Mesh     bool      `json:"mesh,omitempty"`
+	Backends []Backend `json:"backends,omitempty"`
 }
 
-// Key is the route's key in its table: kind/namespace/name.
-func (r *StreamRoute) Key() string { return StreamKey(r.Route) }
+// Key is the route's key in its table: kind/namespace/name, with a suffix for Mesh.
+func (r *StreamRoute) Key() string {
+	if r.Mesh {
+		return MeshStreamKey(r.Route)
+	}
+	return StreamKey(r.Route)
+}
+
+// MeshStreamKey is the key of a StreamRoute for connections of Services.
+func MeshStreamKey(route ObjectRef) string { return StreamKey(route) + MeshSuffix }
+
+// MeshSuffix ends the keys of StreamRoutes for connections of Services.
+const MeshSuffix = "|mesh"
 
 // StreamKey is the key of a StreamRoute.
 func StreamKey(route ObjectRef) string { return route.Kind + "/" + Key(route.Namespace, route.Name) }

@@ -45,11 +45,19 @@ type ServicePort struct {
 	// Detect is set for L7 ports of which nothing says that they speak HTTP. Envoy takes a connection as HTTP if its first
 	// bytes are HTTP's, and otherwise carries its bytes to an endpoint of the Service.
 	Detect bool `json:"detect,omitempty"`
+	// SNI is set for ports that TLSRoutes have, for all callers or for those of some namespaces. Envoy reads the server name of
+	// their connections, and a Division says where each leads.
+	SNI bool `json:"sni,omitempty"`
 }
 
 // Detects reports whether the service has a port whose connections are looked at to find out what they speak.
 func (s *Service) Detects() bool {
 	return slices.ContainsFunc(s.Ports, func(p ServicePort) bool { return p.Detect })
+}
+
+// ReadsNames reports whether the service has a port whose connections go by their server name.
+func (s *Service) ReadsNames() bool {
+	return slices.ContainsFunc(s.Ports, func(p ServicePort) bool { return p.SNI })
 }
 
 // PortKey names a port of a service: the key of Endpoints, the name of its cluster ("service/" + PortKey) and of its

@@ -65,6 +65,8 @@ const (
 	ByLocal   = "local"   // Workloads: "true" for those of this node
 	ByNetNS   = "netns"   // Placements: path of the network namespace
 	ByDetect  = "detect"  // Services: "true" for those with a port whose protocol is found out
+	BySNI     = "sni"     // Services: "true" for those with a port that TLSRoutes have; Divisions: "true" for those of TLSRoutes
+	ByService = "service" // Divisions: namespace/name of the Service
 	ByCallers = "callers" // Divisions: "true" for those for the callers of a namespace
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
@@ -88,6 +90,12 @@ func New(db *DB) *State {
 					return []string{"true"}
 				}
 				return nil
+			}},
+			Index[*model.Service]{BySNI, func(s *model.Service) []string {
+				if s.ReadsNames() {
+					return []string{"true"}
+				}
+				return nil
 			}}),
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
@@ -98,7 +106,14 @@ func New(db *DB) *State {
 					return []string{"true"}
 				}
 				return nil
-			}}),
+			}},
+			Index[*model.Division]{BySNI, func(d *model.Division) []string {
+				if d.ByName() {
+					return []string{"true"}
+				}
+				return nil
+			}},
+			Index[*model.Division]{ByService, func(d *model.Division) []string { return []string{d.Service} }}),
 		BackendTLS:   NewTable(db, "backend-tls", (*model.BackendTLS).Key),
 		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
 		Certificates: NewTable(db, "certificates", (*model.Certificate).Key),

@@ -83,6 +83,8 @@ func configMap(namespace, name, text string) string {
 		name, namespace, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    "))
 }
 
+const largeAnswer = 1 << 20
+
 // serveTLS answers in a pod at port 8443 with the name that the handshake had. What is not TLS gets no answer of HTTP's 200.
 func (m *mesh) serveTLS(t *testing.T, namespace, pod string, cert tls.Certificate) {
 	t.Helper()
@@ -94,6 +96,9 @@ func (m *mesh) serveTLS(t *testing.T, namespace, pod string, cert tls.Certificat
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s/%s sni=%s", namespace, pod, r.TLS.ServerName)
+			if r.URL.Path == "/large" {
+				_, _ = io.WriteString(w, strings.Repeat("x", largeAnswer))
+			}
 		}),
 	}
 	done := make(chan error, 1)

@@ -8,6 +8,7 @@
 //	services_test.go   the kernel's part: UDP, affinity, hairpins, who one's peer is, IPv6
 //	routes_test.go     requests: matches, filters, consumer routes, gRPC, backends that are not there
 //	detect_test.go     Service ports that may or may not speak HTTP
+//	tlsroute_test.go   TLSRoutes of Services, by server name
 //	mtls_test.go       modes, probes, rotation
 //	policy_test.go     AuthorizationPolicies, and the live connections that they forbid
 //	change_test.go     pods and agents that go and come under load

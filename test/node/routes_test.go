@@ -92,6 +92,7 @@ func routes(t *testing.T, m *mesh) {
 	t.Run("producer and consumer", func(t *testing.T) { consumers(t, m) })
 	t.Run("GRPCRoute", func(t *testing.T) { grpcRoute(t, m, c) })
 	t.Run("TCPRoute", func(t *testing.T) { divisions(t, m) })
+	t.Run("TLSRoute", func(t *testing.T) { names(t, m) })
 	t.Run("refused by Envoy", func(t *testing.T) { nack(t, m, c) })
 	t.Run("a route refused by Envoy", func(t *testing.T) { refusedRoute(t, m, c) })
 }

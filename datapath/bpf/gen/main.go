@@ -21,6 +21,7 @@ func main() {
 		{"PORT_TCP", model.PortTCP},
 		{"PORT_TUNNEL_OUT", model.PortTunnelOut},
 		{"PORT_DETECT", model.PortDetect},
+		{"PORT_SNI", model.PortSNI},
 		{"PORT_IN", model.PortInbound},
 		{"PORT_HBONE", model.PortHBONE},
 		{"PORT_TUNNEL", model.PortTunnel},
