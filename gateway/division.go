@@ -91,8 +91,8 @@ func findStreamPorts(v *view, _ string) ([]output, bool) {
 	return outs, true
 }
 
-// claimPorts gives ports to TLSRoutes, or to the oldest of TCPRoutes, for the same callers. The routes of the Service's own namespace come first:
-// HTTPRoutes of others do not attach to what these have, and so do not keep a route of connections from it.
+// claimPorts gives ports to TLSRoutes, or to the oldest of TCPRoutes, for the same callers. The routes of the Service's own namespace
+// come first: HTTPRoutes of others do not attach to what these have, and so do not keep a route of connections from it.
 func (v *view) claimPorts(p *streamPorts, svc *corev1.Service, routes []*route) {
 	slices.SortFunc(routes, func(a, b *route) int {
 		return cmp.Or(cmp.Compare(callerOf(a, svc), callerOf(b, svc)), a.compareAge(b))

@@ -53,12 +53,7 @@ func outDetectListener(cfg *Config, w *model.Workload) *listener.Listener {
 	}
 	l.ListenerFiltersTimeout = duration(cfg.timeouts().firstBytes)
 	l.ContinueOnListenerFiltersTimeout = true
-	l.FilterChains = []*listener.FilterChain{{
-		// What the kernel did not hand over: Envoy would call itself.
-		Name:             "closed",
-		FilterChainMatch: &listener.FilterChainMatch{PrefixRanges: hostRanges(at)},
-		Filters:          []*listener.Filter{networkFilter("envoy.filters.network.direct_response", &direct.Config{})},
-	}, {
+	l.FilterChains = []*listener.FilterChain{closedChain(at), {
 		Name:             "http",
 		FilterChainMatch: &listener.FilterChainMatch{ApplicationProtocols: []string{"http/1.0", "http/1.1", "h2c"}},
 		Filters:          requestsOf(cfg, w),
@@ -67,6 +62,15 @@ func outDetectListener(cfg *Config, w *model.Workload) *listener.Listener {
 		Filters: []*listener.Filter{stateFilter(identityState(w.Key(), "", w.NetNS)), bytesProxy(cfg)},
 	}}
 	return l
+}
+
+// closedChain closes what the kernel did not hand over to a listener at these addresses: Envoy would call itself.
+func closedChain(at []netip.AddrPort) *listener.FilterChain {
+	return &listener.FilterChain{
+		Name:             "closed",
+		FilterChainMatch: &listener.FilterChainMatch{PrefixRanges: hostRanges(at)},
+		Filters:          []*listener.Filter{networkFilter("envoy.filters.network.direct_response", &direct.Config{})},
+	}
 }
 
 func hostRanges(of []netip.AddrPort) []*core.CidrRange {

@@ -283,7 +283,7 @@ func networkStateOnce(key, format string) *listener.Filter {
 // tunnel sends a connection's bytes through a CONNECT. It is asked for twice at most, for the pooled connection may be
 // going away; tcp_proxy takes a policy's 403 for a failed connection too, and asks again. What may be repeated, the route
 // repeats besides.
-func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand bool) *listener.Filter {
+func tunnel(cfg *Config, statPrefix, clusterName, authority string, asked bool) *listener.Filter {
 	p := &tcpproxy.TcpProxy{
 		StatPrefix:         statPrefix,
 		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: clusterName},
@@ -293,8 +293,13 @@ func tunnel(cfg *Config, statPrefix, clusterName, authority string, onDemand boo
 		AccessLog:          cfg.tunnelLog(logOut),
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
 	}
-	if onDemand {
-		p.OnDemand = &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)}
+	if asked {
+		p.OnDemand = onDemand(cfg)
 	}
 	return networkFilter("envoy.filters.network.tcp_proxy", p)
+}
+
+// onDemand asks for the cluster of a connection when it comes.
+func onDemand(cfg *Config) *tcpproxy.TcpProxy_OnDemand {
+	return &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)}
 }

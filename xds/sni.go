@@ -9,7 +9,6 @@ import (
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
-	direct "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -47,12 +46,7 @@ func outSNIListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
 	values := append(identityState(w.Key(), "", w.NetNS),
 		setState(stateCluster, "", sniClusterPrefix+"%DOWNSTREAM_LOCAL_ADDRESS%|"+literal(w.Namespace), notShared))
-	l.FilterChains = []*listener.FilterChain{{
-		// What the kernel did not hand over: Envoy would call itself.
-		Name:             "closed",
-		FilterChainMatch: &listener.FilterChainMatch{PrefixRanges: hostRanges(at)},
-		Filters:          []*listener.Filter{networkFilter("envoy.filters.network.direct_response", &direct.Config{})},
-	}, {
+	l.FilterChains = []*listener.FilterChain{closedChain(at), {
 		Name: "names",
 		Filters: []*listener.Filter{stateFilter(values), networkFilter("envoy.filters.network.tcp_proxy", &tcpproxy.TcpProxy{
 			StatPrefix:       outSNI,
@@ -62,10 +56,6 @@ func outSNIListener(cfg *Config, w *model.Workload) *listener.Listener {
 		})},
 	}}
 	return l
-}
-
-func onDemand(cfg *Config) *tcpproxy.TcpProxy_OnDemand {
-	return &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)}
 }
 
 // parseSNICluster reads sni|<address>:<port>|<caller's namespace>.

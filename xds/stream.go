@@ -224,7 +224,7 @@ func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream, passthr
 		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: name.String()},
 		IdleTimeout:        duration(0),
 		MaxConnectAttempts: number(streamAttempts),
-		OnDemand:           &tcpproxy.TcpProxy_OnDemand{OdcdsConfig: fromADS(), Timeout: duration(cfg.timeouts().agent)},
+		OnDemand:           onDemand(cfg),
 	})
 }
 

@@ -234,7 +234,7 @@ func flowsRequest(q api.FlowQuery, node string) *observerpb.GetFlowsRequest {
 		out.Until = timestamppb.New(q.Until)
 	}
 	t := q.Terms
-	if q.Follow || len(t.Namespace)+len(t.From)+len(t.To)+len(t.Verdict)+len(t.Layer)+len(t.Protocol)+len(t.Method)+len(t.Status)+len(t.Path)+len(t.Query)+len(t.Label) == 0 {
+	if q.Follow || t.Empty() {
 		out.Number = uint64(max(q.Limit, 0))
 	}
 	f := &flowpb.FlowFilter{Protocol: wanted(t.Protocol), HttpMethod: wanted(t.Method)}

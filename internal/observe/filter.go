@@ -35,9 +35,18 @@ type Terms struct {
 func (t *Terms) Fields() map[string]*[]string {
 	return map[string]*[]string{
 		"namespace": &t.Namespace, "from": &t.From, "to": &t.To, "verdict": &t.Verdict, "layer": &t.Layer, "protocol": &t.Protocol,
-		"method": &t.Method, "status": &t.Status, "path": &t.Path, "query": &t.Query,
-		"label": &t.Label,
+		"method": &t.Method, "status": &t.Status, "path": &t.Path, "query": &t.Query, "label": &t.Label,
 	}
+}
+
+// Empty reports whether no field has a value.
+func (t *Terms) Empty() bool {
+	for _, values := range t.Fields() {
+		if len(*values) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // maxTerms bounds the values of a field.

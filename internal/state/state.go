@@ -71,48 +71,33 @@ const (
 	ByObject  = "object"  // Rejections: model.ObjectRef as text, of each object that the refused resource comes from
 )
 
+// where is an index of the rows for which something holds, with the one value "true".
+func where[T any](name string, holds func(T) bool) Index[T] {
+	return Index[T]{name, func(row T) []string {
+		if holds(row) {
+			return []string{"true"}
+		}
+		return nil
+	}}
+}
+
 // New makes the tables in a database.
 func New(db *DB) *State {
 	return &State{
 		DB: db,
 		Workloads: NewTable(db, "workloads", (*model.Workload).Key,
 			Index[*model.Workload]{ByAddress, func(w *model.Workload) []string { return texts(w.Addresses) }},
-			Index[*model.Workload]{ByLocal, func(w *model.Workload) []string {
-				if w.Local {
-					return []string{"true"}
-				}
-				return nil
-			}}),
+			where(ByLocal, func(w *model.Workload) bool { return w.Local })),
 		Services: NewTable(db, "services", (*model.Service).Key,
 			Index[*model.Service]{ByAddress, func(s *model.Service) []string { return texts(s.Addresses) }},
-			Index[*model.Service]{ByDetect, func(s *model.Service) []string {
-				if s.Detects() {
-					return []string{"true"}
-				}
-				return nil
-			}},
-			Index[*model.Service]{BySNI, func(s *model.Service) []string {
-				if s.ReadsNames() {
-					return []string{"true"}
-				}
-				return nil
-			}}),
+			where(ByDetect, (*model.Service).Detects),
+			where(BySNI, (*model.Service).ReadsNames)),
 		Endpoints:    NewTable(db, "endpoints", (*model.Endpoints).Key),
 		RouteTables:  NewTable(db, "route-tables", func(r *model.RouteTable) string { return r.Name }),
 		StreamRoutes: NewTable(db, "stream-routes", (*model.StreamRoute).Key),
 		Divisions: NewTable(db, "divisions", (*model.Division).Key,
-			Index[*model.Division]{ByCallers, func(d *model.Division) []string {
-				if d.CallerNamespace != "" {
-					return []string{"true"}
-				}
-				return nil
-			}},
-			Index[*model.Division]{BySNI, func(d *model.Division) []string {
-				if d.ByName() {
-					return []string{"true"}
-				}
-				return nil
-			}},
+			where(ByCallers, func(d *model.Division) bool { return d.CallerNamespace != "" }),
+			where(BySNI, (*model.Division).ByName),
 			Index[*model.Division]{ByService, func(d *model.Division) []string { return []string{d.Service} }}),
 		BackendTLS:   NewTable(db, "backend-tls", (*model.BackendTLS).Key),
 		Gateways:     NewTable(db, "gateways", (*model.Gateway).Key),
