@@ -27,7 +27,7 @@ func (a *Agent) connection(e datapath.Event) {
 	}
 	local, remote := r.Peer(e.Local), r.Peer(e.Remote)
 	if e.Workload != "" {
-		local.Workload = e.Workload
+		r.Own(&local, e.Workload)
 	}
 	f.SeenAt = observe.AtSource
 	if e.Inbound {
@@ -92,7 +92,7 @@ func (a *Agent) flow(x report) observe.Flow {
 	}
 	own.Identity, other.Identity = x.local, x.peer
 	if x.workload != "" && !strings.HasPrefix(x.workload, "gateway/") {
-		own.Workload = x.workload
+		r.Own(own, x.workload)
 	}
 	return f
 }

@@ -68,6 +68,33 @@ func TestAccessLogVerdicts(t *testing.T) {
 	}
 }
 
+// TestLabelsOfKnownWorkloads: an end whose workload is known by other means than its address has the labels of that workload.
+func TestLabelsOfKnownWorkloads(t *testing.T) {
+	app := &model.Workload{Namespace: "shop", Name: "app", Labels: map[string]string{"app": "app"}}
+	web := &model.Workload{Namespace: "shop", Name: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Labels: map[string]string{"app": "web"}}
+	loopback, taken := netip.MustParseAddrPort("127.0.0.1:40000"), netip.MustParseAddrPort("10.0.0.1:40000")
+	to := netip.MustParseAddrPort("10.96.0.1:80")
+	for name, report := range map[string]func(a *Agent){
+		"to Envoy": func(a *Agent) {
+			a.connection(datapath.Event{Kind: datapath.EventClosed, Verdict: datapath.VerdictL7, Workload: app.Key(), Local: loopback, Remote: to, Original: to})
+		},
+		"its address is another's now": func(a *Agent) {
+			a.tunnelFlow(&tunnel.Flow{Outbound: true, Workload: app.Key(), Source: taken, Destination: to})
+		},
+	} {
+		got := flowsOf(t, func(a *Agent) {
+			w := a.st.DB.Write(a.st.Workloads)
+			a.st.Workloads.Put(w, app)
+			a.st.Workloads.Put(w, web)
+			w.Commit()
+			report(a)
+		})
+		if len(got) != 1 || got[0].Source.Workload != app.Key() || got[0].Source.Labels["app"] != "app" {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 // TestRefusalNamesPolicies: a flow that policies refused says which select its destination, whoever reports it.
 func TestRefusalNamesPolicies(t *testing.T) {
 	srv := netip.MustParseAddrPort("10.0.0.1:80")

@@ -32,6 +32,14 @@ func (r *Resolver) Peer(addr netip.AddrPort) Peer {
 	return p
 }
 
+// Own names the workload of an end that was known without its address: a loopback address is everybody's.
+func (r *Resolver) Own(p *Peer, workload string) {
+	p.Workload, p.Labels = workload, nil
+	if w, ok := r.state.Workloads.Get(r.state.Snapshot(), workload); ok {
+		p.Labels = w.Labels
+	}
+}
+
 // service finds the service with the address, by the port where several share the address.
 func (r *Resolver) service(snap *state.Snapshot, addr string, port uint16) string {
 	var all, withPort []string
