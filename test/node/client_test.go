@@ -96,6 +96,20 @@ func want(from *lab.Pod, addr string, r request, status int, pod string) error {
 	return nil
 }
 
+// mustDial connects. The connection has an end in time, and with the test.
+func mustDial(t *testing.T, from *lab.Pod, addr string) net.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", addr)
+	if err != nil {
+		t.Fatalf("%s to %s: %v", from.Name, addr, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
 // stream is a connection to a backend's port for bytes.
 type stream struct {
 	net.Conn

@@ -140,14 +140,7 @@ func detectedBytes(t *testing.T, client *lab.Pod, service, pod string) {
 		for _, first := range []string{"", "\x16\x03\x01\n", "get key\n", "GET"} {
 			t.Run(fmt.Sprintf("%s %q", to, first), func(t *testing.T) {
 				t.Parallel()
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				defer cancel()
-				c, err := client.Dial(ctx, "tcp", to)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
+				c := mustDial(t, client, to)
 				if _, err := io.WriteString(c, first); err != nil {
 					t.Fatal(err)
 				}

@@ -157,14 +157,7 @@ func closedAfterHello(t *testing.T, from *lab.Pod, addr, name string) error {
 // notTLS: the route says that the port speaks TLS. Other bytes are not let through, and a connection that ends at once ends.
 func notTLS(t *testing.T, from *lab.Pod) {
 	for _, first := range []string{"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", "hello\r\n", ""} {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		c, err := from.Dial(ctx, "tcp", named4)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
+		c := mustDial(t, from, named4)
 		if _, err := io.WriteString(c, first); err != nil {
 			t.Fatal(err)
 		}
@@ -192,16 +185,10 @@ func (p pieces) Write(b []byte) (int, error) {
 }
 
 func helloInPieces(t *testing.T, from *lab.Pod, roots *x509.CertPool) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	c, err := from.Dial(ctx, "tcp", named4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := mustDial(t, from, named4)
 	// With many protocols the ClientHello has some 8 KiB.
 	protocols := strings.Split(strings.Repeat(strings.Repeat("p", 200)+" ", 40)+"http/1.1", " ")
-	if err := tls.Client(pieces{c}, &tls.Config{RootCAs: roots, ServerName: "a.example", NextProtos: protocols}).HandshakeContext(ctx); err != nil {
+	if err := tls.Client(pieces{c}, &tls.Config{RootCAs: roots, ServerName: "a.example", NextProtos: protocols}).HandshakeContext(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
