@@ -83,7 +83,7 @@ func TestLabelsOfKnownWorkloads(t *testing.T) {
 		},
 	} {
 		got := flowsOf(t, func(a *Agent) {
-			w := a.st.DB.Write(a.st.Workloads)
+			w := a.st.Write(a.st.Workloads)
 			a.st.Workloads.Put(w, app)
 			a.st.Workloads.Put(w, web)
 			w.Commit()
