@@ -105,7 +105,10 @@ func say(at string, b []byte) error {
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
-	_, _ = c.Write(b)
+	// A write of no bytes takes a reset too, and the read after it sees the end.
+	if _, err := c.Write(b); err != nil {
+		return err
+	}
 	_, err = io.ReadAll(c)
 	return err
 }
