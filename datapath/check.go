@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
 // Finding tells whether this machine has one thing that the datapath needs.
@@ -222,17 +224,17 @@ func tryDestroy() error {
 		return fmt.Errorf("make a connection to destroy: %w", err)
 	}
 	defer func() { _ = server.Close() }()
-	all, err := listSockets()
+	all, err := sockdiag.TCP()
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(all, func(s socket) bool {
-		return s.local.String() == client.LocalAddr().String() && s.remote.String() == client.RemoteAddr().String()
+	at := slices.IndexFunc(all, func(s sockdiag.Socket) bool {
+		return s.Local.String() == client.LocalAddr().String() && s.Remote.String() == client.RemoteAddr().String()
 	})
 	if at < 0 {
 		return errors.New("the kernel does not list a connection that is there")
 	}
-	if n, err := destroy(all[at : at+1]); err != nil || n != 1 {
+	if n, err := sockdiag.Destroy(all[at : at+1]); err != nil || n != 1 {
 		return errors.Join(err, errors.New("the kernel does not destroy a connection that is there"))
 	}
 	_ = server.SetReadDeadline(time.Now().Add(destroyPatience))
@@ -259,7 +261,7 @@ func tryDestroyUDP() error {
 	if local.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	if n, err := destroy([]socket{udpSocketOf(family, local, remote, noCookie, 0)}); err != nil || n != 1 {
+	if n, err := sockdiag.Destroy([]sockdiag.Socket{udpSocketOf(family, local, remote, sockdiag.AnyCookie, 0)}); err != nil || n != 1 {
 		return errors.Join(err, errors.New("the kernel does not destroy a UDP socket that is there"))
 	}
 	_ = c.SetReadDeadline(time.Now().Add(destroyPatience))

@@ -7,25 +7,25 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
 // datagram is a UDP socket that connect() led to a Service's backend.
 type datagram struct {
 	netns            uint64 // cookie of the network namespace
 	service, backend netip.AddrPort
-	socket           socket
+	socket           sockdiag.Socket
 }
 
 // same reports whether d and e are one socket with one peer.
 func (d datagram) same(e datagram) bool {
-	return d.backend == e.backend && d.socket.diag.ID.Cookie == e.socket.diag.ID.Cookie
+	return d.backend == e.backend && d.socket.Cookie == e.socket.Cookie
 }
 
 // datagramFinder lists the datagram sockets of the machine by an iterator (bpf/datagrams.h).
@@ -92,23 +92,10 @@ func parseDatagrams(raw []byte) ([]datagram, error) {
 	return out, nil
 }
 
-// noCookie stands for any socket with the same ends (INET_DIAG_NOCOOKIE).
-const noCookie = math.MaxUint64
-
 // udpSocketOf describes a connected UDP socket to sock_diag. device is the index of the one that it is bound to, 0 for none.
-func udpSocketOf(family uint8, local, remote netip.AddrPort, cookie uint64, device uint32) socket {
-	return socket{
-		protocol: unix.IPPROTO_UDP, local: local, remote: remote, state: tcpEstablished,
-		diag: &netlink.Socket{Family: family, State: tcpEstablished, ID: netlink.SocketID{
-			SourcePort: local.Port(), DestinationPort: remote.Port(), Interface: device,
-			Source: bytesOf(local.Addr()), Destination: bytesOf(remote.Addr()),
-			Cookie: [2]uint32{uint32(cookie), uint32(cookie >> 32)},
-		}},
+func udpSocketOf(family uint8, local, remote netip.AddrPort, cookie uint64, device uint32) sockdiag.Socket {
+	return sockdiag.Socket{
+		Protocol: unix.IPPROTO_UDP, Family: family, Local: local, Remote: remote, State: sockdiag.Established,
+		Cookie: cookie, Device: device,
 	}
-}
-
-// bytesOf gives the 16 bytes of an address; IPv4 as ::ffff:a.b.c.d, which is what an IPv6 socket has.
-func bytesOf(a netip.Addr) []byte {
-	b := a.As16()
-	return b[:]
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
 // kernelNamespaces are the real ones. Each has the inbound program by a link that is pinned under its cookie, so that
@@ -199,17 +201,17 @@ func (n *kernelNamespace) Detach(dead bool) error {
 	err := errors.Join(unpinLink(n.k.pin(n.cookie)), n.link.close())
 	n.link = nil
 	return errors.Join(err, enter(n.fd(), func() error {
-		all, err := listSockets()
+		all, err := sockdiag.TCP()
 		if err != nil {
 			return err
 		}
-		var end []socket
+		var end []sockdiag.Socket
 		for _, s := range all {
-			if live(s) && (dead || proxied(s)) {
+			if s.Live() && (dead || proxied(s)) {
 				end = append(end, s)
 			}
 		}
-		_, err = destroy(end)
+		_, err = sockdiag.Destroy(end)
 		return errors.Join(err, unrouteMarked())
 	}))
 }
@@ -230,15 +232,15 @@ func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort
 		if picked = inBoth(picked, again); len(picked) == 0 {
 			return nil
 		}
-		count, err = destroy(picked)
+		count, err = sockdiag.Destroy(picked)
 		return errors.Join(err, destroyed(picked))
 	})
 	return count, err
 }
 
 // pickInbound lists the inbound connections of the calling thread's network namespace whose ends are picked.
-func pickInbound(end func(local, remote netip.AddrPort) bool) ([]socket, error) {
-	all, err := listSockets()
+func pickInbound(end func(local, remote netip.AddrPort) bool) ([]sockdiag.Socket, error) {
+	all, err := sockdiag.TCP()
 	if err != nil {
 		return nil, err
 	}
@@ -246,33 +248,33 @@ func pickInbound(end func(local, remote netip.AddrPort) bool) ([]socket, error) 
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(inbound(all, ephemeral), func(s socket) bool { return !end(s.local, s.remote) }), nil
+	return slices.DeleteFunc(inbound(all, ephemeral), func(s sockdiag.Socket) bool { return !end(s.Local, s.Remote) }), nil
 }
 
 // inBoth returns the sockets of a list that are in another one too.
-func inBoth(list, other []socket) []socket {
-	there := map[[2]uint32]bool{}
+func inBoth(list, other []sockdiag.Socket) []sockdiag.Socket {
+	there := map[uint64]bool{}
 	for _, s := range other {
-		there[s.diag.ID.Cookie] = true
+		there[s.Cookie] = true
 	}
-	return slices.DeleteFunc(list, func(s socket) bool { return !there[s.diag.ID.Cookie] })
+	return slices.DeleteFunc(list, func(s sockdiag.Socket) bool { return !there[s.Cookie] })
 }
 
 // destroyed looks whether sockets have ended. A kernel that cannot destroy sockets may say that they are not there.
-func destroyed(picked []socket) error {
-	all, err := listSockets()
+func destroyed(picked []sockdiag.Socket) error {
+	all, err := sockdiag.TCP()
 	if err != nil {
 		return err
 	}
-	alive := map[[2]uint32]bool{}
+	alive := map[uint64]bool{}
 	for _, s := range all {
-		if live(s) {
-			alive[s.diag.ID.Cookie] = true
+		if s.Live() {
+			alive[s.Cookie] = true
 		}
 	}
 	left := 0
 	for _, s := range picked {
-		if alive[s.diag.ID.Cookie] {
+		if alive[s.Cookie] {
 			left++
 		}
 	}
@@ -286,12 +288,12 @@ func (k *kernelNamespaces) Datagrams() ([]datagram, error) { return k.datagrams.
 
 // EndDatagrams looks whether the sockets have ended: a kernel that cannot destroy sockets may say that they are not there.
 func (n *kernelNamespace) EndDatagrams(end []datagram) error {
-	sockets := make([]socket, len(end))
+	sockets := make([]sockdiag.Socket, len(end))
 	for i, d := range end {
 		sockets[i] = d.socket
 	}
 	err := enter(n.fd(), func() error {
-		_, err := destroy(sockets)
+		_, err := sockdiag.Destroy(sockets)
 		return err
 	})
 	now, lerr := n.k.Datagrams()

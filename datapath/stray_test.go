@@ -6,30 +6,28 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // datagramIn is a connected UDP socket in the namespace at a path, with a number of its own.
-func datagramIn(f *fakeNode, path string, number uint32, service, backend string) datagram {
+func datagramIn(f *fakeNode, path string, number uint64, service, backend string) datagram {
 	f.t.Helper()
 	ns, err := f.space.Open(path)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	d := datagram{netns: ns.Cookie(), service: ap(service), backend: ap(backend)}
-	d.socket.diag = &netlink.Socket{ID: netlink.SocketID{Cookie: [2]uint32{number}}}
+	d.socket.Cookie = number
 	return d
 }
 
 // datagrams lists the numbers of the sockets that are left.
-func (f *fakeNode) datagrams() []uint32 {
+func (f *fakeNode) datagrams() []uint64 {
 	all, _ := f.space.Datagrams()
-	var out []uint32
+	var out []uint64
 	for _, d := range all {
-		out = append(out, d.socket.diag.ID.Cookie[0])
+		out = append(out, d.socket.Cookie)
 	}
 	slices.Sort(out)
 	return out
@@ -40,17 +38,17 @@ func TestStrayDatagrams(t *testing.T) {
 	b1, b2 := "10.0.0.1:53", "10.0.0.2:53"
 	for name, tt := range map[string]struct {
 		change func(f *fakeNode)
-		left   []uint32
+		left   []uint64
 	}{
-		"nothing":         {func(*fakeNode) {}, []uint32{1, 2, 3, 4}},
-		"a backend comes": {func(f *fakeNode) { write(f, f.st.Endpoints, eps("s", model.UDP, b1, b2, "10.0.0.3:53")) }, []uint32{1, 2, 3, 4}},
-		"a backend goes":  {func(f *fakeNode) { write(f, f.st.Endpoints, eps("s", model.UDP, b2)) }, []uint32{2}},
+		"nothing":         {func(*fakeNode) {}, []uint64{1, 2, 3, 4}},
+		"a backend comes": {func(f *fakeNode) { write(f, f.st.Endpoints, eps("s", model.UDP, b1, b2, "10.0.0.3:53")) }, []uint64{1, 2, 3, 4}},
+		"a backend goes":  {func(f *fakeNode) { write(f, f.st.Endpoints, eps("s", model.UDP, b2)) }, []uint64{2}},
 		"all go":          {func(f *fakeNode) { write(f, f.st.Endpoints, eps("s", model.UDP)) }, nil},
 		"a backend terminates": {func(f *fakeNode) {
 			e := eps("s", model.UDP, b1, b2)
 			e.Backends[0].Terminating = true
 			write(f, f.st.Endpoints, e)
-		}, []uint32{1, 2, 3, 4}},
+		}, []uint64{1, 2, 3, 4}},
 		"the Service goes": {func(f *fakeNode) {
 			w := f.st.Write(f.st.Services)
 			f.st.Services.Delete(w, "ns/s")
