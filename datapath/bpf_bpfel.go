@@ -43,7 +43,6 @@ type weftConn struct {
 
 type weftDatagram struct {
 	_       structs.HostLayout
-	Netns   uint64
 	Socket  uint64
 	Service weftEndpoint
 	Backend weftEndpoint

@@ -28,7 +28,8 @@ func (d datagram) same(e datagram) bool {
 	return d.backend == e.backend && d.socket.Cookie == e.socket.Cookie
 }
 
-// datagramFinder lists the datagram sockets of the machine by an iterator (bpf/datagrams.h).
+// datagramFinder lists the datagram sockets of network namespaces by an iterator (bpf/datagrams.h). One over the storage of
+// all sockets would tell those of the machine at once, but kernels may refuse iterators that are bound to a map.
 type datagramFinder struct {
 	log   *slog.Logger
 	spec  *ebpf.CollectionSpec
@@ -36,12 +37,12 @@ type datagramFinder struct {
 	lacks bool // the kernel has no BTF
 }
 
-// find walks over the sockets of the machine that the programs remember something of.
-func (f *datagramFinder) find() ([]datagram, error) {
+// find walks over the UDP sockets of namespaces.
+func (f *datagramFinder) find(in []*kernelNamespace) ([]datagram, error) {
 	if f.lacks {
 		return nil, nil
 	}
-	out, err := f.walk()
+	out, err := f.walk(in)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		f.lacks = true
 		f.log.Warn("connected UDP sockets keep a backend that is gone: the kernel has no BTF, so they cannot be found", "error", err)
@@ -53,30 +54,47 @@ func (f *datagramFinder) find() ([]datagram, error) {
 	return out, nil
 }
 
-func (f *datagramFinder) walk() ([]datagram, error) {
+func (f *datagramFinder) walk(in []*kernelNamespace) ([]datagram, error) {
 	prog, err := loadOne(f.spec, f.maps, weftProgFindDatagrams, nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = prog.Close() }()
-	it, err := link.AttachIter(link.IterOptions{Program: prog, Map: f.maps[weftMapConns]})
+	it, err := link.AttachIter(link.IterOptions{Program: prog})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = it.Close() }()
-	sockets, err := it.Open()
-	if err != nil {
-		return nil, err
+	var out []datagram
+	for _, n := range in {
+		raw, err := n.iterate(it)
+		if err != nil {
+			return nil, fmt.Errorf("network namespace %s: %w", n.path, err)
+		}
+		found, err := parseDatagrams(n.cookie, raw)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
 	}
-	defer func() { _ = sockets.Close() }()
-	raw, err := io.ReadAll(sockets)
-	if err != nil {
-		return nil, err
-	}
-	return parseDatagrams(raw)
+	return out, nil
 }
 
-func parseDatagrams(raw []byte) ([]datagram, error) {
+// iterate returns what an iterator says of the namespace.
+func (n *kernelNamespace) iterate(it *link.Iter) (text []byte, err error) {
+	err = enter(n.fd(), func() error { // it goes over the namespace that it is opened in
+		r, err := it.Open()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = r.Close() }()
+		text, err = io.ReadAll(r)
+		return err
+	})
+	return text, err
+}
+
+func parseDatagrams(netns uint64, raw []byte) ([]datagram, error) {
 	found := make([]weftDatagram, len(raw)/binary.Size(weftDatagram{}))
 	if err := binary.Read(bytes.NewReader(raw), binary.NativeEndian, found); err != nil {
 		return nil, err
@@ -85,7 +103,7 @@ func parseDatagrams(raw []byte) ([]datagram, error) {
 	for i, d := range found {
 		backend := decode(d.Backend)
 		out[i] = datagram{
-			netns: d.Netns, service: decode(d.Service), backend: backend,
+			netns: netns, service: decode(d.Service), backend: backend,
 			socket: udpSocketOf(uint8(d.Family), decode(d.Local), backend, d.Socket, d.Device),
 		}
 	}

@@ -10,7 +10,7 @@
 //	on Envoy's cgroup     marks its sockets; SO_ORIGINAL_DST                 bpf/proxy.h
 //	sk_lookup             inbound: pass, steer to Envoy, refuse              bpf/inbound.h
 //	iter/tcp              finds sockets on which Envoy listens already       bpf/listeners.h
-//	iter/bpf_sk_storage_map  finds connected UDP sockets                     bpf/datagrams.h
+//	iter/udp                finds connected UDP sockets of a namespace      bpf/datagrams.h
 //
 // In Go: Open attaches (attach.go) to what is pinned (pins.go). Run is the reconciler (reconcile.go): the model becomes
 // entries (entries.go, pure), and only differences are written (maps.go, services.go, workloads.go). Local workloads'

@@ -196,9 +196,9 @@ func words(flags uint32, names ...string) string {
 // offlineSpace has a namespace for every path, and does nothing in it.
 type offlineSpace struct{}
 
-func (offlineSpace) Open(path string) (namespace, error) { return offlineNamespace(path), nil }
-func (offlineSpace) Left(uint64, string) error           { return nil }
-func (offlineSpace) Datagrams() ([]datagram, error)      { return nil, nil }
+func (offlineSpace) Open(path string) (namespace, error)       { return offlineNamespace(path), nil }
+func (offlineSpace) Left(uint64, string) error                 { return nil }
+func (offlineSpace) Datagrams([]namespace) ([]datagram, error) { return nil, nil }
 
 type offlineNamespace string
 

@@ -284,7 +284,13 @@ func destroyed(picked []sockdiag.Socket) error {
 	return nil
 }
 
-func (k *kernelNamespaces) Datagrams() ([]datagram, error) { return k.datagrams.find() }
+func (k *kernelNamespaces) Datagrams(in []namespace) ([]datagram, error) {
+	opened := make([]*kernelNamespace, len(in))
+	for i, n := range in {
+		opened[i] = n.(*kernelNamespace)
+	}
+	return k.datagrams.find(opened)
+}
 
 // EndDatagrams looks whether the sockets have ended: a kernel that cannot destroy sockets may say that they are not there.
 func (n *kernelNamespace) EndDatagrams(end []datagram) error {
@@ -296,7 +302,7 @@ func (n *kernelNamespace) EndDatagrams(end []datagram) error {
 		_, err := sockdiag.Destroy(sockets)
 		return err
 	})
-	now, lerr := n.k.Datagrams()
+	now, lerr := n.k.Datagrams([]namespace{n})
 	left := slices.DeleteFunc(now, func(d datagram) bool {
 		return !slices.ContainsFunc(end, func(e datagram) bool { return e.same(d) })
 	})

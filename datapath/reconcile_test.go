@@ -75,10 +75,12 @@ func (n *fakeNamespace) Attach(bool) error {
 
 func (n *fakeNamespace) Route(bool) error { return n.f.route }
 
-func (f *fakeSpace) Datagrams() ([]datagram, error) {
+func (f *fakeSpace) Datagrams(in []namespace) ([]datagram, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.datagrams), nil
+	return slices.DeleteFunc(slices.Clone(f.datagrams), func(d datagram) bool {
+		return !slices.ContainsFunc(in, func(n namespace) bool { return n.Cookie() == d.netns })
+	}), nil
 }
 
 func (n *fakeNamespace) EndDatagrams(end []datagram) error {

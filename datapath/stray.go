@@ -15,16 +15,32 @@ import (
 // one may have been left in another namespace.
 const hostNamespace = "/proc/thread-self/ns/net"
 
-// endStrays ends all stray sockets of the node. What fails in a workload's namespace is the workload's fault and is tried
-// again with it. The rest is tried again as a whole.
+// endStrays ends all stray sockets of the workloads of the node, and of the host. What fails in a workload's namespace is the
+// workload's fault and is tried again with it. The rest is tried again as a whole.
 func (r *reconciler) endStrays(results map[object]result) {
 	r.services.left = false
-	found, err := r.strays()
-	errs := []error{err}
+	err := r.endAllStrays(results)
+	results[strays] = result{err: err}
+	r.record(strays, results[strays])
+}
+
+func (r *reconciler) endAllStrays(results map[object]result) (err error) {
+	host, err := r.namespaces.Open(hostNamespace)
+	if err != nil {
+		return fmt.Errorf("network namespace of the host: %w", err)
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	found, err := r.strays(host)
+	if err != nil {
+		return err
+	}
 	for cookie, sockets := range found {
+		if cookie == host.Cookie() {
+			err = host.EndDatagrams(sockets)
+			continue
+		}
 		key, ok := r.workloads.owner[cookie]
 		if !ok {
-			errs = append(errs, r.endStraysOutside(cookie, sockets))
 			continue
 		}
 		l, o := r.workloads.local[key], object{model.SubjectWorkload, key}
@@ -34,13 +50,16 @@ func (r *reconciler) endStrays(results map[object]result) {
 			r.record(o, results[o])
 		}
 	}
-	results[strays] = result{err: errors.Join(errs...)}
-	r.record(strays, results[strays])
+	return err
 }
 
 // strays lists the stray sockets by the cookies of their network namespaces.
-func (r *reconciler) strays() (map[uint64][]datagram, error) {
-	all, err := r.namespaces.Datagrams()
+func (r *reconciler) strays(host namespace) (map[uint64][]datagram, error) {
+	in := []namespace{host}
+	for _, l := range r.workloads.local {
+		in = append(in, l.ns)
+	}
+	all, err := r.namespaces.Datagrams(in)
 	if err != nil {
 		return nil, err
 	}
@@ -51,21 +70,6 @@ func (r *reconciler) strays() (map[uint64][]datagram, error) {
 		}
 	}
 	return out, nil
-}
-
-// endStraysOutside ends sockets that are in no workload's namespace: those of the host. Namespaces of others are not known.
-func (r *reconciler) endStraysOutside(cookie uint64, sockets []datagram) error {
-	host, err := r.namespaces.Open(hostNamespace)
-	if err != nil {
-		return fmt.Errorf("network namespace of the host: %w", err)
-	}
-	if host.Cookie() == cookie {
-		err = host.EndDatagrams(sockets)
-	} else {
-		r.log.Warn("connected UDP sockets keep a backend that is gone: their network namespace is not a workload's",
-			"cookie", cookie, "sockets", len(sockets), "service", sockets[0].service, "backend", sockets[0].backend)
-	}
-	return errors.Join(err, host.Close())
 }
 
 // endStray ends the stray sockets of a local workload.

@@ -24,9 +24,10 @@ func datagramIn(f *fakeNode, path string, number uint64, service, backend string
 
 // datagrams lists the numbers of the sockets that are left.
 func (f *fakeNode) datagrams() []uint64 {
-	all, _ := f.space.Datagrams()
+	f.space.mu.Lock()
+	defer f.space.mu.Unlock()
 	var out []uint64
-	for _, d := range all {
+	for _, d := range f.space.datagrams {
 		out = append(out, d.socket.Cookie)
 	}
 	slices.Sort(out)

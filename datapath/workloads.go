@@ -18,8 +18,8 @@ type namespaces interface {
 	Open(path string) (namespace, error)
 	// Left removes what an earlier agent left for a namespace whose workload is gone.
 	Left(cookie uint64, path string) error
-	// Datagrams lists the UDP sockets of the machine that connect() led to a Service's backend.
-	Datagrams() ([]datagram, error)
+	// Datagrams lists the UDP sockets of namespaces that connect() led to a Service's backend.
+	Datagrams(in []namespace) ([]datagram, error)
 }
 
 type namespace interface {

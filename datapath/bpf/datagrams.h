@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* UDP sockets that connect() led to a Service's backend. The kernel calls no program when such a socket sends, so it keeps
- * its backend until it is ended. The program is run over the storage of all sockets of the machine. */
+ * its backend until it is ended. The program is run over the UDP sockets of a network namespace. */
 #pragma once
 #include "kernel.h"
 
 struct datagram {
-	__u64 netns;
 	__u64 socket;
 	struct endpoint service;
 	struct endpoint backend;
@@ -17,16 +16,16 @@ struct datagram {
 
 const volatile struct datagram *const datagram_type = 0; /* so that the layout is in the object */
 
-SEC("iter/bpf_sk_storage_map")
-int find_datagrams(struct bpf_iter__bpf_sk_storage_map *ctx)
+SEC("iter/udp")
+int find_datagrams(struct bpf_iter__udp *ctx)
 {
-	struct sock *sk = ctx->sk;
-	struct conn *c = ctx->value;
-	if (!sk || !c || !c->original.port || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_UDP ||
-	    BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_ESTABLISHED)
+	struct sock *sk = (struct sock *)ctx->udp_sk;
+	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_ESTABLISHED)
+		return 0;
+	struct conn *c = bpf_sk_storage_get(&conns, ctx->udp_sk, 0, 0);
+	if (!c || !c->original.port)
 		return 0;
 	struct datagram d = {
-		.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie),
 		.service = c->original,
 		.device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if),
 		.family = BPF_CORE_READ(sk, __sk_common.skc_family),

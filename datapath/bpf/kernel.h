@@ -47,7 +47,6 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
-	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -64,9 +63,10 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 };
 
-struct bpf_iter__bpf_sk_storage_map {
+struct udp_sock;
+
+struct bpf_iter__udp {
 	struct bpf_iter_meta *meta;
-	struct sock *sk;
-	void *value;
+	struct udp_sock *udp_sk;
 };
 #pragma clang attribute pop
