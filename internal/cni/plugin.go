@@ -163,7 +163,8 @@ func (in *invocation) previous() (types.Result, []netip.Addr, error) {
 	return in.conf.PrevResult, addrs, nil
 }
 
-// del tells the agent. It never fails: what the agent does not hear it finds out, for the namespace is gone.
+// del ends the pod's connections and tells the agent. It never fails: what the agent does not hear it finds out, for the namespace
+// is gone.
 func del(args *skel.CmdArgs) error {
 	in, err := begin(args)
 	if err != nil {
@@ -172,6 +173,9 @@ func del(args *skel.CmdArgs) error {
 	defer in.done()
 	if in.req == nil || in.req.UID == "" {
 		return nil
+	}
+	if err := endConnections(args.Netns); err != nil {
+		in.log.Warn("failed to end the connections of a pod that is gone: its peers may wait for it", "error", err)
 	}
 	if err := in.call(pathDel, in.req, restTimeout); err != nil {
 		in.log.Warn("the agent did not hear of DEL", "error", err)

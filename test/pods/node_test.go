@@ -133,6 +133,15 @@ func (n *node) ready() {
 	})
 }
 
+// chain puts a network configuration there, and waits for the plugin in it.
+func (n *node) chain() {
+	n.t.Helper()
+	if err := os.WriteFile(n.path("conf/10-a.conflist"), []byte(network), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	n.eventually("the plugin is chained", n.chained)
+}
+
 func (n *node) eventually(what string, f func() error) {
 	n.t.Helper()
 	var err error
@@ -175,8 +184,8 @@ func (p *pod) object(ip string) {
 	})
 }
 
-// run starts a process in the pod, in a cgroup as the kubelet makes it, which listens on port 8080 until the test ends.
-func (p *pod) run() {
+// inCgroup puts the pod's processes into a cgroup as the kubelet makes it.
+func (p *pod) inCgroup() {
 	p.n.t.Helper()
 	p.Cgroup = filepath.Join(p.n.lab.Prefix, "kubepods", "besteffort", "pod"+p.uid, p.container)
 	root, err := lab.CgroupMount()
@@ -186,6 +195,12 @@ func (p *pod) run() {
 	if err := os.MkdirAll(filepath.Join(root, p.Cgroup), 0o755); err != nil {
 		p.n.t.Fatal(err)
 	}
+}
+
+// run starts a process in the pod, which listens on port 8080 until the test ends.
+func (p *pod) run() {
+	p.n.t.Helper()
+	p.inCgroup()
 	cmd := exec.Command(p.n.weft, "demo-server", "--name", p.name, "--listen", ":8080")
 	if err := p.Start(cmd); err != nil {
 		p.n.t.Fatal(err)

@@ -35,10 +35,7 @@ func TestPods(t *testing.T) {
 	n.ready()
 	n.eventually("a pod that ran before joins", func() error { return early.joined(true) })
 
-	if err := os.WriteFile(n.path("conf/10-a.conflist"), []byte(network), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	n.eventually("the plugin is chained", n.chained)
+	n.chain()
 
 	late := n.newPod("bank", "late")
 	took, err := late.cni("ADD")
