@@ -22,7 +22,7 @@ int find_datagrams(struct bpf_iter__udp *ctx)
 	struct sock *sk = (struct sock *)ctx->udp_sk;
 	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_ESTABLISHED)
 		return 0;
-	struct conn *c = bpf_sk_storage_get(&conns, ctx->udp_sk, 0, 0);
+	struct conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	if (!c || !c->original.port)
 		return 0;
 	struct datagram d = {
