@@ -27,6 +27,9 @@ const (
 	// spare is the memory, in bytes, beyond what the collector lets the heap grow to, for which a collection is worth its
 	// time: it reads the whole heap.
 	spare = 16 << 20
+	// idle is how long no row changes before the pages of the executable are let go of again: half of those that come back after
+	// the start serve work that comes once, and the kernel maps their neighbours with them.
+	idle = 5 * time.Minute
 )
 
 // returnMemory keeps the heap small, and gives memory back after work that took much of it: first when everything was read,
@@ -68,6 +71,8 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-feed.Ready():
+		case <-time.After(idle):
+			a.letGoOfBinary()
 		}
 	}
 }
@@ -90,6 +95,10 @@ func setGCPercent(percent int) {
 func (a *Agent) shrink() {
 	debug.FreeOSMemory()
 	setGCPercent(percentFor(liveHeap()))
+	a.letGoOfBinary()
+}
+
+func (a *Agent) letGoOfBinary() {
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
 	}
