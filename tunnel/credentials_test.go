@@ -138,6 +138,42 @@ func TestBothEndsAreVerified(t *testing.T) {
 	}
 }
 
+// An outsider makes neither end check more signatures, nor parse more certificates, than the mesh's own chains take.
+func TestChainsAreBounded(t *testing.T) {
+	const alice, bob = "spiffe://td/ns/x/sa/alice", "spiffe://td/ns/x/sa/bob"
+	ca := newAuthority(t)
+	chain := func(id string, n int) credentials {
+		c := ca.credentials(nil, id)
+		for range n - 1 {
+			c.certificate.Certificate = append(c.certificate.Certificate, newAuthority(t).cert.Raw)
+		}
+		return c
+	}
+	for _, tt := range []struct {
+		name           string
+		client, server int // certificates
+		clientErr      string
+		serverErr      string
+	}{
+		{"as many as may be", maxChain, maxChain, "", ""},
+		{"one more of the client", maxChain + 1, 1, "", "a chain of 5 certificates"},
+		{"one more of the server", 1, maxChain + 1, "a chain of 5 certificates", "bad certificate"},
+		{"more than a handshake takes", 200, 1, "", "more than 32768 bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, clientErr, serverErr := handshake(t, chain(alice, tt.client).dialling(bob), chain(bob, tt.server).accepting())
+			for _, e := range []struct {
+				who, want string
+				err       error
+			}{{"client", tt.clientErr, clientErr}, {"server", tt.serverErr, serverErr}} {
+				if (e.err == nil) != (e.want == "") || e.err != nil && !strings.Contains(e.err.Error(), e.want) {
+					t.Errorf("the %s's error is %v, want %q", e.who, e.err, e.want)
+				}
+			}
+		})
+	}
+}
+
 // Who speaks another protocol in TLS is no peer, with a good certificate neither.
 func TestProtocolIsAskedFor(t *testing.T) {
 	ca := newAuthority(t)

@@ -103,6 +103,7 @@ type records struct {
 	established atomic.Bool
 	turns       turns // of the handshake
 	ready       bool  // Read must not wait. Of the goroutine that reads.
+	began       int   // bytes that the handshake has read
 
 	mu  sync.Mutex
 	out []byte
@@ -113,6 +114,9 @@ const (
 	maxRecords = 512 << 10
 	// maxUnsent is more than a session puts between two flushes.
 	maxUnsent = 8 * outLimit
+	// maxHandshakeBytes is more than the peer sends in a handshake. TLS parses all certificates of up to 256 KiB before anybody
+	// can count them.
+	maxHandshakeBytes = 32 << 10
 )
 
 func (r *records) init() (err error) {
@@ -156,14 +160,25 @@ func (r *records) Read(b []byte) (int, error) {
 		if err := r.flush(); err != nil {
 			return 0, err
 		}
-		r.turns.give()
-		defer r.turns.take()
+		return r.readHandshake(b)
 	}
 	if r.ready && r.in.Buffered() == 0 && !r.from.full {
 		return 0, errNotReady
 	}
 	r.from.hurry = r.ready
 	return r.in.Read(b)
+}
+
+// readHandshake waits for the peer, and lets others compute meanwhile.
+func (r *records) readHandshake(b []byte) (int, error) {
+	if r.began > maxHandshakeBytes {
+		return 0, fmt.Errorf("%w: its handshake takes more than %d bytes", errProtocol, maxHandshakeBytes)
+	}
+	r.turns.give()
+	defer r.turns.take()
+	n, err := r.in.Read(b)
+	r.began += n
+	return n, err
 }
 
 // errNotReady says that a read would have to wait. TLS goes on after it, as after a deadline.
