@@ -100,6 +100,8 @@ type arena struct {
 	// client and server are the neighbours of whoever attacks. mallory is a pod of a tenant, and accomplice another one of
 	// its pods. outsider has no identity, and neither has plain. probed is strict and declares a probe.
 	client, server, mallory, accomplice, outsider, plain, open, probed *lab.Pod
+	// ways are those by which the neighbour's requests go.
+	ways []way
 }
 
 func newArena(t *testing.T, args ...string) *arena {
@@ -124,6 +126,9 @@ func newArena(t *testing.T, args ...string) *arena {
 		Node: n, client: n.Pod("bank", "client"), server: n.Pod("bank", "server"), mallory: n.Pod("tenant", "mallory"),
 		accomplice: n.Pod("tenant", "accomplice"), outsider: n.Pod("street", "outsider"), plain: n.Pod("street", "plain"),
 		open: n.Pod("open", "server"), probed: n.Pod("bank", "probed"),
+	}
+	for _, service := range []string{"routed", "bytes"} {
+		a.ways = append(a.ways, way{service, a.client, netip.AddrPortFrom(a.ServiceIP("bank", service), 80)})
 	}
 	for _, p := range []*lab.Pod{a.server, a.accomplice, a.plain, a.open} {
 		serve(t, p)

@@ -56,25 +56,14 @@ spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: routed, port: 8
 // idleGateway: connections of an outsider to a Gateway, in the clear and with TLS, on which no request comes, take
 // no more than its namespace's share. Another namespace's Gateway and the pods of the node are served meanwhile.
 func idleGateway(t *testing.T, a *arena) string {
-	a.put(t, "gateways.yaml", gatewayManifest+"---\n"+tlsSecret(t, "tenant", "edge"))
-	serveTLS(t, a.plain, ":8443")
-	victim, edge := netip.MustParseAddr("10.98.8.1"), netip.MustParseAddr("10.98.8.2")
-	for _, ip := range []netip.Addr{victim, edge} {
-		until(t, "a Gateway is served", func() error { return reached(a.plain, netip.AddrPortFrom(ip, 80)) })
-	}
+	edge := a.gateways(t)
 	plain := idleSpec{To: netip.AddrPortFrom(edge, 80), Many: 6000, Hold: 45 * time.Second, Pause: 3 * time.Second}
 	secret := idleSpec{To: netip.AddrPortFrom(edge, 443), Many: 3000, Hold: 45 * time.Second, Pause: 3 * time.Second, TLS: true}
-	var failed, served int
 	var r, rs report
 	memory := 0
 	noticed := a.under(t, func() {
 		p, s := from(t, a.outsider, "idle", plain), from(t, a.outsider, "idle", secret)
 		for end := time.Now().Add(plain.Hold); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-			served++
-			if err := reached(a.plain, netip.AddrPortFrom(victim, 80)); err != nil {
-				failed++
-				t.Logf("the other Gateway: %v", err)
-			}
 			m, _ := a.memory(t)
 			memory = max(memory, m)
 		}
@@ -86,10 +75,23 @@ func idleGateway(t *testing.T, a *arena) string {
 		one.wait()
 		other.wait()
 	})
-	if failed > 0 {
-		t.Errorf("%d of %d requests to another namespace's Gateway failed", failed, served)
-	}
 	return fmt.Sprintf("%d in the clear, at most %d at once; %d with TLS, at most %d at once; Envoy %d MB; %s", r.Done, r.Most, rs.Done, rs.Most, memory, noticed)
+}
+
+// gateways starts two, and returns the address of the one that is attacked. The neighbour's requests go by the other one too,
+// which is another namespace's. Both end with the test.
+func (a *arena) gateways(t *testing.T) (edge netip.Addr) {
+	t.Helper()
+	a.put(t, "gateways.yaml", gatewayManifest+"---\n"+tlsSecret(t, "tenant", "edge"))
+	serveTLS(t, a.plain, ":8443")
+	victim, edge := netip.MustParseAddr("10.98.8.1"), netip.MustParseAddr("10.98.8.2")
+	for _, ip := range []netip.Addr{victim, edge} {
+		until(t, "a Gateway is served", func() error { return reached(a.plain, netip.AddrPortFrom(ip, 80)) })
+	}
+	before := a.ways
+	a.ways = append(before[:len(before):len(before)], way{"Gateway", a.plain, netip.AddrPortFrom(victim, 80)})
+	t.Cleanup(func() { a.ways = before })
+	return edge
 }
 
 // serveTLS makes handshakes at a port of a pod, in this process, and nothing else.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/internal/observe"
 )
@@ -26,32 +27,36 @@ const (
 	neighbourRate = 50
 )
 
-// ways are those by which the neighbour's requests go.
-var ways = []string{"routed", "bytes"}
+// way is one by which a neighbour's requests go.
+type way struct {
+	name string
+	from *lab.Pod
+	to   netip.AddrPort
+}
 
 // measured is what the neighbour noticed.
 type measured map[string]*load.Report
 
-// neighbour starts requests between two pods of another tenant.
+// neighbour starts requests by each way: two pods of another tenant, and what a case has added.
 func (a *arena) neighbour(t *testing.T) (stop func() measured) {
 	t.Helper()
 	running := map[string]*load.Running{}
-	for _, way := range ways {
+	for _, w := range a.ways {
 		r, err := load.Start(context.Background(), load.Config{
-			URL: "http://" + netip.AddrPortFrom(a.ServiceIP("bank", way), 80).String(), Dial: a.client.Dial,
+			URL: "http://" + w.to.String(), Dial: w.from.Dial,
 			Workers: 8, Rate: neighbourRate, NewConnections: true, Timeout: 10 * time.Second,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		running[way] = r
+		running[w.name] = r
 	}
 	return func() measured {
 		out := measured{}
-		for way, r := range running {
-			out[way] = r.Stop()
-			if out[way].Failed > 0 {
-				t.Logf("%s: %v; flows of the neighbour that failed:\n%s", way, out[way].Failures(), a.failed(t))
+		for name, r := range running {
+			out[name] = r.Stop()
+			if out[name].Failed > 0 {
+				t.Logf("%s: %v; flows of the neighbour that failed:\n%s", name, out[name].Failures(), a.failed(t))
 			}
 		}
 		return out
@@ -99,26 +104,27 @@ func (a *arena) under(t *testing.T, attack, control func()) string {
 		without = a.while(t, control)
 	}
 	var words []string
-	for _, way := range ways {
-		m := meanwhile[way]
-		for _, r := range []*load.Report{m, before[way], after[way]} {
+	for _, way := range a.ways {
+		name := way.name
+		m := meanwhile[name]
+		for _, r := range []*load.Report{m, before[name], after[name]} {
 			if r.Failed > 0 {
-				t.Errorf("%d of the neighbour's %d requests failed, %s: %v", r.Failed, r.Requests, way, r.Failures())
+				t.Errorf("%d of the neighbour's %d requests failed, %s: %v", r.Failed, r.Requests, name, r.Failures())
 			}
 		}
-		idle, now := max(before[way].Quantile(0.99), after[way].Quantile(0.99)), m.Quantile(0.99)
+		idle, now := max(before[name].Quantile(0.99), after[name].Quantile(0.99)), m.Quantile(0.99)
 		base := "idle"
-		if w := without[way]; w != nil && w.Quantile(0.99) > idle {
+		if w := without[name]; w != nil && w.Quantile(0.99) > idle {
 			idle, base = w.Quantile(0.99), "the control's"
 		}
 		if idle <= 0 {
-			t.Fatalf("the neighbour had no answer without an attack, %s", way)
+			t.Fatalf("the neighbour had no answer without an attack, %s", name)
 		}
 		ratio := float64(now) / float64(idle)
 		if long && ratio > maxRatio && now > slowest {
-			t.Errorf("the neighbour's p99 grows from %s (%s) to %s, %s", idle, base, now, way)
+			t.Errorf("the neighbour's p99 grows from %s (%s) to %s, %s", idle, base, now, name)
 		}
-		words = append(words, fmt.Sprintf("%s p99 %.1fx of %s (%s)", way, ratio, idle.Round(100*time.Microsecond), base))
+		words = append(words, fmt.Sprintf("%s p99 %.1fx of %s (%s)", name, ratio, idle.Round(100*time.Microsecond), base))
 	}
 	return strings.Join(words, ", ")
 }

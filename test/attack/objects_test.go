@@ -29,8 +29,8 @@ func (a *arena) put(t *testing.T, file, text string) {
 // neighbourServed reports whether the neighbour's requests are answered.
 func (a *arena) neighbourServed() error {
 	var errs []error
-	for _, way := range ways {
-		errs = append(errs, reached(a.client, netip.AddrPortFrom(a.ServiceIP("bank", way), 80)))
+	for _, w := range a.ways {
+		errs = append(errs, reached(w.from, w.to))
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +88,7 @@ type sessionsSpec struct {
 	To          netip.AddrPort
 	Certificate string
 	Identity    string // that a certificate of the attacker's own claims
+	Chain       int    // certificates of authorities that are shown besides; none of them has signed anything
 	Many        int
 	Hold        time.Duration
 }
@@ -94,7 +97,27 @@ func (s *sessionsSpec) certificate() (tls.Certificate, error) {
 	if s.Certificate != "" {
 		return tls.LoadX509KeyPair(s.Certificate, s.Certificate)
 	}
-	return sign(s.Identity, nil, nil)
+	cert, err := sign(s.Identity, nil, nil)
+	for i := 0; i < s.Chain && err == nil; i++ {
+		var der []byte
+		der, err = pretender()
+		cert.Certificate = append(cert.Certificate, der)
+	}
+	return cert, err
+}
+
+// pretender makes a certificate of an authority that may have signed those of sign, for all that its name says. Its key is of the
+// kind whose signatures take the longest to check.
+func pretender() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
+	}
+	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }
 
 // session opens a session and waits until the other end has taken it: in TLS 1.3 a client hears of a refusal later.
@@ -176,6 +199,63 @@ func strangers(t *testing.T, a *arena) string {
 		n += r.Refused
 	}
 	return fmt.Sprintf("%d sessions refused", n)
+}
+
+// longChains: certificates that nobody has signed, in chains that take long to check, hold up no pod's handshakes. A peer that has
+// no session yet is served.
+func longChains(t *testing.T, a *arena) string {
+	const authorities = 50 // 25 KB
+	spec := sessionsSpec{
+		To: netip.AddrPortFrom(a.server.Address, model.PortTunnel), Identity: "spiffe://cluster.local/ns/bank/sa/client",
+		Many: 60, Chain: authorities,
+	}
+	if long {
+		spec.Many = 400
+	}
+	before := a.processor(t)
+	var r report
+	var late []error
+	noticed := a.under(t, func() {
+		p := from(t, a.mallory, "sessions", spec)
+		time.Sleep(time.Second)
+		for _, to := range []netip.Addr{a.accomplice.Address6, a.accomplice.Address} {
+			late = append(late, reached(a.client, netip.AddrPortFrom(to, 8080)))
+		}
+		r = p.wait()
+	}, nil)
+	for _, err := range late {
+		if err != nil {
+			t.Errorf("a peer that was not connected before: %v", err)
+		}
+	}
+	if r.Done > 0 {
+		t.Errorf("%d sessions of a stranger", r.Done)
+	}
+	return fmt.Sprintf("%d sessions refused, weft tunnel took %s of a processor; %s", r.Refused, a.processor(t)-before, noticed)
+}
+
+// processor is what weft tunnel has taken of the processors.
+func (a *arena) processor(t *testing.T) time.Duration {
+	t.Helper()
+	st, err := a.Proxy.Status(t.Context())
+	if err != nil || st.Tunnel == nil {
+		t.Fatalf("no weft tunnel: %v", err)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", st.Tunnel.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest) // from the third on: proc_pid_stat(5)
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // manySessions: one peer's sessions leave room for those of others.
