@@ -24,6 +24,9 @@ func checkClients(c *tls.DownstreamTlsContext, secret string, fallback bool) {
 		check.TrustChainVerification = tls.CertificateValidationContext_ACCEPT_UNTRUSTED
 	}
 	c.RequireClientCertificate = wrapperspb.Bool(!fallback)
+	// A resumed session skips the check: who had a good certificate once would be served for days after it has expired.
+	c.DisableStatefulSessionResumption = true
+	c.SessionTicketKeysType = &tls.DownstreamTlsContext_DisableStatelessSessionResumption{DisableStatelessSessionResumption: true}
 	c.CommonTlsContext.ValidationContextType = &tls.CommonTlsContext_CombinedValidationContext{
 		CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{
 			DefaultValidationContext:         check,
