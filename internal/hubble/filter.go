@@ -2,6 +2,7 @@ package hubble
 
 import (
 	"fmt"
+	"regexp/syntax"
 	"slices"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
@@ -14,7 +15,10 @@ const (
 	maxValues      = 1024 // of all filters of a request
 	maxExpressions = 32   // regular expressions of a request
 	maxExpression  = 256  // bytes of one
-	maxValue       = 1024 // bytes of any other value
+	// maxInstructions bounds what all expressions of a request compile to. 256 bytes can be 60,000 instructions, by counts such as
+	// .{0,990}: 3 MB, and half a second for one long path.
+	maxInstructions = 4000
+	maxValue        = 1024 // bytes of any other value
 )
 
 // Filter takes flows as the whitelist and the blacklist of a request say (observer.proto, GetFlowsRequest): one of the
@@ -69,7 +73,7 @@ func (c clause) match(flow *flowpb.Flow) bool {
 }
 
 // budget is what a request has used of its bounds.
-type budget struct{ values, expressions int }
+type budget struct{ values, expressions, instructions int }
 
 // compile reads a FlowFilter.
 func (b *budget) compile(in *flowpb.FlowFilter) (clause, error) {
@@ -107,9 +111,9 @@ func (b *budget) take(field protoreflect.FieldDescriptor, value protoreflect.Val
 	if b.values += list.Len(); b.values > maxValues {
 		return fmt.Errorf("more than %d values in all filters together", maxValues)
 	}
-	most := maxValue
+	most, expressions := maxValue, false
 	if field.Name() == "http_path" || field.Name() == "http_url" || field.Name() == "dns_query" {
-		most = maxExpression
+		most, expressions = maxExpression, true
 		if b.expressions += list.Len(); b.expressions > maxExpressions {
 			return fmt.Errorf("more than %d regular expressions in all filters together", maxExpressions)
 		}
@@ -118,8 +122,27 @@ func (b *budget) take(field protoreflect.FieldDescriptor, value protoreflect.Val
 		if s, ok := list.Get(i).Interface().(string); ok && len(s) > most {
 			return fmt.Errorf("a value of %d bytes; there may be %d", len(s), most)
 		}
+		if !expressions {
+			continue
+		}
+		if b.instructions += instructions(list.Get(i).String()); b.instructions > maxInstructions {
+			return fmt.Errorf("the regular expressions of all filters together compile to more than %d instructions; counts such as {0,999} take many", maxInstructions)
+		}
 	}
 	return nil
+}
+
+// instructions returns what an expression compiles to, 0 if it is not valid.
+func instructions(expression string) int {
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	prog, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return 0
+	}
+	return len(prog.Inst)
 }
 
 // fields are those of a FlowFilter that are understood.

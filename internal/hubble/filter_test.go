@@ -179,10 +179,22 @@ func TestFilterBounds(t *testing.T) {
 	many := slices.Repeat([]*flowpb.FlowFilter{{}}, maxFilters+1)
 	values := &flowpb.FlowFilter{Uuid: slices.Repeat([]string{"a"}, maxValues+1)}
 	expressions := slices.Repeat([]*flowpb.FlowFilter{{HttpPath: []string{"a"}}}, maxExpressions+1)
-	for name, in := range map[string][]*flowpb.FlowFilter{"filters": many, "values": {values}, "expressions": expressions} {
-		if _, err := NewFilter(in, nil); err == nil {
+	// In two filters and two lists, because the bound is of a request.
+	half := strings.Repeat("[ab]{0,900}", 2)
+	white, black := []*flowpb.FlowFilter{{HttpPath: []string{half}}}, []*flowpb.FlowFilter{{DnsQuery: []string{half}}}
+	for name, in := range map[string]struct{ white, black []*flowpb.FlowFilter }{
+		"filters": {many, nil}, "values": {[]*flowpb.FlowFilter{values}, nil}, "expressions": {expressions, nil}, "instructions": {white, black},
+	} {
+		if _, err := NewFilter(in.white, in.black); err == nil {
 			t.Errorf("too many %s are taken", name)
 		}
+	}
+	if _, err := NewFilter(white, nil); err != nil {
+		t.Errorf("half of the instructions: %v", err)
+	}
+	usual := slices.Repeat([]string{"^/api/v[0-9]+/accounts/[^/]+/transactions/.*$"}, maxExpressions)
+	if _, err := NewFilter([]*flowpb.FlowFilter{{HttpPath: usual}}, nil); err != nil {
+		t.Errorf("usual expressions: %v", err)
 	}
 }
 
