@@ -51,6 +51,9 @@ func buildRoutes(b *builder, name string) *built {
 	if source != nil {
 		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
 	}
+	if t.gateway {
+		refuseOddHosts(out.VirtualHosts)
+	}
 	return &built{message: out, objects: t.objects}
 }
 
