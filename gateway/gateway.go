@@ -57,6 +57,7 @@ type gatewayBuilder struct {
 	v         *view
 	gw        *gwv1.Gateway
 	assigned  *assignment
+	refusal   *listenerRefusal   // nil if there is room for its listeners
 	listeners []*listener        // the Gateway's own
 	sets      []*parentListeners // of the ListenerSets that name it
 	served    []*listener        // those of both that are accepted, in the order in which they count
@@ -79,7 +80,8 @@ func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
 	if b.assigned == nil {
 		b.assigned = &assignment{gateway: kube.Key(gw)}
 	}
-	if b.assigned.accepted.ok() {
+	b.refusal, _ = v.listenerRefusals.Get(v.Snapshot, kube.Key(gw))
+	if b.assigned.accepted.ok() && b.refusal == nil {
 		b.model.Addresses = b.assigned.addresses
 	}
 	return b
@@ -205,6 +207,8 @@ func (b *gatewayBuilder) programmed(rejected string) model.Condition {
 		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), "the Gateway is not accepted")
 	case !b.assigned.programmed.ok():
 		return b.assigned.programmed.condition(model.ConditionProgrammed, "")
+	case b.refusal != nil:
+		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonNoResources), b.refusal.why)
 	case rejected != "":
 		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), rejected)
 	case !slices.ContainsFunc(b.model.Ports, func(p model.GatewayPort) bool { return !p.Only }):
@@ -233,6 +237,8 @@ func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.List
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), "the listener has no valid certificate")
 	case rejected != "":
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonInvalid), rejected)
+	case b.refusal != nil:
+		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonPending), "the Gateway is over the budget of its namespace")
 	case len(b.model.Addresses) == 0:
 		programmed = no(model.ConditionProgrammed, string(gwv1.ListenerReasonPending), "the Gateway has no address")
 	}

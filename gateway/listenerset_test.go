@@ -339,8 +339,8 @@ func TestAListenerSetRecomputesItsGateway(t *testing.T) {
 	w.put(t, listenerSet("tenant", "two", 1, "HTTP 80 changed.example"))
 	w.Sync()
 	want := []string{
-		"Gateway edge/gw", "HTTPRoute tenant/two", "ListenerSet tenant/two", "addresses ", "demand of an HTTPRoute tenant/two",
-		"listeners of a Gateway edge/gw", "route conflicts of a ListenerSet tenant/two",
+		"Gateway edge/gw", "HTTPRoute tenant/two", "ListenerSet tenant/two", "addresses ", "demand of a Gateway edge/gw",
+		"demand of an HTTPRoute tenant/two", "listeners of a Gateway edge/gw", "route conflicts of a ListenerSet tenant/two",
 	}
 	got := slices.DeleteFunc(slices.Sorted(maps.Keys(ran())), func(u string) bool { return u == "addresses " })
 	want = slices.DeleteFunc(want, func(u string) bool { return u == "addresses " })

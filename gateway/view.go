@@ -36,6 +36,9 @@ type tables struct {
 
 	routeDemands  *state.Table[*routeDemand]
 	routeRefusals *state.Table[*routeRefusal]
+
+	listenerDemands  *state.Table[*listenerDemand]
+	listenerRefusals *state.Table[*listenerRefusal]
 }
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
@@ -43,6 +46,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), merged: newMerged(st.DB), conflicts: newConflicts(st.DB),
 		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB), streamPorts: newStreamPorts(st.DB),
 		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB),
+		listenerDemands: newListenerDemands(st.DB), listenerRefusals: newListenerRefusals(st.DB),
 	}
 }
 
@@ -50,6 +54,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
 		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.streamPorts, t.routeDemands, t.routeRefusals,
+		t.listenerDemands, t.listenerRefusals,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}
 }
