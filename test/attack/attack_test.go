@@ -51,6 +51,7 @@ func attackDefault(t *testing.T) {
 		{"A5", "routes with thousands of regular expressions", true, manyExpressions},
 		{"A6", "idle connections to a Gateway", true, idleGateway},
 		{"A6", "connections to a Gateway, reset at once", true, floodGateway},
+		{"A6", "requests to a Gateway, reset at once", true, resetGateway},
 		{"A6", "TLS handshakes with a Gateway, reset when begun", true, floodGatewayTLS},
 		{"B1", "a strict pod's address claimed by another Pod", true, claimedAddress},
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},

@@ -35,6 +35,7 @@ var roles = map[string]func(spec json.RawMessage) (report, error){
 	"streams":  role(openStreams),
 	"get":      role(getAll),
 	"flood":    role(floodConnections),
+	"resets":   role(resetStreams),
 }
 
 func role[T any](f func(T) (report, error)) func(json.RawMessage) (report, error) {
