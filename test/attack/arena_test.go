@@ -109,7 +109,7 @@ func newArena(t *testing.T, args ...string) *arena {
 	testenv.Root(t)
 	n, err := sandbox.New(sandbox.Options{
 		// Without the race detector, which would change what is measured.
-		Name: "watk", Subnet: netip.MustParsePrefix("10.89.0.0/24"), Binary: testenv.Weft(t), Envoy: testenv.Envoy(t), AgentArgs: args,
+		Name: "watk", Subnet: netip.MustParsePrefix("10.74.0.0/24"), Binary: testenv.Weft(t), Envoy: testenv.Envoy(t), AgentArgs: args,
 	})
 	if err != nil {
 		t.Fatal(err)
