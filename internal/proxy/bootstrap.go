@@ -59,6 +59,10 @@ func (c Config) bootstrap() object {
 			{"name": "weft", "static_layer": object{
 				// Envoy refuses expressions of more than 100 instructions; routes may hold longer ones. RE2 is linear.
 				"re2.max_program_size.error_level": 10_000,
+				// A connection of HTTP/2 ends when half as many of its requests were reset within a second, before their
+				// answer (CVE-2023-44487). With Envoy's 500 an outsider's flood on a Gateway made the median of other
+				// requests 700 ms; with 100 it is 18 ms.
+				"overload.premature_reset_total_stream_count": 100,
 			}},
 			{"name": model.RuntimeLimits, "rtds_layer": object{"name": model.RuntimeLimits, "rtds_config": object{
 				// An agent of an earlier version does not answer.

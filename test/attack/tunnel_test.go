@@ -213,6 +213,7 @@ func longChains(t *testing.T, a *arena) string {
 		spec.Many = 400
 	}
 	before := a.processor(t)
+	var took time.Duration
 	var r report
 	var late []error
 	noticed := a.under(t, func() {
@@ -222,7 +223,13 @@ func longChains(t *testing.T, a *arena) string {
 			late = append(late, reached(a.client, netip.AddrPortFrom(to, 8080)))
 		}
 		r = p.wait()
-	}, nil)
+		took = a.processor(t) - before
+	}, func() {
+		serveTLS(t, a.plain, ":8445")
+		control := spec
+		control.To = netip.AddrPortFrom(a.plain.Address, 8445)
+		from(t, a.outsider, "sessions", control).wait()
+	})
 	for _, err := range late {
 		if err != nil {
 			t.Errorf("a peer that was not connected before: %v", err)
@@ -231,7 +238,7 @@ func longChains(t *testing.T, a *arena) string {
 	if r.Done > 0 {
 		t.Errorf("%d sessions of a stranger", r.Done)
 	}
-	return fmt.Sprintf("%d sessions refused, weft tunnel took %s of a processor; %s", r.Refused, a.processor(t)-before, noticed)
+	return fmt.Sprintf("%d sessions refused, weft tunnel took %s of a processor; %s", r.Refused, took, noticed)
 }
 
 // processor is what weft tunnel has taken of the processors.
