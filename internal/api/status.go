@@ -122,7 +122,7 @@ func (s *Status) faults(now time.Time) []string {
 func ofNode(r *model.Rejection) bool {
 	return !slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool {
 		switch o.Kind {
-		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "AuthorizationPolicy", "Secret":
+		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "XTelemetryPolicy", "AuthorizationPolicy", "Secret":
 			return true
 		}
 		return false

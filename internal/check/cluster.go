@@ -17,6 +17,7 @@ const GatewayAPI = "v1.7.0"
 
 const (
 	gatewaySuffix   = ".gateway.networking.k8s.io"
+	telemetryCRD    = "xtelemetrypolicies.gateway.networking.x-k8s.io"
 	installCRDs     = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/" + GatewayAPI + "/standard-install.yaml"
 	readableCluster = "give the user of this kubeconfig the right to read it"
 )
@@ -42,6 +43,7 @@ func preflight(host, version string, e survey.Environment, err error) []Result {
 	}
 	r.kernels(e.Nodes)
 	r.gatewayAPI(e.CRDs)
+	r.telemetry(e.CRDs)
 	if e.KubeProxy == "" {
 		r.ok("kube-proxy", "none; Weft balances Services for pods and for the nodes themselves")
 	} else {
@@ -116,6 +118,26 @@ func (r *report) gatewayAPI(installed []survey.CRD) {
 			without += "; they have no fields for these features: " + strings.Join(unknown, ", ")
 		}
 		r.ok(name, "%s (Weft is built with %s): %s%s", found, GatewayAPI, strings.Join(have, ", "), without)
+	}
+}
+
+// telemetry judges the CRD of XTelemetryPolicies, which is of the experimental channel and may stand beside those of the standard
+// one.
+func (r *report) telemetry(installed []survey.CRD) {
+	const name, remedy = "XTelemetryPolicy", "take the CRD from the experimental channel of the Gateway API " + GatewayAPI
+	i := slices.IndexFunc(installed, func(d survey.CRD) bool { return d.Name == telemetryCRD })
+	if i < 0 {
+		return // it could not be read, which another line says
+	}
+	switch d := installed[i]; {
+	case len(d.Served) == 0:
+		r.ok(name, "not installed: traces of Gateways are those of the mesh")
+	case !d.Established:
+		r.fail(name, "see the conditions of this CRD: kubectl describe crd "+telemetryCRD, "not established")
+	case !slices.Contains(d.Served, "v1alpha1"):
+		r.warn(name, remedy, "serves %s, not v1alpha1", strings.Join(d.Served, ", "))
+	default:
+		r.ok(name, "v1alpha1, %s", cmp.Or(d.Bundle, "unknown version"))
 	}
 }
 

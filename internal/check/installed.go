@@ -43,6 +43,7 @@ func (i *Installed) Check() []Result {
 		return r.out
 	}
 	r.gatewayAPI(i.CRDs)
+	r.telemetry(i.CRDs)
 	i.weftCRDs(r)
 	r.area = "mesh"
 	i.parts(r)

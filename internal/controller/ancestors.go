@@ -4,12 +4,24 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
 
 // maxAncestors is what the API's schema takes, of all controllers together.
 const maxAncestors = 16
+
+// ancestorsOf returns the entries that an object's status has; ok is false for objects whose status has no ancestors.
+func ancestorsOf(obj metav1.Object) (entries []gwv1.PolicyAncestorStatus, ok bool) {
+	switch p := obj.(type) {
+	case *gwv1.BackendTLSPolicy:
+		return p.Status.Ancestors, true
+	case *gwxv1.XTelemetryPolicy:
+		return p.Status.Ancestors, true
+	}
+	return nil, false
+}
 
 // ancestors returns the entries of a policy's status: those of other controllers as they are, and ours.
 func (m merger) ancestors(have []gwv1.PolicyAncestorStatus, want *model.Status) []gwv1.PolicyAncestorStatus {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -28,6 +29,8 @@ func TestAncestors(t *testing.T) {
 		entry("example.com/other", "old", cond("Accepted", "True", "Accepted", 1, before)),
 		entry(m.controller, "kept", cond("Accepted", "True", "Accepted", 1, before)),
 	}
+	telemetry := &gwxv1.XTelemetryPolicy{ObjectMeta: policy.ObjectMeta}
+	telemetry.Status.Ancestors = policy.Status.Ancestors
 	want := &model.Status{Generation: 2, Parents: []model.ParentStatus{{Parent: gateway("new"), Conditions: accepted}, {Parent: gateway("kept"), Conditions: accepted}}}
 	for _, c := range []struct {
 		name string
@@ -41,16 +44,18 @@ func TestAncestors(t *testing.T) {
 		{"none", &model.Status{Generation: 2, Conditions: accepted}, policy.Status.Ancestors[1:2]},
 		{"no status", nil, policy.Status.Ancestors[1:2]},
 	} {
-		patch, err := m.patch(policy, c.want)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got struct{ Status gwv1.PolicyStatus }
-		if err := json.Unmarshal(patch, &got); err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(c.out, got.Status.Ancestors); d != "" {
-			t.Errorf("%s: %s", c.name, d)
+		for _, obj := range []metav1.Object{policy, telemetry} {
+			patch, err := m.patch(obj, c.want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct{ Status gwv1.PolicyStatus }
+			if err := json.Unmarshal(patch, &got); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c.out, got.Status.Ancestors); d != "" {
+				t.Errorf("%T, %s: %s", obj, c.name, d)
+			}
 		}
 	}
 	for i := range 40 {

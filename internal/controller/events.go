@@ -78,17 +78,17 @@ func conditionsOf(obj metav1.Object) map[[3]string]bool {
 		}
 	case *gwv1.GatewayClass:
 		add(o.Status.Conditions)
-	case *gwv1.BackendTLSPolicy:
-		for _, a := range o.Status.Ancestors {
-			if a.ControllerName == gateway.ControllerName {
-				add(a.Conditions)
-			}
-		}
 	case *weftv1.AuthorizationPolicy:
 		add(o.Status.Conditions)
 	case *weftv1.AddressPool:
 		add(o.Status.Conditions)
 	default:
+		entries, _ := ancestorsOf(obj)
+		for _, a := range entries {
+			if a.ControllerName == gateway.ControllerName {
+				add(a.Conditions)
+			}
+		}
 		if _, status, ok := kube.Route(obj); ok {
 			for _, p := range status.Parents {
 				if p.ControllerName == gateway.ControllerName {

@@ -61,8 +61,8 @@ func (m merger) changes(obj metav1.Object, want *model.Status) fields {
 		f.set("parents", status.Parents, m.parents(obj, spec.ParentRefs, status.Parents, want))
 		return f
 	}
-	if p, ok := obj.(*gwv1.BackendTLSPolicy); ok {
-		f.set("ancestors", p.Status.Ancestors, m.ancestors(p.Status.Ancestors, want))
+	if have, ok := ancestorsOf(obj); ok {
+		f.set("ancestors", have, m.ancestors(have, want))
 		return f
 	}
 	if want == nil {

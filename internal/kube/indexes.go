@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/model"
@@ -199,6 +200,30 @@ func tlsPolicyServices(p *gwv1.BackendTLSPolicy) []string {
 		}
 	}
 	return unique(out)
+}
+
+// MaxPolicyTargets bounds the targetRefs of a policy of the Gateway API, as the schema does.
+const MaxPolicyTargets = 16
+
+// TelemetryGateways returns the names of the Gateways that an XTelemetryPolicy targets, which are in its namespace, sorted, without
+// duplicates. Targets of other kinds, and those past MaxPolicyTargets, are left out.
+func TelemetryGateways(p *gwxv1.XTelemetryPolicy) []string {
+	var out []string
+	for _, t := range p.Spec.TargetRefs[:min(len(p.Spec.TargetRefs), MaxPolicyTargets)] {
+		if t.Kind == "Gateway" && t.Group == gwv1.GroupName {
+			out = append(out, string(t.Name))
+		}
+	}
+	return unique(out)
+}
+
+func telemetryParents(p *gwxv1.XTelemetryPolicy) []string {
+	names := TelemetryGateways(p)
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = ParentKey("Gateway", p.Namespace, name)
+	}
+	return out
 }
 
 // CACertificateKey is the key of the certificates in a ConfigMap that the Gateway API's references to CA certificates mean.

@@ -66,6 +66,7 @@ func kindOf[T metav1.Object](gvk schema.GroupVersionKind, namespaced bool, t *st
 func (o *Objects) allKinds() []Kind {
 	core := corev1.SchemeGroupVersion.WithKind
 	gw := schema.GroupVersion{Group: gwv1.GroupName, Version: "v1"}.WithKind
+	gwx := schema.GroupVersion{Group: gwxv1.GroupName, Version: gwxv1.GroupVersion.Version}.WithKind
 	weft := weftv1.GroupVersion.WithKind
 	return []Kind{
 		kindOf(core("Namespace"), false, o.Namespaces),
@@ -79,7 +80,7 @@ func (o *Objects) allKinds() []Kind {
 		kindOf(gw("Gateway"), true, o.Gateways),
 		kindOf(gw("ListenerSet"), true, o.ListenerSets),
 		kindOf(gw("GatewayClass"), false, o.GatewayClasses),
-		kindOf(schema.GroupVersionKind{Group: gwxv1.GroupName, Version: gwxv1.GroupVersion.Version, Kind: "XMesh"}, false, o.Meshes),
+		kindOf(gwx("XMesh"), false, o.Meshes),
 		kindOf(gw("HTTPRoute"), true, o.HTTPRoutes),
 		kindOf(gw("GRPCRoute"), true, o.GRPCRoutes),
 		kindOf(gw("TLSRoute"), true, o.TLSRoutes),
@@ -87,6 +88,7 @@ func (o *Objects) allKinds() []Kind {
 		kindOf(gw("UDPRoute"), true, o.UDPRoutes),
 		kindOf(gw("ReferenceGrant"), true, o.ReferenceGrants),
 		kindOf(gw("BackendTLSPolicy"), true, o.BackendTLSPolicies),
+		kindOf(gwx("XTelemetryPolicy"), true, o.TelemetryPolicies),
 		kindOf(weft("AuthorizationPolicy"), true, o.AuthorizationPolicies),
 		kindOf(weft("AddressPool"), false, o.AddressPools),
 	}

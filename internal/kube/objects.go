@@ -35,6 +35,7 @@ type Objects struct {
 	UDPRoutes             *state.Table[*gwv1.UDPRoute]
 	ReferenceGrants       *state.Table[*gwv1.ReferenceGrant]
 	BackendTLSPolicies    *state.Table[*gwv1.BackendTLSPolicy]
+	TelemetryPolicies     *state.Table[*gwxv1.XTelemetryPolicy]
 	AuthorizationPolicies *state.Table[*weftv1.AuthorizationPolicy]
 	AddressPools          *state.Table[*weftv1.AddressPool]
 	// Problems are written by the source of the objects.
@@ -57,7 +58,7 @@ const (
 	// ByService finds EndpointSlices by the namespace/name of their Service, and AuthorizationPolicies and
 	// BackendTLSPolicies by that of each Service that they target.
 	ByService = "service"
-	// ByParent finds routes, and ListenerSets, by ParentKey.
+	// ByParent finds routes, ListenerSets and XTelemetryPolicies by ParentKey.
 	ByParent = "parent"
 	// ByClass finds Gateways by the name of their class.
 	ByClass = "class"
@@ -112,6 +113,8 @@ func NewObjects(db *state.DB) *Objects {
 		ReferenceGrants: table(db, "kube-reference-grants", byNamespace[*gwv1.ReferenceGrant]()),
 		BackendTLSPolicies: table(db, "kube-backend-tls-policies",
 			state.Index[*gwv1.BackendTLSPolicy]{Name: ByService, Of: tlsPolicyServices}),
+		TelemetryPolicies: table(db, "kube-telemetry-policies",
+			state.Index[*gwxv1.XTelemetryPolicy]{Name: ByParent, Of: telemetryParents}),
 		AuthorizationPolicies: table(db, "kube-authorization-policies", byNamespace[*weftv1.AuthorizationPolicy](),
 			state.Index[*weftv1.AuthorizationPolicy]{Name: ByService, Of: policyServices}),
 		AddressPools: table[*weftv1.AddressPool](db, "kube-address-pools"),

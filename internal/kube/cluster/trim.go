@@ -23,6 +23,7 @@ func WritesStatus() []schema.GroupKind {
 	weft := func(kind string) schema.GroupKind { return schema.GroupKind{Group: weftv1.Group, Kind: kind} }
 	return []schema.GroupKind{
 		gw("GatewayClass"), xmesh, gw("Gateway"), gw("ListenerSet"), gw("HTTPRoute"), gw("GRPCRoute"), gw("TLSRoute"), gw("TCPRoute"), gw("UDPRoute"), gw("BackendTLSPolicy"),
+		{Group: gwxv1.GroupName, Kind: "XTelemetryPolicy"},
 		weft("AuthorizationPolicy"), weft("AddressPool"),
 	}
 }
@@ -70,6 +71,10 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	case *gwv1.BackendTLSPolicy:
 		if !keep {
 			o.Status = gwv1.PolicyStatus{}
+		}
+	case *gwxv1.XTelemetryPolicy:
+		if !keep {
+			o.Status = gwxv1.TelemetryPolicyStatus{}
 		}
 	case *weftv1.AuthorizationPolicy:
 		if !keep {

@@ -6,7 +6,8 @@ import "embed"
 
 //go:generate go run ./gen .
 
-// Files are <plural>.json: group, kind, the versions that are served, and the OpenAPI v3 schema of v1.
+// Files are <plural>.json: group, kind, the versions that are served, and the OpenAPI v3 schema of the version that is
+// read.
 //
 //go:embed *.json
 var Files embed.FS

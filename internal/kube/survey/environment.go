@@ -58,18 +58,20 @@ type Cilium struct {
 	SocketLB, HostOnly bool
 }
 
-// gatewayCRDs and weftCRDs are looked for: what is read, and what is read where it is there.
+// gatewayCRDs, experimentalCRDs and weftCRDs are looked for: what is read, and what is read where it is there.
 var (
 	gatewayCRDs = []string{
 		"gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes",
 		"referencegrants", "backendtlspolicies", "listenersets",
 	}
-	weftCRDs = []string{"addresspools", "authorizationpolicies"}
+	experimentalCRDs = []string{"xtelemetrypolicies"}
+	weftCRDs         = []string{"addresspools", "authorizationpolicies"}
 )
 
 const (
-	gatewayGroup = "gateway.networking.k8s.io"
-	weftGroup    = "weft.io"
+	gatewayGroup      = "gateway.networking.k8s.io"
+	experimentalGroup = "gateway.networking.x-k8s.io"
+	weftGroup         = "weft.io"
 )
 
 // Environment asks for all of it. What cannot be read is in the error; the rest is given all the same.
@@ -115,7 +117,7 @@ func (c *Cluster) Nodes(ctx context.Context) ([]Node, error) {
 
 func (c *Cluster) crds(ctx context.Context) ([]CRD, error) {
 	var out []CRD
-	for group, names := range map[string][]string{gatewayGroup: gatewayCRDs, weftGroup: weftCRDs} {
+	for group, names := range map[string][]string{gatewayGroup: gatewayCRDs, experimentalGroup: experimentalCRDs, weftGroup: weftCRDs} {
 		for _, plural := range names {
 			name := plural + "." + group
 			got, err := get[apiextensionsv1.CustomResourceDefinition](ctx, c, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+name)

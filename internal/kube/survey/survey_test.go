@@ -60,7 +60,7 @@ func TestEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := slices.IndexFunc(e.CRDs, func(d CRD) bool { return d.Name == "gateways."+gatewayGroup })
-	if len(e.CRDs) != len(gatewayCRDs)+len(weftCRDs) || i < 0 {
+	if len(e.CRDs) != len(gatewayCRDs)+len(experimentalCRDs)+len(weftCRDs) || i < 0 {
 		t.Fatalf("CRDs %+v", e.CRDs)
 	}
 	e.CRDs = e.CRDs[i : i+1]

@@ -1,5 +1,5 @@
 // Command gen takes the Gateway API's CRDs out of the module that go.mod names and keeps what a validator needs:
-// the schema of the stored version, without descriptions.
+// the schema of the version that is read, without descriptions.
 package main
 
 import (
@@ -14,7 +14,10 @@ import (
 )
 
 // kinds are the ones that package kube reads.
-var kinds = []string{"gatewayclasses", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants", "backendtlspolicies"}
+var kinds = []string{"gatewayclasses", "gateways", "listenersets", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants", "backendtlspolicies", "xtelemetrypolicies"}
+
+// experimental begins the names of kinds of the group gateway.networking.x-k8s.io, which are read as v1alpha1.
+const experimental = "x"
 
 type crd struct {
 	Spec struct {
@@ -35,8 +38,8 @@ type crd struct {
 type out struct {
 	Group    string         `json:"group"`
 	Kind     string         `json:"kind"`
-	Versions []string       `json:"versions"` // that are served, the first is v1
-	Schema   map[string]any `json:"schema"`   // of v1
+	Versions []string       `json:"versions"` // that are served
+	Schema   map[string]any `json:"schema"`   // of the version that is read
 }
 
 func main() {
@@ -52,15 +55,19 @@ func run(dir string) error {
 		return fmt.Errorf("looking for the module: %w", err)
 	}
 	for _, k := range kinds {
-		src := filepath.Join(strings.TrimSpace(string(mod)), "config/crd/experimental/gateway.networking.k8s.io_"+k+".yaml")
-		if err := convert(src, filepath.Join(dir, k+".json")); err != nil {
+		group, version := "gateway.networking.k8s.io", "v1"
+		if strings.HasPrefix(k, experimental) {
+			group, version = "gateway.networking.x-k8s.io", "v1alpha1"
+		}
+		src := filepath.Join(strings.TrimSpace(string(mod)), "config/crd/experimental", group+"_"+k+".yaml")
+		if err := convert(src, filepath.Join(dir, k+".json"), version); err != nil {
 			return fmt.Errorf("%s: %w", src, err)
 		}
 	}
 	return nil
 }
 
-func convert(src, dst string) error {
+func convert(src, dst, version string) error {
 	data, err := os.ReadFile(src)
 	if err != nil {
 		return err
@@ -75,7 +82,7 @@ func convert(src, dst string) error {
 			continue
 		}
 		o.Versions = append(o.Versions, v.Name)
-		if v.Name == "v1" {
+		if v.Name == version {
 			strip(v.Schema.OpenAPI)
 			// The status is the mesh's to write, never a manifest's.
 			delete(v.Schema.OpenAPI["properties"].(map[string]any), "status")
@@ -83,7 +90,7 @@ func convert(src, dst string) error {
 		}
 	}
 	if o.Schema == nil {
-		return fmt.Errorf("serves no v1")
+		return fmt.Errorf("serves no %s", version)
 	}
 	text, err := json.Marshal(o)
 	if err != nil {
