@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -41,10 +42,10 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		return string(gwv1.RouteReasonInvalidKind), fmt.Sprintf("kind %q of group %q is not supported as a backend", short(kind), short(group))
 	}
 	if r.grants && m.Namespace != r.route.Namespace &&
-		!r.v.granted(gwv1.GroupName, r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
+		!r.v.granted(r.route.Group, r.route.Kind, r.route.Namespace, "Service", m.Namespace, m.Name) {
 		return string(gwv1.RouteReasonRefNotPermitted), fmt.Sprintf(
-			"Service %q is in another namespace, and no ReferenceGrant there allows %ss of namespace %s to use it",
-			short(m.Namespace+"/"+m.Name), r.route.Kind, r.route.Namespace)
+			"Service %q is in another namespace, and no ReferenceGrant there allows %s of namespace %s to use it",
+			short(m.Namespace+"/"+m.Name), kindsOf(r.route.Kind), r.route.Namespace)
 	}
 	const notFound = string(gwv1.RouteReasonBackendNotFound)
 	svc, ok := r.v.objs.Services.Get(r.v.Snapshot, model.Key(m.Namespace, m.Name))
@@ -67,6 +68,14 @@ func (r *resolver) check(m *model.Backend, b gwv1.BackendObjectReference) (reaso
 		return "", ""
 	}
 	return notFound, fmt.Sprintf("Service %s has no %s port %d", kube.Key(svc), r.transport(), *b.Port)
+}
+
+// kindsOf is the plural of a kind.
+func kindsOf(kind string) string {
+	if stem, ok := strings.CutSuffix(kind, "y"); ok {
+		return stem + "ies"
+	}
+	return kind + "s"
 }
 
 // transport is that of the ports of Services which the route may refer to.

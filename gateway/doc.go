@@ -13,11 +13,12 @@
 //	            route        TLSRoute, TCPRoute, UDPRoute -> what its connections or datagrams are divided among, and the same
 //	            certificate  Secret -> certificate
 //	            backend TLS  Service -> the BackendTLSPolicy of each port
+//	            telemetry    Gateway -> its XTelemetryPolicy
 //	model       workload     Pod -> workload with identity and policy
 //	            service      Service -> service, its L7 ports and their route tables
 //	            endpoints    Service -> the backends of its ports
 //	            gateway      Gateway -> listeners, route tables, status
-//	            class, mesh, policy, BackendTLSPolicy, pool, ListenerSet: status alone
+//	            class, mesh, policy, BackendTLSPolicy, XTelemetryPolicy, pool, ListenerSet: status alone
 //	divisions   division     TCPRoute -> what is behind its backends, for the ports of Services that it has
 //
 // A kind of unit is one value of type unitKind, which is listed in unitKinds.
@@ -31,6 +32,8 @@
 //	                                      routes alone
 //	backendtls.go, backendtlsstatus.go, clientcertificate.go, cabundle.go
 //	                                      TLS to backends, certificates of clients, and those of authorities
+//	telemetry.go, spanattribute.go, telemetrystatus.go
+//	                                      traces of Gateways, by XTelemetryPolicies
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
 //	routebudget.go, expression.go         what it may have of Envoy
 //	serviceaddress.go, addresses.go, ports.go
@@ -53,6 +56,10 @@
 //     lead to a target. References to several ConfigMaps, and several certificates in one, are supported. A policy with
 //     options is not valid. What an invalid policy selects is sent nothing. A name with a wildcard in subjectAltNames is
 //     compared as text with those in the certificate.
+//   - Of several XTelemetryPolicies for a Gateway the oldest is in force, also while it is not valid: the Gateway is traced as
+//     without a policy then, and another one takes its place once it is gone. Where its collector cannot be found, nothing is
+//     traced. Span attributes that are not known are left out (condition PartiallyInvalid). ImplementationDefault of
+//     parentBasedSampling is Disabled.
 //   - A ListenerSet is served while its Gateway is accepted by its own listeners. Of conflicting listeners of one Gateway none is
 //     served; of those of ListenerSets (GEP-1713) the first is, also within one ListenerSet.
 //   - With a Service as parent (GEP-1294) hostnames are ignored, backends of other namespaces need no ReferenceGrant,

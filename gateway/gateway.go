@@ -37,6 +37,7 @@ func translateGateway(v *view, key string) ([]output, bool) {
 	for _, p := range all {
 		b.served = append(b.served, b.certified(p.listeners)...)
 	}
+	b.model.Tracing = v.tracing(key)
 	b.model.BackendCertificate = v.backendCertificate(gw, &b.refs)
 	b.ports()
 	if len(b.model.Addresses) > 0 && len(b.model.Ports) > 0 {

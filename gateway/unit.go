@@ -40,8 +40,8 @@ const (
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
 	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit, &listenerDemandUnits, &listenerBudgetUnit,
-	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &poolUnits, &divisionUnits, &namedDivisionUnits,
+	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits, &telemetryUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &telemetryPolicyUnits, &poolUnits, &divisionUnits, &namedDivisionUnits,
 }
 
 // unit is one computation.

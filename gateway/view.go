@@ -32,6 +32,7 @@ type tables struct {
 	demands     *state.Table[*demand]
 	allotments  *state.Table[*allotment]
 	tlsChoices  *state.Table[*tlsChoice]
+	telemetry   *state.Table[*telemetryChoice]
 	streamPorts *state.Table[*streamPorts]
 
 	routeDemands  *state.Table[*routeDemand]
@@ -44,7 +45,7 @@ type tables struct {
 func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), merged: newMerged(st.DB), conflicts: newConflicts(st.DB),
-		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB), streamPorts: newStreamPorts(st.DB),
+		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB), telemetry: newTelemetryChoices(st.DB), streamPorts: newStreamPorts(st.DB),
 		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB),
 		listenerDemands: newListenerDemands(st.DB), listenerRefusals: newListenerRefusals(st.DB),
 	}
@@ -53,7 +54,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.streamPorts, t.routeDemands, t.routeRefusals,
+		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.telemetry, t.streamPorts, t.routeDemands, t.routeRefusals,
 		t.listenerDemands, t.listenerRefusals,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}

@@ -11,8 +11,10 @@ type Gateway struct {
 	// Identity is what the Gateway shows to authenticated backends: service account = the Gateway's name.
 	Identity Identity `json:"identity"`
 	// TraceSampling is as that of a Workload.
-	TraceSampling *float64      `json:"traceSampling,omitempty"`
-	Ports         []GatewayPort `json:"ports"`
+	TraceSampling *float64 `json:"traceSampling,omitempty"`
+	// Tracing is nil where no XTelemetryPolicy is in force.
+	Tracing *Tracing      `json:"tracing,omitempty"`
+	Ports   []GatewayPort `json:"ports"`
 	// BackendCertificate is the key (namespace/name) of the Certificate that it shows to backends with a BackendTLS; "" for
 	// none.
 	BackendCertificate string `json:"backendCertificate,omitempty"`
