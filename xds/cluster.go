@@ -41,7 +41,8 @@ const (
 )
 
 // Clusters. Envoy asks by name for those of services and pod addresses; the wildcard holds the few constant ones, those that
-// lead to the internal listeners of workloads whose policy looks at requests, and those of Gateways' UDP ports. Units are
+// lead to the internal listeners of workloads whose policy looks at requests, those of Gateways' UDP ports, and those of their
+// collectors. Units are
 // workloads (<key>), Gateways (g:<key>) and "" for the constant ones.
 var clusterKind = &kind{
 	build: buildCluster,
@@ -65,7 +66,7 @@ var clusterKind = &kind{
 		}
 		if key, ok := strings.CutPrefix(unit, unitGateway); ok {
 			if g, ok := b.st.Gateways.Get(b.snap, key); ok {
-				return datagramNames(g)
+				return append(datagramNames(g), exportNames(g)...)
 			}
 			return nil
 		}
@@ -114,6 +115,9 @@ func buildCluster(b *builder, name string) *built {
 	}
 	if n, ok := parseStreamName(name); ok {
 		return streamCluster(b, name, n)
+	}
+	if key, ok := parseExportName(name); ok {
+		return exportCluster(b, name, key)
 	}
 	if a, ok := parseTCPCluster(name); ok {
 		return podCluster(b, name, a)

@@ -28,6 +28,9 @@ func buildEndpoints(b *builder, name string) *built {
 	if n, ok := parseDatagramsName(name); ok {
 		return datagramEndpoints(b, name, n)
 	}
+	if key, ok := parseExportName(name); ok {
+		return exportEndpoints(b, name, key)
+	}
 	n, ok := parseServiceName(name)
 	if !ok {
 		return nil

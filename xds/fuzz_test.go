@@ -12,7 +12,7 @@ import (
 func FuzzNames(f *testing.F) {
 	for _, s := range []string{
 		"service/ns/name/80", "service/ns/name/80|plain", "service/ns/name/80|plain|http1", "gateway/ns/gw/443/https|plain", "gateway-udp/ns/gw/53",
-		"tcp|10.0.0.1", "tcp|fd00::1", "tcp|10.0.0.1:80", "10.96.0.1:80|plain", "ns/pod/hbone", "cert|ns/name", "clients|ns/gw/443", "tcp|010.0.0.1",
+		"tcp|10.0.0.1", "tcp|fd00::1", "tcp|10.0.0.1:80", "10.96.0.1:80|plain", "ns/pod/hbone", "cert|ns/name", "clients|ns/gw/443", "export|ns/gw", "header|ns/gw/authorization", "tcp|010.0.0.1",
 		"tcp|::ffff:1.2.3.4", "tcp|fe80::1%eth0", "service/ns/name/080", "server|spiffe://td/ns/a/sa/b", "*", "",
 	} {
 		f.Add(s)
@@ -28,6 +28,9 @@ func FuzzNames(f *testing.F) {
 		}
 		if n, ok := parseDatagramsName(s); ok && n.String() != s {
 			t.Errorf("%q is read as %q", s, n)
+		}
+		if key, ok := parseExportName(s); ok && exportPrefix+key != s {
+			t.Errorf("%q is read as %q", s, key)
 		}
 		if a, ok := parseTCPCluster(s); ok && tcpPrefix+a.String() != s {
 			t.Errorf("%q is read as %q", s, a)

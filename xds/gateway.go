@@ -40,7 +40,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 		if !p.UDP && p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
 				message: gatewayListener(b.cfg, g, p, name),
-				objects: p.Owners(gatewayRef(g.Namespace, g.Name, g.Generation)),
+				objects: append(p.Owners(gatewayRef(g.Namespace, g.Name, g.Generation)), telemetryRefs(g)...),
 			}
 		}
 	}

@@ -116,6 +116,12 @@ var cases = map[string]struct {
 		TypeRoute:    {"gateway/shop/edge/80", "gateway/shop/edge/443/https"},
 		TypeCluster:  {"service/shop/echo/80|http1", "service/shop/echo/80|grpc"},
 	}},
+	"telemetry": {goldenTelemetry, map[string][]string{
+		TypeListener: {"gateway/shop/edge/80"},
+		TypeCluster:  {"export|shop/edge"},
+		TypeEndpoint: {"export|shop/edge"},
+		TypeSecret:   {"header|shop/edge/authorization"},
+	}},
 	"listenersets": {goldenListenerSets, map[string][]string{
 		TypeListener: {"gateway/shop/edge/443", "gateway/shop/edge/8080"},
 		TypeRoute:    {"gateway/shop/edge/443/tenant/set/https", "gateway/shop/edge/8080"},
@@ -195,6 +201,29 @@ func goldenGateway(w *world) {
 			{Port: 443, TLS: true, Listeners: []model.GatewayListener{{Name: "https", Hostname: "shop.example", RouteTable: tls, Certificates: []string{"shop/tls"}}}},
 		},
 	})
+}
+
+// goldenTelemetry is a Gateway whose requests are traced as a policy says, to a collector that is reached by TLS.
+func goldenTelemetry(w *world) {
+	goldenGateway(w)
+	g, _ := w.st.Gateways.Get(w.st.Snapshot(), "shop/edge")
+	traced := *g
+	traced.Tracing = tracingOf("p", otel(model.SecretHeader{Name: "authorization", Value: "Bearer hunter2"}))
+	traced.Tracing.FollowParent, traced.Tracing.SpanName = true, "edge request"
+	traced.Tracing.Attributes = []model.SpanAttribute{
+		{Name: "env", Literal: "100%"}, {Name: "user", Header: "x-user"}, {Name: "tenant", Key: "http.response.header.x-tenant"},
+	}
+	for _, key := range model.SpanKeys {
+		traced.Tracing.Attributes = append(traced.Tracing.Attributes, model.SpanAttribute{Name: key, Key: key})
+	}
+	put(w, w.st.Gateways, &traced)
+	put(w, w.st.BackendTLS, &model.BackendTLS{
+		Namespace: "observability", Service: "otel", Port: 4317, ServerName: "otel.example", SANs: []model.SubjectAltName{{DNS: "otel.example"}}, CA: authority,
+		Policy: model.ObjectVersion{ObjectRef: model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "BackendTLSPolicy", Namespace: "observability", Name: "tls"}},
+	})
+	put(w, w.st.Endpoints, &model.Endpoints{Service: "observability/otel", Port: 4317, Protocol: model.TCP, Backends: []model.Endpoint{
+		{Address: netip.MustParseAddrPort("10.1.0.9:4317"), Workload: "observability/otel-0", MTLS: model.MTLSPermissive, Identity: identity("observability", "otel")},
+	}})
 }
 
 // goldenListenerSets is a Gateway with the listeners of a tenant: on its own port, and on one that it has not itself.

@@ -58,6 +58,8 @@ const (
 
 	certPrefix    = "cert|"
 	clientsPrefix = "clients|" // of the authorities of a Gateway port's clients
+	exportPrefix  = "export|"  // of the collector that an XTelemetryPolicy names for a Gateway
+	headerPrefix  = "header|"  // of the value of a header that goes there
 	tcpPrefix     = "tcp|"
 	servicePrefix = "service/"
 	gatewayPrefix = "gateway/"

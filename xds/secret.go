@@ -11,7 +11,8 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Secrets: the trust bundle, what the system trusts, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>. One that is missing
+// Secrets: the trust bundle, what the system trusts, SVIDs by their SPIFFE ID (with serverPrefix for listeners), TLS Secrets of Gateways as cert|<ns>/<name>,
+// values of headers as header|<ns>/<gateway>/<header>. One that is missing
 // is not served, and what needs it fails: no identity, no connection.
 var secretKind = &kind{build: buildSecret, single: true}
 
@@ -31,6 +32,9 @@ func buildSecret(b *builder, name string) *built {
 	}
 	if port, ok := strings.CutPrefix(name, clientsPrefix); ok {
 		return clientsCA(b, name, port)
+	}
+	if rest, ok := strings.CutPrefix(name, headerPrefix); ok {
+		return exportHeader(b, name, rest)
 	}
 	if key, ok := strings.CutPrefix(name, certPrefix); ok {
 		c, ok := b.st.Certificates.Get(b.snap, key)

@@ -1,7 +1,9 @@
 package xds
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -26,6 +28,9 @@ type Traces struct {
 	Sampling float64
 }
 
+// DefaultSampling is the percentage of requests that begin a trace where nobody says.
+const DefaultSampling = 1
+
 // clusterTraces leads to the collector.
 const clusterTraces = "traces"
 
@@ -39,6 +44,10 @@ type traced struct {
 	sampling           *float64          // nil is that of Traces
 	// outermost requests come from clients whose word on sampling is not taken: they could have all requests sampled.
 	outermost bool
+	// collector is the cluster that spans go to, "" is that of the mesh.
+	collector string
+	operation string // the span's name, "" for the usual one
+	tags      []*tag.CustomTag
 }
 
 func (cfg *Config) workloadTraces(m *hcm.HttpConnectionManager, w *model.Workload) {
@@ -49,21 +58,17 @@ func (cfg *Config) workloadTraces(m *hcm.HttpConnectionManager, w *model.Workloa
 }
 
 func (cfg *Config) gatewayTraces(m *hcm.HttpConnectionManager, g *model.Gateway) {
-	cfg.trace(m, traced{service: g.Name, namespace: g.Namespace, sampling: g.TraceSampling, outermost: true})
+	cfg.trace(m, byPolicy(g, traced{service: g.Name, namespace: g.Namespace, sampling: g.TraceSampling, outermost: true}))
 }
 
 // trace has m make a span of each request that is sampled, and one of each try, if there is a collector. The context comes and
 // goes by the headers of W3C Trace Context.
 func (cfg *Config) trace(m *hcm.HttpConnectionManager, of traced) {
-	if cfg.Traces == nil {
+	if cfg.Traces == nil && of.collector == "" {
 		return
 	}
 	// The sampler decides, and an ID that a client gives its request stays as it is.
 	m.RequestIdExtension = &hcm.RequestIDExtension{TypedConfig: typed(&uuid.UuidRequestIdConfig{PackTraceReason: no(), UseRequestIdForTraceSampling: no()})}
-	percent := cfg.Traces.Sampling
-	if of.sampling != nil {
-		percent = *of.sampling
-	}
 	attributes := map[string]string{"service.namespace": of.namespace, "k8s.node.name": cfg.Node}
 	for name, value := range of.attributes {
 		attributes[name] = value
@@ -72,22 +77,40 @@ func (cfg *Config) trace(m *hcm.HttpConnectionManager, of traced) {
 		Provider: &trace.Tracing_Http{Name: "envoy.tracers.opentelemetry", ConfigType: &trace.Tracing_Http_TypedConfig{
 			TypedConfig: typed(&trace.OpenTelemetryConfig{
 				GrpcService: &core.GrpcService{
-					TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: clusterTraces}},
+					TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: cmp.Or(of.collector, clusterTraces)}},
 					Timeout:         duration(connectTimeout),
 				},
 				ServiceName: of.service,
 				ResourceDetectors: []*core.TypedExtensionConfig{extension("envoy.tracers.opentelemetry.resource_detectors.static_config",
 					&detectors.StaticConfigResourceDetectorConfig{Attributes: attributes})},
-				Sampler: sampler(percent, of.outermost),
+				Sampler: sampler(cfg.percent(of.sampling), of.outermost),
 			}),
 		}},
 		SpawnUpstreamSpan: yes(),
-		Operation:         "%REQ(:METHOD)% %ROUTE_NAME%",
+		Operation:         cmp.Or(of.operation, "%REQ(:METHOD)% %ROUTE_NAME%"),
 		MaxPathTagLength:  number(maxSpanPath),
-		CustomTags: []*tag.CustomTag{
-			{Tag: "http.url", Type: &tag.CustomTag_Value{Value: "%REQ(:SCHEME)%://%REQ(:AUTHORITY)%%PATH(NQ)%"}}, // a query may hold secrets
-		},
+		CustomTags:        withURL(of.tags),
 	}
+}
+
+// withURL adds http.url without the query, which may hold secrets, unless the tags have it.
+func withURL(tags []*tag.CustomTag) []*tag.CustomTag {
+	const url = "http.url"
+	if slices.ContainsFunc(tags, func(t *tag.CustomTag) bool { return t.Tag == url }) {
+		return tags
+	}
+	return append([]*tag.CustomTag{{Tag: url, Type: &tag.CustomTag_Value{Value: "%REQ(:SCHEME)%://%REQ(:AUTHORITY)%%PATH(NQ)%"}}}, tags...)
+}
+
+// percent returns how many requests begin a trace.
+func (cfg *Config) percent(sampling *float64) float64 {
+	switch {
+	case sampling != nil:
+		return *sampling
+	case cfg.Traces != nil:
+		return cfg.Traces.Sampling
+	}
+	return DefaultSampling
 }
 
 // sampler decides by the trace's ID, or as the caller has decided.

@@ -19,6 +19,7 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -32,15 +33,20 @@ import (
 type spans struct {
 	mu  sync.Mutex
 	all []span
+	// headers are those of the last request, where the test takes spans itself.
+	headers metadata.MD
 }
 
 // service describes the collector's service to gRPC.
 func (s *spans) service() *grpc.ServiceDesc {
-	export := func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	export := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var r trace.TracesData
 		if err := decode(&r); err != nil {
 			return nil, err
 		}
+		s.mu.Lock()
+		s.headers, _ = metadata.FromIncomingContext(ctx)
+		s.mu.Unlock()
 		s.take(&r)
 		return &emptypb.Empty{}, nil
 	}

@@ -19,7 +19,7 @@ type traceFlags struct {
 
 func (t *traceFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&t.collector, "trace-collector", "", "Service of an OpenTelemetry collector that takes OTLP by gRPC in the clear: NAMESPACE/NAME:PORT; without it there are no traces")
-	f.Float64Var(&t.sampling, "trace-sampling", 1, "percentage of requests that begin a trace; the label weft.io/trace-sampling of a Namespace wins")
+	f.Float64Var(&t.sampling, "trace-sampling", xds.DefaultSampling, "percentage of requests that begin a trace; the label weft.io/trace-sampling of a Namespace wins")
 }
 
 // traces returns what the flags ask for; nil for nothing.

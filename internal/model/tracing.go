@@ -68,12 +68,13 @@ const (
 )
 
 // SpanKeys are the attributes of OpenTelemetry's semantic conventions of which the value is known, besides headers. They are the
-// dictionary of GEP-5253 without error.type, http.route, network.protocol.version, network.type and url.fragment.
+// dictionary of GEP-5253 without error.type, http.route, network.protocol.version, network.type, server.address and url.fragment,
+// for which Envoy has no value of the form that the conventions want.
 var SpanKeys = []string{
 	"client.address", "client.port",
 	"http.request.method", "http.request.method_original", "http.response.status_code",
 	"network.peer.address", "network.peer.port", "network.protocol.name", "network.transport",
-	"server.address", "server.port",
+	"server.port",
 	"url.full", "url.path", "url.query", "url.scheme",
 	"user_agent.original",
 }
