@@ -104,6 +104,11 @@ var fieldClasses = map[string]map[string][]string{
 		"HTTPAttributes":                            {"methods", "paths"},
 		"PathMatch":                                 {"type", "value"},
 		"AddressPoolSpec":                           {"addresses", "sharing"},
+		"TelemetryPolicySpec":                       {"targetRefs", "tracing"},
+		"TracingConfig":                             {"mode", "provider", "samplingRate", "parentBasedSampling", "serviceName", "spanName", "attributes"},
+		"TracingProvider":                           {"backendRef", "headers"},
+		"ParentBasedSampling":                       {"mode", "samplingRate"},
+		"Attribute":                                 {"name", "sourceType", "headerName", "literalValue", "attributeKey"},
 	},
 	harmless: {
 		// A route that names no parent is attached to none.
@@ -143,7 +148,7 @@ func TestEveryFieldIsClassified(t *testing.T) {
 	seen := map[string]bool{}
 	for _, spec := range []any{
 		gwv1.GatewaySpec{}, gwv1.ListenerSetSpec{}, gwv1.GatewayClassSpec{}, gwv1.HTTPRouteSpec{}, gwv1.GRPCRouteSpec{}, gwv1.TLSRouteSpec{}, gwv1.TCPRouteSpec{}, gwv1.UDPRouteSpec{}, gwv1.ReferenceGrantSpec{},
-		gwv1.BackendTLSPolicySpec{}, gwxv1.MeshSpec{}, weftv1.AuthorizationPolicySpec{}, weftv1.AddressPoolSpec{},
+		gwv1.BackendTLSPolicySpec{}, gwxv1.MeshSpec{}, gwxv1.TelemetryPolicySpec{}, weftv1.AuthorizationPolicySpec{}, weftv1.AddressPoolSpec{},
 	} {
 		walk(reflect.TypeOf(spec), seen, func(name string) bool {
 			if classOf[name] == "" {

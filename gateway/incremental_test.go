@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -119,7 +120,7 @@ func drawMeta(t *rapid.T, names ...string) metav1.ObjectMeta {
 
 func drawObject(t *rapid.T) runtime.Object {
 	return pick(t, "kind", drawPod, drawService, drawSlice, drawHTTPRoute, drawHTTPRoute, drawGRPCRoute, drawUDPRoute, drawGateway, drawListenerSet,
-		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret, drawTLSPolicy, drawConfigMap)(t)
+		drawClass, drawNamespace, drawGrant, drawPolicy, drawSecret, drawTLSPolicy, drawTelemetryPolicy, drawConfigMap)(t)
 }
 
 func drawPod(t *rapid.T) runtime.Object {
@@ -184,6 +185,19 @@ func drawBackend(t *rapid.T) gwv1.BackendRef {
 		},
 		Weight: new(int32(rapid.IntRange(-1, 2).Draw(t, "weight"))),
 	}
+}
+
+func drawTelemetryPolicy(t *rapid.T) runtime.Object {
+	p := &gwxv1.XTelemetryPolicy{ObjectMeta: drawMeta(t, "t1", "t2")}
+	for _, name := range pick(t, "gateways", []gwv1.ObjectName{"g1"}, []gwv1.ObjectName{"g2"}, []gwv1.ObjectName{"g1", "g2"}) {
+		p.Spec.TargetRefs = append(p.Spec.TargetRefs, gwv1.LocalObjectReference{Group: gwv1.GroupName, Kind: "Gateway", Name: name})
+	}
+	p.Spec.Tracing.Mode = pick(t, "mode", gwxv1.TracingModeEnabled, gwxv1.TracingModeEnabled, gwxv1.TracingModeDisabled, gwxv1.TracingModeImplementationDefault)
+	if p.Spec.Tracing.Mode == gwxv1.TracingModeEnabled {
+		p.Spec.Tracing.Provider.BackendRef = drawBackend(t).BackendObjectReference
+		p.Spec.Tracing.SamplingRate = pick(t, "rate", nil, &gwv1.Fraction{Numerator: 5}, &gwv1.Fraction{Numerator: 500})
+	}
+	return p
 }
 
 func drawHostnames(t *rapid.T) []gwv1.Hostname {
@@ -285,6 +299,7 @@ func drawGrant(t *rapid.T) runtime.Object {
 	return &gwv1.ReferenceGrant{ObjectMeta: drawMeta(t, "grant"), Spec: gwv1.ReferenceGrantSpec{
 		From: []gwv1.ReferenceGrantFrom{
 			{Group: gwv1.GroupName, Kind: pick(t, "from", gwv1.Kind("HTTPRoute"), "Gateway", "ListenerSet"), Namespace: pick(t, "from namespace", gwv1.Namespace("a"), "b")},
+			{Group: gwxv1.GroupName, Kind: "XTelemetryPolicy", Namespace: pick(t, "from namespace", gwv1.Namespace("a"), "b")},
 		},
 		To: []gwv1.ReferenceGrantTo{{Kind: pick(t, "to", gwv1.Kind("Service"), "Secret")}},
 	}}

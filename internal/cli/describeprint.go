@@ -192,6 +192,7 @@ func (p *page) gateway(d *describe.Gateway, status *model.Status) {
 	p.field("Identity", string(d.Identity))
 	p.certificate(d.Certificate)
 	p.field("To backends", d.BackendCertificate)
+	p.field("Traces", traces(d.Tracing))
 	if status != nil {
 		p.field("Conditions", conditions(status.Conditions))
 	}
@@ -210,6 +211,26 @@ func (p *page) gateway(d *describe.Gateway, status *model.Status) {
 		column[model.Announcement]{head: "ADDRESS", of: func(a model.Announcement) string { return a.Address.String() }},
 		column[model.Announcement]{head: "NODE", of: func(a model.Announcement) string { return a.Node }})
 	p.streams(d.Streams)
+}
+
+// traces says which policy is in force for a Gateway, and where spans go; "" without a policy.
+func traces(t *model.Tracing) string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Off:
+		return "none, by XTelemetryPolicy " + model.Key(t.Policy.Namespace, t.Policy.Name)
+	case t.Collector == nil:
+		return "as the mesh's, by XTelemetryPolicy " + model.Key(t.Policy.Namespace, t.Policy.Name)
+	}
+	text := fmt.Sprintf("to %s/%s:%d, by XTelemetryPolicy %s", t.Collector.Namespace, t.Collector.Service, t.Collector.Port, model.Key(t.Policy.Namespace, t.Policy.Name))
+	if t.Sampling != nil {
+		text += fmt.Sprintf(", %.4g %% of requests", *t.Sampling)
+	}
+	if t.FollowParent {
+		text += ", others as their clients decide"
+	}
+	return text
 }
 
 // conditions says which hold, and with their reasons those that fail.

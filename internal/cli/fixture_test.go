@@ -196,7 +196,11 @@ func (n *node) fillGateway() {
 	w := st.Write(st.Gateways, st.Certificates, st.Statuses, st.SVIDs, st.Certified, st.Bundles)
 	defer w.Commit()
 	id := model.NewIdentity(trust, "edge", "public")
-	st.Gateways.Put(w, &model.Gateway{Namespace: "edge", Name: "public", Addresses: addr("192.0.2.1"), Identity: id, Ports: []model.GatewayPort{
+	st.Gateways.Put(w, &model.Gateway{Namespace: "edge", Name: "public", Addresses: addr("192.0.2.1"), Identity: id, Tracing: &model.Tracing{
+		Policy:    model.ObjectVersion{ObjectRef: model.ObjectRef{Group: "gateway.networking.x-k8s.io", Kind: "XTelemetryPolicy", Namespace: "edge", Name: "spans"}},
+		Collector: &model.Collector{Namespace: "observability", Service: "otel", Port: 4317, Headers: []model.SecretHeader{{Name: "authorization", Value: "hidden"}}},
+		Sampling:  new(12.5),
+	}, Ports: []model.GatewayPort{
 		{Port: 80, Listeners: []model.GatewayListener{{Name: "http", RouteTable: model.GatewayTable("edge", "public", 80, "")}}},
 		{Port: 443, TLS: true, Listeners: []model.GatewayListener{{
 			Name: "https", Hostname: "*.example.com", RouteTable: model.GatewayTable("edge", "public", 443, "https"), Certificates: []string{"edge/tls"},

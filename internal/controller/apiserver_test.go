@@ -253,6 +253,7 @@ func TestController(t *testing.T) {
 	t.Run("newer policies", func(*testing.T) { newerPolicies(w, first) })
 	t.Run("Services of Gateways", func(*testing.T) { servicesOfGateways(w, gwObj, "192.0.2.0") })
 	t.Run("others' conditions", func(*testing.T) { others(w, good) })
+	t.Run("telemetry policies", func(*testing.T) { telemetryPolicies(w) })
 
 	// A second replica waits, takes over, and writes nothing that is written already.
 	second, stopSecond := w.start("second")

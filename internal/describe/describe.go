@@ -5,6 +5,7 @@
 //	pod.go        mode, identity, certificate, policies, and the ways of a pod's connections
 //	service.go    ports, endpoints, and the rules in effect
 //	gateway.go    listeners, certificates and addresses
+//	telemetry.go  what keeps spans of a Gateway from their collector
 //	route.go      where a route's rules are, and which of them lose
 //	problems.go   what is wrong, with the remedy
 //	bounds.go     how long a description may be

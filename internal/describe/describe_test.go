@@ -187,6 +187,48 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestTelemetry: a Gateway tells which of its policies fail, and what keeps its spans from their collector.
+func TestTelemetry(t *testing.T) {
+	policy := func(name string) model.ObjectRef {
+		return model.ObjectRef{Group: "gateway.networking.x-k8s.io", Kind: "XTelemetryPolicy", Namespace: "ns", Name: name}
+	}
+	to := &model.Collector{Namespace: "ns", Service: "otel", Port: 4317}
+	strict := model.Endpoint{Workload: "ns/otel-0", MTLS: model.MTLSStrict}
+	for name, c := range map[string]struct {
+		tracing *model.Tracing
+		backend []model.Endpoint
+		tls     bool
+		want    string
+	}{
+		"strict pods":  {&model.Tracing{Policy: model.ObjectVersion{ObjectRef: policy("p")}, Collector: to}, []model.Endpoint{strict}, false, "pods that are strict refuse spans"},
+		"no pods":      {&model.Tracing{Collector: to}, nil, false, "has no endpoint"},
+		"invalid TLS":  {&model.Tracing{Collector: to}, []model.Endpoint{{}}, true, "BackendTLSPolicy ns/tls"},
+		"good":         {&model.Tracing{Collector: to}, []model.Endpoint{{}}, false, ""},
+		"no collector": {&model.Tracing{Off: true}, nil, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := fill(func(st *state.State, w *state.Write) {
+				st.Gateways.Put(w, &model.Gateway{Namespace: "ns", Name: "gw", Tracing: c.tracing})
+				st.Endpoints.Put(w, &model.Endpoints{Service: "ns/otel", Port: 4317, Protocol: model.TCP, Backends: c.backend})
+				if c.tls {
+					st.BackendTLS.Put(w, &model.BackendTLS{Namespace: "ns", Service: "otel", Port: 4317, Policy: model.ObjectVersion{ObjectRef: routeRef("BackendTLSPolicy", "tls")}, Invalid: true})
+				}
+				st.Statuses.Put(w, &model.Status{Object: policy("q"), Parents: []model.ParentStatus{{
+					Parent:     model.ObjectRef{Kind: "Gateway", Namespace: "ns", Name: "gw"},
+					Conditions: []model.Condition{{Type: "Accepted", Reason: "Conflicted", Message: "XTelemetryPolicy ns/p goes before it"}},
+				}}})
+			})
+			d := n.ask(t, KindGateway, "ns/gw")
+			if !d.has("XTelemetryPolicy ns/q: Accepted: Conflicted") {
+				t.Errorf("nothing of the policy that waits: %+v", d.Problems)
+			}
+			if c.want != "" && !d.has(c.want) || c.want == "" && len(d.Problems) != 1 {
+				t.Errorf("want %q: %+v", c.want, d.Problems)
+			}
+		})
+	}
+}
+
 // TestDatagrams: the endpoints of a UDPRoute's backends are those of the Services' UDP ports.
 func TestDatagrams(t *testing.T) {
 	route := routeRef("UDPRoute", "dns")

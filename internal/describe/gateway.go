@@ -133,5 +133,6 @@ func (d *description) gatewayProblems(g *Gateway) {
 	d.applied(model.Subject{Kind: model.SubjectGateway, Name: g.Key()})
 	d.ruleProblems()
 	d.streamProblems(g.Streams)
+	d.telemetryProblems(g.Gateway)
 	d.rejections(d.out.Object)
 }

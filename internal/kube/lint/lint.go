@@ -3,6 +3,7 @@
 //	routes.go      what routes attach to
 //	policies.go    AuthorizationPolicies
 //	backendtls.go  BackendTLSPolicies
+//	telemetry.go   XTelemetryPolicies
 //	labels.go      labels, of Deployments and the like too
 package lint
 
@@ -34,7 +35,7 @@ const (
 	CodeSelectsNothing = "SelectsNothing"
 	// CodeNoIdentity is of a policy that asks who a client is, where nobody can prove it.
 	CodeNoIdentity = "NoIdentity"
-	// CodeNotUsed is of a BackendTLSPolicy that applies to no connection.
+	// CodeNotUsed is of a BackendTLSPolicy that applies to no connection, and of an XTelemetryPolicy that applies to no request.
 	CodeNotUsed = "NotUsed"
 	// CodeServicePort is of a policy that names the port of a Service, and not that of its pods.
 	CodeServicePort = "ServicePort"
@@ -62,7 +63,7 @@ type Input struct {
 // Check returns all remarks about the objects that the files have.
 func Check(in Input) []Remark {
 	c := &checker{objs: in.Objects, st: in.State, files: in.Files, protocol: in.Protocol, snap: in.State.Snapshot()}
-	return slices.Concat(c.attachment(), c.labels(), c.policies(), c.unusedTLS())
+	return slices.Concat(c.attachment(), c.labels(), c.policies(), c.unusedTLS(), c.unusedTelemetry())
 }
 
 type checker struct {
