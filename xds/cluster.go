@@ -66,7 +66,7 @@ var clusterKind = &kind{
 		}
 		if key, ok := strings.CutPrefix(unit, unitGateway); ok {
 			if g, ok := b.st.Gateways.Get(b.snap, key); ok {
-				return append(datagramNames(g), exportNames(g)...)
+				return append(datagramNames(g), ExportClusters(g)...)
 			}
 			return nil
 		}

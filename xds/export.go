@@ -25,13 +25,15 @@ import (
 // that takes spans and does not answer would have Envoy hold all of them until each request times out.
 const maxExports = 64
 
-// exportNames are the clusters of a Gateway's collector: one or none.
-func exportNames(g *model.Gateway) []string {
+// ExportClusters are the names of the clusters that lead to a Gateway's collector: one or none.
+func ExportClusters(g *model.Gateway) []string {
 	if g.Tracing == nil || g.Tracing.Collector == nil {
 		return nil
 	}
-	return []string{exportPrefix + g.Key()}
+	return []string{exportName(g)}
 }
+
+func exportName(g *model.Gateway) string { return exportPrefix + g.Key() }
 
 // parseExportName returns the key of the Gateway.
 func parseExportName(s string) (key string, ok bool) {

@@ -18,7 +18,7 @@ func byPolicy(g *model.Gateway, of traced) traced {
 	case t.Off:
 		of.sampling = new(float64) // clients' word on sampling is still not taken
 	case t.Collector != nil:
-		of.collector = exportPrefix + g.Key()
+		of.collector = exportName(g)
 		if t.Sampling != nil {
 			of.sampling = t.Sampling
 		}

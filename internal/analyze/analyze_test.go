@@ -103,6 +103,19 @@ func TestEnvoy(t *testing.T) {
 	}
 }
 
+// TestEnvoyTelemetry: the cluster of a policy's collector is among the resources.
+func TestEnvoyTelemetry(t *testing.T) {
+	list, err := read(t, "testdata/telemetry.yaml").Envoy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{xds.TypeCluster, xds.TypeEndpoint} {
+		if !slices.ContainsFunc(list, func(r Resource) bool { return r.Type == url && r.Name == "export|shop/edge" }) {
+			t.Errorf("there is no %s of the collector", url)
+		}
+	}
+}
+
 // TestRead: a file may have any name, standard input is read as one, and what cannot be opened is an error.
 func TestRead(t *testing.T) {
 	dir := t.TempDir()

@@ -63,6 +63,7 @@ func (m *Mesh) Envoy() ([]Resource, error) {
 	}
 	for _, g := range rows.Gateways {
 		clusters = append(clusters, datagramPorts(g)...)
+		clusters = append(clusters, xds.ExportClusters(g)...)
 	}
 	slices.Sort(clusters)
 	for _, name := range slices.Compact(clusters) {

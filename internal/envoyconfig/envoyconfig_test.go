@@ -37,6 +37,18 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestHeaderSecret: the value of a header is named as one.
+func TestHeaderSecret(t *testing.T) {
+	c, err := Parse([]byte(`{"configs": [{"@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump", "dynamic_active_secrets": [
+ {"name": "header|shop/gw/authorization", "secret": {"name": "header|shop/gw/authorization", "generic_secret": {"secret": {"inline_string": "[redacted]"}}}}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Secrets) != 1 || c.Secrets[0].Kind != "header" {
+		t.Errorf("%+v", c.Secrets)
+	}
+}
+
 // TestWords: matches and targets that the dump does not have.
 func TestWords(t *testing.T) {
 	for text, want := range map[string]string{

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Secret is a certificate with its key, or what certificates of peers are checked with.
+// Secret is a certificate with its key, what certificates of peers are checked with, or the value of a header.
 type Secret struct {
 	Resource
-	// Kind is certificate or validation.
+	// Kind is certificate, validation or header.
 	Kind string
 	// Names are a certificate's, or the trust domains that a validation has; NotAfter is the first certificate's.
 	Names    []string
@@ -46,6 +46,7 @@ func (c *Config) addSecret(s secretState, state State) error {
 				} `json:"typed_config"`
 			} `json:"custom_validator_config"`
 		} `json:"validation_context"`
+		Header *struct{} `json:"generic_secret"` // Envoy prints no value
 	}
 	if err := json.Unmarshal(s.Secret, &v); err != nil {
 		return fmt.Errorf("secret %s: %w", s.Name, err)
@@ -61,6 +62,8 @@ func (c *Config) addSecret(s secretState, state State) error {
 				out.Names = append(out.Names, u.String())
 			}
 		}
+	case v.Header != nil:
+		out.Kind = "header"
 	case v.Validation != nil:
 		out.Kind = "validation"
 		if cert := v.Validation.CA.first(); cert != nil {
