@@ -1,13 +1,17 @@
 package xds
 
 import (
+	stdtls "crypto/tls"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -226,4 +230,64 @@ func TestTracesByPolicyHeaders(t *testing.T) {
 		return nil
 	})
 	x.noRejections()
+}
+
+// TestTracesByPolicyTLS: a BackendTLSPolicy of the collector's Service gives TLS, and one that cannot be followed keeps spans in.
+func TestTracesByPolicyTLS(t *testing.T) {
+	if os.Getenv("OTEL_COLLECTOR") != "" {
+		t.Skip("the collector takes no TLS")
+	}
+	x := newExporting(t, Config{})
+	chain, key := x.ca.issue("", "otel.example")
+	cert, err := stdtls.X509KeyPair(chain, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	collectorAt(x.world, x.got.listen(t, grpc.Creds(credentials.NewServerTLSFromCert(&cert))))
+	policy := &model.BackendTLS{
+		Namespace: "observability", Service: "otel", Port: 4317, ServerName: "otel.example", SANs: []model.SubjectAltName{{DNS: "otel.example"}}, CA: string(x.ca.pem()),
+	}
+	put(x.world, x.st.BackendTLS, policy)
+	x.want(tracingOf("p", otel()))
+	x.start()
+	x.got.of(t, x.send(false, nil))
+	invalid := *policy
+	invalid.Invalid = true
+	put(x.world, x.st.BackendTLS, &invalid)
+	b := &builder{st: x.st, snap: x.st.Snapshot(), cfg: &x.server.cfg}
+	if load := exportEndpoints(b, "export|shop/gw", "shop/gw").message.(*endpoint.ClusterLoadAssignment); len(load.Endpoints) > 0 {
+		t.Errorf("spans go to %v", load.Endpoints)
+	}
+	x.noRejections()
+}
+
+// TestSilentCollector: a collector that takes spans and does not answer has few requests at a time, and holds up nobody.
+func TestSilentCollector(t *testing.T) {
+	if os.Getenv("OTEL_COLLECTOR") != "" {
+		t.Skip("a real collector answers")
+	}
+	x := newExporting(t, Config{})
+	x.got.silent = true
+	x.want(tracingOf("p", otel()))
+	x.start()
+	most := func() int {
+		x.got.mu.Lock()
+		defer x.got.mu.Unlock()
+		return x.got.most
+	}
+	// An export has five spans, and a request two: these are more exports than may be open.
+	for range 20 * maxExports {
+		if a := send(t, x.port, "GET", "x", "/", nil); a.status != 200 {
+			t.Fatalf("status %d", a.status)
+		}
+	}
+	until(t, "exports that wait", func() error {
+		if most() == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	if n := most(); n > maxExports {
+		t.Errorf("%d exports are open at once, at most %d may be", n, maxExports)
+	}
 }

@@ -35,6 +35,24 @@ type spans struct {
 	all []span
 	// headers are those of the last request, where the test takes spans itself.
 	headers metadata.MD
+	// silent has requests not answered before they end; open counts those under way, and most is the largest such count.
+	silent     bool
+	open, most int
+}
+
+// wait counts a request, and ends with it where none is answered.
+func (s *spans) wait(ctx context.Context) {
+	s.mu.Lock()
+	s.open++
+	s.most = max(s.most, s.open)
+	silent := s.silent
+	s.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+	}
+	s.mu.Lock()
+	s.open--
+	s.mu.Unlock()
 }
 
 // service describes the collector's service to gRPC.
@@ -48,6 +66,7 @@ func (s *spans) service() *grpc.ServiceDesc {
 		s.headers, _ = metadata.FromIncomingContext(ctx)
 		s.mu.Unlock()
 		s.take(&r)
+		s.wait(ctx)
 		return &emptypb.Empty{}, nil
 	}
 	return &grpc.ServiceDesc{ServiceName: "opentelemetry.proto.collector.trace.v1.TraceService", Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: export}}}
@@ -120,19 +139,30 @@ func collect(t *testing.T, w *world) *spans {
 	if program := os.Getenv("OTEL_COLLECTOR"); program != "" {
 		at = s.behind(t, program)
 	} else {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := grpc.NewServer()
-		g.RegisterService(s.service(), nil)
-		go func() { _ = g.Serve(l) }()
-		t.Cleanup(g.Stop)
-		at = l.Addr().String()
+		at = s.listen(t)
 	}
+	collectorAt(w, at)
+	return s
+}
+
+// listen takes spans at an address of its own, which it returns.
+func (s *spans) listen(t *testing.T, options ...grpc.ServerOption) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(options...)
+	g.RegisterService(s.service(), nil)
+	go func() { _ = g.Serve(l) }()
+	t.Cleanup(g.Stop)
+	return l.Addr().String()
+}
+
+// collectorAt makes an address the endpoint of the collector's Service.
+func collectorAt(w *world, at string) {
 	put(w, w.st.Endpoints, &model.Endpoints{Service: "observability/otel", Port: 4317, Protocol: model.TCP,
 		Backends: []model.Endpoint{{Address: netip.MustParseAddrPort(at)}}})
-	return s
 }
 
 // behind starts an OpenTelemetry collector that sends spans on by HTTP, and returns where it takes them.
