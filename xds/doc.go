@@ -17,6 +17,7 @@
 //	stream.go datagrams.go        connections and datagrams of Gateways, which no HTTP is read from
 //	cluster.go endpoint.go tls.go secret.go   where requests go, as whom and to whom
 //	accesslog.go                  Envoy's access log service -> Flow
+//	trace.go export.go spantag.go spans, of the mesh and as an XTelemetryPolicy says
 //
 // Tests: testdata/<case>.yaml shows what a small model becomes (go test ./xds -update writes it), and a real Envoy
 // takes each of them; what rules, policies and identities do is asked of real Envoys in network namespaces (root).
