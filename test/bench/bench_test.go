@@ -117,7 +117,7 @@ func TestShortRun(t *testing.T) {
 	}
 	for _, o := range r.Observing {
 		for _, f := range o.Observing {
-			if len(o.Observing) != 3 || f.Rate <= 0 || f.Failed > 0 {
+			if len(o.Observing) != 6 || f.Rate <= 0 || f.Failed > 0 {
 				t.Errorf("%s: %+v", o.Way, f)
 			}
 		}

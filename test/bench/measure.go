@@ -73,6 +73,17 @@ type sample struct {
 	Others float64
 }
 
+// add returns both measurements as one, of a client that ran twice. The latencies are the higher ones.
+func (s sample) add(o sample) sample {
+	s.Requests, s.Failed, s.Bytes = s.Requests+o.Requests, s.Failed+o.Failed, s.Bytes+o.Bytes
+	s.Took, s.CPU, s.Proxies, s.Server = s.Took+o.Took, s.CPU+o.CPU, s.Proxies+o.Proxies, s.Server+o.Server
+	s.P50, s.P99, s.Others = max(s.P50, o.P50), max(s.P99, o.P99), max(s.Others, o.Others)
+	if o.Error != "" {
+		s.Error = o.Error
+	}
+	return s
+}
+
 // call makes a load in a pod and measures what the other processes spent.
 func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server int) (sample, error) {
 	spec, err := json.Marshal(l)

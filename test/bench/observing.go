@@ -6,21 +6,27 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
-// What an agent observes. The last one is all that there is, each request in a file among it.
+// What an agent observes. The first is there twice: what its two figures differ by is noise. The last one is all that there is,
+// each request in a file among it.
 const (
-	observingNothing = "nothing"
-	observingMetrics = "metrics and flows, the default"
-	observingAll     = "all: requests as flows and an export to a file too"
+	observingNothing  = "nothing"
+	observingNothing2 = "nothing, again"
+	observingUDP      = "flows, with UDP and DNS"
+	observingRequests = "flows and metrics of requests"
+	observingMetrics  = "metrics and flows, the default"
+	observingAll      = "all: requests as flows and an export to a file too"
 )
 
-// observing measures requests by routes while agents observe more or less. Agents take turns on one node: Envoy and the pods stay,
-// and Envoy's listeners are as each agent has them.
+// measuredATurn is how often each way is measured while an agent runs. Each time 32 new connections are shared out anew among
+// Envoy's two threads and more: how evenly is chance, and counts for more than what is observed.
+const measuredATurn = 3
+
+// observing measures requests by routes while agents observe more or less.
 func observing(ctx context.Context, c config, r *report) (err error) {
 	dir, err := os.MkdirTemp("", "weft-bench-flows-")
 	if err != nil {
@@ -37,12 +43,11 @@ func observing(ctx context.Context, c config, r *report) (err error) {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(w way) bool { return w.name != weftL7 && w.name != weftL7MTLS })
-	common := b.n.AgentArgs
-	variants := []struct {
-		name string
-		args []string
-	}{
+	variants := []variant{
 		{observingNothing, []string{"--metrics-address", "", "--no-udp-flows"}},
+		{observingNothing2, []string{"--metrics-address", "", "--no-udp-flows"}},
+		{observingUDP, []string{"--metrics-address", ""}},
+		{observingRequests, []string{"--no-udp-flows"}},
 		{observingMetrics, nil},
 		{observingAll, []string{"--request-log", "--flow-export-file", filepath.Join(dir, "flows.json")}},
 	}
@@ -51,46 +56,57 @@ func observing(ctx context.Context, c config, r *report) (err error) {
 	for _, w := range all {
 		samples[w.name] = map[string][]sample{}
 	}
-	for i := range c.rounds {
-		for _, v := range variants {
-			if err := b.n.StopAgent(syscall.SIGTERM); err != nil {
+	rounds := c.rounds
+	if rounds > 1 {
+		rounds = balancedRounds(len(variants), rounds)
+	}
+	err = takeTurns(ctx, b.n, rounds, variants, func(v variant, proxies []int) error {
+		for _, w := range all {
+			w.proxies = proxies
+			s, err := w.measureTurn(ctx, l)
+			if err != nil {
 				return err
 			}
-			b.n.AgentArgs = slices.Concat(common, v.args)
-			if err := b.n.StartAgent(); err != nil {
-				return err
-			}
-			if err := b.n.Ready(ctx); err != nil {
-				return err
-			}
-			for _, w := range all {
-				w.proxies = []int{b.n.AgentPID(), w.proxies[1]}
-				if _, err := w.measure(ctx, wire.Load{Connections: 32, Duration: 300 * time.Millisecond}); err != nil {
-					return err
-				}
-				s, err := w.measure(ctx, l)
-				if err != nil {
-					return err
-				}
-				samples[w.name][v.name] = append(samples[w.name][v.name], s)
-			}
+			samples[w.name][v.name] = append(samples[w.name][v.name], s)
 		}
-		// Each agent follows another kind of agent, or some would find Envoy's listeners and pools as they need them.
-		variants = append(variants[1:], variants[0])
-		progress("observing: round %d of %d", i+1, c.rounds)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for _, w := range all {
-		f := observedFigures{Way: w.name}
-		for _, name := range []string{observingNothing, observingMetrics, observingAll} {
-			f.Observing = append(f.Observing, summarize(name, l, samples[w.name][name]))
-		}
-		r.Observing = append(r.Observing, f)
+		r.Observing = append(r.Observing, observed(w.name, l, variants, samples[w.name]))
 	}
 	return nil
+}
+
+// measureTurn measures a way several times, after connections and routes were learned, and adds it up.
+func (w way) measureTurn(ctx context.Context, l wire.Load) (sum sample, err error) {
+	learn := l
+	learn.Duration = 300 * time.Millisecond
+	if _, err := w.measure(ctx, learn); err != nil {
+		return sum, err
+	}
+	for range measuredATurn {
+		s, err := w.measure(ctx, l)
+		if err != nil {
+			return sum, err
+		}
+		sum = sum.add(s)
+	}
+	return sum, nil
 }
 
 // observedFigures are those of one way while more or less is observed, which is the name of each.
 type observedFigures struct {
 	Way       string    `json:"way"`
 	Observing []figures `json:"observing"`
+}
+
+func observed(way string, l wire.Load, variants []variant, samples map[string][]sample) observedFigures {
+	f := observedFigures{Way: way}
+	for _, v := range variants {
+		f.Observing = append(f.Observing, summarize(v.name, l, samples[v.name]))
+	}
+	return f
 }

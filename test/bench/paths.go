@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -35,6 +36,8 @@ type figures struct {
 	Failed   int           `json:"failed"`
 	// Rounds are the rates of each round, in order: rounds of all ways have the same index.
 	Rounds []float64 `json:"rounds"`
+	// CPURounds are the times of CPU, in nanoseconds, in the same rounds.
+	CPURounds []float64 `json:"cpuRounds"`
 	// Others is the share of the machine's CPUs that other processes had, in each round.
 	Others []float64 `json:"others"`
 }
@@ -144,6 +147,7 @@ func summarize(name string, l wire.Load, in []sample) figures {
 		}
 		if units > 0 {
 			cpu, proxyCPU = append(cpu, per(s.CPU+s.Server+s.Proxies, units)), append(proxyCPU, per(s.Proxies, units))
+			f.CPURounds = append(f.CPURounds, float64(cpu[len(cpu)-1]))
 		}
 		f.Others = append(f.Others, s.Others)
 	}
@@ -178,20 +182,37 @@ func median[T float64 | time.Duration | int64](v []T) T {
 
 // ratio is the median of the ratios of rounds that were measured together.
 func ratio(all []figures, way, to string, connections int) (float64, bool) {
-	find := func(name string) []float64 {
-		for _, f := range all {
-			if f.Way == name && f.Connections == connections {
-				return f.Rounds
-			}
-		}
-		return nil
-	}
-	a, b := find(way), find(to)
-	var out []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] > 0 {
-			out = append(out, a[i]/b[i])
-		}
-	}
+	out := ratios(all, way, to, connections, func(f figures) []float64 { return f.Rounds })
 	return median(out), len(out) > 0
+}
+
+// ratios compares what was measured of two ways in each round.
+func ratios(all []figures, way, to string, connections int, of func(figures) []float64) (out []float64) {
+	a, _ := find(all, way, connections)
+	b, _ := find(all, to, connections)
+	rounds, others := of(a), of(b)
+	for i := range min(len(rounds), len(others)) {
+		if others[i] > 0 {
+			out = append(out, rounds[i]/others[i])
+		}
+	}
+	return out
+}
+
+// interval is where the median of more rounds would be found, with 95 % confidence or more if there are six rounds at least: the
+// order statistics of the sign test. All rounds are within it if there are fewer.
+func interval(v []float64) (low, high float64) {
+	v = slices.Sorted(slices.Values(v))
+	if len(v) == 0 {
+		return 0, 0
+	}
+	n, outside := len(v), 0
+	// ways is how many of the 2^n ways to fall on the two sides of the median have at most outside on one side.
+	for ways, choose := 1.0, 1.0; outside < (n-1)/2; outside++ {
+		choose = choose * float64(n-outside) / float64(outside+1)
+		if ways += choose; 2*ways > 0.05*math.Pow(2, float64(n)) {
+			break
+		}
+	}
+	return v[outside], v[n-1-outside]
 }

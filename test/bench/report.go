@@ -171,12 +171,7 @@ func (r *report) print(w io.Writer) {
 				float64(f.CPU)/1e6, float64(f.ProxyCPU)/1e6, others(f))
 		}
 	}
-	for _, o := range r.Observing {
-		fmt.Fprintf(t, "\n%s, observing\trequests/s\t/ nothing\tCPU a request\tproxies\tothers\t\n", o.Way)
-		for _, f := range o.Observing {
-			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, against(o.Observing, f, observingNothing), micros(f.CPU), micros(f.ProxyCPU), others(f))
-		}
-	}
+	printObserved(t, r.Observing)
 	if len(r.Idle) > 0 {
 		fmt.Fprintf(t, "\nidle connections, proxies' memory\tconnections\tbefore\twith them\tgrowth\t\n")
 		for _, f := range r.Idle {
@@ -209,6 +204,22 @@ func (r *report) print(w io.Writer) {
 		fmt.Fprintf(t, "%s\t%s\t%.3g\t%s\t\n", m.Name, m.Want, m.Got, verdict)
 	}
 	_ = t.Flush()
+}
+
+// printObserved says with each ratio to the first line between what values it lies, and of how many rounds.
+func printObserved(t io.Writer, all []observedFigures) {
+	for _, o := range all {
+		fmt.Fprintf(t, "\n%s, observing\ta second\t/ first (95 %%)\tCPU each\t/ first (95 %%)\tproxies\tothers\t\n", o.Way)
+		for _, f := range o.Observing {
+			between := func(of func(figures) []float64) string {
+				v := ratios(o.Observing, f.Way, o.Observing[0].Way, f.Connections, of)
+				low, high := interval(v)
+				return fmt.Sprintf("%.3f (%.3f to %.3f)", median(v), low, high)
+			}
+			fmt.Fprintf(t, "%s\t%.0f\t%s\t%s\t%s\t%s\t%s\t\n", f.Way, f.Rate, between(func(f figures) []float64 { return f.Rounds }),
+				micros(f.CPU), between(func(f figures) []float64 { return f.CPURounds }), micros(f.ProxyCPU), others(f))
+		}
+	}
 }
 
 func (r *report) requests(t io.Writer, n int) {
