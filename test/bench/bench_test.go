@@ -100,6 +100,9 @@ func TestShortRun(t *testing.T) {
 	if err := observing(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
+	if err := questions(t.Context(), c, r); err != nil {
+		t.Fatal(err)
+	}
 	if err := idle(t.Context(), c, r); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +122,13 @@ func TestShortRun(t *testing.T) {
 		for _, f := range o.Observing {
 			if len(o.Observing) != 6 || f.Rate <= 0 || f.Failed > 0 {
 				t.Errorf("%s: %+v", o.Way, f)
+			}
+		}
+	}
+	for _, q := range r.Questions {
+		for _, f := range q.Observing {
+			if len(r.Questions) != 3 || len(q.Observing) != 3 || f.Rate <= 0 || f.Failed > 0 {
+				t.Errorf("%s: %+v", q.Way, f)
 			}
 		}
 	}

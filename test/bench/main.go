@@ -10,6 +10,8 @@
 //	paths.go     requests, connections opened, throughput
 //	idle.go      memory for idle connections
 //	observing.go requests while agents observe more or less
+//	questions.go questions to DNS by UDP while agents look at them or do not
+//	agents.go    agents that take turns on one node
 //	others.go    what the machine does besides
 //	memory.go    100 pods and 5,000 L7 Services
 //	restart.go   an agent that is killed and started again among 5,000 Services
@@ -57,7 +59,7 @@ func main() {
 		return
 	}
 	var c config
-	flag.StringVar(&c.parts, "parts", "paths,observing,idle,memory,restart,change", "what to measure, of these")
+	flag.StringVar(&c.parts, "parts", "paths,observing,questions,idle,memory,restart,change", "what to measure, of these")
 	flag.StringVar(&c.ways, "ways", "", "of the paths, only those whose name contains one of these, comma-separated")
 	flag.StringVar(&c.bytes, "bytes", "tunnel", "how authenticated bytes go: hbone or tunnel, as with weft agent --bytes")
 	flag.IntVar(&c.rounds, "rounds", 5, "measurements of each figure; their median counts")
@@ -105,11 +107,11 @@ func run(ctx context.Context, c config) error {
 		return fmt.Errorf("-bytes %q: hbone and tunnel are possible", c.bytes)
 	}
 	r := newReport(c)
-	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "observing": observing, "idle": idle, "memory": memory, "restart": restart, "change": change}
+	parts := map[string]func(context.Context, config, *report) error{"paths": paths, "observing": observing, "questions": questions, "idle": idle, "memory": memory, "restart": restart, "change": change}
 	for _, p := range strings.Split(c.parts, ",") {
 		f := parts[p]
 		if f == nil {
-			return fmt.Errorf("no part is called %q; there are paths, observing, idle, memory, restart and change", p)
+			return fmt.Errorf("no part is called %q; there are paths, observing, questions, idle, memory, restart and change", p)
 		}
 		if err := f(ctx, c, r); err != nil {
 			return fmt.Errorf("%s: %w", p, err)

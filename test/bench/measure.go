@@ -18,18 +18,21 @@ import (
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
-// runAs is what this binary does in pods: as-client LOAD (JSON; prints a wire.Result), or as-server ADDRESS NAME.
+// runAs is what this binary does in pods: as-client LOAD (JSON; prints a wire.Result), as-server ADDRESS NAME, or as-dns ADDRESS.
 func runAs(role string, args []string) error {
-	if want := map[string]int{"as-client": 1, "as-server": 2}[role]; len(args) != want {
+	if want := map[string]int{"as-client": 1, "as-server": 2, "as-dns": 1}[role]; len(args) != want {
 		return fmt.Errorf("%s: want %d arguments", role, want)
 	}
-	if role == "as-server" {
+	if role != "as-client" {
 		at, err := netip.ParseAddrPort(args[0])
 		if err != nil {
 			return err
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
+		if role == "as-dns" {
+			return wire.Answer(ctx, at)
+		}
 		return wire.Serve(ctx, at, args[1])
 	}
 	var l wire.Load

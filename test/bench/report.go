@@ -26,6 +26,7 @@ type report struct {
 	OpenedFIN  []figures         `json:"openedFIN,omitempty"`
 	Unread     []figures         `json:"besideUnread,omitempty"`
 	Observing  []observedFigures `json:"observing,omitempty"`
+	Questions  []observedFigures `json:"questions,omitempty"`
 	Idle       []idleFigures     `json:"idle,omitempty"`
 	Throughput []figures         `json:"throughput,omitempty"` // rates are bytes a second
 	Memory     *memoryFigures    `json:"memory,omitempty"`
@@ -171,7 +172,7 @@ func (r *report) print(w io.Writer) {
 				float64(f.CPU)/1e6, float64(f.ProxyCPU)/1e6, others(f))
 		}
 	}
-	printObserved(t, r.Observing)
+	printObserved(t, slices.Concat(r.Observing, r.Questions))
 	if len(r.Idle) > 0 {
 		fmt.Fprintf(t, "\nidle connections, proxies' memory\tconnections\tbefore\twith them\tgrowth\t\n")
 		for _, f := range r.Idle {

@@ -27,6 +27,10 @@ type Load struct {
 	Unread int
 	// Stream reads /stream on one connection instead.
 	Stream bool
+	// Questions asks DNS by UDP instead: each connection is a socket, and begins a question Every so often, or as soon as it has
+	// the answer to the last one if Every is 0.
+	Questions bool
+	Every     time.Duration
 }
 
 // Result of a Load.
@@ -77,6 +81,9 @@ func Run(l Load) (Result, error) {
 	defer runtime.UnlockOSThread()
 	if l.Stream {
 		return stream(l)
+	}
+	if l.Questions {
+		return questions(l)
 	}
 	c := &client{load: l, conns: map[int]*calling{}, to: unix.SockaddrInet4{Addr: l.Target.Addr().As4(), Port: int(l.Target.Port())},
 		took: make([]time.Duration, 0, 1<<18)}
