@@ -16,6 +16,7 @@ func newObserveCmd(run *string) *cobra.Command {
 	var out output
 	var p flowPrinter
 	var since, until string
+	var bothEnds bool
 	r := reach{run: run}
 	var server flowsServer
 	q := api.FlowQuery{}
@@ -23,7 +24,8 @@ func newObserveCmd(run *string) *cobra.Command {
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends see is a line each; -o wide and -o json say which end, the identities and the labels. Where no agent runs on this machine
+What both ends report is one line; with --both-ends and in -o json it is a line each. -o wide and -o json say which end, the identities
+and the labels. Where no agent runs on this machine
 and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names. With --server the flows API of
 the cluster is asked, which shows what your token may see.
 
@@ -62,10 +64,21 @@ must not fit.`,
 				shown++
 				return p.print(node, e)
 			}
+			show := print
+			var joined *pairs
+			if !bothEnds && out.format != "json" {
+				joined = newPairs(q.Follow, print)
+				show = joined.take
+			}
 			if server.address != "" {
-				err = server.flows(cmd.Context(), &r, q, filter.Match, print, cmd.ErrOrStderr())
+				err = server.flows(cmd.Context(), &r, q, filter.Match, show, cmd.ErrOrStderr())
 			} else {
-				err = showFlows(cmd, &r, q, print)
+				err = showFlows(cmd, &r, q, show)
+			}
+			if joined != nil {
+				if failed := joined.flush(); err == nil {
+					err = failed
+				}
 			}
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
@@ -81,6 +94,7 @@ must not fit.`,
 	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none, and with --since all, unless given")
 	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "only until this time")
+	f.BoolVar(&bothEnds, "both-ends", false, "a line for each end of a connection that reports it; without it, with -f lines may come 2 s later")
 	termFlags(f, &q.Terms)
 	p.flags(f)
 	flowChoices(cmd)

@@ -132,7 +132,7 @@ spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs
 	})
 	t.Run("observe", func(t *testing.T) {
 		eventually(t, settle, func() error {
-			out, code := w.run("observe", "--last", "200")
+			out, code := w.run("observe", "--both-ends", "--last", "200")
 			for _, n := range nodes {
 				if !strings.Contains(out, n+"  ") {
 					return fmt.Errorf("exit status %d, no flow of node %s in\n%s", code, n, out)

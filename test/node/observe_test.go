@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +14,14 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/observe"
 )
 
 // observed: what operators see of the traffic and of the node.
 func observed(t *testing.T, m *mesh) {
 	t.Run("identities and reasons", func(t *testing.T) { flows(t, m) })
+	t.Run("a line for both ends", func(t *testing.T) { oneLine(t, m) })
 	t.Run("export", func(t *testing.T) { exportedFlows(t, m) })
 	t.Run("metrics", func(t *testing.T) { trafficMetrics(t, m) })
 	t.Run("weft proxy-config", func(t *testing.T) { inspected(t, m) })
@@ -145,6 +149,59 @@ func describesAll(t *testing.T, m *mesh) {
 		for _, want := range all {
 			if !strings.Contains(out, want) {
 				t.Errorf("weft describe %s: no %q in\n%s", args, want, out)
+			}
+		}
+	}
+}
+
+// oneLine: weft observe shows a connection that both ends report as one line, whichever way it goes, and both lines if asked to.
+func oneLine(t *testing.T, m *mesh) {
+	alice, plain, srv := m.Pod("strict", "alice"), m.Pod("plain", "c"), m.Pod("guard", "srv")
+	m.apply(t, policy(fromAlice))
+	for name, c := range map[string]struct {
+		from     *lab.Pod
+		to       string
+		both     []string // on the line of both ends, with -o wide
+		reported int      // by each end
+	}{
+		"authenticated": {alice, at(srv.Address, 7070), []string{
+			"mTLS", "strict/alice:", "-> guard/srv:7070", "seen at both ends", "from spiffe://cluster.local/ns/strict/sa/alice", "to spiffe://cluster.local/ns/guard/sa/srv",
+		}, 2},
+		"in the kernel": {plain, at(serviceIPs("plain", "l4")[0], 80), []string{
+			"L4", "plain/c:", "(plain/l4)", "seen at both ends",
+		}, 1},
+	} {
+		var conn net.Conn
+		until(t, "a connection, "+name, func() (err error) {
+			conn, err = c.from.Dial(t.Context(), "tcp", c.to)
+			return err
+		})
+		port := netip.MustParseAddrPort(conn.LocalAddr().String()).Port()
+		_ = conn.Close()
+		lines := func(args ...string) (out []string) {
+			text, _ := m.weft(t, append([]string{"observe", "--last", "0", "-o", "wide", "--from", fmt.Sprintf(":%d", port)}, args...)...)
+			for l := range strings.Lines(text) {
+				if strings.Contains(l, fmt.Sprintf(":%d -> ", port)) {
+					out = append(out, l)
+				}
+			}
+			return out
+		}
+		until(t, "both ends report "+name, func() error {
+			if l := lines("--both-ends"); len(l) != 2*c.reported {
+				return fmt.Errorf("%d lines, want %d:\n%s", len(l), 2*c.reported, strings.Join(l, ""))
+			}
+			return nil
+		})
+		got := lines()
+		if len(got) != c.reported {
+			t.Errorf("%s: %d lines, want %d:\n%s", name, len(got), c.reported, strings.Join(got, ""))
+		}
+		for _, l := range got {
+			for _, want := range c.both {
+				if !strings.Contains(l, want) {
+					t.Errorf("%s: no %q in %s", name, want, l)
+				}
 			}
 		}
 	}
