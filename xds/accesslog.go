@@ -29,6 +29,9 @@ type Flow struct {
 	// Detected is true for an application's connection to Envoy that Envoy found not to speak HTTP, and passed on as bytes. Source
 	// is the application's end of it. The connection that Envoy made for it is reported besides.
 	Detected bool `json:"detected,omitempty"`
+	// Named is set for an application's connection to Envoy that Envoy passed on by its server name. Source is the application's end of
+	// it. The connection that Envoy made for it is reported besides.
+	Named *Named `json:"named,omitempty"`
 	// Outbound is true if this Envoy is the client's.
 	Outbound bool `json:"outbound"`
 	// Owner is whom the connection belongs to at this end: <ns>/<pod>, or gateway/<ns>/<name>.
@@ -47,6 +50,13 @@ type Flow struct {
 	Request *Request `json:"request,omitempty"`
 }
 
+// Named is how a connection was passed on by its server name.
+type Named struct {
+	Route   string         `json:"route"`   // TLSRoute/<namespace>/<name>
+	Service netip.AddrPort `json:"service"` // where the application connected to
+	Onward  netip.AddrPort `json:"onward"`  // Envoy's end of its own connection
+}
+
 // Request is the HTTP part of a Flow.
 type Request struct {
 	Method    string `json:"method"`
@@ -63,6 +73,7 @@ const (
 	logOut        = "out"
 	logIn         = "in"
 	logDetected   = "detected"
+	logNamed      = "named"
 	logRequest    = "request"     // at a Gateway or the destination
 	logRequestOut = "request-out" // at the caller
 )
@@ -74,6 +85,9 @@ const (
 	tagPeer   = "peer"
 	tagTarget = "target" // the authority of a CONNECT
 	tagSource = "source"
+	// Of the logs of connections by name: the application's end, and what it connected to.
+	tagClient  = "client"
+	tagService = "service"
 )
 
 // tunnelLog reports authenticated connections. Entries of one kind share one stream, whichever pod they belong to.
@@ -97,6 +111,17 @@ func (cfg *Config) detectedLog() []*accesslog.AccessLog {
 		return nil
 	}
 	return []*accesslog.AccessLog{tcpLog(logDetected, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
+}
+
+// namedLog reports connections that were passed on by their server name.
+func (cfg *Config) namedLog() []*accesslog.AccessLog {
+	if cfg.AccessLog == nil {
+		return nil
+	}
+	state := func(name string) string { return "%FILTER_STATE(" + name + ":PLAIN)%" }
+	return []*accesslog.AccessLog{tcpLog(logNamed, map[string]string{
+		tagOwner: state(stateOwner), tagClient: state(stateClient), tagService: state(stateService), tagSource: "%UPSTREAM_LOCAL_ADDRESS%",
+	})}
 }
 
 // requestLog reports each request, by a log of this name.
@@ -134,7 +159,7 @@ func commonLog(name string, tags map[string]string) *grpclog.CommonGrpcAccessLog
 			EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: ClusterXDS},
 		}},
 	}
-	for _, tag := range []string{tagLocal, tagOwner, tagPeer, tagSource, tagTarget} {
+	for _, tag := range []string{tagClient, tagLocal, tagOwner, tagPeer, tagService, tagSource, tagTarget} {
 		if format, ok := tags[tag]; ok {
 			c.CustomTags = append(c.CustomTags, &tracing.CustomTag{Tag: tag, Type: &tracing.CustomTag_Value{Value: format}})
 		}
@@ -166,7 +191,9 @@ func (a *accessLogs) StreamAccessLogs(stream als.AccessLogService_StreamAccessLo
 			continue
 		}
 		for _, e := range m.GetTcpLogs().GetLogEntry() {
-			sink(tcpFlow(e, name))
+			if f := tcpFlow(e, name); f != nil {
+				sink(f)
+			}
 		}
 		for _, e := range m.GetHttpLogs().GetLogEntry() {
 			sink(httpFlow(e, name))
@@ -174,18 +201,37 @@ func (a *accessLogs) StreamAccessLogs(stream als.AccessLogService_StreamAccessLo
 	}
 }
 
-// tcpFlow reads the entry of a connection that went into a tunnel, or came in the clear.
+// tcpFlow reads the entry of a connection that went into a tunnel, came in the clear, or was passed on; nil if it says nothing.
 func tcpFlow(e *data.TCPAccessLogEntry, log string) *Flow {
 	c := e.GetCommonProperties()
-	f := commonFlow(c, log == logOut || log == logDetected)
+	f := commonFlow(c, log == logOut || log == logDetected || log == logNamed)
 	f.Detected = log == logDetected
 	f.Sent, f.Received = e.GetConnectionProperties().GetReceivedBytes(), e.GetConnectionProperties().GetSentBytes()
 	f.Local, f.Peer = spiffeID(c.GetCustomTags()[tagLocal]), spiffeID(c.GetCustomTags()[tagPeer])
 	f.Open = c.GetAccessLogType() == data.AccessLogType_TcpUpstreamConnected
+	if log == logNamed {
+		return namedFlow(f, c)
+	}
 	// An app's connection to a loopback listener has a loopback source: the tunnel's own end is the pod's address.
 	if s, err := netip.ParseAddrPort(c.GetCustomTags()[tagSource]); err == nil && (!f.Source.IsValid() || f.Source.Addr().IsLoopback()) {
 		f.Source = netip.AddrPortFrom(s.Addr().Unmap(), f.Source.Port())
 	}
+	return f
+}
+
+// namedFlow adds what an entry says of a connection that was passed on by its server name. The entry's own addresses are those of an
+// internal listener. It returns nil where nothing was passed on.
+func namedFlow(f *Flow, c *data.AccessLogCommon) *Flow {
+	tag := func(name string) netip.AddrPort {
+		a, _ := netip.ParseAddrPort(c.GetCustomTags()[name])
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	to, ok := parseStreamName(c.GetUpstreamCluster())
+	n := &Named{Route: to.key, Service: tag(tagService), Onward: tag(tagSource)}
+	if f.Source = tag(tagClient); !ok || !f.Source.IsValid() || !n.Onward.IsValid() {
+		return nil
+	}
+	f.Named, f.Destination = n, n.Service
 	return f
 }
 

@@ -119,6 +119,8 @@ const (
 	stateNamespace = "weft.namespace" // the caller's, for consumer routes
 	statePeer      = "weft.peer"      // the client's SPIFFE ID, for policies behind a terminated CONNECT
 	stateOwner     = "weft.owner"     // whom a connection belongs to: <ns>/<pod>, or gateway/<ns>/<name>
+	stateClient    = "weft.client"    // the application's end of a connection that has gone to another listener since
+	stateService   = "weft.service"   // and the address and port that it connected to
 
 	factoryHashable = "envoy.hashable_string" // connection pools split by these
 	factoryString   = "envoy.string"

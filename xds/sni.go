@@ -45,6 +45,8 @@ func outSNIListener(cfg *Config, w *model.Workload) *listener.Listener {
 	l := podListener(w, outSNI, at, core.TrafficDirection_OUTBOUND)
 	l.ListenerFilters = []*listener.ListenerFilter{originalDst()}
 	values := append(identityState(w.Key(), "", w.NetNS),
+		setState(stateClient, factoryString, "%DOWNSTREAM_REMOTE_ADDRESS%", once),
+		setState(stateService, factoryString, "%DOWNSTREAM_LOCAL_ADDRESS%", once),
 		setState(stateCluster, "", sniClusterPrefix+"%DOWNSTREAM_LOCAL_ADDRESS%|"+literal(w.Namespace), notShared))
 	l.FilterChains = []*listener.FilterChain{closedChain(at), {
 		Name: "names",
@@ -161,6 +163,9 @@ func buildSNIListener(b *builder, name, key string) *built {
 				IdleTimeout:        duration(0),
 				MaxConnectAttempts: number(streamAttempts),
 				OnDemand:           onDemand(b.cfg),
+				AccessLog:          b.cfg.namedLog(),
+				// Whoever sees the connection to the endpoint end knows the route by then.
+				AccessLogOptions: &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
 			})},
 		})
 		if ref := (model.ObjectVersion{ObjectRef: s.Route}); !slices.Contains(objects, ref) {

@@ -114,6 +114,7 @@ type Agent struct {
 	secrets     *gatewaysecrets.Receiver
 	flows       *observe.Store
 	detections  *detections
+	names       *names
 	exporters   []*flowexport.Exporter
 	connections *traffic.Connections
 	datagrams   *traffic.Datagrams
@@ -149,7 +150,7 @@ func New(cfg Config) (*Agent, error) {
 	a.requests = traffic.NewRequests(a.st, a.proxy.Requests)
 	a.datagrams = traffic.NewDatagrams(a.st)
 	a.servicemap = servicemap.NewLocal(a.st, a.flows, a.requests, a.connections, a.datagrams)
-	a.detections = newDetections(a.flows.Add)
+	a.detections, a.names = newDetections(a.flows.Add), newNames(a.flows.Add)
 	var err error
 	if a.source, a.where, err = newSource(cfg, objs); err != nil {
 		return nil, err

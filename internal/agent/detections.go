@@ -11,7 +11,8 @@ import (
 
 // detections makes one flow of a connection to a port that may or may not speak HTTP. The kernel reports the application's
 // connection to Envoy (loopback:15004) when it closes. If Envoy passed it on as bytes, Envoy's own connection is reported too, with
-// the endpoint and the identities, and that report is the flow. Envoy says so in its access log, up to a second later, or earlier
+// the endpoint and the identities, and that report is the flow. It is the same with a connection that goes by its server name
+// (loopback:15005). Envoy says so in its access log, up to a second later, or earlier
 // if the application closes late. So a closed connection waits for Envoy's word, and is a flow of its own if there is none.
 type detections struct {
 	wait time.Duration
@@ -104,5 +105,7 @@ func earlier(end time.Time, f *observe.Flow) bool {
 	return f.Duration > 0 && end.Before(f.Time.Add(-f.Duration))
 }
 
-// detected reports whether an address is the one where Envoy finds out what a connection speaks.
-func detected(a netip.AddrPort) bool { return a.Addr().IsLoopback() && a.Port() == model.PortDetect }
+// detected reports whether an address is one where Envoy finds out what a connection speaks, or which server name it is for.
+func detected(a netip.AddrPort) bool {
+	return a.Addr().IsLoopback() && a.Port() == model.PortDetect || named(a)
+}

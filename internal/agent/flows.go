@@ -17,6 +17,9 @@ import (
 func (a *Agent) connection(e datapath.Event) {
 	// Of connections that Envoy reads requests of, the requests are counted and not the bytes to Envoy.
 	requests := e.Verdict == datapath.VerdictL7 && !e.Inbound
+	if requests && e.Kind == datapath.EventOpened && named(e.Remote) {
+		a.names.opened(e.Workload)
+	}
 	if e.Verdict == datapath.VerdictMTLS || requests && e.Kind == datapath.EventOpened {
 		return
 	}
@@ -55,11 +58,14 @@ func (a *Agent) connection(e datapath.Event) {
 	if !requests || f.Verdict == observe.Refused {
 		a.connections.Ended(&f)
 	}
+	if requests && e.Kind == datapath.EventClosed && named(e.Remote) {
+		a.names.closed(e.Workload)
+	}
 	if requests && e.Kind == datapath.EventClosed && detected(e.Remote) {
 		a.detections.closed(e.Local, f)
 		return
 	}
-	a.flows.Add(f)
+	a.names.flow(f)
 }
 
 // report holds the fields that the reports of Envoy and of weft tunnel on an authenticated connection or a request share.
@@ -112,7 +118,7 @@ func (a *Agent) tunnelFlow(x *tunnel.Flow) {
 		f.Verdict, f.Reason = observe.Failed, x.Failure
 	}
 	a.count(&f)
-	a.flows.Add(f)
+	a.names.flow(f)
 }
 
 var layers = map[datapath.Verdict]observe.Layer{
@@ -124,6 +130,10 @@ var layers = map[datapath.Verdict]observe.Layer{
 func (a *Agent) accessLog(x *xds.Flow) {
 	if x.Detected {
 		a.detections.passedOn(x.Owner, x.Source, x.Time.Add(x.Duration))
+		return
+	}
+	if x.Named != nil {
+		a.named(x)
 		return
 	}
 	f := a.flow(report{
@@ -147,7 +157,7 @@ func (a *Agent) accessLog(x *xds.Flow) {
 		}
 		a.count(&f)
 	}
-	a.flows.Add(f)
+	a.names.flow(f)
 }
 
 // count counts an authenticated connection, which is reported when it is open and when it ends.

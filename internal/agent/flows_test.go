@@ -21,7 +21,7 @@ import (
 func flowsOf(t *testing.T, report func(a *Agent)) []observe.Flow {
 	t.Helper()
 	a := &Agent{st: state.New(state.NewDB()), flows: observe.NewStore(8)}
-	a.detections = newDetections(a.flows.Add)
+	a.detections, a.names = newDetections(a.flows.Add), newNames(a.flows.Add)
 	a.connections, a.datagrams = traffic.NewConnections(a.st), traffic.NewDatagrams(a.st)
 	report(a)
 	var out []observe.Flow

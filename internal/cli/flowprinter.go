@@ -140,6 +140,9 @@ func details(f *observe.Flow) string {
 			out = append(out, counted(d.Answers, "answer"))
 		}
 	}
+	if f.Route != "" {
+		out = append(out, f.Route)
+	}
 	if f.Reason != "" {
 		reason := f.Reason
 		if len(f.Policies) > 0 {

@@ -134,7 +134,9 @@ type Flow struct {
 	// Reason says why it was refused or failed, in words.
 	Reason string `json:"reason,omitempty"`
 	// Policies select the destination, and none of them allows it: namespace/name, sorted. Nil unless a policy refused it.
-	Policies    []string      `json:"policies,omitempty"`
+	Policies []string `json:"policies,omitempty"`
+	// Route is the TLSRoute that chose the backend by the server name, as Kind/namespace/name.
+	Route       string        `json:"route,omitempty"`
 	Sent        uint64        `json:"sent"`     // bytes from source to destination
 	Received    uint64        `json:"received"` // bytes from destination to source
 	Duration    time.Duration `json:"duration,omitempty"`

@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/observe"
 )
 
 // namedServices are Services of backends that speak TLS, and the address of the one that has the routes.
@@ -109,6 +111,9 @@ func names(t *testing.T, m *mesh) {
 	if out, _ := m.weft(t, "describe", "service", "plain/named"); !strings.Contains(out, "TLSRoute/plain/others") || !strings.Contains(out, "*.example") {
 		t.Errorf("weft describe does not name the routes: %s", out)
 	}
+	t.Run("flows", func(t *testing.T) {
+		namedFlow(t, m, "plain/c", observe.L4, func() error { return reaches(c, named4, "a.example", "plain/s1") })
+	})
 	t.Run("not TLS", func(t *testing.T) { notTLS(t, c) })
 	t.Run("in pieces", func(t *testing.T) { helloInPieces(t, c, roots) })
 	t.Run("weights", func(t *testing.T) { namedWeights(t, m, c, roots, services) })
@@ -118,6 +123,7 @@ func names(t *testing.T, m *mesh) {
 		reached := func() error { return reaches(alice, named4, "a.example", "strict/srv") }
 		until(t, "the route is taken", reached)
 		onlyTLS(t, alice, srv, reached)
+		namedFlow(t, m, "strict/alice", observe.MTLS, reached)
 		if got, err := handshake(c, roots, named4, "a.example"); err == nil {
 			t.Errorf("a caller without an identity is let in: %s", got)
 		}
@@ -135,6 +141,47 @@ func names(t *testing.T, m *mesh) {
 	})
 	m.apply(t, services)
 	until(t, "without the routes the Service is as it was", func() error { return reaches(c, named4, "b.example", "plain/s1") })
+}
+
+// namedFlow: a connection to a Service that goes by its server name is one flow at its source, with the route, the Service and the
+// endpoint. After it a request to Envoy of which no name is passed on is waited for: its flow comes last.
+func namedFlow(t *testing.T, m *mesh, pod string, layer observe.Layer, reach func() error) {
+	t.Helper()
+	from := m.Pod(strings.Split(pod, "/")[0], strings.Split(pod, "/")[1])
+	since := time.Now()
+	if err := reach(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a flow with the route, and that of a connection without one", func() error {
+		if err := closedAfterHello(t, from, named4, "a.other"); err != nil {
+			return err
+		}
+		var named, others []observe.Flow
+		err := m.API.Flows(t.Context(), api.FlowQuery{}, func(e observe.Event) error {
+			f := e.Flow
+			switch {
+			case f == nil || f.Open || f.Time.Before(since) || f.SeenAt != observe.AtSource || f.Source.Workload != pod || f.Destination.Service != "plain/named":
+			case f.Route != "" || f.Received > 500: // a certificate came back
+				named = append(named, *f)
+			default:
+				others = append(others, *f)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(named) == 0 || len(others) == 0 {
+			return fmt.Errorf("%d flows with the route, %d without", len(named), len(others))
+		}
+		if f := named[0]; len(named) != 1 || f.Route != "TLSRoute/plain/a" || f.Layer != layer || f.Destination.Workload == "" {
+			t.Fatalf("%d flows of one connection: %+v", len(named), named)
+		}
+		return nil
+	})
+	if out, _ := m.weft(t, "observe", "--last", "0", "--from", pod, "--to", "plain/named"); !strings.Contains(out, " (plain/named)  TLSRoute/plain/a, ") {
+		t.Errorf("weft observe does not name the route:\n%s", out)
+	}
 }
 
 // closedAfterHello sends a ClientHello with a server name, and wants the end.
