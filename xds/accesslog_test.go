@@ -56,3 +56,26 @@ func TestAnswersOfTheApplication(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedEntries: an entry of a connection that was passed on by its server name says both ends and the route; one of a connection
+// that went nowhere says nothing.
+func TestNamedEntries(t *testing.T) {
+	entry := func(cluster string, tags map[string]string) *data.TCPAccessLogEntry {
+		return &data.TCPAccessLogEntry{CommonProperties: &data.AccessLogCommon{UpstreamCluster: cluster, CustomTags: tags}}
+	}
+	tags := map[string]string{tagOwner: "shop/app", tagClient: "127.0.0.1:40000", tagService: "10.96.0.1:443", tagSource: "10.0.0.1:50000"}
+	f := tcpFlow(entry("stream/TLSRoute/shop/a|mesh", tags), logNamed)
+	if f == nil || f.Named == nil || f.Owner != "shop/app" || !f.Outbound || f.Source.String() != "127.0.0.1:40000" ||
+		f.Named.Route != "TLSRoute/shop/a" || f.Named.Service.String() != "10.96.0.1:443" || f.Named.Onward.String() != "10.0.0.1:50000" {
+		t.Errorf("%+v", f)
+	}
+	for what, e := range map[string]*data.TCPAccessLogEntry{
+		"no endpoint was reached": entry("stream/TLSRoute/shop/a|mesh", map[string]string{tagOwner: "shop/app", tagClient: "127.0.0.1:40000", tagSource: "-"}),
+		"the client is not known": entry("stream/TLSRoute/shop/a|mesh", map[string]string{tagOwner: "shop/app", tagClient: "-", tagSource: "10.0.0.1:50000"}),
+		"another cluster":         entry("service/shop/web/80", tags),
+	} {
+		if f := tcpFlow(e, logNamed); f != nil {
+			t.Errorf("%s: %+v", what, f)
+		}
+	}
+}
