@@ -27,6 +27,12 @@ func begun() *observe.Flow {
 	return f
 }
 
+func named() *observe.Flow {
+	f := begun()
+	f.Route = "TLSRoute/store/a"
+	return f
+}
+
 func outside() *observe.Flow {
 	f := denied()
 	f.Layer, f.Reason, f.Policies, f.Duration = observe.L4, "plaintext to a strict workload", nil, 0
@@ -58,7 +64,7 @@ func datagrams() *observe.Flow {
 
 // TestGolden shows what becomes of a flow, and that it can be made of that again.
 func TestGolden(t *testing.T) {
-	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "opened": begun(), "plaintext": outside(),
+	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "opened": begun(), "named": named(), "plaintext": outside(),
 		"dns": resolved(), "dns-unanswered": unanswered(), "udp": datagrams(),
 	} {
 		st := pods()
