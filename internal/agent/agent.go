@@ -253,7 +253,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group, loaded <-chan stru
 		return err
 	}
 	g.Go(func() error { return a.path.Run(ctx) })
-	g.Go(func() error { return a.path.Events(ctx, a.connection, a.flows.AddLost) })
+	g.Go(func() error { return a.path.Events(ctx, a.connection, a.lostEvents) })
 	if !a.cfg.NoUDPFlows {
 		g.Go(func() error { return a.followUDP(ctx) })
 	}

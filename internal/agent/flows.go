@@ -68,6 +68,14 @@ func (a *Agent) connection(e datapath.Event) {
 	a.names.flow(f)
 }
 
+// lostEvents takes note of events of the kernel that did not come.
+func (a *Agent) lostEvents(n uint64) {
+	if n > 0 {
+		a.names.lost()
+	}
+	a.flows.AddLost(n)
+}
+
 // report holds the fields that the reports of Envoy and of weft tunnel on an authenticated connection or a request share.
 type report struct {
 	time                time.Time // the start

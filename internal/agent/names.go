@@ -77,6 +77,13 @@ func (n *names) closed(workload string) {
 	a.open, a.until = max(a.open-1, 0), time.Now().Add(n.wait)
 }
 
+// lost forgets which connections are open: the end of one may be among the events that were lost, and flows would wait for ever.
+func (n *names) lost() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.asking)
+}
+
 // forget makes room: first of workloads that have no connection to Envoy now.
 func (n *names) forget() {
 	now := time.Now()

@@ -122,4 +122,11 @@ func TestNamesAreBounded(t *testing.T) {
 	for key := range n.held {
 		n.release(key)
 	}
+	n.opened("shop/app")
+	n.lost()
+	before := shown
+	n.flow(flow("shop/app", 1))
+	if shown != before+1 {
+		t.Error("a flow waits for a connection whose end may have been lost")
+	}
 }
