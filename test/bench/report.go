@@ -157,7 +157,7 @@ func (r *report) write(file string) error {
 }
 
 func (r *report) print(w io.Writer) {
-	fmt.Fprintf(w, "%s, %d cores, Linux %s; medians of %d rounds of %s, all ways in turns; took %s\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Rounds, r.Span, r.Took)
+	fmt.Fprintf(w, "%s, %d cores, Linux %s; medians of %d rounds or more of %s, all ways in turns; took %s\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Rounds, r.Span, r.Took)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, n := range connections {
 		r.requests(t, n)
