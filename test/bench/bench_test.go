@@ -195,6 +195,19 @@ func TestMarks(t *testing.T) {
 	}
 }
 
+// TestMissWithinNoise: a miss is called noise where the rounds differ by more than it.
+func TestMissWithinNoise(t *testing.T) {
+	for want, rounds := range map[bool][]float64{true: {90, 80, 120, 70, 95, 90}, false: {90, 80, 91, 70, 95, 90}} {
+		r := &report{Observing: []observedFigures{{Way: weftL7, Observing: []figures{
+			{Way: observingNothing, Connections: 32, Rounds: []float64{100, 100, 100, 100, 100, 100}}, {Way: observingMetrics, Connections: 32, Rounds: rounds},
+		}}}}
+		r.mark()
+		if m := r.Marks; len(m) != 1 || m[0].Pass || m[0].Noise != want {
+			t.Errorf("%v: %+v", rounds, m)
+		}
+	}
+}
+
 func TestCPUAndMemoryOfAProcess(t *testing.T) {
 	before, err := cpuTime(os.Getpid())
 	if err != nil {

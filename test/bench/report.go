@@ -47,6 +47,8 @@ type mark struct {
 	Want string  `json:"want"`
 	Got  float64 `json:"got"`
 	Pass bool    `json:"pass"`
+	// Noise is true for a miss that the rounds do not prove: more of them may give what was promised (interval).
+	Noise bool `json:"withinNoise,omitempty"`
 }
 
 func newReport(c config) *report {
@@ -69,15 +71,18 @@ func thisMachine() machine {
 	return m
 }
 
+// observedMark is the share of requests a second that is left when an agent observes what it does by default.
+const observedMark = 0.97
+
 // mark compares what was measured with what was promised.
 func (r *report) mark() {
 	atLeast := func(name string, all []figures, way, to string, connections int, want float64) {
 		if got, ok := ratio(all, way, to, connections); ok {
-			r.Marks = append(r.Marks, mark{name, fmt.Sprintf("at least %g", want), got, got >= want})
+			r.Marks = append(r.Marks, mark{Name: name, Want: fmt.Sprintf("at least %g", want), Got: got, Pass: got >= want})
 		}
 	}
 	below := func(name, unit string, got, want float64) {
-		r.Marks = append(r.Marks, mark{name, fmt.Sprintf("under %g %s", want, unit), got, got < want})
+		r.Marks = append(r.Marks, mark{Name: name, Want: fmt.Sprintf("under %g %s", want, unit), Got: got, Pass: got < want})
 	}
 	for _, n := range connections {
 		atLeast(fmt.Sprintf("kernel path / direct, requests at %d", n), r.Requests, kernel, direct, n, 0.98)
@@ -92,7 +97,11 @@ func (r *report) mark() {
 	}
 	r.markAuthenticated(atLeast, below)
 	for _, f := range r.Observing {
-		atLeast("observing by default / nothing, "+f.Way, f.Observing, observingMetrics, observingNothing, 32, 0.97)
+		atLeast("observing by default / nothing, "+f.Way, f.Observing, observingMetrics, observingNothing, 32, observedMark)
+		if i := len(r.Marks) - 1; i >= 0 && !r.Marks[i].Pass {
+			_, high := interval(ratios(f.Observing, observingMetrics, observingNothing, 32, func(f figures) []float64 { return f.Rounds }))
+			r.Marks[i].Noise = high >= observedMark
+		}
 	}
 	if m := r.Memory; m != nil {
 		below("Envoy, 100 pods and 5,000 L7 Services", "MB", float64(m.Ready.Envoy)/1e6, 100)
@@ -201,6 +210,9 @@ func (r *report) print(w io.Writer) {
 		verdict := "pass"
 		if !m.Pass {
 			verdict = "MISS"
+			if m.Noise {
+				verdict = "MISS, within noise"
+			}
 		}
 		fmt.Fprintf(t, "%s\t%s\t%.3g\t%s\t\n", m.Name, m.Want, m.Got, verdict)
 	}
