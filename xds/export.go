@@ -68,9 +68,7 @@ func exportCluster(b *builder, name, key string) *built {
 	}
 	c := endpointsCluster(name)
 	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
-	c.CircuitBreakers = &cluster.CircuitBreakers{Thresholds: []*cluster.CircuitBreakers_Thresholds{{
-		MaxConnections: number(maxExports), MaxPendingRequests: number(maxExports), MaxRequests: number(maxExports),
-	}}}
+	c.CircuitBreakers = fewExports()
 	options := serviceProtocol(true, false)
 	options.HttpFilters = exportFilters(key, to.Headers)
 	c.TypedExtensionProtocolOptions = protocol(options)
@@ -80,6 +78,12 @@ func exportCluster(b *builder, name, key string) *built {
 		objects = append(objects, t.Policy)
 	}
 	return &built{message: c, objects: objects}
+}
+
+func fewExports() *cluster.CircuitBreakers {
+	return &cluster.CircuitBreakers{Thresholds: []*cluster.CircuitBreakers_Thresholds{{
+		MaxConnections: number(maxExports), MaxPendingRequests: number(maxExports), MaxRequests: number(maxExports),
+	}}}
 }
 
 // exportFilters puts each header into requests; nil if there is none.

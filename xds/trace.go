@@ -143,5 +143,6 @@ func tracesCluster(b *builder) *built {
 	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterTraces, Endpoints: []*endpoint.LocalityLbEndpoints{{LbEndpoints: all}}}
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(true, false))
 	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
+	c.CircuitBreakers = fewExports()
 	return &built{message: c}
 }

@@ -24,10 +24,9 @@ func newObserveCmd(run *string) *cobra.Command {
 		Use:   "observe",
 		Short: "Show connections as they end, authenticated ones as they begin too",
 		Long: `Show connections as they end, authenticated ones as they begin too: the last ones, or with -f those that come.
-What both ends report is one line; with --both-ends and in -o json it is a line each. -o wide and -o json say which end, the identities
-and the labels. Where no agent runs on this machine
-and a kubeconfig is found, the nodes of the cluster are asked, or the one that --node names. With --server the flows API of
-the cluster is asked, which shows what your token may see.
+What both ends report is one line; with --both-ends and in -o json it is a line each. -o wide and -o json say which end, the
+identities and the labels. Where no agent runs on this machine and a kubeconfig is found, the nodes of the cluster are asked, or
+the one that --node names. With --server the flows API of the cluster is asked, which shows what your token may see.
 
 --from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
 these but a CIDR with :PORT, or a SPIFFE ID.
@@ -57,28 +56,23 @@ must not fit.`,
 			}
 			p.to(cmd.OutOrStdout(), out.format)
 			shown := 0
-			print := func(node string, e observe.Event) error {
+			show := func(node string, e observe.Event) error {
 				if e.Flow != nil && !filter.Match(e.Flow) {
 					return nil // an agent of an earlier version knows fewer filters
 				}
 				shown++
 				return p.print(node, e)
 			}
-			show := print
-			var joined *pairs
-			if !bothEnds && out.format != "json" {
-				joined = newPairs(q.Follow, print)
-				show = joined.take
-			}
-			if server.address != "" {
-				err = server.flows(cmd.Context(), &r, q, filter.Match, show, cmd.ErrOrStderr())
-			} else {
-				err = showFlows(cmd, &r, q, show)
-			}
-			if joined != nil {
-				if failed := joined.flush(); err == nil {
-					err = failed
+			flows := func(show func(string, observe.Event) error) error {
+				if server.address != "" {
+					return server.flows(cmd.Context(), &r, q, filter.Match, show, cmd.ErrOrStderr())
 				}
+				return showFlows(cmd, &r, q, show)
+			}
+			if bothEnds || out.format == "json" {
+				err = flows(show)
+			} else {
+				err = paired(q.Follow, show, flows)
 			}
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")

@@ -37,6 +37,16 @@ func newPairs(follow bool, print func(string, observe.Event) error) *pairs {
 	return &pairs{print: print, follow: follow, by: map[observe.PairKey][]*awaited{}}
 }
 
+// paired prints the flows that get hands over, those of both ends of a connection as one line.
+func paired(follow bool, print func(string, observe.Event) error, get func(take func(string, observe.Event) error) error) error {
+	p := newPairs(follow, print)
+	err := get(p.take)
+	if failed := p.flush(); err == nil {
+		err = failed
+	}
+	return err
+}
+
 // take takes an event. An error is that of print, of this or an earlier event.
 func (p *pairs) take(node string, e observe.Event) error {
 	p.mu.Lock()

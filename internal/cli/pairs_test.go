@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -111,9 +112,9 @@ func TestFollowedPairs(t *testing.T) {
 
 // TestPairsPassErrors: an error of printing ends what asks for flows.
 func TestPairsPassErrors(t *testing.T) {
-	closed := fmt.Errorf("closed")
+	closed := errors.New("closed")
 	p := newPairs(true, func(string, observe.Event) error { return closed })
-	if err := p.take("", observe.Event{Lost: 1}); err != closed {
+	if err := p.take("", observe.Event{Lost: 1}); !errors.Is(err, closed) {
 		t.Errorf("%v", err)
 	}
 }

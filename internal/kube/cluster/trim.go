@@ -54,6 +54,19 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	case *corev1.Secret:
 		trimSecret(o)
 		keep = false
+	default:
+		keep = trimStatus(obj, keep) && keep
+	}
+	if o, ok := obj.(metav1.Object); ok {
+		trimMeta(o, keep)
+	}
+	return obj
+}
+
+// trimStatus drops what a node does not read of the statuses that the mesh writes, unless all of it is kept. It reports whether obj
+// is of a kind that has one.
+func trimStatus(obj runtime.Object, keep bool) bool {
+	switch o := obj.(type) {
 	case *gwv1.Gateway:
 		if !keep {
 			// What the controller gave is what a node that starts must take; what it did not, it tells the reason of.
@@ -89,12 +102,9 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 		if route && !keep {
 			*status = gwv1.RouteStatus{}
 		}
-		keep = keep && route
+		return route
 	}
-	if o, ok := obj.(metav1.Object); ok {
-		trimMeta(o, keep)
-	}
-	return obj
+	return true
 }
 
 func trimMeta(o metav1.Object, resourceVersion bool) {

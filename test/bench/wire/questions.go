@@ -105,7 +105,7 @@ func Answer(ctx context.Context, listen netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	buf := make([]byte, 1024)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf[:512])
