@@ -90,9 +90,7 @@ func TestAgentThatDoesNotRead(t *testing.T) {
 	good := newAgent(t, "", c.open("n1")).run()
 	until(t, "the other has all", func() bool { return len(good.holds()) == len(many) })
 	until(t, "the slow one's stream has ended", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return len(c.streams["slow"]) == 0
+		return c.streamsOf("slow") == 0
 	})
 	c.set(nil, secrets{"shop/s0": "new"})
 	until(t, "the other has the change", func() bool { return maps.Equal(good.holds(), secrets{"shop/s0": "new"}) })
@@ -122,9 +120,7 @@ func TestStreamsOfANode(t *testing.T) {
 	if _, err := io.Copy(io.Discard, first); err != nil {
 		t.Logf("the first ended: %v", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.streams["n1"]); n != streamsOfNode {
+	if n := c.streamsOf("n1"); n != streamsOfNode {
 		t.Errorf("n1 has %d streams", n)
 	}
 }

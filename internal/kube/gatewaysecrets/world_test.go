@@ -36,6 +36,13 @@ type controller struct {
 	nodes map[string]bool
 }
 
+// streamsOf counts the streams of a node.
+func (c *controller) streamsOf(node string) int {
+	c.Publisher.mu.Lock()
+	defer c.Publisher.mu.Unlock()
+	return len(c.streams[node])
+}
+
 func newController(t *testing.T, times Times) *controller {
 	c := &controller{t: t, objs: kube.NewObjects(state.NewDB())}
 	loaded := make(chan struct{})
