@@ -27,9 +27,9 @@ const (
 	// spare is the memory, in bytes, beyond what the collector lets the heap grow to, for which a collection is worth its
 	// time: it reads the whole heap.
 	spare = 16 << 20
-	// idle is how long no row changes before the pages of the executable are let go of again: half of those that come back after
-	// the start serve work that comes once, and the kernel maps their neighbours with them.
-	idle = 5 * time.Minute
+	// letGoEvery is when the pages of the executable are let go of again: half of those that come back after the start serve work
+	// that comes once, and the kernel maps their neighbours with them.
+	letGoEvery = 5 * time.Minute
 )
 
 // returnMemory keeps the heap small, and gives memory back after work that took much of it: first when everything was read,
@@ -45,6 +45,7 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 	case <-a.st.Synced():
 	}
 	started := false
+	var letGo time.Time
 	for {
 		feed.Take()
 		select {
@@ -63,16 +64,19 @@ func (a *Agent) returnMemory(ctx context.Context) error {
 				debug.FreeOSMemory()
 			}
 			setGCPercent(percentFor(liveHeap()))
+			if time.Since(letGo) > letGoEvery {
+				letGo = time.Now()
+				a.letGoOfBinary()
+			}
 		case programmedOnce(a.st):
-			started = true
+			started, letGo = true, time.Now()
 			a.shrink()
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-feed.Ready():
-		case <-time.After(idle):
-			a.letGoOfBinary()
+		case <-time.After(letGoEvery):
 		}
 	}
 }
