@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	maxTLSTargets = 16 // the limit of the schema
-	maxSANs       = 5  // the limit of the schema
-	maxURI        = 253
+	maxSANs = 5 // the limit of the schema
+	maxURI  = 253
 )
 
 // backendTLSUnits choose the BackendTLSPolicy of each port of a Service.
@@ -91,7 +90,7 @@ type tlsTarget struct{ service, section string }
 // tlsTargets returns those targets of a policy that are of a kind that is known.
 func tlsTargets(p *gwv1.BackendTLSPolicy) []tlsTarget {
 	var out []tlsTarget
-	for _, t := range p.Spec.TargetRefs[:min(len(p.Spec.TargetRefs), maxTLSTargets)] {
+	for _, t := range p.Spec.TargetRefs[:min(len(p.Spec.TargetRefs), kube.MaxPolicyTargets)] {
 		if t.Kind == "Service" && t.Group == "" {
 			out = append(out, tlsTarget{string(t.Name), orDefault(t.SectionName, "")})
 		}

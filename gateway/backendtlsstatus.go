@@ -74,7 +74,7 @@ func (v *view) tlsConflicts(p *gwv1.BackendTLSPolicy) *problems {
 		}
 	}
 	if len(tlsTargets(p)) < len(p.Spec.TargetRefs) {
-		t.add(string(gwv1.PolicyReasonInvalid), fmt.Sprintf("targetRefs: Services alone are supported, and at most %d", maxTLSTargets))
+		t.add(string(gwv1.PolicyReasonInvalid), fmt.Sprintf("targetRefs: Services alone are supported, and at most %d", kube.MaxPolicyTargets))
 	}
 	return &t
 }

@@ -15,9 +15,12 @@ type variant struct {
 	args []string
 }
 
-// takeTurns starts each agent once a round on one node and calls each with the processes of the agent and of Envoy. Envoy is
-// restarted too: the connections and the listeners of an agent before would serve some agents and not others.
+// takeTurns starts each agent once a round on one node and calls each with the processes of the agent and of Envoy. More rounds
+// than one are made balanced. Envoy is restarted too: the connections and the listeners of an agent before would serve some agents and not others.
 func takeTurns(ctx context.Context, n *sandbox.Node, rounds int, variants []variant, each func(v variant, proxies []int) error) error {
+	if rounds > 1 {
+		rounds = balancedRounds(len(variants), rounds)
+	}
 	common := slices.Clone(n.AgentArgs)
 	for round := range rounds {
 		for _, i := range order(len(variants), round) {

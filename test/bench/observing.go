@@ -56,11 +56,7 @@ func observing(ctx context.Context, c config, r *report) (err error) {
 	for _, w := range all {
 		samples[w.name] = map[string][]sample{}
 	}
-	rounds := c.rounds
-	if rounds > 1 {
-		rounds = balancedRounds(len(variants), rounds)
-	}
-	err = takeTurns(ctx, b.n, rounds, variants, func(v variant, proxies []int) error {
+	err = takeTurns(ctx, b.n, c.rounds, variants, func(v variant, proxies []int) error {
 		for _, w := range all {
 			w.proxies = proxies
 			s, err := w.measureTurn(ctx, l)

@@ -50,11 +50,7 @@ func questions(ctx context.Context, c config, r *report) (err error) {
 	for i := range loads {
 		samples[i] = map[string][]sample{}
 	}
-	rounds := c.rounds
-	if rounds > 1 {
-		rounds = balancedRounds(len(variants), rounds)
-	}
-	err = takeTurns(ctx, b.n, rounds, variants, func(v variant, proxies []int) error {
+	err = takeTurns(ctx, b.n, c.rounds, variants, func(v variant, proxies []int) error {
 		w.proxies = proxies
 		for i, l := range loads {
 			s, err := w.measureTurn(ctx, l)
