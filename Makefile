@@ -39,8 +39,12 @@ demo: build envoy ## a working node with figures; ARGS=--exit stops after them
 	@install/setup.sh ip curl || true # only what it says to try afterwards calls them
 	@bin/weft demo $(ARGS)
 
+.PHONY: sweep
+sweep: setup ## takes away what tests, demos and benchmarks left that were killed; as root
+	@go run ./test/sweep $(QUIET)
+
 .PHONY: test
-test: lint unit privileged ## all that needs no cluster
+test: sweep lint unit privileged ## all that needs no cluster
 
 .PHONY: unit
 unit: setup envoy ## tests that need no privileges, with the race detector

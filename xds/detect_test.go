@@ -20,9 +20,11 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
+// Of addresses for documentation (RFC 5737): a node that runs beside has Services at 10.96.0.0/16, and its hooks see these tests'
+// connections too.
 const (
-	detectWeb   = "10.96.0.1:80" // a Service of a server that speaks HTTP, with a route that marks answers
-	detectBytes = "10.96.0.2:80" // a Service of a server that greets, and returns what it gets
+	detectWeb   = "198.51.100.1:80" // a Service of a server that speaks HTTP, with a route that marks answers
+	detectBytes = "198.51.100.2:80" // a Service of a server that greets, and returns what it gets
 )
 
 // TestDetection: what begins as HTTP takes the Service's routes, all else reaches a server as it was sent, and nothing hangs.

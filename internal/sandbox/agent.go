@@ -29,7 +29,7 @@ type agentProcess struct {
 
 // StartAgent starts the agent, which starts Envoy where none runs. It returns at once; see Ready.
 func (n *Node) StartAgent() error {
-	if err := n.cleanOthers(); err != nil {
+	if err := cleanKilled(n.Name); err != nil {
 		return err
 	}
 	out, err := os.OpenFile(n.AgentLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

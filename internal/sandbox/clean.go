@@ -29,15 +29,18 @@ func takeLock(name string) (net.Listener, error) {
 	return l, err
 }
 
-// cleanOthers takes away what Nodes of other names left that were killed. Their hooks, at the same cgroup root, would
-// take this Node's Services for theirs. One that still runs is an error for the same reason.
-func (n *Node) cleanOthers() error {
+// CleanKilled takes away what Nodes left that were killed. Their hooks stay at the cgroup root and would take the Services
+// of others for theirs. One that still runs is an error for the same reason.
+func CleanKilled() error { return cleanKilled("") }
+
+// cleanKilled is as CleanKilled, and leaves the Node of a name alone.
+func cleanKilled(except string) error {
 	pins, _ := filepath.Glob("/sys/fs/bpf/*/links") // the pattern is well formed
 	for _, p := range pins {
 		name := filepath.Base(filepath.Dir(p))
 		other := &Node{Options: Options{Name: name, Dir: filepath.Join("/run", name)}}
-		if _, err := os.Stat(other.Manifests()); name == n.Name || err != nil {
-			continue // ours, or no sandbox
+		if _, err := os.Stat(other.Manifests()); name == except || err != nil {
+			continue // or no sandbox
 		}
 		lock, err := takeLock(name)
 		if err != nil {
