@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-mesh/weft/internal/setns"
 	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
@@ -82,7 +83,7 @@ func (f *datagramFinder) walk(in []*kernelNamespace) ([]datagram, error) {
 
 // iterate returns what an iterator says of the namespace.
 func (n *kernelNamespace) iterate(it *link.Iter) (text []byte, err error) {
-	err = enter(n.fd(), func() error { // it goes over the namespace that it is opened in
+	err = setns.Network.Do(n.fd(), func() error { // it goes over the namespace that it is opened in
 		r, err := it.Open()
 		if err != nil {
 			return err

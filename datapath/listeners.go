@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/setns"
 )
 
 // kernelTypes is the decoded BTF of the running kernel. Decoding it takes some 20 ms and 2 MB, and it is needed once for
@@ -47,7 +49,7 @@ func findListeners(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, proxyCg
 		return fmt.Errorf("iterate over TCP sockets: %w", err)
 	}
 	defer func() { _ = it.Close() }()
-	return enter(netns, func() error { // the iterator goes over the namespace that it is opened in
+	return setns.Network.Do(netns, func() error { // the iterator goes over the namespace that it is opened in
 		sockets, err := it.Open()
 		if err != nil {
 			return fmt.Errorf("iterate over TCP sockets: %w", err)

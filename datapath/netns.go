@@ -5,15 +5,14 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/setns"
 )
 
 // Envoy keeps the client's address on its connections to the workload and marks them. The workload's answers
@@ -26,31 +25,6 @@ const (
 	// rulePriority is below that of the main table, and tells our rule from others with the same mark.
 	rulePriority = 1337
 )
-
-// enter runs f on a thread that is in the network namespace of fd. What f starts elsewhere is not in it.
-func enter(fd int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := netns.Get()
-		if err != nil {
-			done <- fmt.Errorf("own network namespace: %w", err)
-			return
-		}
-		defer own.Close()
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter the network namespace: %w", err)
-			return
-		}
-		err = f()
-		if netns.Set(own) == nil {
-			runtime.UnlockOSThread() // else the thread ends with this goroutine
-		}
-		done <- err
-	}()
-	return <-done
-}
 
 // openNamespace opens a namespace by path. A path that is there but is no namespace (a name that was made and not yet
 // mounted, or was unmounted and not yet removed) counts as missing.
@@ -70,7 +44,7 @@ func openNamespace(path string) (*os.File, error) {
 // netnsCookie asks a socket made in the namespace (SO_NETNS_COOKIE, Linux 5.14).
 func netnsCookie(fd int) (uint64, error) {
 	var cookie uint64
-	err := enter(fd, func() (err error) {
+	err := setns.Network.Do(fd, func() (err error) {
 		cookie, err = ownNetnsCookie()
 		return err
 	})

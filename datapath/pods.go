@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/weft-mesh/weft/internal/setns"
 	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
@@ -138,7 +139,7 @@ func (n *kernelNamespace) Check() (r repair, attached bool) {
 }
 
 func (n *kernelNamespace) Route(ipv6 bool) error {
-	return enter(n.fd(), func() error { return routeMarked(ipv6) })
+	return setns.Network.Do(n.fd(), func() error { return routeMarked(ipv6) })
 }
 
 // findListeners records the sockets on which Envoy listens already.
@@ -200,7 +201,7 @@ func (n *kernelNamespace) Detach(dead bool) error {
 	}
 	err := errors.Join(unpinLink(n.k.pin(n.cookie)), n.link.close())
 	n.link = nil
-	return errors.Join(err, enter(n.fd(), func() error {
+	return errors.Join(err, setns.Network.Do(n.fd(), func() error {
 		all, err := sockdiag.TCP()
 		if err != nil {
 			return err
@@ -218,7 +219,7 @@ func (n *kernelNamespace) Detach(dead bool) error {
 
 func (n *kernelNamespace) CloseConnections(end func(local, remote netip.AddrPort) bool) (int, error) {
 	count := 0
-	err := enter(n.fd(), func() error {
+	err := setns.Network.Do(n.fd(), func() error {
 		picked, err := pickInbound(end)
 		if err != nil || len(picked) == 0 {
 			return err
@@ -298,7 +299,7 @@ func (n *kernelNamespace) EndDatagrams(end []datagram) error {
 	for i, d := range end {
 		sockets[i] = d.socket
 	}
-	err := enter(n.fd(), func() error {
+	err := setns.Network.Do(n.fd(), func() error {
 		_, err := sockdiag.Destroy(sockets)
 		return err
 	})

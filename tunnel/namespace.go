@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/setns"
 )
 
 const (
@@ -55,30 +55,8 @@ func (n *namespace) close() {
 // moment, and those that are run no other goroutine.
 const hostNamespace = "/proc/thread-self/ns/net"
 
-var ownNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open(hostNamespace) })
-
 // do runs f on a thread that is in the namespace. Goroutines that f starts are not in it.
-func (n *namespace) do(f func() error) error {
-	own, err := ownNamespace()
-	if err != nil {
-		return err
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter the network namespace: %w", err)
-			return
-		}
-		err := f()
-		if unix.Setns(int(own.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread() // else the thread ends with this goroutine
-		}
-		done <- err
-	}()
-	return <-done
-}
+func (n *namespace) do(f func() error) error { return setns.Network.Do(int(n.file.Fd()), f) }
 
 // listen listens at an address of the namespace.
 func (n *namespace) listen(at netip.AddrPort) (s *socket, err error) {

@@ -1,14 +1,11 @@
 package cni
 
 import (
-	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/weft-mesh/weft/internal/setns"
 	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
@@ -24,7 +21,7 @@ const (
 // the processes wrote, and those of Envoy and weft tunnel, which may not have read it yet. Once the interface is gone, nobody
 // hears of anything: a peer would wait for the rest of an answer, and would send requests on connections that lead nowhere.
 func endConnections(netns string) error {
-	return inNamespace(netns, func() error {
+	err := setns.Network.DoAt(netns, func() error {
 		for end := time.Now().Add(lastBytesTimeout); ; time.Sleep(lastBytesPause) {
 			all, err := sockdiag.TCP()
 			if err != nil {
@@ -36,6 +33,10 @@ func endConnections(netns string) error {
 			}
 		}
 	})
+	if os.IsNotExist(err) {
+		return nil // it went with the pod
+	}
+	return err
 }
 
 // unsettled reports whether a socket has something left to do: bytes or a FIN that its owner has not read, or its peer has not
@@ -48,26 +49,4 @@ func unsettled(s sockdiag.Socket) bool {
 		return true
 	}
 	return false
-}
-
-// inNamespace runs f on a thread that is in the network namespace at a path. A namespace that is gone is no error.
-func inNamespace(path string, f func() error) error {
-	file, err := os.Open(path)
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open the network namespace: %w", err)
-	}
-	defer file.Close()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter the network namespace %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/weft-mesh/weft/internal/setns"
 )
 
 // Pod is a network namespace with addresses and a cgroup.
@@ -143,32 +145,10 @@ func (p *Pod) configure() error {
 
 // Do runs f on a thread that is in the pod's network namespace. Goroutines that f starts are not.
 func (p *Pod) Do(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := netns.Get()
-		if err != nil {
-			done <- err
-			return
-		}
-		defer own.Close()
-		ns, err := netns.GetFromPath(p.NetNS)
-		if err != nil {
-			done <- fmt.Errorf("namespace of pod %s: %w", p.Name, err)
-			return
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			done <- fmt.Errorf("enter the namespace of pod %s: %w", p.Name, err)
-			return
-		}
-		err = f()
-		if netns.Set(own) == nil {
-			runtime.UnlockOSThread() // else the thread ends with this goroutine
-		}
-		done <- err
-	}()
-	return <-done
+	if err := setns.Network.DoAt(p.NetNS, f); err != nil {
+		return fmt.Errorf("pod %s: %w", p.Name, err)
+	}
+	return nil
 }
 
 // Start starts a process in the pod's network namespace and cgroup, from its first instruction on.

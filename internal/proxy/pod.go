@@ -6,10 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/setns"
 )
 
 // A supervisor in a pod starts an Envoy that outlives the pod. What would end it with the pod:
@@ -27,23 +28,14 @@ import (
 // hostCgroups is the cgroup namespace of the node's init.
 const hostCgroups = "/proc/1/ns/cgroup"
 
-// inCgroupNamespace runs f on a thread that is in a cgroup namespace. Processes that f starts are too.
+// inCgroupNamespace runs f in the cgroup namespace at a path. Processes that f starts are in it too.
 func inCgroupNamespace(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("the node's cgroup namespace: %w; the pod needs hostPID and CAP_SYS_PTRACE", err)
 	}
 	defer ns.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWCGROUP); err != nil {
-			done <- fmt.Errorf("enter the node's cgroup namespace: %w; the pod needs CAP_SYS_ADMIN", err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	return setns.Cgroup.Do(int(ns.Fd()), f)
 }
 
 // leaveOldHierarchies moves this process to the root of every cgroup hierarchy of the first version. A container sees
