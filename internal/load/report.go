@@ -60,6 +60,35 @@ func (r *Report) add(res Result) {
 	}
 }
 
+// Join adds what another report says. Rate counts the time between the two.
+func (r *Report) Join(o *Report) {
+	if r.Requests == 0 || o.Requests > 0 && o.First.Before(r.First) {
+		r.First = o.First
+	}
+	if o.Last.After(r.Last) {
+		r.Last = o.Last
+	}
+	if r.FirstFailure.IsZero() || !o.FirstFailure.IsZero() && o.FirstFailure.Before(r.FirstFailure) {
+		r.FirstFailure = o.FirstFailure
+	}
+	if o.LastFailure.After(r.LastFailure) {
+		r.LastFailure = o.LastFailure
+	}
+	r.Requests, r.Failed = r.Requests+o.Requests, r.Failed+o.Failed
+	for status, n := range o.Statuses {
+		r.Statuses[status] += n
+	}
+	for backend, n := range o.Backends {
+		r.Backends[backend] += n
+	}
+	for e, n := range o.Errors {
+		if r.Errors[e] > 0 || len(r.Errors) < maxErrors {
+			r.Errors[e] += n
+		}
+	}
+	r.latencies, r.sorted = append(r.latencies, o.latencies...), false
+}
+
 // errorKind leaves out the addresses, so that equal failures count together.
 func errorKind(err error) string {
 	kind, rest, ok := strings.Cut(err.Error(), ": ")

@@ -99,16 +99,17 @@ func floodGatewayTLS(t *testing.T, a *arena) string {
 	return a.flooded(t, a.outsider, floodSpec{To: netip.AddrPortFrom(edge, 443), Hello: true}, netip.AddrPortFrom(a.plain.Address, 8443))
 }
 
-// flooded attacks, and for control an address outside of the mesh.
+// flooded attacks in three turns, and for control an address outside of the mesh.
 func (a *arena) flooded(t *testing.T, attacker *lab.Pod, spec floodSpec, outside netip.AddrPort) string {
 	t.Helper()
-	spec.Workers, spec.Hold = 64, 10*time.Second
+	const turns = 3
+	spec.Workers, spec.Hold = 64, 4*time.Second
 	var r, control report
-	noticed := a.under(t, func() { r = from(t, attacker, "flood", spec).wait() }, func() {
+	noticed := a.inTurns(t, turns, func() { r.join(from(t, attacker, "flood", spec).wait()) }, func() {
 		direct := spec
 		direct.To = outside
-		control = from(t, a.outsider, "flood", direct).wait()
+		control.join(from(t, a.outsider, "flood", direct).wait())
 	})
-	rate := func(r report) int { return int(float64(r.Done) / spec.Hold.Seconds()) }
+	rate := func(r report) int { return int(float64(r.Done) / (turns * spec.Hold.Seconds())) }
 	return fmt.Sprintf("%d connections a second, %d refused (control %d a second); %s", rate(r), r.Refused, rate(control), noticed)
 }

@@ -90,19 +90,58 @@ func (a *arena) while(t *testing.T, f func()) measured {
 	return stop()
 }
 
-// under runs an attack while the neighbour is served. It fails the test if a request of the neighbour fails, or if they are
-// too slow, and returns what the neighbour noticed, in words. attack returns when it is over. control is the same attack on a
-// pod outside of the mesh, and nil if there is no such thing: the machine's part of what the neighbour notices is not the
-// mesh's. It runs only by make attack.
+// join adds what the neighbour noticed another time.
+func (m measured) join(o measured) {
+	for name, r := range o {
+		if m[name] == nil {
+			m[name] = r
+		} else {
+			m[name].Join(r)
+		}
+	}
+}
+
+// machine reads what the machine's CPUs did, and what of it is the node's.
+func (a *arena) machine(t *testing.T) load.Machine {
+	t.Helper()
+	st, err := a.Proxy.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []int{st.PID}
+	if st.Tunnel != nil {
+		own = append(own, st.Tunnel.PID)
+	}
+	m, err := load.MachineNow(own...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// under is as inTurns, with one turn.
 func (a *arena) under(t *testing.T, attack, control func()) string {
 	t.Helper()
+	return a.inTurns(t, 1, attack, control)
+}
+
+// inTurns runs an attack while the neighbour is served, some times. It fails the test if a request of the neighbour fails, or if
+// they are too slow, and returns what the neighbour noticed, in words. attack returns when it is over. control is the same attack
+// on a pod outside of the mesh, and nil if there is no such thing: the machine's part of what the neighbour notices is not the
+// mesh's. It runs only by make attack, in turn with the attack, so that what disturbs the machine meets both.
+func (a *arena) inTurns(t *testing.T, turns int, attack, control func()) string {
+	t.Helper()
+	meanwhile, without := measured{}, measured{}
+	began := a.machine(t)
 	before := a.quiet(t)
-	meanwhile := a.while(t, attack)
-	after := a.quiet(t)
-	without := measured{}
-	if control != nil && long {
-		without = a.while(t, control)
+	for range turns {
+		meanwhile.join(a.while(t, attack))
+		if control != nil && long {
+			without.join(a.while(t, control))
+		}
 	}
+	after := a.quiet(t)
+	others := a.machine(t).Others(began)
 	var words []string
 	for _, way := range a.ways {
 		name := way.name
@@ -125,6 +164,9 @@ func (a *arena) under(t *testing.T, attack, control func()) string {
 			t.Errorf("the neighbour's p99 grows from %s (%s) to %s, %s", idle, base, now, name)
 		}
 		words = append(words, fmt.Sprintf("%s p99 %.1fx of %s (%s)", name, ratio, idle.Round(100*time.Microsecond), base))
+	}
+	if others > load.DisturbedFrom {
+		words = append(words, fmt.Sprintf("disturbed: others had %.0f%% of the machine", 100*others))
 	}
 	return strings.Join(words, ", ")
 }

@@ -26,6 +26,12 @@ type report struct {
 	Errors  []string `json:"errors,omitempty"`
 }
 
+// join adds what another process says.
+func (r *report) join(o report) {
+	r.Done, r.Refused, r.Most = r.Done+o.Done, r.Refused+o.Refused, max(r.Most, o.Most)
+	r.Errors = append(r.Errors, o.Errors...)
+}
+
 // roles are what an attacker may do. They run in a process in the attacker's pod.
 var roles = map[string]func(spec json.RawMessage) (report, error){
 	"sweep":    role(sweep),

@@ -10,11 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/lab"
+	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
@@ -93,7 +93,7 @@ func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server
 	if err != nil {
 		return sample{}, err
 	}
-	load0, err := loadNow(proxies...)
+	load0, err := load.MachineNow(proxies...)
 	if err != nil {
 		return sample{}, err
 	}
@@ -126,7 +126,7 @@ func call(ctx context.Context, from *lab.Pod, l wire.Load, proxies []int, server
 	if err != nil {
 		return sample{}, err
 	}
-	load1, err := loadNow(proxies...)
-	s.Proxies, s.Server, s.Others = p1-p0, s1-s0, othersShare(load0, load1, runtime.NumCPU())
+	load1, err := load.MachineNow(proxies...)
+	s.Proxies, s.Server, s.Others = p1-p0, s1-s0, load1.Others(load0)
 	return s, err
 }

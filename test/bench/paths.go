@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/weft-mesh/weft/internal/load"
 	"github.com/weft-mesh/weft/test/bench/wire"
 )
 
@@ -162,7 +163,7 @@ func per(spent time.Duration, units float64) time.Duration {
 // disturbed counts the rounds in which others had too much of the machine.
 func (f figures) disturbed() (n int) {
 	for _, o := range f.Others {
-		if o > disturbedFrom {
+		if o > load.DisturbedFrom {
 			n++
 		}
 	}

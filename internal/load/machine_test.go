@@ -1,9 +1,10 @@
-package main
+package load
 
 import (
 	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,27 +51,27 @@ func TestDescendants(t *testing.T) {
 }
 
 func TestOthersShare(t *testing.T) {
-	at := time.Now()
+	at, cores := time.Now(), float64(runtime.NumCPU())
 	for name, tt := range map[string]struct {
 		busy, own, took time.Duration
 		want            float64
 	}{
 		"nobody else":    {2 * time.Second, 2 * time.Second, time.Second, 0},
-		"a quarter":      {time.Second, 500 * time.Millisecond, time.Second, 0.25},
+		"half of one":    {time.Second, 500 * time.Millisecond, time.Second, 0.5 / cores},
 		"ticks run late": {time.Second, 1010 * time.Millisecond, time.Second, 0},
 		"no time":        {time.Second, 0, 0, 0},
 	} {
-		before := machineLoad{at, time.Hour, time.Minute}
-		after := machineLoad{at.Add(tt.took), time.Hour + tt.busy, time.Minute + tt.own}
-		if got := othersShare(before, after, 2); math.Abs(got-tt.want) > 1e-9 {
+		before := Machine{at, time.Hour, time.Minute}
+		after := Machine{at.Add(tt.took), time.Hour + tt.busy, time.Minute + tt.own}
+		if got := after.Others(before); math.Abs(got-tt.want) > 1e-9 {
 			t.Errorf("%s: %g, want %g", name, got, tt.want)
 		}
 	}
 }
 
 // The CPU time of this process is the benchmark's own.
-func TestLoadNow(t *testing.T) {
-	before, err := loadNow()
+func TestMachineNow(t *testing.T) {
+	before, err := MachineNow()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestLoadNow(t *testing.T) {
 	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
 		_, _ = os.Getwd()
 	}
-	after, err := loadNow()
+	after, err := MachineNow()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,53 +109,15 @@ func TestMeasuredProcessIsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	with, err := loadNow(pid)
+	with, err := MachineNow(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	without, err := loadNow() // at once: other processes of the benchmark may end, and their time with them
+	without, err := MachineNow() // at once: other processes of the benchmark may end, and their time with them
 	if err != nil {
 		t.Fatal(err)
 	}
 	if with.own-without.own < 100*time.Millisecond {
 		t.Errorf("own time with the process %v, without it %v; it spent %v", with.own, without.own, orphan)
-	}
-}
-
-func TestDisturbedRoundsAreMarked(t *testing.T) {
-	for want, in := range map[string][]float64{"-": nil, "10%": {0.02, 0.1}, "40% (disturbed 2 of 3)": {0.4, 0.01, 0.11}} {
-		if got := others(figures{Others: in}); got != want {
-			t.Errorf("%v: %q, want %q", in, got, want)
-		}
-	}
-	r := &report{Requests: []figures{{Way: direct, Connections: 1, Rounds: []float64{1}, Others: []float64{0.5}}}}
-	var b strings.Builder
-	r.print(&b)
-	if !strings.Contains(b.String(), "disturbed 1 of 1") {
-		t.Errorf("not in\n%s", b.String())
-	}
-}
-
-func TestMarksOfAuthenticatedPaths(t *testing.T) {
-	one := func(way string, n int, rate float64, p99, proxies time.Duration) figures {
-		return figures{Way: way, Connections: n, Rounds: []float64{rate}, P99: p99, ProxyCPU: proxies}
-	}
-	r := &report{
-		Bytes:     weftMTLS,
-		Requests:  []figures{one(weftMTLS, openers, 290, time.Millisecond, 0), one(sidecarsTLSH2, openers, 100, 0, 0)},
-		Opened:    []figures{one(weftMTLS, openers, 90, 0, 600*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
-		OpenedFIN: []figures{one(weftMTLS, openers, 110, 0, 400*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
-		Unread:    []figures{one(weftMTLS, openers, 1, 5*time.Millisecond, 0)},
-		Idle:      []idleFigures{{weftMTLS, 8000, 50e6, 190e6}, {sidecarsTLSH1, 8000, 0, 900e6}},
-	}
-	r.mark()
-	var passed []string
-	for _, m := range r.Marks {
-		if m.Pass {
-			passed = append(passed, m.Name)
-		}
-	}
-	if len(r.Marks) != 7 || len(passed) != 3 {
-		t.Errorf("%d marks, passed %q; want 7, of which connections closed with FIN (2) and memory", len(r.Marks), passed)
 	}
 }

@@ -1,47 +1,48 @@
-package main
+package load
 
 import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// disturbedFrom is the share of the machine's CPUs from which on others disturb a measurement.
-const disturbedFrom = 0.1
+// DisturbedFrom is the share of the machine's CPUs from which on other processes disturb a measurement.
+const DisturbedFrom = 0.1
 
 // userHZ is the unit of the times in /proc: a tick is 10 ms for every user of Linux.
 const userHZ = 100
 
-// machineLoad is what the CPUs did since the machine started.
-type machineLoad struct {
+// Machine is what the CPUs of the machine did since it started.
+type Machine struct {
 	at   time.Time
 	busy time.Duration // in processes, and taken by the hypervisor
-	own  time.Duration // of the benchmark's processes, and of kernel threads, which work for all
+	own  time.Duration // of the caller's processes, and of kernel threads, which work for all
 }
 
-// loadNow reads /proc. The benchmark's own processes are the descendants of this one, and measured with theirs: what weft
-// proxy starts (Envoy, weft tunnel) outlives its parent and is nobody's descendant.
-func loadNow(measured ...int) (l machineLoad, err error) {
-	l.at = time.Now()
-	if l.own, err = ownTime(append([]int{os.Getpid(), kernelThreads}, measured...)...); err != nil {
-		return l, err
+// MachineNow reads /proc. The caller's own processes are the descendants of this one, and others with theirs: what weft proxy
+// starts (Envoy, weft tunnel) outlives its parent and is nobody's descendant.
+func MachineNow(own ...int) (m Machine, err error) {
+	m.at = time.Now()
+	if m.own, err = ownTime(append([]int{os.Getpid(), kernelThreads}, own...)...); err != nil {
+		return m, err
 	}
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return l, err
+		return m, err
 	}
-	l.busy, err = busyTime(string(text))
-	return l, err
+	m.busy, err = busyTime(string(text))
+	return m, err
 }
 
-// othersShare is the share of the machine's CPUs that others had from before to after, between 0 and 1.
-func othersShare(before, after machineLoad, cores int) float64 {
-	capacity := after.at.Sub(before.at) * time.Duration(cores)
-	others := (after.busy - before.busy) - (after.own - before.own)
+// Others is the share of the machine's CPUs, between 0 and 1, that other processes had from an earlier Machine to this one.
+func (m Machine) Others(since Machine) float64 {
+	capacity := m.at.Sub(since.at) * time.Duration(runtime.NumCPU())
+	others := (m.busy - since.busy) - (m.own - since.own)
 	if capacity <= 0 {
 		return 0
 	}
