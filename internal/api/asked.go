@@ -37,7 +37,7 @@ type AskedNodes []AskedNode
 
 // Described is a description, and the node that gave it.
 type Described struct {
-	Node string `json:"node,omitempty"` // "" for this machine
+	Node string `json:"node"` // that knows it best
 	*describe.Description
 }
 

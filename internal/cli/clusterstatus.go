@@ -13,11 +13,12 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// clusterStatus is a cluster's health as its agents tell it.
-type clusterStatus struct {
+// meshStatus is the health of a cluster, or of one node, as agents tell it. It is one form, so that a program need not know which
+// of them was asked.
+type meshStatus struct {
 	Healthy bool         `json:"healthy"`
-	Host    string       `json:"host"`
-	Nodes   []nodeStatus `json:"nodes"`
+	Host    string       `json:"host,omitempty"`   // the API server or the flows API; "" where this machine's agent was asked
+	Nodes   []nodeStatus `json:"nodes"`            // by name
 	Unread  string       `json:"unread,omitempty"` // why nodes may be missing
 	// Workloads counts pods by mTLS mode.
 	Workloads  map[string]int     `json:"workloads"`
@@ -33,17 +34,17 @@ type clusterStatus struct {
 	Cut int `json:"cut,omitempty"`
 }
 
+func newMeshStatus(host string) *meshStatus {
+	return &meshStatus{Healthy: true, Host: host, Nodes: []nodeStatus{}, Workloads: map[string]int{}, Gateways: []*model.Gateway{}}
+}
+
 // nodeStatus is one node's.
 type nodeStatus struct {
-	Name      string   `json:"name"`
-	Agent     string   `json:"agent"` // ready, or why it is not, or why it does not answer
-	Version   string   `json:"version,omitempty"`
-	Envoy     string   `json:"envoy,omitempty"`
-	Healthy   bool     `json:"healthy"`
-	Workloads int      `json:"workloads"`
-	Faults    []string `json:"faults,omitempty"`
-	// Exports are the targets of the export of flows that do not take them.
-	Exports []*model.Export `json:"exports,omitempty"`
+	Name    string `json:"name"`
+	Agent   string `json:"agent"` // ready, or why it is not, or why it does not answer
+	Healthy bool   `json:"healthy"`
+	// Status is all that the agent says; nil if it does not answer.
+	Status *api.Status `json:"status,omitempty"`
 }
 
 func showClusterStatus(ctx context.Context, w io.Writer, f *fleet, out *output) (healthy bool, err error) {
@@ -56,12 +57,10 @@ func showClusterStatus(ctx context.Context, w io.Writer, f *fleet, out *output) 
 }
 
 // status asks all agents.
-func (f *fleet) status(ctx context.Context) *clusterStatus {
-	s := &clusterStatus{Healthy: true, Host: f.cluster.Host(), Workloads: map[string]int{}, Gateways: []*model.Gateway{}}
+func (f *fleet) status(ctx context.Context) *meshStatus {
+	s := newMeshStatus(f.cluster.Host())
 	for i, a := range ask(ctx, f, f.agents, (*api.Client).Status) {
-		n := nodeOf(f.agents[i], a)
-		s.Nodes = append(s.Nodes, n)
-		s.Healthy = s.Healthy && n.Healthy
+		s.addNode(nodeOf(f.agents[i], a))
 		s.add(&a.value)
 	}
 	s.without(ctx, f)
@@ -69,23 +68,28 @@ func (f *fleet) status(ctx context.Context) *clusterStatus {
 	return s
 }
 
-func (s *clusterStatus) sort() {
+// addNode adds a node, without what its agent says of objects.
+func (s *meshStatus) addNode(n nodeStatus) {
+	s.Nodes, s.Healthy = append(s.Nodes, n), s.Healthy && n.Healthy
+}
+
+func (s *meshStatus) sort() {
+	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Gateways, func(a, b *model.Gateway) int { return strings.Compare(a.Key(), b.Key()) })
 	slices.SortStableFunc(s.Troubles, func(a, b api.Trouble) int { return strings.Compare(a.Object.String(), b.Object.String()) })
 }
 
 // without adds the nodes that have no agent.
-func (s *clusterStatus) without(ctx context.Context, f *fleet) {
+func (s *meshStatus) without(ctx context.Context, f *fleet) {
 	nodes, err := f.cluster.Nodes(ctx)
 	if err != nil {
 		s.Healthy, s.Unread = false, "nodes without an agent are not known: "+err.Error()
 	}
 	for _, n := range nodes {
 		if n.Linux && !slices.ContainsFunc(f.agents, func(p survey.Pod) bool { return p.Node == n.Name }) {
-			s.Nodes, s.Healthy = append(s.Nodes, nodeStatus{Name: n.Name, Agent: "none runs on it, see weft check"}), false
+			s.addNode(nodeStatus{Name: n.Name, Agent: "none runs on it, see weft check"})
 		}
 	}
-	slices.SortFunc(s.Nodes, func(a, b nodeStatus) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func nodeOf(p survey.Pod, a answer[api.Status]) nodeStatus {
@@ -97,27 +101,39 @@ func nodeOf(p survey.Pod, a answer[api.Status]) nodeStatus {
 		n.Agent = "does not answer: " + a.err.Error()
 		return n
 	}
-	st := &a.value
-	n.Version, n.Healthy, n.Workloads, n.Faults = st.Agent.Version, st.Healthy && p.Ready, len(st.Workloads), st.Faults
-	switch n.Envoy = st.Proxy.State; {
-	case n.Envoy == "":
-		n.Envoy = "none"
-	case !st.Proxy.Connected:
-		n.Envoy += ", not connected"
-	}
-	for _, e := range st.Exports {
-		if e.Error != "" {
-			n.Exports = append(n.Exports, e)
-		}
-	}
-	if len(st.Proxy.Overload) > 0 {
-		n.Envoy += ", in overload"
-	}
+	n.Status, n.Healthy = &a.value, a.value.Healthy && p.Ready
 	return n
 }
 
+// version is that of the agent; "" if it does not answer.
+func (n nodeStatus) version() string {
+	if n.Status == nil {
+		return ""
+	}
+	return n.Status.Agent.Version
+}
+
+// envoy says how the node's Envoy fares; "" if the agent does not answer.
+func (n nodeStatus) envoy() string {
+	if n.Status == nil {
+		return ""
+	}
+	p := &n.Status.Proxy
+	out := p.State
+	switch {
+	case out == "":
+		out = "none"
+	case !p.Connected:
+		out += ", not connected"
+	}
+	if len(p.Overload) > 0 {
+		out += ", in overload"
+	}
+	return out
+}
+
 // add takes in what a node tells. What is the cluster's, each node tells.
-func (s *clusterStatus) add(st *api.Status) {
+func (s *meshStatus) add(st *api.Status) {
 	for _, w := range st.Workloads {
 		s.Workloads[w.MTLS.String()]++
 	}
@@ -155,7 +171,7 @@ func (s *clusterStatus) add(st *api.Status) {
 	}
 }
 
-func printClusterStatus(w io.Writer, s *clusterStatus) error {
+func printClusterStatus(w io.Writer, s *meshStatus) error {
 	tw := newTabWriter(w)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
@@ -165,8 +181,8 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 		if n.Healthy {
 			well++
 		}
-		if n.Version != "" {
-			versions[n.Version] = true
+		if v := n.version(); v != "" {
+			versions[v] = true
 		}
 	}
 	line("Cluster", "%s", s.Host)
@@ -210,12 +226,20 @@ func printClusterStatus(w io.Writer, s *clusterStatus) error {
 	return nil
 }
 
+// exports are the targets of the export of flows that do not take them.
+func (n nodeStatus) exports() []*model.Export {
+	if n.Status == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(n.Status.Exports), func(e *model.Export) bool { return e.Error == "" })
+}
+
 // printExports gives a line for each target of the export of flows that fails for a reason, with the nodes where it does.
 func printExports(w io.Writer, nodes []nodeStatus) {
 	since, where := map[model.Export]time.Time{}, map[model.Export][]string{}
 	var order []model.Export
 	for _, n := range nodes {
-		for _, e := range n.Exports {
+		for _, e := range n.exports() {
 			failure := model.Export{To: e.To, Target: e.Target, Error: e.Error}
 			if where[failure] == nil {
 				order, since[failure] = append(order, failure), e.Since
@@ -240,7 +264,10 @@ func printFaults(w io.Writer, nodes []nodeStatus) {
 	var order []string
 	where := map[string][]string{}
 	for _, n := range nodes {
-		for _, f := range n.Faults {
+		if n.Status == nil {
+			continue
+		}
+		for _, f := range n.Status.Faults {
 			if where[f] == nil {
 				order = append(order, f)
 			}
@@ -263,8 +290,13 @@ var identityTroubles = []column[api.Identity]{
 var nodeColumns = []column[nodeStatus]{
 	{head: "NAME", of: func(n nodeStatus) string { return n.Name }},
 	{head: "HEALTHY", of: func(n nodeStatus) string { return yesNo(n.Healthy) }},
-	{head: "VERSION", of: func(n nodeStatus) string { return n.Version }},
-	{head: "ENVOY", of: func(n nodeStatus) string { return n.Envoy }},
-	{head: "WORKLOADS", of: func(n nodeStatus) string { return fmt.Sprint(n.Workloads) }},
+	{head: "VERSION", of: func(n nodeStatus) string { return n.version() }},
+	{head: "ENVOY", of: func(n nodeStatus) string { return n.envoy() }},
+	{head: "WORKLOADS", of: func(n nodeStatus) string {
+		if n.Status == nil {
+			return ""
+		}
+		return fmt.Sprint(len(n.Status.Workloads))
+	}},
 	{head: "AGENT", of: func(n nodeStatus) string { return n.Agent }},
 }

@@ -25,11 +25,12 @@ const lastRefusals = 5
 type described struct {
 	*api.Described
 	Refusals []refusal `json:"refusals,omitempty"`
+	local    bool      // asked of this machine's agent
 }
 
 // refusal is a flow that was refused or failed, and the node that saw it.
 type refusal struct {
-	Node string        `json:"node,omitempty"`
+	Node string        `json:"node"`
 	Flow *observe.Flow `json:"flow"`
 }
 
@@ -118,9 +119,10 @@ func describeObject(ctx context.Context, r *reach, server *flowsServer, q descri
 		if err != nil {
 			return nil, err
 		}
-		out.Described = &api.Described{Description: d}
+		node, err := nodeName(ctx, c)
+		out.Described, out.local = &api.Described{Node: node, Description: d}, true
 		for _, fq := range refusalsOf(d) {
-			err = errors.Join(err, c.Flows(ctx, fq, out.take("")))
+			err = errors.Join(err, c.Flows(ctx, fq, out.take(node)))
 		}
 		out.lastOnly()
 		return out, err

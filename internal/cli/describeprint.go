@@ -40,7 +40,7 @@ func printDescription(w io.Writer, d *described, now time.Time) error {
 		p.route(d)
 	}
 	p.rules(d.Rules)
-	p.refusals(d.Refusals)
+	p.refusals(d.Refusals, d.local)
 	p.problems(d.Problems)
 	if d.More > 0 {
 		fmt.Fprintf(p, "\n%d rows had no room in the answer: see weft config\n", d.More)
@@ -312,12 +312,13 @@ func (p *page) rules(all []describe.Rule) {
 		column[describe.Rule]{head: "LOSES TO", of: func(r describe.Rule) string { return r.LosesTo }})
 }
 
-func (p *page) refusals(all []refusal) {
+// refusals prints the last ones; oneNode says that all are of the node that was asked.
+func (p *page) refusals(all []refusal, oneNode bool) {
 	if len(all) == 0 {
 		return
 	}
 	fmt.Fprintf(p, "\nLast connections that were refused or failed\n")
-	printer := flowPrinter{date: true}
+	printer := flowPrinter{date: true, oneNode: oneNode}
 	printer.to(p, "wide")
 	for _, r := range all {
 		if err := printer.print(r.Node, observe.Event{Flow: r.Flow}); err != nil && p.err == nil {

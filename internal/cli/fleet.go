@@ -134,6 +134,12 @@ func ask[T any](ctx context.Context, f *fleet, agents []survey.Pod, do func(*api
 	return out
 }
 
+// nodeName returns the name of the node that an agent is of.
+func nodeName(ctx context.Context, c *api.Client) (string, error) {
+	s, err := c.Status(ctx)
+	return s.Agent.Node, err
+}
+
 // newRelayCmd makes what the other side runs in an agent's pod.
 func newRelayCmd(run *string) *cobra.Command {
 	return &cobra.Command{

@@ -23,6 +23,7 @@ type flowPrinter struct {
 	w             io.Writer
 	json          *json.Encoder // nil unless the format is json
 	wide, colours bool
+	oneNode       bool // lines do not name the node; JSON does
 }
 
 func (p *flowPrinter) flags(f *pflag.FlagSet) {
@@ -47,7 +48,7 @@ func (p *flowPrinter) to(w io.Writer, format string) {
 func (p *flowPrinter) print(node string, e observe.Event) error {
 	if p.json != nil {
 		return p.json.Encode(struct {
-			Node string `json:"node,omitempty"`
+			Node string `json:"node"`
 			observe.Event
 		}{node, e})
 	}
@@ -60,7 +61,7 @@ func (p *flowPrinter) print(node string, e observe.Event) error {
 	default:
 		line = p.line(f)
 	}
-	if node != "" {
+	if node != "" && !p.oneNode {
 		line = node + "  " + line
 	}
 	line = strings.TrimRight(printable(line), " ")

@@ -48,8 +48,8 @@ func lists[T any](ctx context.Context, r *reach, server *flowsServer, what, name
 		if err != nil {
 			return nil, err
 		}
-		s, err := c.Status(ctx)
-		return &listings[T]{all: []listing[T]{{Nodes: []string{s.Agent.Node}, Items: list}}}, err
+		node, err := nodeName(ctx, c)
+		return &listings[T]{all: []listing[T]{{Nodes: []string{node}, Items: list}}}, err
 	}
 	f, err := r.open(ctx)
 	if err != nil {
@@ -146,9 +146,9 @@ type seen struct {
 
 // flows prints the flows of all agents: the last ones in the order of their time, then those that come as they do.
 func (f *fleet) flows(ctx context.Context, q api.FlowQuery, print func(string, observe.Event) error, complaints io.Writer) error {
-	many := len(f.agents) > 1
-	if !many {
-		return f.client(f.agents[0]).Flows(ctx, q, func(e observe.Event) error { return print("", e) })
+	if len(f.agents) == 1 {
+		p := f.agents[0]
+		return f.client(p).Flows(ctx, q, func(e observe.Event) error { return print(p.Node, e) })
 	}
 	if q.Follow && len(f.agents) > followAtOnce {
 		return fmt.Errorf("%d nodes are too many to follow at once (%d): name one by --node", len(f.agents), followAtOnce)

@@ -14,7 +14,6 @@ import (
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/explain"
 	"github.com/weft-mesh/weft/internal/kube/survey"
-	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/servicemap"
 )
 
@@ -127,7 +126,7 @@ func (s *flowsServer) showStatus(ctx context.Context, w io.Writer, r *reach, out
 		if nodes[0].err != nil {
 			return false, fmt.Errorf("node %s: %w", r.node, nodes[0].err)
 		}
-		return showNodeStatus(w, nodes[0].value, out, now)
+		return showNodeStatus(w, s.address, r.node, &nodes[0].value, out, now)
 	}
 	c := s.status(a, nodes)
 	done, err := out.structured(w, c)
@@ -138,8 +137,8 @@ func (s *flowsServer) showStatus(ctx context.Context, w io.Writer, r *reach, out
 }
 
 // status merges what nodes say.
-func (s *flowsServer) status(a *api.MeshAnswer, nodes []answer[api.Status]) *clusterStatus {
-	c := &clusterStatus{Healthy: true, Host: s.address, Workloads: map[string]int{}, Gateways: []*model.Gateway{}}
+func (s *flowsServer) status(a *api.MeshAnswer, nodes []answer[api.Status]) *meshStatus {
+	c := newMeshStatus(s.address)
 	silent := 0
 	for _, n := range nodes {
 		if n.err != nil {
@@ -147,8 +146,7 @@ func (s *flowsServer) status(a *api.MeshAnswer, nodes []answer[api.Status]) *clu
 		}
 		c.add(&n.value)
 		if a.Scope.All {
-			row := nodeOf(survey.Pod{Node: n.node, Ready: true}, n)
-			c.Nodes, c.Healthy = append(c.Nodes, row), c.Healthy && row.Healthy
+			c.addNode(nodeOf(survey.Pod{Node: n.node, Ready: true}, n))
 			continue
 		}
 		for _, i := range n.value.Identities {

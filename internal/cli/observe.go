@@ -67,7 +67,7 @@ must not fit.`,
 				if server.address != "" {
 					return server.flows(cmd.Context(), &r, q, filter.Match, show, cmd.ErrOrStderr())
 				}
-				return showFlows(cmd, &r, q, show)
+				return showFlows(cmd, &r, q, &p, show)
 			}
 			if bothEnds || out.format == "json" {
 				err = flows(show)
@@ -142,13 +142,19 @@ func flowTimes(q *api.FlowQuery, since, until string, now time.Time) (err error)
 }
 
 // showFlows prints the flows of this machine's agent, or of a cluster's.
-func showFlows(cmd *cobra.Command, r *reach, q api.FlowQuery, print func(string, observe.Event) error) error {
+func showFlows(cmd *cobra.Command, r *reach, q api.FlowQuery, p *flowPrinter, print func(string, observe.Event) error) error {
 	if c := r.local(); c != nil {
-		return c.Flows(cmd.Context(), q, func(e observe.Event) error { return print("", e) })
+		p.oneNode = true
+		node, err := nodeName(cmd.Context(), c)
+		if err != nil {
+			return err
+		}
+		return c.Flows(cmd.Context(), q, func(e observe.Event) error { return print(node, e) })
 	}
 	f, err := r.open(cmd.Context())
 	if err != nil {
 		return err
 	}
+	p.oneNode = len(f.agents) == 1
 	return f.flows(cmd.Context(), q, print, cmd.ErrOrStderr())
 }

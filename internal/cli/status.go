@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/kube/survey"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -50,7 +51,7 @@ func showStatus(ctx context.Context, w io.Writer, r *reach, server *flowsServer,
 	if server.address != "" {
 		return server.showStatus(ctx, w, r, out, now)
 	}
-	client := r.local()
+	client, host := r.local(), ""
 	if client == nil {
 		f, err := r.open(ctx)
 		if err != nil {
@@ -59,21 +60,26 @@ func showStatus(ctx context.Context, w io.Writer, r *reach, server *flowsServer,
 		if r.node == "" {
 			return showClusterStatus(ctx, w, f, out)
 		}
-		client = f.client(f.agents[0])
+		client, host = f.client(f.agents[0]), f.cluster.Host()
 	}
 	s, err := client.Status(ctx)
 	if err != nil {
 		return false, err
 	}
-	return showNodeStatus(w, s, out, now)
+	return showNodeStatus(w, host, s.Agent.Node, &s, out, now)
 }
 
-// showNodeStatus prints the status of a node.
-func showNodeStatus(w io.Writer, s api.Status, out *output, now time.Time) (healthy bool, err error) {
-	if done, err := out.structured(w, s); done || err != nil {
-		return s.Healthy, err
+// showNodeStatus prints the status of a node. Programs get the form that a cluster's has, with one node.
+func showNodeStatus(w io.Writer, host, node string, s *api.Status, out *output, now time.Time) (healthy bool, err error) {
+	c := newMeshStatus(host)
+	c.addNode(nodeOf(survey.Pod{Node: node, Ready: true}, answer[api.Status]{node: node, value: *s}))
+	c.add(s)
+	c.sort()
+	done, err := out.structured(w, c)
+	if err == nil && !done {
+		err = printStatus(w, s, now)
 	}
-	return s.Healthy, printStatus(w, &s, now)
+	return c.Healthy, err
 }
 
 func printStatus(w io.Writer, s *api.Status, now time.Time) error {
