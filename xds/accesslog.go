@@ -2,6 +2,7 @@ package xds
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -48,6 +49,9 @@ type Flow struct {
 	// Failure tells in Envoy's words why the connection or request failed, "" if it did not.
 	Failure string   `json:"failure,omitempty"`
 	Request *Request `json:"request,omitempty"`
+	// Stream is what the Envoys of both ends call the CONNECT of an authenticated connection; "" where a client of another make
+	// opened it. Several share a TLS connection, so its ports do not tell them apart.
+	Stream string `json:"stream,omitempty"`
 }
 
 // Named is how a connection was passed on by its server name.
@@ -85,9 +89,18 @@ const (
 	tagPeer   = "peer"
 	tagTarget = "target" // the authority of a CONNECT
 	tagSource = "source"
+	tagStream = "stream" // of a CONNECT
 	// Of the logs of connections by name: the application's end, and what it connected to.
 	tagClient  = "client"
 	tagService = "service"
+)
+
+const (
+	// headerStream is a header of CONNECTs. It has streamID of the client's Envoy, so that the reports of both ends can be told to be of
+	// one connection. It does not reach the application, and says nothing but that.
+	headerStream = "x-weft-stream"
+	streamID     = "%STREAM_ID%" // a UUID for each connection (Envoy, access logging, command operators)
+	lenStreamID  = 36
 )
 
 // tunnelLog reports authenticated connections. Entries of one kind share one stream, whichever pod they belong to.
@@ -98,10 +111,10 @@ func (cfg *Config) tunnelLog(name string) []*accesslog.AccessLog {
 	tags := map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"}
 	if name == logOut {
 		tags[tagLocal], tags[tagPeer] = "%UPSTREAM_LOCAL_URI_SAN%", "%UPSTREAM_PEER_URI_SAN%"
-		tags[tagSource] = "%UPSTREAM_LOCAL_ADDRESS%"
+		tags[tagSource], tags[tagStream] = "%UPSTREAM_LOCAL_ADDRESS%", streamID
 		return []*accesslog.AccessLog{tcpLog(name, tags)}
 	}
-	tags[tagTarget] = "%REQ(:AUTHORITY)%"
+	tags[tagTarget], tags[tagStream] = "%REQ(:AUTHORITY)%", fmt.Sprintf("%%REQ(%s):%d%%", headerStream, lenStreamID)
 	return []*accesslog.AccessLog{httpLog(name, tags)}
 }
 
@@ -159,7 +172,7 @@ func commonLog(name string, tags map[string]string) *grpclog.CommonGrpcAccessLog
 			EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: ClusterXDS},
 		}},
 	}
-	for _, tag := range []string{tagClient, tagLocal, tagOwner, tagPeer, tagService, tagSource, tagTarget} {
+	for _, tag := range []string{tagClient, tagLocal, tagOwner, tagPeer, tagService, tagSource, tagStream, tagTarget} {
 		if format, ok := tags[tag]; ok {
 			c.CustomTags = append(c.CustomTags, &tracing.CustomTag{Tag: tag, Type: &tracing.CustomTag_Value{Value: format}})
 		}
@@ -269,6 +282,9 @@ func commonFlow(c *data.AccessLogCommon, outbound bool) *Flow {
 		Owner:       c.GetCustomTags()[tagOwner],
 		Source:      socketAddr(c.GetDownstreamRemoteAddress()),
 		Destination: socketAddr(c.GetDownstreamLocalAddress()),
+	}
+	if s := c.GetCustomTags()[tagStream]; len(s) == lenStreamID { // whose client is not this mesh's Envoy may have anything
+		f.Stream = s
 	}
 	f.Failure = joinWords(flagWords(c.GetResponseFlags()), c.GetUpstreamTransportFailureReason(),
 		c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails())

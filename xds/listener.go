@@ -293,6 +293,12 @@ func tunnel(cfg *Config, statPrefix, clusterName, authority string, asked bool) 
 		AccessLog:          cfg.tunnelLog(logOut),
 		AccessLogOptions:   &tcpproxy.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true},
 	}
+	if cfg.AccessLog != nil {
+		p.TunnelingConfig.HeadersToAdd = []*core.HeaderValueOption{{
+			Header:       &core.HeaderValue{Key: headerStream, Value: streamID},
+			AppendAction: core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}}
+	}
 	if asked {
 		p.OnDemand = onDemand(cfg)
 	}

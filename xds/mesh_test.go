@@ -65,8 +65,32 @@ func TestRequestOverHBONE(t *testing.T) {
 		if !out || !in || !request {
 			return fmt.Errorf("outbound %v inbound %v request %v: %s", out, in, request, describe(w.flows))
 		}
-		return nil
+		return sameStreams(w.flows)
 	})
+}
+
+// sameStreams reports whether both ends of each connection by HBONE call it the same, and no two alike.
+func sameStreams(flows []*Flow) error {
+	type report struct {
+		stream         string
+		outbound, open bool
+	}
+	times := map[report]int{}
+	for _, f := range flows {
+		if f.Request == nil {
+			times[report{f.Stream, f.Outbound, f.Open}]++
+		}
+	}
+	if len(times) == 0 {
+		return errors.New("no connections")
+	}
+	for r, n := range times {
+		other := report{r.stream, !r.outbound, r.open}
+		if r.stream == "" || n != 1 || times[other] != 1 {
+			return fmt.Errorf("%+v: %d, of its other end %d", r, n, times[other])
+		}
+	}
+	return nil
 }
 
 // A caller without an identity gets the plain variant: a strict endpoint is not reached in a tunnel on its behalf.

@@ -86,6 +86,7 @@ type report struct {
 	outbound            bool
 	local, peer         model.Identity
 	workload            string // the local one, if it is known
+	stream              string // what both ends call it; "" for none
 }
 
 // flow returns the flow of a report, as forwarded. The time of a flow that has ended is its end.
@@ -93,7 +94,7 @@ func (a *Agent) flow(x report) observe.Flow {
 	r := observe.NewResolver(a.st)
 	f := observe.Flow{
 		Time: x.time, Open: x.open, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: observe.MTLS, Duration: x.duration,
-		Source: r.Peer(x.source), Destination: r.Peer(x.destination), Sent: x.sent, Received: x.received,
+		Source: r.Peer(x.source), Destination: r.Peer(x.destination), Sent: x.sent, Received: x.received, Stream: x.stream,
 	}
 	if !x.open {
 		f.Time = x.time.Add(x.duration)
@@ -146,7 +147,7 @@ func (a *Agent) accessLog(x *xds.Flow) {
 	}
 	f := a.flow(report{
 		time: x.Time, open: x.Open, duration: x.Duration, source: x.Source, destination: x.Destination,
-		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Owner,
+		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Owner, stream: x.Stream,
 	})
 	if q := x.Request; q != nil {
 		f.Layer = observe.L7

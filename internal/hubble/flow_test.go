@@ -29,7 +29,7 @@ func begun() *observe.Flow {
 
 func named() *observe.Flow {
 	f := begun()
-	f.Route = "TLSRoute/store/a"
+	f.Route, f.Stream = "TLSRoute/store/a", "5d3e7a0e-8b53-4d3c-9c6e-0f2a1b3c4d5e"
 	return f
 }
 

@@ -22,6 +22,7 @@ type PairKey struct {
 	open                bool
 	source, destination netip.AddrPort
 	name, kind          string // of a question
+	stream              string // of a connection by HBONE
 }
 
 // Key returns what the report of the other end has in common with this one. It reports false if there is no such report: an end
@@ -31,10 +32,14 @@ func (f *Flow) Key() (PairKey, bool) {
 	if f.HTTP != nil || f.SeenAt != AtSource && f.SeenAt != AtDestination || f.Source.Workload == "" || f.Destination.Workload == "" {
 		return PairKey{}, false
 	}
-	if source.Port() == 0 || destination.Port() == 0 || source.Addr().IsLoopback() || destination.Addr().IsLoopback() {
+	if f.Stream != "" {
+		// The source's port is the application's at one end, and at the other that of a connection which several share.
+		source = netip.AddrPortFrom(source.Addr(), 0)
+	}
+	if source.Port() == 0 && f.Stream == "" || destination.Port() == 0 || source.Addr().IsLoopback() || destination.Addr().IsLoopback() {
 		return PairKey{}, false
 	}
-	k := PairKey{protocol: f.Protocol, layer: f.Layer, open: f.Open, source: source, destination: destination}
+	k := PairKey{protocol: f.Protocol, layer: f.Layer, open: f.Open, source: source, destination: destination, stream: f.Stream}
 	if f.DNS != nil {
 		k.name, k.kind = f.DNS.Name, f.DNS.Type
 	}
@@ -63,6 +68,9 @@ func Joined(f, g *Flow) *Flow {
 	}
 	out := *source
 	out.SeenAt = AtBoth
+	if out.Source.Address.Port() == 0 {
+		out.Source.Address = destination.Source.Address
+	}
 	out.Source.fill(destination.Source)
 	out.Destination.fill(destination.Destination)
 	out.Route = cmp.Or(source.Route, destination.Route)

@@ -38,7 +38,20 @@ func TestPairs(t *testing.T) {
 		"loopback is everybody's":        {func(s, d *Flow) { s.Source.Address = netip.MustParseAddrPort("127.0.0.1:1"); d.Source = s.Source }, false},
 		"the port is not known":          {func(s, d *Flow) { s.Source.Address = netip.MustParseAddrPort("10.0.0.1:0"); d.Source = s.Source }, false},
 		"who it is from is not known":    {func(s, d *Flow) { s.Source.Workload, d.Source.Workload = "", "" }, false},
-		"another question":               {func(s, d *Flow) { s.DNS, d.DNS = &DNS{Name: "a", Type: "A"}, &DNS{Name: "a", Type: "AAAA"} }, false},
+		"by HBONE, with the port of a TLS connection at one end": {func(s, d *Flow) {
+			s.Stream, d.Stream = "a", "a"
+			d.Source.Address = netip.MustParseAddrPort("10.0.0.1:50000")
+		}, true},
+		"by HBONE, where the source's port is not known": {func(s, d *Flow) {
+			s.Stream, d.Stream = "a", "a"
+			s.Source.Address = netip.MustParseAddrPort("10.0.0.1:0")
+		}, true},
+		"two by HBONE in one TLS connection": {func(s, d *Flow) { s.Stream, d.Stream = "a", "b" }, false},
+		"by HBONE, from another pod than it claims": {func(s, d *Flow) {
+			s.Stream, d.Stream = "a", "a"
+			d.Source.Address = netip.MustParseAddrPort("10.0.0.9:1")
+		}, false},
+		"another question": {func(s, d *Flow) { s.DNS, d.DNS = &DNS{Name: "a", Type: "A"}, &DNS{Name: "a", Type: "AAAA"} }, false},
 		"one question": {func(s, d *Flow) {
 			s.DNS, d.DNS = &DNS{Name: "a", Type: "A"}, &DNS{Name: "a", Type: "A", Code: "NOERROR"}
 		}, true},
