@@ -3,12 +3,9 @@ package xds
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strings"
@@ -20,16 +17,13 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
-// spans takes spans by OTLP over gRPC (opentelemetry-proto, collector/trace/v1). A request of its service Export is encoded
-// as TracesData is.
+// spans takes spans by OTLP.
 type spans struct {
 	mu  sync.Mutex
 	all []span
@@ -55,21 +49,13 @@ func (s *spans) wait(ctx context.Context) {
 	s.mu.Unlock()
 }
 
-// service describes the collector's service to gRPC.
-func (s *spans) service() *grpc.ServiceDesc {
-	export := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		var r trace.TracesData
-		if err := decode(&r); err != nil {
-			return nil, err
-		}
-		s.mu.Lock()
-		s.headers, _ = metadata.FromIncomingContext(ctx)
-		s.mu.Unlock()
-		s.take(&r)
-		s.wait(ctx)
-		return &emptypb.Empty{}, nil
-	}
-	return &grpc.ServiceDesc{ServiceName: "opentelemetry.proto.collector.trace.v1.TraceService", Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: export}}}
+// receive takes in a request.
+func (s *spans) receive(ctx context.Context, r *trace.TracesData) {
+	s.mu.Lock()
+	s.headers, _ = metadata.FromIncomingContext(ctx)
+	s.mu.Unlock()
+	s.take(r)
+	s.wait(ctx)
 }
 
 // span is what is looked at of a span.
@@ -139,7 +125,7 @@ func collect(t *testing.T, w *world) *spans {
 		return collectHere(t, w)
 	}
 	s := &spans{}
-	collectorAt(w, s.behind(t, program))
+	collectorAt(w, testenv.TraceCollector(t, program, s.take))
 	return s
 }
 
@@ -159,7 +145,7 @@ func (s *spans) listen(t *testing.T, options ...grpc.ServerOption) string {
 		t.Fatal(err)
 	}
 	g := grpc.NewServer(options...)
-	g.RegisterService(s.service(), nil)
+	g.RegisterService(testenv.TraceService(s.receive), nil)
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(g.Stop)
 	return l.Addr().String()
@@ -169,29 +155,6 @@ func (s *spans) listen(t *testing.T, options ...grpc.ServerOption) string {
 func collectorAt(w *world, at string) {
 	put(w, w.st.Endpoints, &model.Endpoints{Service: "observability/otel", Port: 4317, Protocol: model.TCP,
 		Backends: []model.Endpoint{{Address: netip.MustParseAddrPort(at)}}})
-}
-
-// behind starts an OpenTelemetry collector that sends spans on by HTTP, and returns where it takes them.
-func (s *spans) behind(t *testing.T, program string) string {
-	t.Helper()
-	end := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		var data trace.TracesData
-		if err = errors.Join(err, proto.Unmarshal(body, &data)); err != nil {
-			t.Errorf("from the collector: %v", err)
-		}
-		s.take(&data)
-	}))
-	t.Cleanup(end.Close)
-	at := testenv.Collector(t, program, "traces", end.URL, "")
-	until(t, "the collector", func() error {
-		c, err := net.Dial("tcp", at)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	return at
 }
 
 func parentOf(traceID, flags string) string { return "00-" + traceID + "-00f067aa0ba902b7-" + flags }

@@ -15,4 +15,5 @@
 //	gateway_test.go    Gateways, both families, certificates replaced
 //	backendtls_test.go TLS to backends, by BackendTLSPolicies
 //	observe_test.go    flows and status
+//	traces_test.go     spans of a Gateway at a collector, by the scripts in testdata
 package node
