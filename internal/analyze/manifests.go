@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/weft-mesh/weft/gateway"
 	"github.com/weft-mesh/weft/internal/kube"
@@ -26,10 +27,13 @@ type Mesh struct {
 
 // Read reads files and folders, and in as "-", once. It fails if one of them cannot be read at all; what is wrong inside
 // of them is a Finding.
-func Read(paths []string, in io.Reader) (*Mesh, error) {
+func Read(paths []string, in io.Reader) (*Mesh, error) { return ReadBeside(nil, paths, in) }
+
+// ReadBeside is as Read, with documents of a cluster before the files: of an object that both have the file's counts.
+func ReadBeside(documents [][]byte, paths []string, in io.Reader) (*Mesh, error) {
 	db := state.NewDB()
 	m := &Mesh{objs: kube.NewObjects(db), st: state.New(db)}
-	files, err := manifests.Read(m.objs, paths, in)
+	files, err := manifests.ReadBeside(m.objs, documents, paths, in)
 	if err != nil {
 		return nil, err
 	}
@@ -37,6 +41,20 @@ func Read(paths []string, in io.Reader) (*Mesh, error) {
 	log := slog.New(slog.DiscardHandler)
 	gateway.New(m.objs, m.st, gateway.Config{TrustDomain: trustDomain, NodeAddresses: []netip.Addr{nodeAddress}}, log).Sync()
 	return m, nil
+}
+
+// References returns the keys of the ConfigMaps and of the Secrets that the objects refer to, there or not, sorted.
+func (m *Mesh) References() (configMaps, secrets []string) {
+	snap := m.st.Snapshot()
+	configMaps, _ = gateway.UsedConfigMaps(m.objs, gateway.ControllerName, snap)
+	for gw := range m.objs.Gateways.All(snap) {
+		secrets = append(secrets, kube.GatewaySecrets(gw)...)
+	}
+	for s := range m.objs.ListenerSets.All(snap) {
+		secrets = append(secrets, kube.ListenerSetSecrets(s)...)
+	}
+	slices.Sort(secrets)
+	return configMaps, slices.Compact(secrets)
 }
 
 // Model is what is handed to the node's planes.

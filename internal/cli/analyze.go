@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,35 +24,54 @@ func readManifests(cmd *cobra.Command, paths []string) (*analyze.Mesh, error) {
 
 func newAnalyzeCmd() *cobra.Command {
 	var (
-		out    output
-		paths  []string
-		strict bool
+		out     output
+		paths   []string
+		strict  bool
+		cluster analyzedCluster
 	)
 	cmd := &cobra.Command{
-		Use:   "analyze -f FILE",
-		Short: "Say what is wrong with manifests before they are applied",
-		Long: `Say what is wrong with manifests before they are applied: what would not be taken, every condition that would say that
-something does not work, and what is allowed and hardly meant. No cluster and no node is asked, so what the manifests
-refer to (Services, Gateways, GatewayClasses, Namespaces) must be among them.
+		Use:   "analyze [-f FILE] [--cluster]",
+		Short: "Say what is wrong with manifests before they are applied, or with the objects of a cluster",
+		Long: `Say what is wrong with manifests before they are applied, or with the objects of a cluster: what would not be taken, every
+condition that would say that something does not work, and what is allowed and hardly meant.
+
+With -f no cluster and no node is asked, so what the manifests refer to (Services, Gateways, GatewayClasses, Namespaces) must be
+among them. Without -f the objects of the cluster in the kubeconfig are read, and with -f and --cluster both: a manifest counts in
+place of the object that it would change. Nothing is written. It takes the right to list the kinds that the mesh reads; Secrets are
+not among them, and the certificates of Gateways are taken to be there and valid unless --secrets reads them. What may be listed
+in one namespace only is read there with -n.
 
 The exit status is 1 if there is an error, with --strict if there is a warning too.`,
 		Example: `  weft analyze -f examples/canary
-  kubectl get -A -o yaml ns,svc,httproutes,gateways,gatewayclasses | weft analyze -f - -f route.yaml`,
+  weft analyze
+  weft analyze -n shop --strict
+  weft analyze -f route.yaml --cluster`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			mesh, err := readManifests(cmd, paths)
+			if len(paths) > 0 && !cluster.asked {
+				if err := cluster.unused(cmd.Flags()); err != nil {
+					return err
+				}
+				mesh, err := readManifests(cmd, paths)
+				if err != nil {
+					return err
+				}
+				return printFindings(cmd, &out, mesh.Findings(), strict)
+			}
+			mesh, err := cluster.read(cmd.Context(), paths, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			return printFindings(cmd, &out, mesh.Findings(), strict)
+			return printFindings(cmd, &out, cluster.in(mesh.Findings()), strict)
 		},
 	}
 	manifestFlag(cmd, &paths)
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings too")
 	out.flag(cmd, "table", "json", "yaml")
+	cluster.flags(cmd.Flags())
 	return cmd
 }
 
@@ -65,7 +85,11 @@ func printFindings(cmd *cobra.Command, out *output, list []analyze.Finding, stri
 	case len(list) == 0:
 		fmt.Fprintln(w, "No problem found.")
 	default:
-		if err := printTable(w, list, findingColumns, false); err != nil {
+		columns := findingColumns
+		if !slices.ContainsFunc(list, func(f analyze.Finding) bool { return f.File != "" }) {
+			columns = columns[1:] // objects of a cluster have no place
+		}
+		if err := printTable(w, list, columns, false); err != nil {
 			return err
 		}
 	}

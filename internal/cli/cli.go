@@ -1,6 +1,6 @@
 // Package cli holds the user's commands. status, config, proxy-config, observe, map, edges, top, explain, check, sysdump and
 // version look at a node or a cluster: they ask agents (package internal/api), this node's on its socket, those of a cluster
-// in their pods. analyze and translate read manifests (package internal/analyze). The commands that run something are in
+// in their pods. analyze and translate read manifests (package internal/analyze), and analyze the objects of a cluster. The commands that run something are in
 // cmd/weft.
 package cli
 

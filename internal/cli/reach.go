@@ -23,9 +23,14 @@ type clusterFlags struct {
 }
 
 func (c *clusterFlags) flags(f *pflag.FlagSet) {
+	apiServerFlags(f, &c.Options)
+	f.StringVar(&c.namespace, "mesh-namespace", "weft-system", "namespace that Weft is installed in")
+}
+
+// apiServerFlags say which API server a command asks.
+func apiServerFlags(f *pflag.FlagSet, c *survey.Options) {
 	f.StringVar(&c.Kubeconfig, "kubeconfig", "", "file that names the API server (default: as kubectl finds it)")
 	f.StringVar(&c.Context, "context", "", "context of the kubeconfig")
-	f.StringVar(&c.namespace, "mesh-namespace", "weft-system", "namespace that Weft is installed in")
 }
 
 // known tells whether there is a cluster to ask.

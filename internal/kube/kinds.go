@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -258,4 +259,16 @@ func Upgrade(obj runtime.Object) runtime.Object {
 		return (*gwv1.ReferenceGrant)(v)
 	}
 	return obj
+}
+
+// Resource is the name of a kind in paths of an API server.
+func Resource(gvk schema.GroupVersionKind) string {
+	switch gvk.Kind { // the rules of English that the guess follows would have gatewaies and xmeshs
+	case "Gateway":
+		return "gateways"
+	case "XMesh":
+		return "xmeshes"
+	}
+	r, _ := meta.UnsafeGuessKindToResource(gvk)
+	return r.Resource
 }

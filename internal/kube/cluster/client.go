@@ -120,7 +120,7 @@ func (c *Cluster) Create(ctx context.Context, gk schema.GroupKind, obj runtime.O
 	if err != nil {
 		return err
 	}
-	return client.Post().NamespaceIfScoped(o.GetNamespace(), s.kind.Namespaced).Resource(resourceOf(s.version())).
+	return client.Post().NamespaceIfScoped(o.GetNamespace(), s.kind.Namespaced).Resource(kube.Resource(s.version())).
 		VersionedParams(&metav1.CreateOptions{FieldManager: fieldManager}, c.clients.params).Body(obj).Do(ctx).Error()
 }
 
@@ -152,7 +152,7 @@ func (c *Cluster) Apply(ctx context.Context, gk schema.GroupKind, key string, ma
 	}
 	namespace, name := model.SplitKey(key)
 	return client.Patch(types.ApplyYAMLPatchType).NamespaceIfScoped(namespace, s.kind.Namespaced).
-		Resource(resourceOf(s.version())).Name(name).
+		Resource(kube.Resource(s.version())).Name(name).
 		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager, Force: &force}, c.clients.params).
 		Body(manifest).Do(ctx).Error()
 }
@@ -164,7 +164,7 @@ func (c *Cluster) Delete(ctx context.Context, gk schema.GroupKind, key string, u
 		return err
 	}
 	namespace, name := model.SplitKey(key)
-	return client.Delete().NamespaceIfScoped(namespace, s.kind.Namespaced).Resource(resourceOf(s.version())).Name(name).
+	return client.Delete().NamespaceIfScoped(namespace, s.kind.Namespaced).Resource(kube.Resource(s.version())).Name(name).
 		Body(&metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(uid))}).Do(ctx).Error()
 }
 
@@ -198,6 +198,6 @@ func (c *Cluster) PatchStatus(ctx context.Context, gk schema.GroupKind, key stri
 	}
 	namespace, name := model.SplitKey(key)
 	return client.Patch(types.MergePatchType).NamespaceIfScoped(namespace, s.kind.Namespaced).
-		Resource(resourceOf(s.version())).Name(name).SubResource("status").
+		Resource(kube.Resource(s.version())).Name(name).SubResource("status").
 		VersionedParams(&metav1.PatchOptions{FieldManager: fieldManager}, c.clients.params).Body(patch).Do(ctx).Error()
 }

@@ -113,7 +113,7 @@ func (c *Cluster) Installed(gk schema.GroupKind) bool {
 func (c *Cluster) Reads() []schema.GroupResource {
 	out := make([]schema.GroupResource, len(c.sources))
 	for i, s := range c.sources {
-		out[i] = schema.GroupResource{Group: s.gk().Group, Resource: resourceOf(s.kind.GVK)}
+		out[i] = schema.GroupResource{Group: s.gk().Group, Resource: kube.Resource(s.kind.GVK)}
 	}
 	if c.opts.ConfigMaps != nil {
 		out = append(out, schema.GroupResource{Resource: "configmaps"})

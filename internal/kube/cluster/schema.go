@@ -7,6 +7,8 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/weft-mesh/weft/internal/kube"
 )
 
 // An API server prunes what it sends on a watch by the CRD as it was when the watch began. A policy with a field that
@@ -91,4 +93,4 @@ func (s *source) crd(ctx context.Context) (*apiextensionsv1.CustomResourceDefini
 	return crd, nil
 }
 
-func (s *source) crdName() string { return resourceOf(s.kind.GVK) + "." + s.gk().Group }
+func (s *source) crdName() string { return kube.Resource(s.kind.GVK) + "." + s.gk().Group }

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/crds"
 )
 
@@ -42,6 +43,6 @@ func (s *source) nextSchema(ctx context.Context, told func(string, *apiextension
 	case err != nil:
 		return err
 	}
-	told(resourceOf(s.kind.GVK), crds.SchemaOf(crd))
+	told(kube.Resource(s.kind.GVK), crds.SchemaOf(crd))
 	return s.awaitChange(ctx, client, s.crdName(), crd.ResourceVersion)
 }

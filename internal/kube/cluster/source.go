@@ -8,7 +8,7 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -137,7 +137,7 @@ type typedClient struct {
 }
 
 func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
-	return c.Get().Resource(resourceOf(c.gvk)).VersionedParams(o, c.clients.params)
+	return c.Get().Resource(kube.Resource(c.gvk)).VersionedParams(o, c.clients.params)
 }
 
 func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -171,18 +171,6 @@ func (s *source) listWatch(r requests) *cache.ListWatch {
 			return w, err
 		},
 	}
-}
-
-// resourceOf returns the plural that a kind has in paths.
-func resourceOf(gvk schema.GroupVersionKind) string {
-	switch gvk.Kind { // the rules of English that the guess follows would have gatewaies and xmeshs
-	case "Gateway":
-		return "gateways"
-	case xmesh.Kind:
-		return "xmeshes"
-	}
-	r, _ := meta.UnsafeGuessKindToResource(gvk)
-	return r.Resource
 }
 
 // fieldSelector leaves out at the API server what nobody reads: pods that have ended, Secrets that are no certificates.

@@ -29,7 +29,7 @@ func (c *clients) strict(gvk schema.GroupVersionKind) (strictClient, error) {
 	if err != nil {
 		return strictClient{}, fmt.Errorf("client of %s: %w", gvk.GroupVersion(), err)
 	}
-	return strictClient{d.Resource(gvk.GroupVersion().WithResource(resourceOf(gvk)))}, nil
+	return strictClient{d.Resource(gvk.GroupVersion().WithResource(kube.Resource(gvk)))}, nil
 }
 
 func (c strictClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

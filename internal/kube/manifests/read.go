@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,7 +46,15 @@ type Place struct {
 // Documents of kinds that the mesh does not read are not faults: they are usual beside those of the mesh. Services get the
 // address that an API server would give them. A path without any document is an error, for most likely it is the wrong one.
 func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
+	return ReadBeside(objs, nil, paths, in)
+}
+
+// ReadBeside is as Read, and reads documents before the files: those of a cluster, which have no place.
+func ReadBeside(objs *kube.Objects, documents [][]byte, paths []string, in io.Reader) (*Files, error) {
 	out := &Files{Where: map[model.ObjectRef]Place{}, Unread: map[model.ObjectRef]Place{}}
+	if err := out.readDocuments(objs, documents); err != nil {
+		return nil, err
+	}
 	for _, path := range paths {
 		if err := out.read(objs, path, in); err != nil {
 			return nil, err
@@ -58,7 +67,7 @@ func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
 	info, err := os.Stat(path)
 	switch {
 	case path == Stdin:
-		return o.readStream(objs, "stdin", in)
+		return o.readStream(objs, "stdin", "stdin", in)
 	case err != nil:
 		return fmt.Errorf("read manifests: %w", err)
 	case info.IsDir():
@@ -70,11 +79,11 @@ func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
 		return fmt.Errorf("read manifests: %w", err)
 	}
 	defer file.Close()
-	return o.readStream(objs, path, file)
+	return o.readStream(objs, path, path, file)
 }
 
-// readStream reads one file, whatever its name ends with.
-func (o *Files) readStream(objs *kube.Objects, name string, in io.Reader) error {
+// readStream reads one file, whatever its name ends with. Users know it as shown.
+func (o *Files) readStream(objs *kube.Objects, name, shown string, in io.Reader) error {
 	dir, err := os.MkdirTemp("", "weft-manifests")
 	if err != nil {
 		return fmt.Errorf("read manifests: %w", err)
@@ -95,7 +104,28 @@ func (o *Files) readStream(objs *kube.Objects, name string, in io.Reader) error 
 	if err != nil {
 		return fmt.Errorf("read manifests: %s: %w", name, err)
 	}
-	return o.readFolder(objs, dir, name+" has no manifest: it is empty", func(string) string { return name })
+	return o.readFolder(objs, dir, name+" has no manifest: it is empty", func(string) string { return shown })
+}
+
+// readDocuments reads documents that are in no file.
+func (o *Files) readDocuments(objs *kube.Objects, documents [][]byte) error {
+	for _, text := range documents {
+		if err := o.readStream(objs, "cluster.json", "", bytes.NewReader(text)); err != nil {
+			return err
+		}
+	}
+	for i := range o.Problems {
+		o.Problems[i].Line = 0
+	}
+	for i := range o.Workloads {
+		o.Workloads[i].At = Place{}
+	}
+	for _, places := range []map[model.ObjectRef]Place{o.Where, o.Unread} {
+		for ref := range places {
+			places[ref] = Place{}
+		}
+	}
+	return nil
 }
 
 // readFolder reads the folder dir. shown gives the name by which users know a file of it, empty is the error if it has no

@@ -57,6 +57,7 @@ func of(cfg *rest.Config) (*Cluster, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent, cfg.Timeout = "weft-cli", answerWithin
 	cfg.QPS, cfg.Burst = 100, 200
+	cfg.WarningHandler = rest.NoWarnings{} // such as that a version is old, in a form that is for logs
 	cfg.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	c, err := rest.UnversionedRESTClientFor(cfg)
 	if err != nil {

@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/weft-mesh/weft/internal/analyze"
+	"github.com/weft-mesh/weft/internal/kube/survey"
+)
+
+// analyzedCluster is the cluster whose objects weft analyze reads.
+type analyzedCluster struct {
+	survey.Options
+	asked     bool   // though there are manifests
+	namespace string // the one whose findings are shown; "" for all
+	secrets   bool
+}
+
+func (c *analyzedCluster) flags(f *pflag.FlagSet) {
+	f.BoolVar(&c.asked, "cluster", false, "with -f: read the objects of the cluster too")
+	f.StringVarP(&c.namespace, "namespace", "n", "", "of a cluster, only what is wrong in this namespace")
+	f.BoolVar(&c.secrets, "secrets", false, "of a cluster, read the Secrets with certificates of Gateways too")
+	apiServerFlags(f, &c.Options)
+}
+
+// unused returns an error if a flag is given that is of a cluster, where none is asked.
+func (c *analyzedCluster) unused(f *pflag.FlagSet) error {
+	for _, name := range []string{"namespace", "secrets", "kubeconfig", "context"} {
+		if f.Changed(name) {
+			return fmt.Errorf("--%s is of a cluster, and with -f none is asked: give --cluster too", name)
+		}
+	}
+	return nil
+}
+
+// read reads the objects of the cluster, and manifests that change them. What could not be read is a complaint.
+func (c *analyzedCluster) read(ctx context.Context, paths []string, in io.Reader, complaints io.Writer) (*analyze.Mesh, error) {
+	api, err := survey.Open(c.Options)
+	if err != nil {
+		if len(paths) == 0 {
+			err = fmt.Errorf("%w; or name manifests by -f", err)
+		}
+		return nil, err
+	}
+	read, err := api.Manifests(ctx, c.namespace)
+	if err != nil {
+		return nil, err
+	}
+	if len(read.Forbidden) > 0 && c.namespace == "" {
+		return nil, fmt.Errorf("%s: you may not list %s; what is yours in one namespace is read with -n", api.Host(), strings.Join(read.Forbidden, ", "))
+	}
+	if slices.Contains(paths, "-") { // it is read twice
+		text, err := io.ReadAll(in)
+		if err != nil {
+			return nil, fmt.Errorf("read manifests: stdin: %w", err)
+		}
+		in = bytes.NewReader(text)
+	}
+	mesh, err := analyze.ReadBeside(read.Documents, paths, in)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.addReferences(ctx, api, read, mesh); err != nil {
+		return nil, err
+	}
+	if len(read.Elsewhere) > 0 {
+		fmt.Fprintf(complaints, "Read in namespace %s alone, so that references to others may be judged wrong: %s\n", printable(c.namespace), printable(strings.Join(read.Elsewhere, ", ")))
+	}
+	if len(read.Forbidden) > 0 {
+		fmt.Fprintf(complaints, "Not read, for you may not, so that what refers to it may be judged wrong: %s\n", printable(strings.Join(read.Forbidden, ", ")))
+	}
+	if again, ok := in.(io.Seeker); ok {
+		_, _ = again.Seek(0, io.SeekStart) // one in memory
+	}
+	return analyze.ReadBeside(read.Documents, paths, in)
+}
+
+// addReferences reads what the objects of a mesh refer to by name.
+func (c *analyzedCluster) addReferences(ctx context.Context, api *survey.Cluster, read *survey.Manifests, mesh *analyze.Mesh) error {
+	configMaps, secrets := mesh.References()
+	if err := read.Add(ctx, api, "ConfigMap", configMaps); err != nil {
+		return err
+	}
+	if c.secrets {
+		before := len(read.Forbidden)
+		if err := read.Add(ctx, api, "Secret", secrets); err != nil {
+			return err
+		}
+		secrets = nil
+		for _, what := range read.Forbidden[before:] {
+			secrets = append(secrets, strings.TrimPrefix(what, "Secret "))
+		}
+	}
+	if len(secrets) == 0 {
+		return nil
+	}
+	standIns, err := analyze.StandIns(secrets)
+	read.Documents = append(read.Documents, standIns)
+	return err
+}
+
+// in returns the findings of the namespace that was asked for.
+func (c *analyzedCluster) in(all []analyze.Finding) []analyze.Finding {
+	return slices.DeleteFunc(all, func(f analyze.Finding) bool {
+		of := f.Object.Namespace
+		if f.Object.Kind == "Namespace" {
+			of = f.Object.Name
+		}
+		return c.namespace != "" && f.File == "" && of != c.namespace
+	})
+}
