@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,7 +20,27 @@ func readManifests(cmd *cobra.Command, paths []string) (*analyze.Mesh, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no manifests: name a file, a folder or - by -f")
 	}
-	return analyze.Read(paths, cmd.InOrStdin())
+	return whileWanted(cmd.Context(), func() (*analyze.Mesh, error) { return analyze.Read(paths, cmd.InOrStdin()) })
+}
+
+// whileWanted returns what read returns, or an error when ctx ends: a read of a terminal or of a pipe may never end.
+func whileWanted[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := read()
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 func newAnalyzeCmd() *cobra.Command {
@@ -61,7 +82,9 @@ The exit status is 1 if there is an error, with --strict if there is a warning t
 				}
 				return printFindings(cmd, &out, mesh.Findings(), strict)
 			}
-			mesh, err := cluster.read(cmd.Context(), paths, cmd.InOrStdin(), cmd.ErrOrStderr())
+			mesh, err := whileWanted(cmd.Context(), func() (*analyze.Mesh, error) {
+				return cluster.read(cmd.Context(), paths, cmd.InOrStdin(), cmd.ErrOrStderr())
+			})
 			if err != nil {
 				return err
 			}

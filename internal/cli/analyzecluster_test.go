@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,5 +101,28 @@ spec: {parentRefs: [{name: edge, namespace: edge}], rules: [{backendRefs: [{name
 		if out, err := run(t, strings.Fields(args)...); err == nil || errors.Is(err, ErrUnhealthy) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one about %q: %s", args, err, want, out)
 		}
+	}
+}
+
+// TestAnalyzeIsStopped: Ctrl-C ends a command that waits for standard input.
+func TestAnalyzeIsStopped(t *testing.T) {
+	for _, args := range []string{"analyze -f -", "translate -f -", "analyze -f - --cluster --kubeconfig " + analyzed(t, nil)} {
+		in, end := io.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := newRoot(Options{}, nil)
+		cmd.SetIn(in)
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs(strings.Fields(args))
+		done := make(chan error, 1)
+		go func() { done <- cmd.ExecuteContext(ctx) }()
+		if _, err := end.Write([]byte("{")); err != nil { // it reads
+			t.Fatal(err)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", args, err)
+		}
+		end.Close()
 	}
 }

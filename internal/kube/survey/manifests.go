@@ -197,7 +197,7 @@ func asWritten(gvk schema.GroupVersionKind, text json.RawMessage) (json.RawMessa
 func cause(err error) error {
 	var status errors.APIStatus
 	if stderrors.As(err, &status) {
-		return status.(error) //nolint:errcheck // it is one of err's
+		return status.(error) // it is one of err's
 	}
 	return err
 }
