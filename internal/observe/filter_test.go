@@ -105,7 +105,7 @@ func TestFilter(t *testing.T) {
 func TestBadTerms(t *testing.T) {
 	for field, bad := range map[string][]Terms{
 		"namespace": {{Namespace: []string{""}}, {Namespace: []string{"!"}}, {Namespace: slices.Repeat([]string{"a"}, maxTerms+1)}},
-		"from":      {{From: []string{"a/b/c"}}},
+		"from":      {{From: []string{"a/b/c"}}, {From: []string{"10.0.0.0/99"}}, {From: []string{"fd00::/x"}}},
 		"to":        {{To: []string{"!a:0"}}},
 		"verdict":   {{Verdict: []string{"lost"}}},
 		"layer":     {{Layer: []string{"L5"}}},

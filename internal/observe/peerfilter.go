@@ -37,6 +37,10 @@ func ParsePeerFilter(s string) (PeerFilter, error) {
 	}
 	if p, err := netip.ParsePrefix(s); err == nil {
 		return PeerFilter{prefix: p.Masked()}, nil
+	} else if addr, _, ok := strings.Cut(s, "/"); ok && addr != "" {
+		if _, isAddr := netip.ParseAddr(addr); isAddr == nil { // no namespace has such a name
+			return PeerFilter{}, fmt.Errorf("%q is not a CIDR: %w", s, err)
+		}
 	}
 	var f PeerFilter
 	name, port, hasPort := strings.Cut(s, ":")
