@@ -38,7 +38,7 @@ func (c credentials) dialling(peer model.Identity) *tls.Config {
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate, nil }
 	cfg.InsecureSkipVerify = true // names of hosts mean nothing here; VerifyConnection looks at the certificate
 	cfg.VerifyConnection = func(s tls.ConnectionState) error {
-		id, err := c.verify(s)
+		id, err := c.verify(s, x509.ExtKeyUsageServerAuth)
 		if err == nil && id != peer {
 			err = fmt.Errorf("the peer is %s, and %s was expected", id, peer)
 		}
@@ -53,7 +53,7 @@ func (c credentials) accepting() *tls.Config {
 	cfg.Certificates = []tls.Certificate{*c.certificate}
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.VerifyConnection = func(s tls.ConnectionState) error {
-		_, err := c.verify(s)
+		_, err := c.verify(s, x509.ExtKeyUsageClientAuth)
 		return err
 	}
 	return cfg
@@ -73,9 +73,9 @@ func (c credentials) config() *tls.Config {
 // signature, also where none of them is of the mesh: crypto/x509 tries a hundred, and with P-521 one takes milliseconds.
 const maxChain = 4
 
-// verify gives the SPIFFE ID of the peer's certificate, which must come from the roots.
+// verify gives the SPIFFE ID of the peer's certificate, which must come from the roots and be for this end of a connection.
 // See https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md#5-validation.
-func (c credentials) verify(s tls.ConnectionState) (model.Identity, error) {
+func (c credentials) verify(s tls.ConnectionState, end x509.ExtKeyUsage) (model.Identity, error) {
 	if s.NegotiatedProtocol != protocol {
 		return "", fmt.Errorf("the peer does not speak %s", protocol)
 	}
@@ -91,7 +91,7 @@ func (c credentials) verify(s tls.ConnectionState) (model.Identity, error) {
 		between.AddCert(cert)
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: c.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: time.Now(),
+		Roots: c.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{end}, CurrentTime: time.Now(),
 	}); err != nil {
 		return "", fmt.Errorf("the peer's certificate: %w", err)
 	}
@@ -109,7 +109,23 @@ func spiffeID(leaf *x509.Certificate, trustDomain string) (model.Identity, error
 	if !inTrustDomain(u, trustDomain) {
 		return "", fmt.Errorf("the peer is %.256q, which is not of the trust domain %s", u.String(), trustDomain)
 	}
+	if !wellFormed(u) {
+		return "", fmt.Errorf("the peer is %.256q, which is no SPIFFE ID", u.String())
+	}
 	return model.Identity(u.String()), nil
+}
+
+// wellFormed reports whether the path of a URI is that of a SPIFFE ID: segments of letters, digits, dots, dashes and underscores.
+// Policies compare the beginning of an ID, so /ns/bank/../tenant must not pass for one of bank.
+// See https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md#22-path.
+func wellFormed(u *url.URL) bool {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	for segment := range strings.SplitSeq(strings.TrimPrefix(u.Path, "/"), "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, plain) != "" {
+			return false
+		}
+	}
+	return u.RawPath == ""
 }
 
 func inTrustDomain(u *url.URL, trustDomain string) bool {

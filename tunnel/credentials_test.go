@@ -117,6 +117,16 @@ func TestBothEndsAreVerified(t *testing.T) {
 		{"a trust domain that starts the same", ca.credentials(nil, "spiffe://td.evil/ns/x/sa/alice"), ca.credentials(nil, bob), bob, "", "trust domain"},
 		{"a client without a SPIFFE ID", ca.credentials(nil), ca.credentials(nil, bob), bob, "", "0 URIs"},
 		{"a client with two", ca.credentials(nil, alice, bob), ca.credentials(nil, bob), bob, "", "2 URIs"},
+		{"a comma in the ID", ca.credentials(nil, alice+",spiffe://td/ns/x/sa/carol"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"a zero byte in the ID", ca.credentials(nil, alice+"%00"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"a slash that is escaped", ca.credentials(nil, "spiffe://td/ns/x%2Fsa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"dots in the ID", ca.credentials(nil, "spiffe://td/ns/y/../x/sa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"an empty segment of the ID", ca.credentials(nil, "spiffe://td/ns//x/sa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"a client's certificate for servers", ca.credentials(forUse(x509.ExtKeyUsageServerAuth), alice), ca.credentials(nil, bob), bob, "", "incompatible key usage"},
+		{"a server's certificate for clients", ca.credentials(nil, alice), ca.credentials(forUse(x509.ExtKeyUsageClientAuth), bob), bob,
+			"incompatible key usage", "bad certificate"},
+		{"certificates for both", ca.credentials(forUse(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth), alice),
+			ca.credentials(forUse(x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth), bob), bob, "", ""},
 		{"a client that is an authority", ca.credentials(func(c *x509.Certificate) { c.IsCA = true }, alice), ca.credentials(nil, bob), bob, "", "authority's"},
 		{"a certificate that has expired", ca.credentials(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, alice),
 			ca.credentials(nil, bob), bob, "", "expired"},
@@ -136,6 +146,10 @@ func TestBothEndsAreVerified(t *testing.T) {
 			}
 		})
 	}
+}
+
+func forUse(all ...x509.ExtKeyUsage) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.ExtKeyUsage = all }
 }
 
 // An outsider makes neither end check more signatures, nor parse more certificates, than the mesh's own chains take.

@@ -259,7 +259,11 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	}
 	status := int(e.GetResponse().GetResponseCode().GetValue())
 	// An answer of the application is no failure of the request, whatever its status.
-	if details := e.GetResponse().GetResponseCodeDetails(); f.Failure != "" || status >= 400 && details != detailsUpstream {
+	details := e.GetResponse().GetResponseCodeDetails()
+	if c.GetResponseFlags().GetFaultInjected() {
+		details = detailsOddHost
+	}
+	if f.Failure != "" || status >= 400 && details != detailsUpstream {
 		f.Failure = joinWords(f.Failure, details)
 	}
 	if log == logRequest || log == logRequestOut {
@@ -321,11 +325,17 @@ func socketAddr(a *core.Address) netip.AddrPort {
 // detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).
 const detailsUpstream = "via_upstream"
 
-// flagWords returns the names of the flags that are set, except those that say that the client went away.
+// detailsOddHost takes the place of Envoy's words for a request that refuseOddHosts refuses.
+const detailsOddHost = "malformed_host"
+
+// unsaid are flags that say that the client went away, or what detailsOddHost says better.
+var unsaid = []string{"downstream_connection_termination", "downstream_remote_reset", "fault_injected"}
+
+// flagWords returns the names of the flags that are set, except those of unsaid.
 func flagWords(f *data.ResponseFlags) string {
 	var words []string
 	f.ProtoReflect().Range(func(d protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		if n := string(d.Name()); n != "downstream_connection_termination" && n != "downstream_remote_reset" {
+		if n := string(d.Name()); !slices.Contains(unsaid, n) {
 			words = append(words, n)
 		}
 		return true

@@ -1,7 +1,13 @@
 package xds
 
 import (
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -9,7 +15,7 @@ import (
 // TestOddHosts: a Gateway takes no Host in which a port is no port, or that has a user. Applications read such a Host in other ways
 // than Envoy, which finds the route by what is before the colon.
 func TestOddHosts(t *testing.T) {
-	w := newWorld(t, Config{})
+	w := newWorld(t, Config{RequestLog: true})
 	backend(t, w, "web")
 	port := freePort(t)
 	gatewayWith(w, port, model.Rule{Backends: []model.Backend{to("web", 1)}})
@@ -31,4 +37,42 @@ func TestOddHosts(t *testing.T) {
 		}
 	}
 	w.noRejections()
+	until(t, "the flow of a refused request", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, f := range w.flows {
+			if f.Request != nil && f.Request.Authority == "[::1]@evil.example" {
+				if f.Request.Status != 400 || f.Failure != "malformed_host" {
+					t.Errorf("status %d, failure %q", f.Request.Status, f.Failure)
+				}
+				return nil
+			}
+		}
+		return errors.New("not logged yet")
+	})
+}
+
+// TestOddHostsCostNothingForEachHost: Envoy compiles an expression for each place where it stands. Ten times as many hostnames
+// must not be ten times as many expressions.
+func TestOddHostsCostNothingForEachHost(t *testing.T) {
+	w := newWorld(t, Config{})
+	port := uint16(8080)
+	gatewayWith(w, port, model.Rule{Backends: []model.Backend{to("web", 1)}})
+	table := model.GatewayTable("shop", "gw", port, "")
+	all, _ := w.st.RouteTables.Get(w.st.Snapshot(), table)
+	many := &model.RouteTable{Name: table}
+	for i := range 100 {
+		host := all.VirtualHosts[0]
+		host.Hosts = []string{fmt.Sprintf("shop-%d.example", i)}
+		many.VirtualHosts = append(many.VirtualHosts, host)
+	}
+	put(w, w.st.RouteTables, many)
+	b := &builder{st: w.st, snap: w.st.Snapshot(), cfg: &w.server.cfg}
+	out := buildRoutes(b, table).message.(*routev3.RouteConfiguration)
+	if len(out.VirtualHosts) != 100 {
+		t.Fatalf("%d virtual hosts", len(out.VirtualHosts))
+	}
+	if n := strings.Count(protojson.Format(out), `":authority"`); n > 0 {
+		t.Errorf("%d expressions that look at the Host, for 100 hostnames", n)
+	}
 }

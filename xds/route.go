@@ -51,9 +51,6 @@ func buildRoutes(b *builder, name string) *built {
 	if source != nil {
 		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
 	}
-	if t.gateway {
-		refuseOddHosts(out.VirtualHosts)
-	}
 	return &built{message: out, objects: t.objects}
 }
 

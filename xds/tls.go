@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"regexp"
+
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	certmapper "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/cert_mappers/filter_state_override/v3"
 	certselector "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/cert_selectors/on_demand_secret/v3"
@@ -37,6 +39,11 @@ func upstreamTLS(san *matcher.StringMatcher) *core.TransportSocket {
 	})
 }
 
+// spiffePath is the path of a SPIFFE ID: segments of letters, digits, dots, dashes and underscores, none of them "." or "..". Policies
+// compare the beginning of an ID, so /ns/bank/../tenant must not pass for one of bank.
+// See https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md#22-path.
+const spiffePath = `(/([A-Za-z0-9_-]|\.[A-Za-z0-9_-]|\.\.[A-Za-z0-9._-])[A-Za-z0-9._-]*)+`
+
 // downstreamTLS shows the SVID of a workload and wants a client certificate of the trust domain.
 func downstreamTLS(id model.Identity, trustDomain string) *core.TransportSocket {
 	return transportSocket("envoy.transport_sockets.tls", &tls.DownstreamTlsContext{
@@ -47,7 +54,7 @@ func downstreamTLS(id model.Identity, trustDomain string) *core.TransportSocket 
 			TlsParams:                      meshTLS(),
 			AlpnProtocols:                  []string{"h2"},
 			TlsCertificateSdsSecretConfigs: []*tls.SdsSecretConfig{{Name: serverPrefix + string(id), SdsConfig: fromADS()}},
-			ValidationContextType:          peers(startsWith(spiffePrefix + trustDomain + "/")),
+			ValidationContextType:          peers(matching(spiffePrefix + regexp.QuoteMeta(trustDomain) + spiffePath)),
 		},
 	})
 }

@@ -33,19 +33,8 @@ const tunnelMemory = 400
 // stolen is a certificate of mallory, as root on its node has it: a file with the chain and the key.
 func (a *arena) stolen(t *testing.T) string {
 	t.Helper()
-	roots, err := filepath.Glob(filepath.Join(a.Dir, "state", "*", "root-1.pem"))
-	if err != nil || len(roots) != 1 {
-		t.Fatalf("roots %v, %v", roots, err)
-	}
-	root, err := tls.LoadX509KeyPair(roots[0], roots[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca, err := x509.ParseCertificate(root.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := sign("spiffe://cluster.local/ns/tenant/sa/mallory", ca, root.PrivateKey)
+	ca, by := a.authority(t)
+	cert, err := sign(mallory, ca, by)
 	if err != nil {
 		t.Fatal(err)
 	}

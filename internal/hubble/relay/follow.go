@@ -99,8 +99,17 @@ func (w *request) heard(m message, running map[string]*reader) error {
 	return w.pass(m.from.node, m.m)
 }
 
+// reviewDue looks again at what the caller may see, if that was not done for long.
+func (w *request) reviewDue() error {
+	if time.Since(w.reviewed) < w.server.cfg.Times.Review {
+		return nil
+	}
+	return w.again()
+}
+
 // again looks at what the caller may see now. What nodes were asked for is what it was at the start.
 func (w *request) again() error {
+	w.reviewed = time.Now()
 	now := *w.caller
 	if err := w.server.review(w.ctx, &now); err != nil {
 		if status.Code(err) == codes.Unavailable {

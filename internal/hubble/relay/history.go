@@ -48,6 +48,10 @@ func (w *request) history(readers []*reader) error {
 	}
 	heap.Init(&h)
 	for len(h) > 0 {
+		// A client may take its time for each message.
+		if err := w.reviewDue(); err != nil {
+			return err
+		}
 		first := h[0]
 		if err := w.pass(first.from.node, first.m); err != nil {
 			return err

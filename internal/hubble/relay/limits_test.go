@@ -111,3 +111,35 @@ func TestManyClients(t *testing.T) {
 		t.Errorf("a question with one answer: %v", err)
 	}
 }
+
+// TestRightsThatChangeBeforeTheEnd: a client that reads slowly does not go on for as long as it likes with what was kept, after its
+// token is no longer good.
+func TestRightsThatChangeBeforeTheEnd(t *testing.T) {
+	times := DefaultTimes
+	times.Review = 20 * time.Millisecond
+	for _, follow := range []bool{false, true} {
+		c := newCluster(t, times)
+		a := c.agent("a")
+		const all = 1000 // the store keeps as many, and the windows hold some hundred
+		for i := range all {
+			a.flows.Add(flow(i, "store/web-1", 200))
+		}
+		c.rights.set("late", []string{"shop", "store"})
+		in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("late"), &observerpb.GetFlowsRequest{Number: all, Follow: follow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for ; got == 0 && err == nil; got++ {
+			_, err = in.Recv()
+		}
+		c.rights.set("late", []string{})
+		time.Sleep(3 * times.Review)
+		for ; err == nil; got++ {
+			_, err = in.Recv()
+		}
+		if status.Code(err) != codes.PermissionDenied || got >= all {
+			t.Errorf("follow %t: the request ends after %d messages with %v", follow, got, err)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func (s *Server) GetFlows(r *observerpb.GetFlowsRequest, out observerpb.Observer
 	}
 	ctx, cancel := context.WithCancel(out.Context())
 	defer cancel()
-	w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, client: newClient(ctx, out.Send, s.cfg.Times.Client)}
+	w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, reviewed: time.Now(), client: newClient(ctx, out.Send, s.cfg.Times.Client)}
 	return w.run()
 }
 
@@ -50,6 +50,8 @@ type request struct {
 	asked  *observerpb.GetFlowsRequest // of nodes
 	ctx    context.Context
 	client *client[*observerpb.GetFlowsResponse]
+	// reviewed is when what the caller may see was looked at last.
+	reviewed time.Time
 }
 
 func (w *request) run() error {
