@@ -141,6 +141,7 @@ func (w *world) bootstrap(admin string) string {
  "bootstrap_extensions": [{"name": "internal", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"}}],
  "layered_runtime": {"layers": [{"name": "weft", "static_layer": {"re2.max_program_size.error_level": 10000}},
   {"name": "limits", "rtds_layer": {"name": "limits", "rtds_config": {"ads": {}, "resource_api_version": "V3"}}}]},
+ "cluster_manager": {"enable_deferred_cluster_creation": true},
  "dynamic_resources": {
   "ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
   "lds_config": {"ads": {}, "resource_api_version": "V3"}, "cds_config": {"ads": {}, "resource_api_version": "V3"}},

@@ -226,7 +226,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.addrs.host.Run(work) })
 	a.node.find(work, g)
 	g.Go(func() error { return a.load(work) })
-	g.Go(func() error { return a.returnMemory(work) })
+	g.Go(func() error { return a.returnMemory(work, shrinkEvery) })
 	err := g.Wait()
 	err = errors.Join(err, a.path.Close())
 	if a.handover != nil {

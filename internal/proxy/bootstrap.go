@@ -49,6 +49,9 @@ func (c Config) bootstrap() object {
 		"static_resources": object{"clusters": []object{c.xdsCluster()}},
 		"overload_manager": c.overloadManager(),
 		"stats_config":     statsConfig(),
+		// A worker makes its part of a cluster when it first uses it. Clusters come on demand, for one worker, and the others
+		// would pay for it: with 16 workers 1,000 clusters are 28 MB instead of 71 MB.
+		"cluster_manager": object{"enable_deferred_cluster_creation": true},
 		// No sink is there to be flushed to, but a flush makes the histograms of requests current, and forgets what
 		// nobody has updated.
 		"stats_flush_interval":    "5s",
