@@ -5,9 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
-	"strings"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -105,32 +105,15 @@ func spiffeID(leaf *x509.Certificate, trustDomain string) (model.Identity, error
 	if len(leaf.URIs) != 1 {
 		return "", fmt.Errorf("the peer's certificate has %d URIs, and a SPIFFE ID is the only one", len(leaf.URIs))
 	}
-	u := leaf.URIs[0]
-	if !inTrustDomain(u, trustDomain) {
-		return "", fmt.Errorf("the peer is %.256q, which is not of the trust domain %s", u.String(), trustDomain)
+	// Policies compare the beginning of an ID, so /ns/bank/../tenant must not pass for one of bank.
+	id, err := spiffeid.FromURI(leaf.URIs[0])
+	if err != nil {
+		return "", fmt.Errorf("the peer is %.256q, which is no SPIFFE ID: %w", leaf.URIs[0].String(), err)
 	}
-	if !wellFormed(u) {
-		return "", fmt.Errorf("the peer is %.256q, which is no SPIFFE ID", u.String())
+	if id.TrustDomain().Name() != trustDomain || id.Path() == "" {
+		return "", fmt.Errorf("the peer is %.256q, which is no workload of the trust domain %s", id, trustDomain)
 	}
-	return model.Identity(u.String()), nil
-}
-
-// wellFormed reports whether the path of a URI is that of a SPIFFE ID: segments of letters, digits, dots, dashes and underscores.
-// Policies compare the beginning of an ID, so /ns/bank/../tenant must not pass for one of bank.
-// See https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md#22-path.
-func wellFormed(u *url.URL) bool {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
-	for segment := range strings.SplitSeq(strings.TrimPrefix(u.Path, "/"), "/") {
-		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, plain) != "" {
-			return false
-		}
-	}
-	return u.RawPath == ""
-}
-
-func inTrustDomain(u *url.URL, trustDomain string) bool {
-	return u.Scheme == "spiffe" && u.Host == trustDomain && u.User == nil && u.RawQuery == "" && u.Fragment == "" &&
-		strings.HasPrefix(u.Path, "/")
+	return model.Identity(id.String()), nil
 }
 
 // peerIdentity is the identity of a peer whose handshake has succeeded.
