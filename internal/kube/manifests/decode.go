@@ -27,6 +27,11 @@ type decoder struct {
 	scheme  *runtime.Scheme
 	current map[schema.GroupKind]schema.GroupVersionKind
 	schemas schemas
+	// created returns the creation time of an object that was read; nil leaves all without one.
+	created func(metav1.Object, schema.GroupKind) metav1.Time
+	// newer is set where an API server took the objects that may be newer than this program: unknown fields of Kubernetes' own kinds
+	// are ignored.
+	newer bool
 }
 
 func newDecoder(objs *kube.Objects) *decoder {
@@ -151,7 +156,7 @@ func (d *decoder) checked(m map[string]any, text []byte, where *lines, prefix st
 		return bad(doc)
 	}
 	meta := obj.(metav1.Object)
-	d.cleanMetadata(meta, doc.ref.Namespace)
+	d.cleanMetadata(meta, doc)
 	admission.Complete(obj)
 	for _, e := range append(validateMetadata(gvk.GroupKind(), meta), admission.Check(obj)...) {
 		doc.faults = append(doc.faults, at(e.Field, fieldReason(e)))
@@ -207,6 +212,9 @@ func (d *decoder) typed(gvk schema.GroupVersionKind, m map[string]any, text []by
 	}
 	if s == nil {
 		strict, err := kjson.UnmarshalStrict(text, obj)
+		if d.newer {
+			strict = nil
+		}
 		if err != nil {
 			strict = append(strict, err)
 		}
@@ -230,10 +238,14 @@ func (d *decoder) typed(gvk schema.GroupVersionKind, m map[string]any, text []by
 
 // cleanMetadata drops what an API server would set itself. Without creation times, precedence falls to names, so it
 // is the same on every node and after every start.
-func (d *decoder) cleanMetadata(o metav1.Object, namespace string) {
-	o.SetNamespace(namespace)
+func (d *decoder) cleanMetadata(o metav1.Object, doc *document) {
+	o.SetNamespace(doc.ref.Namespace)
 	o.SetManagedFields(nil)
-	o.SetCreationTimestamp(metav1.Time{})
+	var created metav1.Time
+	if d.created != nil {
+		created = d.created(o, doc.gk)
+	}
+	o.SetCreationTimestamp(created)
 	o.SetDeletionTimestamp(nil)
 	o.SetUID("")
 	o.SetResourceVersion("")

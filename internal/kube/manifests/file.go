@@ -73,7 +73,7 @@ func fileSignature(info fs.FileInfo) signature {
 	return s
 }
 
-// read reads and parses a file. Chunks that the last version had are not parsed again.
+// read reads and parses a file, whose last version was old.
 func (f *Folder) read(path string, old []parsedChunk) content {
 	c := content{path: path}
 	full := filepath.Join(f.dir, path)
@@ -98,12 +98,18 @@ func (f *Folder) read(path string, old []parsedChunk) content {
 		c.trouble = "cannot be read: " + err.Error()
 		return c
 	}
+	c.chunks = f.parse(path, data, old)
+	return c
+}
+
+// parse parses the text of a file. Chunks that the last version had are not parsed again.
+func (f *Folder) parse(path string, data []byte, old []parsedChunk) []parsedChunk {
 	known := make(map[uint64][]*document, len(old))
 	for _, p := range old {
 		known[p.hash] = p.docs
 	}
 	chunks := splitFile(path, data)
-	c.chunks = make([]parsedChunk, len(chunks))
+	out := make([]parsedChunk, len(chunks))
 	var fresh []int // the first of each text
 	for i, ch := range chunks {
 		p := parsedChunk{line: ch.line, hash: ch.hash()}
@@ -111,17 +117,17 @@ func (f *Folder) read(path string, old []parsedChunk) content {
 			known[p.hash] = nil
 			fresh = append(fresh, i)
 		}
-		c.chunks[i] = p
+		out[i] = p
 	}
 	parsed := make([][]*document, len(fresh))
 	inParallel(len(fresh), func(i int) { parsed[i] = f.decoder.chunk(chunks[fresh[i]]) })
 	for i, at := range fresh {
-		known[c.chunks[at].hash] = parsed[i]
+		known[out[at].hash] = parsed[i]
 	}
-	for i := range c.chunks {
-		c.chunks[i].docs = known[c.chunks[i].hash]
+	for i := range out {
+		out[i].docs = known[out[i].hash]
 	}
-	return c
+	return out
 }
 
 // readRegular reads a file that is neither a pipe nor a device (opening one could wait for ever) nor too large.
@@ -139,19 +145,20 @@ func readRegular(path string, limit int64) ([]byte, signature, error) {
 	if !info.Mode().IsRegular() {
 		return nil, sig, errors.New("is not a regular file")
 	}
-	tooLarge := fmt.Errorf("is larger than %d bytes", limit)
 	if info.Size() > limit {
-		return nil, sig, tooLarge
+		return nil, sig, tooLarge(limit)
 	}
 	buf := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
 	if _, err := buf.ReadFrom(io.LimitReader(file, limit+1)); err != nil {
 		return nil, sig, err
 	}
 	if int64(buf.Len()) > limit { // it grew meanwhile
-		return nil, sig, tooLarge
+		return nil, sig, tooLarge(limit)
 	}
 	return buf.Bytes(), sig, nil
 }
+
+func tooLarge(limit int64) error { return fmt.Errorf("is larger than %d bytes", limit) }
 
 // claim is a file's version of an object. One that is not live is about to leave.
 type claim struct {

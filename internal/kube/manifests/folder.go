@@ -18,12 +18,12 @@ import (
 type FolderOptions struct {
 	// Log defaults to slog.Default.
 	Log *slog.Logger
-	// MaxFile is how many bytes a file may have; 0 is 16 MiB.
+	// MaxFile is how many bytes a file may have; 0 is the constant MaxFile.
 	MaxFile int64
 }
 
-// defaultMaxFile is ten times what an API server takes for one object.
-const defaultMaxFile = 16 << 20
+// MaxFile is how many bytes a file may have if nothing else is said: ten times what an API server takes for one object.
+const MaxFile = 16 << 20
 
 // Folder keeps the object tables equal to the manifests below a folder: *.yaml, *.yml and *.json, in sub-folders too,
 // without those whose name begins with a dot.
@@ -82,7 +82,7 @@ func NewFolder(dir string, objs *kube.Objects, opts FolderOptions) *Folder {
 		opts.Log = slog.Default()
 	}
 	if opts.MaxFile == 0 {
-		opts.MaxFile = defaultMaxFile
+		opts.MaxFile = MaxFile
 	}
 	return &Folder{
 		dir: filepath.Clean(dir), log: opts.Log, opts: opts, objs: objs, decoder: newDecoder(objs),

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -49,78 +50,109 @@ func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
 	return ReadBeside(objs, nil, paths, in)
 }
 
-// ReadBeside is as Read, and reads documents before the files: those of a cluster, which have no place.
+// ReadBeside is as Read, and reads documents before the files: those of a cluster, which have no place. A manifest is then as old as
+// the object of the cluster that it replaces, and otherwise younger than the cluster's.
 func ReadBeside(objs *kube.Objects, documents [][]byte, paths []string, in io.Reader) (*Files, error) {
-	out := &Files{Where: map[model.ObjectRef]Place{}, Unread: map[model.ObjectRef]Place{}}
-	if err := out.readDocuments(objs, documents); err != nil {
-		return nil, err
+	r := &reader{objs: objs, out: &Files{Where: map[model.ObjectRef]Place{}, Unread: map[model.ObjectRef]Place{}}}
+	if len(documents) > 0 {
+		if err := r.readDocuments(documents); err != nil {
+			return nil, err
+		}
+		r.created = replaced(objs)
 	}
 	for _, path := range paths {
-		if err := out.read(objs, path, in); err != nil {
+		if err := r.read(path, in); err != nil {
 			return nil, err
 		}
 	}
-	return out, errors.Join(assignAddresses(objs), assignGatewayAddresses(objs))
+	return r.out, errors.Join(assignAddresses(objs), assignGatewayAddresses(objs))
 }
 
-func (o *Files) read(objs *kube.Objects, path string, in io.Reader) error {
+// reader reads files once, one after the other.
+type reader struct {
+	objs *kube.Objects
+	out  *Files
+	// created and newer are those of the decoders.
+	created func(metav1.Object, schema.GroupKind) metav1.Time
+	newer   bool
+}
+
+// replaced returns the creation time of an object that takes the place of one that is there now, or else now.
+func replaced(objs *kube.Objects) func(metav1.Object, schema.GroupKind) metav1.Time {
+	snap, now := objs.DB.Snapshot(), metav1.Now()
+	return func(o metav1.Object, gk schema.GroupKind) metav1.Time {
+		if was, ok := objs.Get(snap, gk, kube.Key(o)); ok {
+			return was.GetCreationTimestamp()
+		}
+		return now
+	}
+}
+
+func (r *reader) read(path string, in io.Reader) error {
 	info, err := os.Stat(path)
 	switch {
 	case path == Stdin:
-		return o.readStream(objs, "stdin", "stdin", in)
+		return r.readStream("stdin", "stdin", in)
 	case err != nil:
 		return fmt.Errorf("read manifests: %w", err)
 	case info.IsDir():
-		return o.readFolder(objs, path, fmt.Sprintf("%s has no manifest: files that end in .yaml, .yml or .json are read", path),
-			func(file string) string { return filepath.Join(path, file) })
+		return r.readFolder(path)
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("read manifests: %w", err)
 	}
 	defer file.Close()
-	return o.readStream(objs, path, path, file)
+	return r.readStream(path, path, file)
 }
 
-// readStream reads one file, whatever its name ends with. Users know it as shown.
-func (o *Files) readStream(objs *kube.Objects, name, shown string, in io.Reader) error {
-	dir, err := os.MkdirTemp("", "weft-manifests")
+// folder returns a Folder that was not read yet.
+func (r *reader) folder(dir string) *Folder {
+	f := NewFolder(dir, r.objs, FolderOptions{Log: slog.New(slog.DiscardHandler)})
+	f.decoder.created, f.decoder.newer = r.created, r.newer
+	return f
+}
+
+// readStream reads one file, whatever its name ends with. Users know it as shown. The text stays in memory: it may have private keys,
+// and the program may end at any time.
+func (r *reader) readStream(name, shown string, in io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(in, MaxFile+1))
 	if err != nil {
-		return fmt.Errorf("read manifests: %w", err)
+		return fmt.Errorf("read manifests: %s: %w", name, err)
 	}
-	defer os.RemoveAll(dir)
 	base := filepath.Base(name)
 	if !manifestName(base) {
 		base = "manifest.yaml"
 	}
-	file, err := os.Create(filepath.Join(dir, base))
-	if err != nil {
-		return fmt.Errorf("read manifests: %w", err)
+	f := r.folder(".")
+	c := content{path: base}
+	if len(text) > MaxFile {
+		c.trouble = "cannot be read: " + tooLarge(MaxFile).Error()
+	} else {
+		c.chunks = f.parse(base, text, nil)
 	}
-	_, err = io.Copy(file, io.LimitReader(in, defaultMaxFile+1)) // one byte more: the folder says that it is too large
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return fmt.Errorf("read manifests: %s: %w", name, err)
-	}
-	return o.readFolder(objs, dir, name+" has no manifest: it is empty", func(string) string { return shown })
+	f.take([]content{c})
+	return r.collect(f, name+" has no manifest: it is empty",
+		func(string) string { return shown },
+		func(string) ([]byte, error) { return text, nil })
 }
 
 // readDocuments reads documents that are in no file.
-func (o *Files) readDocuments(objs *kube.Objects, documents [][]byte) error {
+func (r *reader) readDocuments(documents [][]byte) error {
+	r.created, r.newer = func(o metav1.Object, _ schema.GroupKind) metav1.Time { return o.GetCreationTimestamp() }, true
+	defer func() { r.created, r.newer = nil, false }()
 	for _, text := range documents {
-		if err := o.readStream(objs, "cluster.json", "", bytes.NewReader(text)); err != nil {
+		if err := r.readStream("cluster.json", "", bytes.NewReader(text)); err != nil {
 			return err
 		}
 	}
-	for i := range o.Problems {
-		o.Problems[i].Line = 0
+	for i := range r.out.Problems {
+		r.out.Problems[i].Line = 0
 	}
-	for i := range o.Workloads {
-		o.Workloads[i].At = Place{}
+	for i := range r.out.Workloads {
+		r.out.Workloads[i].At = Place{}
 	}
-	for _, places := range []map[model.ObjectRef]Place{o.Where, o.Unread} {
+	for _, places := range []map[model.ObjectRef]Place{r.out.Where, r.out.Unread} {
 		for ref := range places {
 			places[ref] = Place{}
 		}
@@ -128,30 +160,39 @@ func (o *Files) readDocuments(objs *kube.Objects, documents [][]byte) error {
 	return nil
 }
 
-// readFolder reads the folder dir. shown gives the name by which users know a file of it, empty is the error if it has no
-// document.
-func (o *Files) readFolder(objs *kube.Objects, dir, empty string, shown func(string) string) error {
-	f := NewFolder(dir, objs, FolderOptions{Log: slog.New(slog.DiscardHandler)})
+func (r *reader) readFolder(dir string) error {
+	f := r.folder(dir)
 	if err := f.Load(); err != nil {
 		return err
 	}
+	path := func(file string) string { return filepath.Join(dir, file) }
+	return r.collect(f, dir+" has no manifest: files that end in .yaml, .yml or .json are read", path,
+		func(file string) ([]byte, error) { return os.ReadFile(path(file)) })
+}
+
+// collect adds what a Folder read to the result. shown returns the name by which users know a file of it, text what is in it. empty is
+// the error if it has no document.
+func (r *reader) collect(f *Folder, empty string, shown func(string) string, text func(string) ([]byte, error)) error {
 	problems := f.problems()  // nothing changes it any more
 	with := map[string]bool{} // files that have unread documents
 	for _, p := range problems {
-		with[p.File] = with[p.File] || unrelated(objs, p.Object)
+		with[p.File] = with[p.File] || unrelated(r.objs, p.Object)
 		p.File, p.Reason = shown(p.File), strings.TrimSuffix(p.Reason, lastGood) // nothing was read before
-		if unrelated(objs, p.Object) {
-			o.Unread[p.Object] = Place{p.File, p.Line}
+		if unrelated(r.objs, p.Object) {
+			r.out.Unread[p.Object] = Place{p.File, p.Line}
 			continue
 		}
-		o.Problems = append(o.Problems, p)
+		r.out.Problems = append(r.out.Problems, p)
 	}
 	for _, file := range slices.Sorted(maps.Keys(with)) {
-		if with[file] {
-			if err := o.readWorkloads(dir, file, shown(file)); err != nil {
-				return err
-			}
+		if !with[file] {
+			continue
 		}
+		data, err := text(file)
+		if err != nil {
+			return fmt.Errorf("read manifests: %w", err)
+		}
+		r.out.readWorkloads(file, shown(file), data)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -161,7 +202,7 @@ func (o *Files) readFolder(objs *kube.Objects, dir, empty string, shown func(str
 	for key, paths := range f.claims {
 		x := f.files[paths[0]]
 		if d := x.good[key]; d != nil {
-			o.Where[d.ref] = Place{shown(paths[0]), x.lineOf(key)}
+			r.out.Where[d.ref] = Place{shown(paths[0]), x.lineOf(key)}
 		}
 	}
 	return nil

@@ -2,8 +2,6 @@ package manifests
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -30,12 +28,8 @@ var templates = map[schema.GroupKind][]string{
 	{Group: "batch", Kind: "CronJob"}:    {"spec", "jobTemplate", "spec", "template", "metadata", "labels"},
 }
 
-// readWorkloads reads the workloads of a file, whose name is path below dir and shown to users.
-func (o *Files) readWorkloads(dir, path, shown string) error {
-	data, err := os.ReadFile(filepath.Join(dir, path))
-	if err != nil {
-		return fmt.Errorf("read manifests: %w", err)
-	}
+// readWorkloads reads the workloads of a file, whose name is path, shown to users, and whose text is data.
+func (o *Files) readWorkloads(path, shown string, data []byte) {
 	for _, c := range splitFile(path, data) {
 		_, v, faults := c.value()
 		m, ok := v.(map[string]any)
@@ -54,7 +48,6 @@ func (o *Files) readWorkloads(dir, path, shown string) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (o *Files) addWorkload(m map[string]any, at Place) {
