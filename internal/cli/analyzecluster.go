@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/weft-mesh/weft/internal/analyze"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
@@ -53,16 +54,17 @@ func (c *analyzedCluster) read(ctx context.Context, paths []string, in io.Reader
 		return nil, err
 	}
 	if len(read.Forbidden) > 0 && c.namespace == "" {
-		return nil, fmt.Errorf("%s: you may not list %s; what is yours in one namespace is read with -n", api.Host(), strings.Join(read.Forbidden, ", "))
+		return nil, fmt.Errorf("%s: you may not list %s in all namespaces; use -n for one namespace", api.Host(), strings.Join(read.Forbidden, ", "))
 	}
-	if slices.Contains(paths, "-") { // it is read twice
-		text, err := io.ReadAll(in)
+	stdin := func() io.Reader { return in }
+	if slices.Contains(paths, manifests.Stdin) { // it is read twice
+		text, err := io.ReadAll(io.LimitReader(in, manifests.MaxFile+1)) // one byte more: a finding says that it is too large
 		if err != nil {
 			return nil, fmt.Errorf("read manifests: stdin: %w", err)
 		}
-		in = bytes.NewReader(text)
+		stdin = func() io.Reader { return bytes.NewReader(text) }
 	}
-	mesh, err := analyze.ReadBeside(read.Documents, paths, in)
+	mesh, err := analyze.ReadBeside(read.Documents, paths, stdin())
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +72,12 @@ func (c *analyzedCluster) read(ctx context.Context, paths []string, in io.Reader
 		return nil, err
 	}
 	if len(read.Elsewhere) > 0 {
-		fmt.Fprintf(complaints, "Read in namespace %s alone, so that references to others may be judged wrong: %s\n", printable(c.namespace), printable(strings.Join(read.Elsewhere, ", ")))
+		fmt.Fprintf(complaints, "Read only in namespace %s: %s; findings about references to other namespaces may be wrong\n", printable(c.namespace), printable(strings.Join(read.Elsewhere, ", ")))
 	}
 	if len(read.Forbidden) > 0 {
-		fmt.Fprintf(complaints, "Not read, for you may not, so that what refers to it may be judged wrong: %s\n", printable(strings.Join(read.Forbidden, ", ")))
+		fmt.Fprintf(complaints, "Not permitted to read %s; findings about references to it may be wrong\n", printable(strings.Join(read.Forbidden, ", ")))
 	}
-	if again, ok := in.(io.Seeker); ok {
-		_, _ = again.Seek(0, io.SeekStart) // one in memory
-	}
-	return analyze.ReadBeside(read.Documents, paths, in)
+	return analyze.ReadBeside(read.Documents, paths, stdin())
 }
 
 // addReferences reads what the objects of a mesh refer to by name.

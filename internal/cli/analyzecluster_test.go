@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/kube/survey/surveytest"
 )
 
@@ -57,6 +59,14 @@ func TestAnalyzeCluster(t *testing.T) {
 			"metadata": surveytest.Meta("shop", "old", nil, nil), "spec": object{"parentRefs": []any{}, "rules": []any{object{"backendRefs": []any{object{"name": "web", "port": 80}}}}},
 		}}}
 	}
+	ages := map[string]any{routes: []any{}} // the older has the later name
+	for name, created := range map[string]string{"a": "2021-01-01T00:00:00Z", "z": "2020-01-01T00:00:00Z"} {
+		ages[routes] = append(ages[routes].([]any), object{
+			"metadata": object{"namespace": "shop", "name": name, "creationTimestamp": created}, "spec": object{
+				"parentRefs": []any{object{"name": "edge", "namespace": "edge"}}, "rules": []any{object{"backendRefs": []any{object{"name": "web", "port": 80}}}},
+			},
+		})
+	}
 	fixed := filepath.Join(t.TempDir(), "fixed.yaml")
 	err := os.WriteFile(fixed, []byte(`apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -79,6 +89,7 @@ spec: {parentRefs: [{name: edge, namespace: edge}], rules: [{backendRefs: [{name
 		"secrets":       {"analyze --secrets -n edge", nil, nil},
 		"with-file":     {"analyze -n shop --cluster -f " + fixed, nil, nil},
 		"older-version": {"analyze -n shop", older(), nil},
+		"ages":          {"analyze -o json -n shop --cluster -f " + fixed, ages, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := run(t, append(strings.Fields(c.args), "--kubeconfig", analyzed(t, c.changed))...)
@@ -90,7 +101,7 @@ spec: {parentRefs: [{name: edge, namespace: edge}], rules: [{backendRefs: [{name
 		})
 	}
 	for args, want := range map[string]string{
-		"analyze --kubeconfig " + analyzed(t, map[string]any{routes: 403, "/api/v1/pods": 403}): "you may not list pods, httproutes.gateway.networking.k8s.io; what is yours in one namespace is read with -n",
+		"analyze --kubeconfig " + analyzed(t, map[string]any{routes: 403, "/api/v1/pods": 403}): "you may not list pods, httproutes.gateway.networking.k8s.io in all namespaces; use -n for one namespace",
 		"analyze --kubeconfig /nowhere":           "/nowhere",
 		"analyze":                                 "or name manifests by -f",
 		"analyze -f " + fixed + " -n shop":        "--namespace is of a cluster, and with -f none is asked: give --cluster too",
@@ -104,9 +115,56 @@ spec: {parentRefs: [{name: edge, namespace: edge}], rules: [{backendRefs: [{name
 	}
 }
 
-// TestAnalyzeIsStopped: Ctrl-C ends a command that waits for standard input.
+// TestAnalyzeLeavesStdin: in "while read ns; do weft analyze -n $ns; done < list" standard input is the list, of which the shell has
+// read a part.
+func TestAnalyzeLeavesStdin(t *testing.T) {
+	list := strings.NewReader("bank\nshop\n")
+	if _, err := list.Seek(5, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	cmd := newRoot(Options{}, nil)
+	cmd.SetIn(list)
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs([]string{"analyze", "-n", "bank", "--kubeconfig", analyzed(t, nil)})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(list); err != nil || string(rest) != "shop\n" {
+		t.Errorf("the rest of standard input is %q, %v", rest, err)
+	}
+}
+
+// TestAnalyzeBoundsStdin: standard input that is too long is a finding, and is not read to its end.
+func TestAnalyzeBoundsStdin(t *testing.T) {
+	in := &spaces{}
+	var out strings.Builder
+	cmd := newRoot(Options{}, nil)
+	cmd.SetIn(io.LimitReader(in, 10*manifests.MaxFile))
+	cmd.SetOut(&out)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs([]string{"analyze", "-f", "-", "--cluster", "-n", "bank", "--kubeconfig", analyzed(t, nil)})
+	if err := cmd.ExecuteContext(t.Context()); !errors.Is(err, ErrUnhealthy) || !strings.Contains(out.String(), "is larger than") {
+		t.Errorf("%v: %s", err, &out)
+	}
+	if in.n > 2*manifests.MaxFile {
+		t.Errorf("%d bytes were read", in.n)
+	}
+}
+
+// spaces gives spaces without an end, and counts them.
+type spaces struct{ n int }
+
+func (c *spaces) Read(p []byte) (int, error) {
+	c.n += len(p)
+	return copy(p, bytes.Repeat([]byte(" "), len(p))), nil
+}
+
+// TestAnalyzeIsStopped: Ctrl-C ends a command that waits for standard input, and nothing of what it has read is left on the disk.
 func TestAnalyzeIsStopped(t *testing.T) {
-	for _, args := range []string{"analyze -f -", "translate -f -", "analyze -f - --cluster --kubeconfig " + analyzed(t, nil)} {
+	kubeconfig, temporary := analyzed(t, nil), t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	for _, args := range []string{"analyze -f -", "translate -f -", "analyze -f - --cluster --kubeconfig " + kubeconfig} {
 		in, end := io.Pipe()
 		ctx, cancel := context.WithCancel(t.Context())
 		cmd := newRoot(Options{}, nil)
@@ -123,6 +181,9 @@ func TestAnalyzeIsStopped(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", args, err)
 		}
-		end.Close()
+		if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+			t.Errorf("%s leaves %v (%v)", args, left, err)
+		}
+		_ = end.CloseWithError(context.Canceled) // what reads it ends
 	}
 }
