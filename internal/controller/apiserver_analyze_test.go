@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/weft-mesh/weft/internal/cli"
@@ -44,9 +47,16 @@ func TestAnalyzeAPIServer(t *testing.T) {
 			t.Errorf("there is no %q:\n%s", want, all)
 		}
 	}
-	for _, not := range []string{"nobody-may-read", "HTTPRoute/default/good", "Not read", "alone"} {
+	for _, not := range []string{"nobody-may-read", "HTTPRoute/default/good", "Not permitted", "Read only"} {
 		if strings.Contains(all, not) {
 			t.Errorf("there is %q:\n%s", not, all)
+		}
+	}
+	for _, user := range []string{"ann", "bob"} {
+		for _, resource := range []string{"flows", "config", "authorizationpolicies"} {
+			if got, want := w.mayList(user, "weft.io", resource), resource == "authorizationpolicies"; got != want {
+				t.Errorf("%s may list %s of weft.io in the namespace: %v, want %v", user, resource, got, want)
+			}
 		}
 	}
 	if out, err := w.analyze("bob"); err == nil || !strings.Contains(err.Error(), "you may not list namespaces, pods, services") {
@@ -59,6 +69,20 @@ func TestAnalyzeAPIServer(t *testing.T) {
 	if out, err := w.analyze("", "--secrets"); !errors.Is(err, cli.ErrUnhealthy) || !strings.Contains(out, `there is no Secret "default/nobody-may-read"`) {
 		t.Errorf("with Secrets: %v\n%s", err, out)
 	}
+}
+
+// mayList reports whether a user has the right to list a resource in the namespace default.
+func (w *world) mayList(user, group, resource string) bool {
+	w.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: user, Groups: []string{"system:authenticated"},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: "default", Verb: "list", Group: group, Resource: resource},
+	}}
+	got, err := kubernetes.NewForConfigOrDie(w.cfg).AuthorizationV1().SubjectAccessReviews().Create(w.Context(), review, metav1.CreateOptions{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return got.Status.Allowed
 }
 
 // analyze runs the command as a user, or as the administrator.
