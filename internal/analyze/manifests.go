@@ -43,7 +43,8 @@ func ReadBeside(documents [][]byte, paths []string, in io.Reader) (*Mesh, error)
 	return m, nil
 }
 
-// References returns the keys of the ConfigMaps and of the Secrets that the objects refer to, there or not, sorted.
+// References returns the keys of the ConfigMaps and of the Secrets that the objects refer to, there or not, sorted. It leaves out those
+// that cannot be there: an API server takes references with any name, and answers a question for such an object with an error.
 func (m *Mesh) References() (configMaps, secrets []string) {
 	snap := m.st.Snapshot()
 	configMaps, _ = gateway.UsedConfigMaps(m.objs, gateway.ControllerName, snap)
@@ -54,8 +55,10 @@ func (m *Mesh) References() (configMaps, secrets []string) {
 		secrets = append(secrets, kube.ListenerSetSecrets(s)...)
 	}
 	slices.Sort(secrets)
-	return configMaps, slices.Compact(secrets)
+	return slices.DeleteFunc(configMaps, impossible), slices.DeleteFunc(slices.Compact(secrets), impossible)
 }
+
+func impossible(key string) bool { return !kube.PossibleKey(key) }
 
 // Model is what is handed to the node's planes.
 type Model struct {

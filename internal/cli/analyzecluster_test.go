@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -111,6 +112,36 @@ spec: {parentRefs: [{name: edge, namespace: edge}], rules: [{backendRefs: [{name
 	} {
 		if out, err := run(t, strings.Fields(args)...); err == nil || errors.Is(err, ErrUnhealthy) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one about %q: %s", args, err, want, out)
+		}
+	}
+}
+
+// TestAnalyzeOddNames: an API server takes references with names that no object can have, and answers questions for them with an error.
+func TestAnalyzeOddNames(t *testing.T) {
+	names := []string{"a%b", "a/b", ".", "..", "Upper"}
+	var listeners, authorities []any
+	for i, name := range names {
+		listeners = append(listeners, object{"name": fmt.Sprint("l", i), "protocol": "HTTPS", "port": 443 + i, "tls": object{"certificateRefs": []any{object{"name": name}}}})
+		authorities = append(authorities, object{"group": "", "kind": "ConfigMap", "name": name})
+	}
+	kubeconfig := analyzed(t, map[string]any{
+		"/apis/gateway.networking.k8s.io/v1/gateways": []any{object{"metadata": object{"namespace": "edge", "name": "edge"}, "spec": object{"gatewayClassName": "weft", "listeners": listeners}}},
+		"/apis/gateway.networking.k8s.io/v1/backendtlspolicies": []any{object{"metadata": object{"namespace": "shop", "name": "tls"}, "spec": object{
+			"targetRefs": []any{object{"group": "", "kind": "Service", "name": "web"}}, "validation": object{"hostname": "web.example", "caCertificateRefs": authorities},
+		}}},
+	})
+	for _, flag := range []string{"--secrets=true", "--secrets=false"} {
+		out, err := run(t, "analyze", flag, "-o", "json", "--kubeconfig", kubeconfig)
+		if !errors.Is(err, ErrUnhealthy) {
+			t.Fatalf("%s: %v", flag, err)
+		}
+		for _, name := range names {
+			if !strings.Contains(out, `there is no Secret \"edge/`+name+`\"`) {
+				t.Errorf("%s: it does not say that there is no Secret %s:\n%s", flag, name, out)
+			}
+		}
+		if !strings.Contains(out, "BackendTLSPolicy") || strings.Contains(out, `"Manifest"`) {
+			t.Errorf("%s:\n%s", flag, out)
 		}
 	}
 }

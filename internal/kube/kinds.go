@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -180,6 +181,12 @@ func validName(obj metav1.Object, k Kind) error {
 		return fmt.Errorf("%s %s: metadata.namespace %q: %s", k.GVK.Kind, obj.GetName(), obj.GetNamespace(), errs[0])
 	}
 	return nil
+}
+
+// PossibleKey reports whether an object with a namespace, such as a Secret, can have a key.
+func PossibleKey(key string) bool {
+	namespace, name, _ := strings.Cut(key, "/")
+	return len(validation.ValidateNamespaceName(namespace, false)) == 0 && len(validation.NameIsDNSSubdomain(name, false)) == 0
 }
 
 // Delete removes an object by its key; a missing one changes nothing.

@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
@@ -26,7 +28,7 @@ func Meta(namespace, name string, labels, annotations Object) Object {
 }
 
 // Server answers GETs by Objects: a []any is a list, given in pages of one object; an int is a status of failure; paths
-// that are missing are not found.
+// that are missing are not found, and those with a name that no object can have are bad requests.
 type Server struct {
 	Objects map[string]any
 	// Agents are unix sockets by pod, as namespace/name. What is exec'd in a pod is joined to it.
@@ -59,9 +61,25 @@ func (s *Server) Start(t *testing.T) string {
 			_ = json.NewEncoder(w).Encode(v)
 		}
 	})
-	h := httptest.NewServer(mux)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !validNames(r.URL) { // the mux would redirect some
+			fail(w, http.StatusBadRequest, "BadRequest", "invalid name in "+r.URL.EscapedPath())
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
 	t.Cleanup(h.Close)
 	return h.URL
+}
+
+// validNames reports whether an API server takes the segments of a path for names.
+func validNames(u *url.URL) bool {
+	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if name, err := url.PathUnescape(segment); err != nil || len(content.IsPathSegmentName(name)) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func fail(w http.ResponseWriter, code int, reason, message string) {
