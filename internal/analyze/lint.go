@@ -18,7 +18,7 @@ const groupGateway = "gateway.networking.k8s.io"
 const (
 	// CodeShadowed: earlier rules take every request of a rule.
 	CodeShadowed = "Shadowed"
-	// CodeNoClass: the GatewayClass of a Gateway is not among the manifests, or not the mesh's.
+	// CodeNoClass: the GatewayClass of a Gateway is not there, or not the mesh's.
 	CodeNoClass = "NoClass"
 )
 
@@ -44,7 +44,7 @@ func (m *Mesh) classes() []Finding {
 		ref := model.ObjectRef{Group: groupGateway, Kind: "Gateway", Namespace: g.Namespace, Name: g.Name}
 		switch {
 		case !ok:
-			out = append(out, warn(CodeNoClass, ref, fmt.Sprintf("GatewayClass %q is not among the manifests, so the Gateway and its routes were not looked at", name)))
+			out = append(out, warn(CodeNoClass, ref, fmt.Sprintf("there is no GatewayClass %q, so the Gateway and its routes were not looked at", name)))
 		case string(class.Spec.ControllerName) != gateway.ControllerName:
 			out = append(out, warn(CodeNoClass, ref, fmt.Sprintf("GatewayClass %q belongs to %s, which serves the Gateway", name, class.Spec.ControllerName)))
 		}

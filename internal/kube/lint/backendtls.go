@@ -25,7 +25,7 @@ func (c *checker) unusedTLS() []Remark {
 			}
 		}
 		if !used {
-			out = append(out, warn(CodeNotUsed, ref, "no route among the manifests leads to its targets, and they are not L7: connections to them stay in the kernel, "+
+			out = append(out, warn(CodeNotUsed, ref, "no route leads to its targets, and they are not L7: connections to them stay in the kernel, "+
 				"and go as the client sends them, without TLS of the mesh's making. A route, or the label weft.io/l7: enabled of the Service, hands them to Envoy"))
 		}
 	}

@@ -31,7 +31,7 @@ const (
 	CodeNotHTTP = "NotHTTP"
 	// CodeLabel is of a label that means nothing where it is.
 	CodeLabel = "UnknownLabel"
-	// CodeSelectsNothing is of a policy's target that selects no pod among the manifests.
+	// CodeSelectsNothing is of a policy's target that selects no pod, where its namespace has pods.
 	CodeSelectsNothing = "SelectsNothing"
 	// CodeNoIdentity is of a policy that asks who a client is, where nobody can prove it.
 	CodeNoIdentity = "NoIdentity"

@@ -62,10 +62,10 @@ func (c *checker) selectsNothing(namespace string, t weftv1.PolicyTarget) string
 	if len(pods) == 0 || slices.ContainsFunc(pods, selectedBy(selector)) {
 		return ""
 	}
-	return fmt.Sprintf("%s selects none of the pods of namespace %s that are among the manifests", of, namespace)
+	return fmt.Sprintf("%s selects none of the pods of namespace %s", of, namespace)
 }
 
-// podLabels returns the labels of the pods of a namespace that are among the manifests, by themselves or by what makes them.
+// podLabels returns the labels of the pods of a namespace, whether they were read themselves or what makes them.
 func (c *checker) podLabels(namespace string) []labels.Set {
 	var out []labels.Set
 	for p := range c.objs.Pods.By(c.snap, kube.ByNamespace, namespace) {

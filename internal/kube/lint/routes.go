@@ -18,7 +18,7 @@ type route struct {
 	weights [][]int32       // of each rule's backends, of kinds that carry bytes or datagrams
 }
 
-// routes lists the routes among the manifests.
+// routes lists the routes that were read.
 func (c *checker) routes() iter.Seq[route] {
 	ref := func(kind, namespace, name string) model.ObjectRef {
 		return model.ObjectRef{Group: groupGateway, Kind: kind, Namespace: namespace, Name: name}
