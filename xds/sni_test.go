@@ -19,8 +19,8 @@ import (
 
 const named = "198.51.100.3:443" // a Service whose port TLSRoutes have
 
-// TestHellosByName: a pod's ClientHello leads to the route of its name however it comes. Who sends none, or one that is too large, is
-// let go, and others are served meanwhile.
+// TestHellosByName: a pod's ClientHello leads to the route of its name however it comes. A connection without one, or with one that is
+// too large, is closed. Others are served meanwhile.
 func TestHellosByName(t *testing.T) {
 	limits := defaultTimeouts
 	limits.handshake = time.Second

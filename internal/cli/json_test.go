@@ -23,7 +23,7 @@ type flowLine struct {
 }
 
 // TestOneForm holds each command's JSON to one form: a program that reads it need not know whether a node's agent or a cluster was
-// asked. A cluster of one node answers as that node does, down to the byte but for the API server's name.
+// asked. A cluster of one node answers as that node does, byte for byte, except for the API server's name.
 func TestOneForm(t *testing.T) {
 	socket, counting := serve(t, sickNode()), talking(t)
 	one := meshOf(t, map[string]string{"worker-1": socket})

@@ -142,7 +142,7 @@ type Flow struct {
 	Duration    time.Duration `json:"duration,omitempty"`
 	RTT         time.Duration `json:"rtt,omitempty"` // smoothed, as the kernel keeps it
 	Retransmits uint32        `json:"retransmits,omitempty"`
-	// Stream is what both ends call a connection by HBONE: of the ports of its TCP connection others have a part too.
+	// Stream identifies a connection by HBONE at both ends; several such connections share one TCP connection.
 	Stream string   `json:"stream,omitempty"`
 	HTTP   *Request `json:"http,omitempty"` // L7 only
 	DNS    *DNS     `json:"dns,omitempty"`  // L7 only

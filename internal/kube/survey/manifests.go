@@ -108,8 +108,8 @@ func (c *Cluster) ofKind(ctx context.Context, k kube.Kind, namespace string) ([]
 	return nil, nil
 }
 
-// withFewerRights lists in one namespace a kind that may not be listed in all, and takes note of what is not read. Of Namespaces it
-// reads that one.
+// withFewerRights lists in one namespace a kind that may not be listed in all, and adds to out what it did not read. Of the Namespaces
+// it reads only that one.
 func (c *Cluster) withFewerRights(ctx context.Context, k kube.Kind, namespace string, out *Manifests) ([]json.RawMessage, error) {
 	what := kube.Resource(k.GVK)
 	if k.GVK.Group != "" {
@@ -139,7 +139,7 @@ func (c *Cluster) withFewerRights(ctx context.Context, k kube.Kind, namespace st
 	return items, nil
 }
 
-// defaultClass is the class that the controller makes, for who may not list classes.
+// defaultClass is the class that the controller makes. It is used if listing classes is forbidden.
 const defaultClass = `{"metadata": {"name": "weft"}, "spec": {"controllerName": "weft.io/gateway-controller"}}`
 
 // add writes objects as lists.
