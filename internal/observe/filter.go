@@ -140,7 +140,7 @@ func parseText(s string) (string, error) {
 func parseVerdict(s string) (Verdict, error) {
 	v, ok := ParseVerdict(s)
 	if !ok {
-		return v, fmt.Errorf("%q is neither forwarded, refused nor failed", s)
+		return v, fmt.Errorf("%s is neither forwarded, refused nor failed", quoted(s))
 	}
 	return v, nil
 }
@@ -148,7 +148,7 @@ func parseVerdict(s string) (Verdict, error) {
 func parseLayer(s string) (Layer, error) {
 	l, ok := ParseLayer(s)
 	if !ok {
-		return l, fmt.Errorf("%q is neither L4, L7 nor mTLS", s)
+		return l, fmt.Errorf("%s is neither L4, L7 nor mTLS", quoted(s))
 	}
 	return l, nil
 }
@@ -165,7 +165,7 @@ func parseProtocol(s string) (protocol, error) {
 	}
 	var p model.Protocol
 	if err := p.UnmarshalText([]byte(strings.ToUpper(s))); err != nil {
-		return nil, fmt.Errorf("%q is neither TCP, UDP, HTTP nor DNS", s)
+		return nil, fmt.Errorf("%s is neither TCP, UDP, HTTP nor DNS", quoted(s))
 	}
 	return func(f *Flow) bool { return f.Protocol == p }, nil
 }
@@ -184,16 +184,27 @@ func parseStatus(s string) (statuses, error) {
 	a, err1 := strconv.Atoi(first)
 	b, err2 := strconv.Atoi(last)
 	if err1 != nil || err2 != nil || a < 100 || b > 999 || a > b {
-		return statuses{}, fmt.Errorf("%q is not a status such as 404, 5xx or 400-499", s)
+		return statuses{}, fmt.Errorf("%s is not a status such as 404, 5xx or 400-499", quoted(s))
 	}
 	return statuses{a, b}, nil
 }
 
 func parsePath(s string) (string, error) {
 	if !strings.HasPrefix(s, "/") && s != "*" || strings.Contains(strings.TrimSuffix(s, "*"), "*") {
-		return "", fmt.Errorf("%q is not a path such as /api, or /api/* for all below it", s)
+		return "", fmt.Errorf("%s is not a path such as /api, or /api/* for all below it", quoted(s))
 	}
 	return s, nil
+}
+
+// maxQuoted is how many characters of a value an error repeats.
+const maxQuoted = 100
+
+// quoted returns a value in quotes. One that is too long is cut, so that an error stays readable.
+func quoted(s string) string {
+	if len(s) > maxQuoted {
+		s = fmt.Sprintf("%.*s…", maxQuoted, s)
+	}
+	return strconv.Quote(s)
 }
 
 func matchPath(pattern, path string) bool {
@@ -210,7 +221,7 @@ func parseQuery(s string) (string, error) {
 		name = s
 	}
 	if name == "" || strings.Contains(strings.TrimPrefix(name, "*."), "*") && name != "*" {
-		return "", fmt.Errorf("%q is not a name such as example.com, or *.example.com for all below it", s)
+		return "", fmt.Errorf("%s is not a name such as example.com, or *.example.com for all below it", quoted(s))
 	}
 	return name, nil
 }
@@ -235,7 +246,7 @@ type label struct {
 func parseLabel(s string) (label, error) {
 	key, value, hasValue := strings.Cut(s, "=")
 	if key == "" {
-		return label{}, fmt.Errorf("%q is neither KEY=VALUE nor KEY", s)
+		return label{}, fmt.Errorf("%s is neither KEY=VALUE nor KEY", quoted(s))
 	}
 	return label{key, value, !hasValue}, nil
 }

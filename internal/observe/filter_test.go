@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -121,6 +122,20 @@ func TestBadTerms(t *testing.T) {
 			if _, err := terms.Filter(); err == nil || !strings.HasPrefix(err.Error(), field+": ") {
 				t.Errorf("%+v: error %v does not begin with %q", terms, err, field)
 			}
+		}
+	}
+}
+
+// TestLongTerms: an error repeats a part of a value that is long.
+func TestLongTerms(t *testing.T) {
+	long := strings.Repeat("ü", 1<<20)
+	for _, terms := range []Terms{
+		{From: []string{"a/b/" + long}}, {From: []string{"10.0.0.0/" + long}}, {From: []string{"spiffe://" + long}}, {To: []string{"a:" + long}}, {Verdict: []string{long}},
+		{Layer: []string{long}}, {Protocol: []string{long}}, {Status: []string{long}}, {Path: []string{long}}, {Query: []string{"*" + long}}, {Label: []string{"=" + long}},
+	} {
+		_, err := terms.Filter()
+		if err == nil || len(err.Error()) > 600 || !utf8.ValidString(err.Error()) {
+			t.Errorf("%.200v", err)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func ParsePeerFilter(s string) (PeerFilter, error) {
 	if strings.HasPrefix(s, "spiffe://") {
 		id, err := spiffeid.FromString(s)
 		if err != nil {
-			return PeerFilter{}, fmt.Errorf("%q is not a SPIFFE ID: %w", s, err)
+			return PeerFilter{}, fmt.Errorf("%s is not a SPIFFE ID: %.*s", quoted(s), maxQuoted, err)
 		}
 		return PeerFilter{identity: model.Identity(id.String())}, nil
 	}
@@ -39,7 +39,7 @@ func ParsePeerFilter(s string) (PeerFilter, error) {
 		return PeerFilter{prefix: p.Masked()}, nil
 	} else if addr, _, ok := strings.Cut(s, "/"); ok && addr != "" {
 		if _, isAddr := netip.ParseAddr(addr); isAddr == nil { // no namespace has such a name
-			return PeerFilter{}, fmt.Errorf("%q is not a CIDR: %w", s, err)
+			return PeerFilter{}, fmt.Errorf("%s is not a CIDR: %.*s", quoted(s), maxQuoted, err)
 		}
 	}
 	var f PeerFilter
@@ -47,13 +47,13 @@ func ParsePeerFilter(s string) (PeerFilter, error) {
 	if hasPort {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return f, fmt.Errorf("%q: the port is not a number from 1 to 65535", s)
+			return f, fmt.Errorf("%s: the port is not a number from 1 to 65535", quoted(s))
 		}
 		f.port = uint16(n)
 	}
 	if ns, rest, ok := strings.Cut(name, "/"); ok {
 		if ns == "" || strings.Contains(rest, "/") {
-			return f, fmt.Errorf("%q is neither NAMESPACE/NAME[:PORT], NAME, an address, a CIDR nor a SPIFFE ID", s)
+			return f, fmt.Errorf("%s is neither NAMESPACE/NAME[:PORT], NAME, an address, a CIDR nor a SPIFFE ID", quoted(s))
 		}
 		f.namespace, f.name = ns, rest
 	} else {
