@@ -156,6 +156,30 @@ func TestClusterAlike(t *testing.T) {
 	}
 }
 
+// TestClusterLost: what a node lost is shown before the flow that follows it there. Losses before flows that are not asked for are not.
+func TestClusterLost(t *testing.T) {
+	first, second := healthyNode(), healthyNode()
+	at := time.Date(2040, 1, 1, 12, 0, 0, 0, time.UTC)
+	add := func(n *node, lost uint64, name string) {
+		at = at.Add(time.Second)
+		n.flows.AddLost(lost)
+		n.flows.Add(observe.Flow{Time: at, Protocol: model.TCP, Verdict: observe.Failed, Layer: observe.L4, Destination: observe.Peer{Service: "shop/" + name}})
+	}
+	add(first, 100, "cut")
+	add(second, 7, "a")
+	add(first, 3, "b")
+	add(second, 0, "c")
+	second.flows.AddLost(5)
+	kubeconfig := meshOf(t, map[string]string{"worker-1": serve(t, first), "worker-2": serve(t, second)})
+	for name, args := range map[string]string{"cluster-lost": "observe --last 3", "cluster-lost-json": "observe --last 3 -o json"} {
+		out, err := run(t, append(strings.Fields(args), "--kubeconfig", kubeconfig)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, filepath.Join("testdata", name+".txt"), "$ weft "+args+"\n"+out)
+	}
+}
+
 // TestClusterFollow sees flows of two nodes as they come, and hears when one ends.
 func TestClusterFollow(t *testing.T) {
 	a, b := healthyNode(), healthyNode()

@@ -169,32 +169,59 @@ func (f *fleet) lastFlows(ctx context.Context, q api.FlowQuery, print func(strin
 		return nil, nil
 	}
 	q.Follow = false
-	var all []seen
 	last := func(c *api.Client, ctx context.Context) (out []observe.Event, err error) {
 		err = c.Flows(ctx, q, func(e observe.Event) error { out = append(out, e); return nil })
 		return out, err
 	}
-	for _, a := range ask(ctx, f, f.agents, last) {
+	answers := ask(ctx, f, f.agents, last)
+	for _, a := range answers {
 		if a.err != nil {
 			fmt.Fprintf(complaints, "%s does not answer, its flows are missing: %s\n", printable(a.node), printable(a.err.Error()))
 			missing = ErrUnhealthy
 		}
-		for _, e := range a.value {
-			if e.Flow != nil {
-				all = append(all, seen{a.node, e})
-			}
-		}
 	}
-	slices.SortStableFunc(all, func(a, b seen) int { return a.Flow.Time.Compare(b.Flow.Time) })
-	if q.Limit > 0 {
-		all = all[max(0, len(all)-q.Limit):]
-	}
-	for _, s := range all {
+	for _, s := range inOrder(answers, q.Limit) {
 		if err := print(s.node, s.Event); err != nil {
 			return missing, err
 		}
 	}
 	return missing, nil
+}
+
+// inOrder returns the last flows of all nodes in the order of their time, at most limit (0: all). What a node lost comes before the flow
+// that follows it there, or at the end.
+func inOrder(answers []answer[[]observe.Event], limit int) []seen {
+	type flow struct {
+		seen
+		lost uint64 // before it
+	}
+	var flows []flow
+	var ends []seen
+	for _, a := range answers {
+		var lost uint64
+		for _, e := range a.value {
+			lost += e.Lost
+			if e.Flow != nil {
+				flows = append(flows, flow{seen{a.node, observe.Event{Flow: e.Flow}}, lost})
+				lost = 0
+			}
+		}
+		if lost > 0 {
+			ends = append(ends, seen{a.node, observe.Event{Lost: lost}})
+		}
+	}
+	slices.SortStableFunc(flows, func(a, b flow) int { return a.Flow.Time.Compare(b.Flow.Time) })
+	if limit > 0 {
+		flows = flows[max(0, len(flows)-limit):]
+	}
+	var out []seen
+	for _, f := range flows {
+		if f.lost > 0 {
+			out = append(out, seen{f.node, observe.Event{Lost: f.lost}})
+		}
+		out = append(out, f.seen)
+	}
+	return append(out, ends...)
 }
 
 // follow prints what comes from all nodes until ctx ends, or nobody is left.
