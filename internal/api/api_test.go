@@ -34,10 +34,10 @@ func TestWaysToTheAgent(t *testing.T) {
 		{"no socket", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.ENOENT)}}, ErrNotRunning, "weft agent --manifests"},
 		{"nobody behind it", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}, ErrNotRunning, "/run/weft/agent.sock"},
 		{"not root", &url.Error{Err: &net.OpError{Err: os.NewSyscallError("connect", syscall.EACCES)}}, ErrPermission, "sudo"},
-		{"else", &url.Error{Err: syscall.EIO}, syscall.EIO, "/run/weft/agent.sock"},
+		{"else", &url.Error{URL: "http://agent/?path=long", Err: syscall.EIO}, syscall.EIO, "/run/weft/agent.sock"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			if err := c.explain(x.err); !errors.Is(err, x.is) || !strings.Contains(err.Error(), x.says) {
+			if err := c.explain(x.err); !errors.Is(err, x.is) || !strings.Contains(err.Error(), x.says) || strings.Contains(err.Error(), "long") {
 				t.Errorf("%v", err)
 			}
 		})

@@ -173,5 +173,8 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: %s may be opened by root only. Run the command as root, for example with sudo", ErrPermission, c.where)
 	}
+	if errors.As(err, &u) { // its URL has all that was asked for, which may be long
+		err = u.Err
+	}
 	return fmt.Errorf("asking the agent on %s: %w", c.where, err)
 }
