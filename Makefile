@@ -44,7 +44,8 @@ sweep: setup ## takes away what tests, demos and benchmarks left that were kille
 	@go run ./test/sweep $(QUIET)
 
 .PHONY: test
-test: sweep lint unit privileged ## all that needs no cluster
+test: sweep ## all that needs no cluster
+	@$(MAKE) --no-print-directory lint unit privileged # not prerequisites: with -j they would run while sweep does
 
 .PHONY: unit
 unit: setup envoy ## tests that need no privileges, with the race detector
