@@ -27,9 +27,10 @@ const (
 	// spare is the memory, in bytes, beyond what the collector lets the heap grow to, for which a collection is worth its
 	// time: it reads the whole heap.
 	spare = 16 << 20
-	// shrinkEvery is how often an agent without changes gives back what it does not use. It is less than the two minutes after
-	// which the runtime collects a heap by itself, so that this costs no collection more. The runtime's own leaves 5 MB of pages
-	// of the executable behind, and the garbage since then: idle, an agent grew from 37 MB to 53 MB in four minutes.
+	// shrinkEvery is how often an agent in which nothing changed since the last time gives back what it does not use. It is less
+	// than the two minutes after which the runtime collects a heap by itself, so that this costs no collection more. The runtime's
+	// own leaves 5 MB of pages of the executable behind, and the garbage since then: idle, an agent grew from 37 MB to 53 MB in
+	// four minutes. An agent in which something changed collects as it allocates, and is collected for more than spare only.
 	shrinkEvery = 110 * time.Second
 )
 
@@ -45,10 +46,11 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 		return nil
 	case <-a.st.Synced():
 	}
-	started := false
-	var shrunk time.Time
+	started, changed := false, false
+	var looked time.Time // when the interval of every began
 	for {
-		feed.Take()
+		keys, _ := feed.Take()
+		changed = changed || a.isWork(keys)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -59,19 +61,19 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 			continue
 		default:
 		}
-		switch {
-		case started && time.Since(shrunk) < every:
-			if spareMemory() > spare {
-				debug.FreeOSMemory()
+		switch over := time.Since(looked) >= every; {
+		case started:
+			a.giveBack(whatToGiveBack(over, changed, spareMemory()))
+			if over {
+				looked, changed = time.Now(), false
 			}
-			setGCPercent(percentFor(liveHeap()))
-		case started || programmedOnce(a.st):
-			started, shrunk = true, time.Now()
-			a.shrink()
+		case programmedOnce(a.st):
+			a.giveBack(heapAndPages)
+			started, looked, changed = true, time.Now(), false
 		}
 		wait := every
 		if started {
-			wait -= time.Since(shrunk)
+			wait -= time.Since(looked)
 		}
 		select {
 		case <-ctx.Done():
@@ -80,6 +82,37 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// isWork reports whether there is a key of a row that is more than a count: those of traffic change in an idle agent too.
+func (a *Agent) isWork(keys map[state.Key]struct{}) bool {
+	for k := range keys {
+		if k.Table != a.st.MapUsage.ID() && k.Table != a.st.Lost.ID() {
+			return true
+		}
+	}
+	return false
+}
+
+// unused is memory that an agent can give back.
+type unused int
+
+const (
+	noMemory unused = iota
+	heap
+	heapAndPages // of the executable too
+)
+
+// whatToGiveBack returns what an agent gives back at a quiet moment: whether the interval is over, whether something changed in it, and
+// how much memory is spare, in bytes.
+func whatToGiveBack(over, changed bool, bytes int64) unused {
+	switch {
+	case over && (!changed || bytes > spare):
+		return heapAndPages
+	case bytes > spare:
+		return heap
+	}
+	return noMemory
 }
 
 // programmedOnce reports whether the kernel holds everything that was read at the start.
@@ -96,11 +129,16 @@ func setGCPercent(percent int) {
 	}
 }
 
-// shrink gives back what the heap does not need and the pages of the executable: half of those that come back after the start
+// giveBack gives back what the heap does not need, and the pages of the executable: half of those that come back after the start
 // serve work that comes once, and the kernel maps their neighbours with them.
-func (a *Agent) shrink() {
-	debug.FreeOSMemory()
+func (a *Agent) giveBack(what unused) {
+	if what != noMemory {
+		debug.FreeOSMemory()
+	}
 	setGCPercent(percentFor(liveHeap()))
+	if what != heapAndPages {
+		return
+	}
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
 	}
