@@ -27,10 +27,10 @@ const (
 	// spare is the memory, in bytes, beyond what the collector lets the heap grow to, for which a collection is worth its
 	// time: it reads the whole heap.
 	spare = 16 << 20
-	// shrinkEvery is how often an agent in which nothing changed since the last time gives back what it does not use. It is less
-	// than the two minutes after which the runtime collects a heap by itself, so that this costs no collection more. The runtime's
-	// own leaves 5 MB of pages of the executable behind, and the garbage since then: idle, an agent grew from 37 MB to 53 MB in
-	// four minutes. An agent in which something changed collects as it allocates, and is collected for more than spare only.
+	// shrinkEvery is how often an agent gives back what it does not use, at a quiet moment. It is less than the two minutes after
+	// which the runtime collects an idle heap by itself, so an idle agent is collected no more often. The runtime's own collection
+	// leaves 5 MB of pages of the executable behind, and the garbage since then: idle, an agent grew from 37 MB to 53 MB in four
+	// minutes. An agent that works is collected once more in this time, which is little beside what it collects anyway.
 	shrinkEvery = 110 * time.Second
 )
 
@@ -46,11 +46,10 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 		return nil
 	case <-a.st.Synced():
 	}
-	started, changed := false, false
-	var looked time.Time // when the interval of every began
+	started := false
+	var shrunk time.Time
 	for {
-		keys, _ := feed.Take()
-		changed = changed || a.isWork(keys)
+		feed.Take()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -61,19 +60,19 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 			continue
 		default:
 		}
-		switch over := time.Since(looked) >= every; {
-		case started:
-			a.giveBack(whatToGiveBack(over, changed, spareMemory()))
-			if over {
-				looked, changed = time.Now(), false
+		switch {
+		case started && time.Since(shrunk) < every:
+			if spareMemory() > spare {
+				debug.FreeOSMemory()
 			}
-		case programmedOnce(a.st):
-			a.giveBack(heapAndPages)
-			started, looked, changed = true, time.Now(), false
+			setGCPercent(percentFor(liveHeap()))
+		case started || programmedOnce(a.st):
+			started, shrunk = true, time.Now()
+			a.shrink()
 		}
 		wait := every
 		if started {
-			wait -= time.Since(looked)
+			wait -= time.Since(shrunk)
 		}
 		select {
 		case <-ctx.Done():
@@ -82,37 +81,6 @@ func (a *Agent) returnMemory(ctx context.Context, every time.Duration) error {
 		case <-time.After(wait):
 		}
 	}
-}
-
-// isWork reports whether there is a key of a row that is more than a count: those of traffic change in an idle agent too.
-func (a *Agent) isWork(keys map[state.Key]struct{}) bool {
-	for k := range keys {
-		if k.Table != a.st.MapUsage.ID() && k.Table != a.st.Lost.ID() {
-			return true
-		}
-	}
-	return false
-}
-
-// unused is memory that an agent can give back.
-type unused int
-
-const (
-	noMemory unused = iota
-	heap
-	heapAndPages // of the executable too
-)
-
-// whatToGiveBack returns what an agent gives back at a quiet moment: whether the interval is over, whether something changed in it, and
-// how much memory is spare, in bytes.
-func whatToGiveBack(over, changed bool, bytes int64) unused {
-	switch {
-	case over && (!changed || bytes > spare):
-		return heapAndPages
-	case bytes > spare:
-		return heap
-	}
-	return noMemory
 }
 
 // programmedOnce reports whether the kernel holds everything that was read at the start.
@@ -129,16 +97,11 @@ func setGCPercent(percent int) {
 	}
 }
 
-// giveBack gives back what the heap does not need, and the pages of the executable: half of those that come back after the start
+// shrink gives back what the heap does not need and the pages of the executable: half of those that come back after the start
 // serve work that comes once, and the kernel maps their neighbours with them.
-func (a *Agent) giveBack(what unused) {
-	if what != noMemory {
-		debug.FreeOSMemory()
-	}
+func (a *Agent) shrink() {
+	debug.FreeOSMemory()
 	setGCPercent(percentFor(liveHeap()))
-	if what != heapAndPages {
-		return
-	}
 	if err := letGoOfBinary(); err != nil {
 		a.cfg.Log.Warn("the pages of the executable stay in memory", "error", err)
 	}

@@ -26,46 +26,6 @@ func TestPercentFor(t *testing.T) {
 	}
 }
 
-// An agent in which something changed is not collected for nothing: it collects as it allocates.
-func TestWhatToGiveBack(t *testing.T) {
-	for _, c := range []struct {
-		over, changed bool
-		spare         int64
-		want          unused
-	}{
-		{false, false, 0, noMemory},
-		{false, true, spare, noMemory},
-		{false, true, spare + 1, heap},
-		{true, false, -spare, heapAndPages},
-		{true, true, spare, noMemory},
-		{true, true, spare + 1, heapAndPages},
-	} {
-		if got := whatToGiveBack(c.over, c.changed, c.spare); got != c.want {
-			t.Errorf("interval over %v, changed %v, %d bytes spare: %d is given back, want %d", c.over, c.changed, c.spare, got, c.want)
-		}
-	}
-}
-
-// Counts of traffic change in an agent that has nothing to do.
-func TestIsWork(t *testing.T) {
-	a := &Agent{st: state.New(state.NewDB())}
-	feed := a.st.Feed()
-	defer feed.Close()
-	w := a.st.Write(a.st.MapUsage, a.st.Lost)
-	a.st.MapUsage.Put(w, &model.MapUsage{Name: "m", Entries: 1})
-	a.st.Lost.Put(w, &model.Lost{Source: model.LostKernelRing, Count: 1})
-	w.Commit()
-	if keys, _ := feed.Take(); len(keys) == 0 || a.isWork(keys) {
-		t.Errorf("counts are work: %v", keys)
-	}
-	w = a.st.Write(a.st.Services)
-	a.st.Services.Put(w, &model.Service{Namespace: "shop", Name: "web"})
-	w.Commit()
-	if keys, _ := feed.Take(); !a.isWork(keys) {
-		t.Errorf("a Service is none: %v", keys)
-	}
-}
-
 // An agent in which nothing changes gives its garbage back, before the runtime collects by itself after two minutes.
 func TestIdleAgentGivesMemoryBack(t *testing.T) {
 	t.Setenv("GOGC", "") // the agent leaves the collector alone where it is set
