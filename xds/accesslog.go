@@ -100,7 +100,8 @@ const (
 	// one connection. It does not reach the application, and says nothing but that.
 	headerStream = "x-weft-stream"
 	streamID     = "%STREAM_ID%" // a UUID for each connection (Envoy, access logging, command operators)
-	lenStreamID  = 36
+	// lenStreamID is the length of a UUID (RFC 9562 4).
+	lenStreamID = 36
 )
 
 // tunnelLog reports authenticated connections. Entries of one kind share one stream, whichever pod they belong to.
@@ -287,12 +288,23 @@ func commonFlow(c *data.AccessLogCommon, outbound bool) *Flow {
 		Source:      socketAddr(c.GetDownstreamRemoteAddress()),
 		Destination: socketAddr(c.GetDownstreamLocalAddress()),
 	}
-	if s := c.GetCustomTags()[tagStream]; len(s) == lenStreamID { // whose client is not this mesh's Envoy may have anything
+	if s := c.GetCustomTags()[tagStream]; isUUID(s) { // a client that is not this mesh's Envoy may send anything
 		f.Stream = s
 	}
 	f.Failure = joinWords(flagWords(c.GetResponseFlags()), c.GetUpstreamTransportFailureReason(),
 		c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails())
 	return f
+}
+
+// isUUID reports whether s is the text of a UUID (RFC 9562 4).
+func isUUID(s string) bool {
+	for i := range len(s) {
+		switch dash := i == 8 || i == 13 || i == 18 || i == 23; {
+		case dash && s[i] != '-', !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i])):
+			return false
+		}
+	}
+	return len(s) == lenStreamID
 }
 
 func certificateID(p *data.TLSProperties_CertificateProperties) model.Identity {

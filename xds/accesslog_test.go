@@ -79,3 +79,18 @@ func TestNamedEntries(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamsOfFlows: only a UUID is taken for the name of a connection. It is a header, which any peer of the mesh may choose.
+func TestStreamsOfFlows(t *testing.T) {
+	const good = "01234567-89ab-4cde-8f01-23456789abcd"
+	for tag, want := range map[string]string{
+		good: good, strings.ToUpper(good): strings.ToUpper(good), "": "", "-": "",
+		strings.Repeat("a", lenStreamID): "", strings.Repeat("?", lenStreamID): "", good + "0": "", good[:lenStreamID-1]: "",
+		"01234567-89ab-4cde-8f01-23456789abcg": "", "012345678-9ab-4cde-8f01-23456789abcd": "", "ä" + good[2:]: "", good[:lenStreamID-1] + "\x00": "",
+	} {
+		e := &data.HTTPAccessLogEntry{CommonProperties: &data.AccessLogCommon{CustomTags: map[string]string{tagStream: tag}}}
+		if got := httpFlow(e, logIn).Stream; got != want {
+			t.Errorf("%q is taken for %q, want %q", tag, got, want)
+		}
+	}
+}
