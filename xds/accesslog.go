@@ -261,7 +261,7 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	status := int(e.GetResponse().GetResponseCode().GetValue())
 	// An answer of the application is no failure of the request, whatever its status.
 	details := e.GetResponse().GetResponseCodeDetails()
-	if c.GetResponseFlags().GetFaultInjected() {
+	if log == logRequest && details == detailsFault {
 		details = detailsOddHost
 	}
 	if f.Failure != "" || status >= 400 && details != detailsUpstream {
@@ -337,10 +337,10 @@ func socketAddr(a *core.Address) netip.AddrPort {
 // detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).
 const detailsUpstream = "via_upstream"
 
-// detailsOddHost takes the place of Envoy's words for a request that refuseOddHosts refuses.
-const detailsOddHost = "malformed_host"
+// detailsOddHost takes the place of detailsFault, Envoy's words for a request that refuseOddHosts refuses.
+const detailsOddHost, detailsFault = "malformed_host", "fault_filter_abort"
 
-// unsaid are flags that say that the client went away, or what detailsOddHost says better.
+// unsaid are flags that say that the client went away, or what the details say of a fault.
 var unsaid = []string{"downstream_connection_termination", "downstream_remote_reset", "fault_injected"}
 
 // flagWords returns the names of the flags that are set, except those of unsaid.

@@ -57,6 +57,24 @@ func TestAnswersOfTheApplication(t *testing.T) {
 	}
 }
 
+// Of what Envoy calls injected faults only a refusal at a Gateway, or at the destination, is one of a Host.
+func TestFaultsThatAreNoHosts(t *testing.T) {
+	for _, test := range []struct{ log, details, want string }{
+		{logRequest, "fault_filter_abort", "malformed_host"},
+		{logRequest, "fault_filter_delay_timeout", "fault_filter_delay_timeout"},
+		{logRequestOut, "fault_filter_abort", "fault_filter_abort"},
+		{logIn, "fault_filter_abort", "fault_filter_abort"},
+	} {
+		e := &data.HTTPAccessLogEntry{
+			CommonProperties: &data.AccessLogCommon{ResponseFlags: &data.ResponseFlags{FaultInjected: true}},
+			Response:         &data.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(400), ResponseCodeDetails: test.details},
+		}
+		if got := httpFlow(e, test.log).Failure; got != test.want {
+			t.Errorf("%s in the log %s: failure %q, want %q", test.details, test.log, got, test.want)
+		}
+	}
+}
+
 // TestNamedEntries: an entry of a connection that was passed on by its server name says both ends and the route; one of a connection
 // that went nowhere says nothing.
 func TestNamedEntries(t *testing.T) {
