@@ -3,6 +3,7 @@ package tunnel
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"time"
@@ -106,14 +107,35 @@ func spiffeID(leaf *x509.Certificate, trustDomain string) (model.Identity, error
 		return "", fmt.Errorf("the peer's certificate has %d URIs, and a SPIFFE ID is the only one", len(leaf.URIs))
 	}
 	// Policies compare the beginning of an ID, so /ns/bank/../tenant must not pass for one of bank.
-	id, err := spiffeid.FromURI(leaf.URIs[0])
+	uri := encodedURI(leaf)
+	id, err := spiffeid.FromString(uri)
 	if err != nil {
-		return "", fmt.Errorf("the peer is %.256q, which is no SPIFFE ID: %w", leaf.URIs[0].String(), err)
+		return "", fmt.Errorf("the peer is %.256q, which is no SPIFFE ID: %w", uri, err)
 	}
 	if id.TrustDomain().Name() != trustDomain || id.Path() == "" {
 		return "", fmt.Errorf("the peer is %.256q, which is no workload of the trust domain %s", id, trustDomain)
 	}
 	return model.Identity(id.String()), nil
+}
+
+// encodedURI returns the first URI of a certificate as it is encoded, "" if there is none. leaf.URIs does not keep an empty fragment.
+func encodedURI(leaf *x509.Certificate) string {
+	const uri = 6 // of a GeneralName, RFC 5280 4.2.1.6
+	for _, e := range leaf.Extensions {
+		var names []asn1.RawValue
+		if !e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) {
+			continue
+		}
+		if _, err := asn1.Unmarshal(e.Value, &names); err != nil {
+			continue
+		}
+		for _, n := range names {
+			if n.Class == asn1.ClassContextSpecific && n.Tag == uri {
+				return string(n.Bytes)
+			}
+		}
+	}
+	return ""
 }
 
 // peerIdentity is the identity of a peer whose handshake has succeeded.

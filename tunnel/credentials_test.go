@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"math/big"
 	"net/netip"
 	"net/url"
@@ -120,6 +121,10 @@ func TestBothEndsAreVerified(t *testing.T) {
 		{"a comma in the ID", ca.credentials(nil, alice+",spiffe://td/ns/x/sa/carol"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
 		{"a zero byte in the ID", ca.credentials(nil, alice+"%00"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
 		{"a slash that is escaped", ca.credentials(nil, "spiffe://td/ns/x%2Fsa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"a query in the ID", ca.credentials(nil, alice+"?x"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"an empty query in the ID", ca.credentials(nil, alice+"?"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"a fragment in the ID", ca.credentials(nil, alice+"#x"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
+		{"an empty fragment in the ID", ca.credentials(withURI(t, alice+"#")), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
 		{"dots in the ID", ca.credentials(nil, "spiffe://td/ns/y/../x/sa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
 		{"an empty segment of the ID", ca.credentials(nil, "spiffe://td/ns//x/sa/alice"), ca.credentials(nil, bob), bob, "", "no SPIFFE ID"},
 		{"a client's certificate for servers", ca.credentials(forUse(x509.ExtKeyUsageServerAuth), alice), ca.credentials(nil, bob), bob, "", "incompatible key usage"},
@@ -145,6 +150,19 @@ func TestBothEndsAreVerified(t *testing.T) {
 				t.Errorf("the server takes the client for %s", peerIdentity(s.ConnectionState()))
 			}
 		})
+	}
+}
+
+// withURI gives a certificate a URI in just these bytes: a url.URL does not keep an empty fragment.
+func withURI(t *testing.T, uri string) func(*x509.Certificate) {
+	t.Helper()
+	const kind = 6 // of a GeneralName, RFC 5280 4.2.1.6
+	names, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: kind, Bytes: []byte(uri)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: names}}
 	}
 }
 

@@ -100,7 +100,8 @@ const (
 	// one connection. It does not reach the application, and says nothing but that.
 	headerStream = "x-weft-stream"
 	streamID     = "%STREAM_ID%" // a UUID for each connection (Envoy, access logging, command operators)
-	lenStreamID  = 36
+	// lenStreamID is the length of a UUID (RFC 9562 4).
+	lenStreamID = 36
 )
 
 // tunnelLog reports authenticated connections. Entries of one kind share one stream, whichever pod they belong to.
@@ -260,7 +261,7 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	status := int(e.GetResponse().GetResponseCode().GetValue())
 	// An answer of the application is no failure of the request, whatever its status.
 	details := e.GetResponse().GetResponseCodeDetails()
-	if c.GetResponseFlags().GetFaultInjected() {
+	if log == logRequest && details == detailsFault {
 		details = detailsOddHost
 	}
 	if f.Failure != "" || status >= 400 && details != detailsUpstream {
@@ -287,12 +288,23 @@ func commonFlow(c *data.AccessLogCommon, outbound bool) *Flow {
 		Source:      socketAddr(c.GetDownstreamRemoteAddress()),
 		Destination: socketAddr(c.GetDownstreamLocalAddress()),
 	}
-	if s := c.GetCustomTags()[tagStream]; len(s) == lenStreamID { // whose client is not this mesh's Envoy may have anything
+	if s := c.GetCustomTags()[tagStream]; isUUID(s) { // a client that is not this mesh's Envoy may send anything
 		f.Stream = s
 	}
 	f.Failure = joinWords(flagWords(c.GetResponseFlags()), c.GetUpstreamTransportFailureReason(),
 		c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails())
 	return f
+}
+
+// isUUID reports whether s is the text of a UUID (RFC 9562 4).
+func isUUID(s string) bool {
+	for i := range len(s) {
+		switch dash := i == 8 || i == 13 || i == 18 || i == 23; {
+		case dash && s[i] != '-', !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i])):
+			return false
+		}
+	}
+	return len(s) == lenStreamID
 }
 
 func certificateID(p *data.TLSProperties_CertificateProperties) model.Identity {
@@ -325,10 +337,10 @@ func socketAddr(a *core.Address) netip.AddrPort {
 // detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).
 const detailsUpstream = "via_upstream"
 
-// detailsOddHost takes the place of Envoy's words for a request that refuseOddHosts refuses.
-const detailsOddHost = "malformed_host"
+// detailsOddHost takes the place of detailsFault, Envoy's words for a request that refuseOddHosts refuses.
+const detailsOddHost, detailsFault = "malformed_host", "fault_filter_abort"
 
-// unsaid are flags that say that the client went away, or what detailsOddHost says better.
+// unsaid are flags that say that the client went away, or what the details say of a fault.
 var unsaid = []string{"downstream_connection_termination", "downstream_remote_reset", "fault_injected"}
 
 // flagWords returns the names of the flags that are set, except those of unsaid.

@@ -57,6 +57,24 @@ func TestAnswersOfTheApplication(t *testing.T) {
 	}
 }
 
+// Of what Envoy calls injected faults only a refusal at a Gateway, or at the destination, is one of a Host.
+func TestFaultsThatAreNoHosts(t *testing.T) {
+	for _, test := range []struct{ log, details, want string }{
+		{logRequest, "fault_filter_abort", "malformed_host"},
+		{logRequest, "fault_filter_delay_timeout", "fault_filter_delay_timeout"},
+		{logRequestOut, "fault_filter_abort", "fault_filter_abort"},
+		{logIn, "fault_filter_abort", "fault_filter_abort"},
+	} {
+		e := &data.HTTPAccessLogEntry{
+			CommonProperties: &data.AccessLogCommon{ResponseFlags: &data.ResponseFlags{FaultInjected: true}},
+			Response:         &data.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(400), ResponseCodeDetails: test.details},
+		}
+		if got := httpFlow(e, test.log).Failure; got != test.want {
+			t.Errorf("%s in the log %s: failure %q, want %q", test.details, test.log, got, test.want)
+		}
+	}
+}
+
 // TestNamedEntries: an entry of a connection that was passed on by its server name says both ends and the route; one of a connection
 // that went nowhere says nothing.
 func TestNamedEntries(t *testing.T) {
@@ -76,6 +94,21 @@ func TestNamedEntries(t *testing.T) {
 	} {
 		if f := tcpFlow(e, logNamed); f != nil {
 			t.Errorf("%s: %+v", what, f)
+		}
+	}
+}
+
+// TestStreamsOfFlows: only a UUID is taken for the name of a connection. It is a header, which any peer of the mesh may choose.
+func TestStreamsOfFlows(t *testing.T) {
+	const good = "01234567-89ab-4cde-8f01-23456789abcd"
+	for tag, want := range map[string]string{
+		good: good, strings.ToUpper(good): strings.ToUpper(good), "": "", "-": "",
+		strings.Repeat("a", lenStreamID): "", strings.Repeat("?", lenStreamID): "", good + "0": "", good[:lenStreamID-1]: "",
+		"01234567-89ab-4cde-8f01-23456789abcg": "", "012345678-9ab-4cde-8f01-23456789abcd": "", "ä" + good[2:]: "", good[:lenStreamID-1] + "\x00": "",
+	} {
+		e := &data.HTTPAccessLogEntry{CommonProperties: &data.AccessLogCommon{CustomTags: map[string]string{tagStream: tag}}}
+		if got := httpFlow(e, logIn).Stream; got != want {
+			t.Errorf("%q is taken for %q, want %q", tag, got, want)
 		}
 	}
 }

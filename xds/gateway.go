@@ -136,6 +136,7 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
 	m.AccessLog = append(cfg.requestLog(logRequest), cfg.gatewayStats(g)...)
 	cfg.gatewayTraces(m, g)
-	m.HttpFilters = append([]*hcm.HttpFilter{refuseOddHosts()}, routingFilters(cfg)...)
+	m.HttpFilters = routingFilters(cfg)
+	refuseOddHosts(m)
 	return managed(m)
 }

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -16,15 +18,26 @@ const wellFormedHost = `(\[[0-9A-Fa-f:.]*\]|[^:@]*)(:[0-9]*)?`
 //
 // It is a filter and not a route of each virtual host: Envoy would compile the expression for each, which takes 6 KB. A tenant
 // may have 32,768 hostnames.
-func refuseOddHosts() *hcm.HttpFilter {
+func refuseOddHosts(m *hcm.HttpConnectionManager) {
 	odd := headerMatch(":authority", matching(wellFormedHost))
 	odd.InvertMatch = true
-	return httpFilter("envoy.filters.http.fault", &fault.HTTPFault{
+	m.HttpFilters = append([]*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{
 		Headers: []*routev3.HeaderMatcher{odd},
 		Abort: &fault.FaultAbort{
 			ErrorType:  &fault.FaultAbort_HttpStatus{HttpStatus: 400},
 			Percentage: &typev3.FractionalPercent{Numerator: 100, Denominator: typev3.FractionalPercent_HUNDRED},
 		},
 		DisableDownstreamClusterStats: true,
-	})
+	})}, m.HttpFilters...)
+	m.LocalReplyConfig = &hcm.LocalReplyConfig{Mappers: []*hcm.ResponseMapper{withoutBody("FI")}}
+}
+
+// withoutBody takes Envoy's own words, "fault filter abort", from its answers with a flag (Envoy, access logging, RESPONSE_FLAGS).
+func withoutBody(flag string) *hcm.ResponseMapper {
+	return &hcm.ResponseMapper{
+		Filter: &accesslog.AccessLogFilter{FilterSpecifier: &accesslog.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslog.ResponseFlagFilter{Flags: []string{flag}},
+		}},
+		Body: &core.DataSource{Specifier: &core.DataSource_InlineString{}},
+	}
 }

@@ -34,7 +34,14 @@ func TestOddHosts(t *testing.T) {
 	} {
 		if a := send(t, port, "GET", host, "/", nil); a.status != status {
 			t.Errorf("Host: %s is answered %d, want %d: %s", host, a.status, status, a.body)
+		} else if status == 400 && a.body != "" {
+			t.Errorf("Host: %s is answered with the body %q", host, a.body)
 		}
+	}
+	// Clients of gRPC have a status in its own terms: 400 is INTERNAL (gRPC, HTTP to gRPC status code mapping).
+	grpc := send(t, port, "POST", "shop.example:abc", "/a.B/C", map[string]string{"content-type": "application/grpc"})
+	if grpc.status != 200 || grpc.header.Get("grpc-status") != "13" || grpc.header.Get("grpc-message") != "" || grpc.body != "" {
+		t.Errorf("gRPC is answered %d, %v, %q", grpc.status, grpc.header, grpc.body)
 	}
 	w.noRejections()
 	until(t, "the flow of a refused request", func() error {

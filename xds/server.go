@@ -99,7 +99,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	wg.Go(func() { s.follow(ctx, feed) })
 	wg.Go(func() { s.report(ctx) })
 
-	g := grpc.NewServer()
+	g := grpc.NewServer(grpc.ForceServerCodecV2(newTextCodec()))
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, &ads{server: s, ctx: ctx})
 	als.RegisterAccessLogServiceServer(g, &accessLogs{server: s})
 	wg.Go(func() {

@@ -100,6 +100,8 @@ func handshakes() []handshake {
 		{name: "a comma in the ID", change: uris(mallory + ",spiffe://cluster.local/ns/bank/sa/client")},
 		{name: "an ID with a zero byte", change: uris(mallory + "%00.evil")},
 		{name: "an ID with a query", change: uris(mallory + "?x")},
+		{name: "an ID with an empty query", change: uris(mallory + "?")},
+		{name: "an ID with an empty fragment", change: uris(mallory + "#")},
 		{name: "an ID with a user", change: uris("spiffe://a@cluster.local/ns/tenant/sa/mallory")},
 		{name: "an ID with a port", change: uris("spiffe://cluster.local:80/ns/tenant/sa/mallory")},
 		{name: "an ID with dots", change: uris("spiffe://cluster.local/ns/bank/../tenant/sa/mallory")},
