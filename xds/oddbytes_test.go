@@ -155,7 +155,6 @@ func oddCertificate(t *testing.T) tls.Certificate {
 // oddWorld has a Gateway, a caller and a destination whose policy looks at requests, and everything that can be reported is.
 type oddWorld struct {
 	*world
-	t           *testing.T
 	got         *spans
 	port, https uint16 // of the Gateway
 	a, b        *lab.Pod
