@@ -1,9 +1,12 @@
 package http
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -154,7 +157,29 @@ func start(t *testing.T) *sandbox.Node {
 	if err := n.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	enforced(t, n, guarded+"/s")
 	return n
+}
+
+// enforced waits until the agent has looked for the last time at connections from before a pod's policy, some 1 s after the start. It
+// ends those that the policy may narrow, and a request on one of them is sent again: the server would see it twice.
+func enforced(t *testing.T, n *sandbox.Node, pod string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		var text []byte
+		if text, err = os.ReadFile(filepath.Join(n.RunDir, "enforced.json")); err != nil {
+			continue
+		}
+		var versions map[string][]json.RawMessage // of policies that connections may have been let in by
+		if err = json.Unmarshal(text, &versions); err != nil {
+			t.Fatal(err)
+		}
+		if len(versions[pod]) == 1 {
+			return
+		}
+	}
+	t.Fatalf("the policy of %s is not enforced: %v", pod, err)
 }
 
 // Namespaces of pods without an identity, with one, and with a policy that looks at requests.
@@ -172,14 +197,14 @@ func waysOf(t *testing.T, n *sandbox.Node) []way {
 		}
 		return p
 	}
-	oc, os := pod("oc"), pod("os")
+	oc, other := pod("oc"), pod("os")
 	service := func(ns string) string { return netip.AddrPortFrom(serviceIP(ns), 80).String() }
 	ps := serve(t, n.Pod(plain, "s"))
 	// Envoy always says by which scheme a request came, if nobody did before. A Gateway also says who asks, and numbers requests.
 	scheme := []string{"x-forwarded-proto"}
 	client := []string{"x-forwarded-proto", "x-forwarded-for", "x-request-id"}
 	ways := []way{
-		{"direct", oc, serve(t, os), net.JoinHostPort(os.Address.String(), fmt.Sprint(serverPort)), nil},
+		{"direct", oc, serve(t, other), net.JoinHostPort(other.Address.String(), fmt.Sprint(serverPort)), nil},
 		{"route", n.Pod(plain, "c"), ps, service(plain), scheme},
 		{"route of a port that may speak anything", n.Pod(plain, "c"), ps, detectedIP + ":80", scheme},
 		{"mTLS", n.Pod(strict, "c"), serve(t, n.Pod(strict, "s")), service(strict), scheme},
