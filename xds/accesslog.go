@@ -15,6 +15,7 @@ import (
 	grpclog "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/grpc/v3"
 	als "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	tracing "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	"github.com/google/uuid"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -288,23 +289,13 @@ func commonFlow(c *data.AccessLogCommon, outbound bool) *Flow {
 		Source:      socketAddr(c.GetDownstreamRemoteAddress()),
 		Destination: socketAddr(c.GetDownstreamLocalAddress()),
 	}
-	if s := c.GetCustomTags()[tagStream]; isUUID(s) { // a client that is not this mesh's Envoy may send anything
+	// A client that is not this mesh's Envoy may send anything. Validate takes longer forms too.
+	if s := c.GetCustomTags()[tagStream]; len(s) == lenStreamID && uuid.Validate(s) == nil {
 		f.Stream = s
 	}
 	f.Failure = joinWords(flagWords(c.GetResponseFlags()), c.GetUpstreamTransportFailureReason(),
 		c.GetDownstreamTransportFailureReason(), c.GetConnectionTerminationDetails())
 	return f
-}
-
-// isUUID reports whether s is the text of a UUID (RFC 9562 4).
-func isUUID(s string) bool {
-	for i := range len(s) {
-		switch dash := i == 8 || i == 13 || i == 18 || i == 23; {
-		case dash && s[i] != '-', !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i])):
-			return false
-		}
-	}
-	return len(s) == lenStreamID
 }
 
 func certificateID(p *data.TLSProperties_CertificateProperties) model.Identity {

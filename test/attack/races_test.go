@@ -198,26 +198,27 @@ func inheritedAddress(t *testing.T, a *arena) string {
 		netip.AddrPortFrom(a.ServiceIP("bank", "bytes"), 80), netip.AddrPortFrom(a.ServiceIP("bank", "routed"), 80),
 		netip.AddrPortFrom(a.server.Address, 8080),
 	}
-	other := func(from, to string) func(string) string {
-		return func(text string) string { return strings.Replace(text, "namespace: "+from, "namespace: "+to, 1) }
+	// The old pod ends with its network namespace, and its address is in the other's. The folder takes the place of the runtime: it says
+	// whose namespace it is.
+	give := func(from, to string) {
+		t.Helper()
+		if err := pod.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Edit(file, func(text string) string { return strings.Replace(text, "namespace: "+from, "namespace: "+to, 1) }); err != nil {
+			t.Fatal(err)
+		}
+		a.untilKnown(t, to)
+		if err := pod.Recreate(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	const rounds = 3
 	for range rounds {
 		for _, to := range ways {
 			until(t, "who is allowed is served at "+to.String(), func() error { return reached(pod, to) })
 		}
-		// The old pod ends with its network namespace, and the address is in the heir's. The folder takes the place of the runtime: it
-		// says whose namespace it is.
-		if err := pod.Remove(); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.Edit(file, other("lent", "heir")); err != nil {
-			t.Fatal(err)
-		}
-		a.untilKnown(t, "heir")
-		if err := pod.Recreate(); err != nil {
-			t.Fatal(err)
-		}
+		give("lent", "heir")
 		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
 			for _, to := range ways {
 				if reached(pod, to) == nil {
@@ -233,16 +234,7 @@ func inheritedAddress(t *testing.T, a *arena) string {
 				served++
 			}
 		}
-		if err := pod.Remove(); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.Edit(file, other("heir", "lent")); err != nil {
-			t.Fatal(err)
-		}
-		a.untilKnown(t, "lent")
-		if err := pod.Recreate(); err != nil {
-			t.Fatal(err)
-		}
+		give("heir", "lent")
 	}
 	if served > 0 {
 		t.Errorf("%d connections of the heir are served as its predecessor's", served)
