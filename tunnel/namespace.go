@@ -39,6 +39,13 @@ func openNamespace(path string) (*namespace, error) {
 	return &namespace{file: f, spare: map[int][]int{}}, nil
 }
 
+// inode tells it apart from others that were or will be at its path.
+func (n *namespace) inode() (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(n.file.Fd()), &st)
+	return st.Ino, err
+}
+
 func (n *namespace) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -9,11 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"reflect"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
@@ -70,19 +70,19 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// workload returns what is sent for a local workload; nil for nothing.
+// workload returns what is sent for a local workload; nil for nothing: there is no namespace at its path, and the next one there may
+// be another workload's.
 func workload(w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return nil
 	}
-	out := &Workload{Key: w.Key(), NetNS: w.NetNS, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy}
-	// One namespace may come after another at the same path.
-	if info, err := os.Stat(w.NetNS); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			out.Inode = st.Ino
-		}
+	var st unix.Stat_t
+	if err := unix.Stat(w.NetNS, &st); err != nil {
+		return nil
 	}
-	return out
+	return &Workload{
+		Key: w.Key(), NetNS: w.NetNS, Inode: st.Ino, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy,
+	}
 }
 
 // serverLink is one tunnel.

@@ -5,7 +5,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 // A workload without a certificate is no failure: its node would be sent HBONE for as long as each new identity waits for
@@ -27,5 +32,33 @@ func TestAnswerFollowsCertificate(t *testing.T) {
 	n.answer(w, errors.New("no listener"))
 	if p := n.link.pending; len(p) != 2 || p[1].Applied.Error != "no listener" || n.failed[w.Key] == nil {
 		t.Errorf("without a listener the answer is %+v", p)
+	}
+}
+
+// A namespace that came to the path of another one is another workload's: nobody listens there with this one's identity.
+func TestNamespaceOfAnother(t *testing.T) {
+	const path = "/proc/self/ns/net"
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	n := New("", slog.New(slog.DiscardHandler))
+	for _, inode := range []uint64{0, st.Ino + 1} {
+		if p, err := newPod(n, &Workload{Key: "ns/a", NetNS: path, Inode: inode}); err == nil {
+			p.ns.close()
+			t.Errorf("number %d is taken for %d", st.Ino, inode)
+		}
+	}
+	p, err := newPod(n, &Workload{Key: "ns/a", NetNS: path, Inode: st.Ino})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.ns.close()
+}
+
+func TestWorkloadWithoutNamespace(t *testing.T) {
+	w := &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: t.TempDir() + "/a", Addresses: []netip.Addr{address(1)}}
+	if sent := workload(w); sent != nil {
+		t.Errorf("the tunnel is told to open the next namespace at the path: %+v", sent)
 	}
 }

@@ -144,9 +144,23 @@ func TestAcceptedWorkload(t *testing.T) {
 	put(w, w.st.Workloads, acceptedPod(nil, "test"))
 	c.takes(w, podP)
 
+	// The namespace goes. What comes to its path next may be another workload's, so Envoy has no listener that opens it.
+	put(w, w.st.Placements, &model.Placement{Namespace: "shop", Name: "p", NetNS: "/run/netns/p"})
+	until(t, "Envoy has no listener in a namespace that is not there", func() error {
+		c.drain()
+		for name := range c.have[TypeListener] {
+			if strings.HasPrefix(name, "shop/p/") {
+				return fmt.Errorf("it has %s", name)
+			}
+		}
+		return nil
+	})
+	if err := w.upToDate(podP); err == nil {
+		t.Error("accepted, and there is no namespace to listen in")
+	}
 	// Another namespace at the same path: Envoy has to listen there first.
 	put(w, w.st.Placements, &model.Placement{Namespace: "shop", Name: "p", NetNS: "/run/netns/p", Inode: 7})
-	w.wantUpToDate(podP) // this one does not exist, so that no listener changed
+	c.takes(w, podP)
 
 	remove(w, w.st.Workloads, "shop/p")
 	until(t, "the row is gone", func() error {

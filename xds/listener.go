@@ -154,8 +154,12 @@ func buildListener(b *builder, name string) *built {
 	if !ok {
 		return nil
 	}
+	netns, ok := b.netns(w.NetNS)
+	if !ok {
+		return nil
+	}
 	local := *w
-	local.NetNS = b.netns(w.NetNS)
+	local.NetNS = netns
 	w = &local
 	objects := []model.ObjectVersion{podRef(key)}
 	if suffix != outHTTP && suffix != outTCP && suffix != outDetect && suffix != outSNI {

@@ -1,9 +1,7 @@
 package xds
 
 import (
-	"os"
 	"strings"
-	"syscall"
 
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -14,30 +12,32 @@ const namespaceBits = 12
 // netns returns a path to a workload's network namespace that is spelled differently for each namespace that the name
 // ever leads to. Envoy takes a listener whose address and path are the same for the same one and keeps its sockets, in a
 // namespace that is gone; and it would use pooled connections from there. Slashes and dots between directory and name
-// change nothing for the kernel: the number of the namespace is written in them. The path is as it was given if it
-// leads nowhere. What is built is built again when the row of a placement there changes.
-func (b *builder) netns(given string) string {
-	if given == "" {
-		return ""
+// change nothing for the kernel: the number of the namespace is written in them. The path is as it was given if no row of a
+// placement says which namespace is there.
+//
+// It reports false if there is none: the next one at the path may be another workload's, and Envoy would listen there with
+// this one's identity.
+func (b *builder) netns(given string) (string, bool) {
+	var inode uint64
+	placed := false
+	for p := range b.st.Placements.By(b.snap, state.ByNetNS, given) {
+		placed, inode = true, p.Inode
 	}
-	_ = b.st.Placements.By(b.snap, state.ByNetNS, given)
-	info, err := os.Stat(given)
-	if err != nil {
-		return given
-	}
-	s, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return given
+	switch {
+	case !placed || given == "":
+		return given, true
+	case inode == 0:
+		return "", false
 	}
 	i := strings.LastIndexByte(given, '/') + 1
 	var out strings.Builder
 	out.WriteString(given[:i])
 	for bit := range namespaceBits {
-		if s.Ino>>bit&1 == 1 {
+		if inode>>bit&1 == 1 {
 			out.WriteByte('.')
 		}
 		out.WriteByte('/')
 	}
 	out.WriteString(given[i:])
-	return out.String()
+	return out.String(), true
 }

@@ -63,7 +63,7 @@ func attackDefault(t *testing.T) {
 		{"B10", "a port of the mesh taken before a pod gets its listener", false, takenPort},
 		{"B11", "a tenant's client who says that he is another Gateway", false, gatewayPretence},
 		{"R1", "a pod's mode changed all the time", false, flippedModes},
-		{"R2", "a pod's address given to another namespace's pod", true, inheritedAddress},
+		{"R2", "a pod's address given to another namespace's pod", false, inheritedAddress},
 		{"R3", "a policy and its Service made, changed and deleted all the time", false, flippedPolicy},
 		{"T1", "sessions without a certificate of the mesh", false, strangers},
 		{"T1", "odd handshakes at ports 15008 and 15009", false, oddHandshakes},

@@ -213,13 +213,13 @@ func inheritedAddress(t *testing.T, a *arena) string {
 			t.Fatal(err)
 		}
 	}
-	const rounds = 3
+	const rounds = 8
 	for range rounds {
 		for _, to := range ways {
 			until(t, "who is allowed is served at "+to.String(), func() error { return reached(pod, to) })
 		}
 		give("lent", "heir")
-		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
 			for _, to := range ways {
 				if reached(pod, to) == nil {
 					served++
