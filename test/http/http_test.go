@@ -161,7 +161,7 @@ func start(t *testing.T) *sandbox.Node {
 	return n
 }
 
-// enforced waits until the agent has looked for the last time at connections from before a pod's policy, some 1 s after the start. It
+// enforced waits until the agent has looked for the last time at connections from before a pod's policy, 1 s after the start at most. It
 // ends those that the policy may narrow, and a request on one of them is sent again: the server would see it twice.
 func enforced(t *testing.T, n *sandbox.Node, pod string) {
 	t.Helper()
