@@ -41,6 +41,7 @@ var hooks = []hook{
 	{weftProgSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, false, false},
 	{weftProgConnect4, ebpf.AttachCGroupInet4Connect, false, false},
 	{weftProgConnect6, ebpf.AttachCGroupInet6Connect, false, false},
+	{weftProgReleased, ebpf.AttachCgroupInetSockRelease, false, false},
 	{weftProgHoldFin, ebpf.AttachCGroupInetEgress, false, false},
 	{weftProgUdpEgress, ebpf.AttachCGroupInetEgress, false, true},
 	{weftProgUdpIngress, ebpf.AttachCGroupInetIngress, false, true},

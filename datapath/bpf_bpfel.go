@@ -32,6 +32,13 @@ type weftAffinityKey struct {
 	Kind    uint32
 }
 
+type weftClosing struct {
+	_        structs.HostLayout
+	Since    uint64
+	At       uint64
+	Received uint64
+}
+
 type weftConn struct {
 	_        structs.HostLayout
 	Original weftEndpoint
@@ -266,6 +273,7 @@ const (
 	weftProgProxySockops    = "proxy_sockops"
 	weftProgRecvmsg4        = "recvmsg4"
 	weftProgRecvmsg6        = "recvmsg6"
+	weftProgReleased        = "released"
 	weftProgSendmsg4        = "sendmsg4"
 	weftProgSendmsg6        = "sendmsg6"
 	weftProgUdpEgress       = "udp_egress"
@@ -339,6 +347,7 @@ type weftProgramSpecs struct {
 	ProxySockops    *ebpf.ProgramSpec `ebpf:"proxy_sockops"`
 	Recvmsg4        *ebpf.ProgramSpec `ebpf:"recvmsg4"`
 	Recvmsg6        *ebpf.ProgramSpec `ebpf:"recvmsg6"`
+	Released        *ebpf.ProgramSpec `ebpf:"released"`
 	Sendmsg4        *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.ProgramSpec `ebpf:"sendmsg6"`
 	UdpEgress       *ebpf.ProgramSpec `ebpf:"udp_egress"`
@@ -507,6 +516,7 @@ type weftPrograms struct {
 	ProxySockops    *ebpf.Program `ebpf:"proxy_sockops"`
 	Recvmsg4        *ebpf.Program `ebpf:"recvmsg4"`
 	Recvmsg6        *ebpf.Program `ebpf:"recvmsg6"`
+	Released        *ebpf.Program `ebpf:"released"`
 	Sendmsg4        *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.Program `ebpf:"sendmsg6"`
 	UdpEgress       *ebpf.Program `ebpf:"udp_egress"`
@@ -533,6 +543,7 @@ func (p *weftPrograms) Close() error {
 		p.ProxySockops,
 		p.Recvmsg4,
 		p.Recvmsg6,
+		p.Released,
 		p.Sendmsg4,
 		p.Sendmsg6,
 		p.UdpEgress,

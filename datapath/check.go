@@ -135,7 +135,8 @@ var (
 	programTypes = []struct {
 		t     ebpf.ProgramType
 		since string
-	}{{ebpf.CGroupSockAddr, "4.17"}, {ebpf.SockOps, "4.13"}, {ebpf.CGroupSockopt, "5.3"}, {ebpf.SkLookup, "5.9"}, {ebpf.SkMsg, "4.17"}}
+	}{{ebpf.CGroupSockAddr, "4.17"}, {ebpf.SockOps, "4.13"}, {ebpf.CGroupSockopt, "5.3"}, {ebpf.SkLookup, "5.9"}, {ebpf.SkMsg, "4.17"},
+		{ebpf.CGroupSock, "4.10"}}
 	mapTypes = []struct {
 		t     ebpf.MapType
 		since string
@@ -149,6 +150,7 @@ var (
 		{ebpf.CGroupSockAddr, asm.FnSkStorageGet, "5.8"}, {ebpf.SockOps, asm.FnGetNetnsCookie, "5.15"},
 		{ebpf.SockOps, asm.FnSkStorageGet, "5.8"}, {ebpf.SkLookup, asm.FnSkAssign, "5.9"},
 		{ebpf.CGroupSockAddr, asm.FnGetCurrentAncestorCgroupId, "5.7"}, {ebpf.SkMsg, asm.FnSkStorageGet, "5.8"},
+		{ebpf.CGroupSock, asm.FnSkStorageGet, "5.9"},
 	}
 )
 

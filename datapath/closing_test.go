@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -30,18 +31,16 @@ func TestEndWaitsForTheInspection(t *testing.T) {
 	s, _ := n.st.Services.Get(n.st.Snapshot(), "ns/svc")
 	for _, c := range []struct {
 		name   string
-		detect bool
 		listen string // before the addresses of the proxy's listeners
 		greets bool
 		held   bool
 	}{
-		{"nothing came back", true, "reading ", false, true},
-		{"Envoy has answered", true, "", true, false},
-		{"no inspection", false, "reading ", false, false},
+		{"nothing came back", "reading ", false, true},
+		{"Envoy has answered", "", true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			changed := *s
-			changed.Ports = []model.ServicePort{{Port: 80, Protocol: model.TCP, L7: true, Detect: c.detect}}
+			changed.Ports = []model.ServicePort{{Port: 80, Protocol: model.TCP, L7: true, Detect: true}}
 			put(n, n.st.Services, &changed)
 			n.sync()
 			var listen []string
@@ -97,8 +96,67 @@ func (n *node) sayAndClose(p *lab.Pod, to netip.AddrPort, greets bool) (line str
 		return "", false, err
 	}
 	err = raw.Control(func(fd uintptr) {
-		var since uint64
-		held = n.d.maps[weftMapClosings].Lookup(int32(fd), &since) == nil
+		var c weftClosing
+		held = n.d.maps[weftMapClosings].Lookup(int32(fd), &c) == nil
 	})
 	return strings.TrimSpace(line), held, err
+}
+
+// TestEndWaitsForTheAnswer: a client that ends its side after its request gets its answer, and the end comes when the answer has. One
+// that closes its socket, or has sent nothing, has ended at once.
+func TestEndWaitsForTheAnswer(t *testing.T) {
+	n := newNode(t)
+	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
+	put(n, n.st.Workloads, workload(b, model.MTLSDisabled, func(w *model.Workload) { w.Local = false }))
+	var backends []netip.AddrPort
+	for _, ip := range addrs(b) {
+		backends = append(backends, netip.AddrPortFrom(ip, 8080))
+	}
+	n.service(model.TCP, true, 0, backends...)
+	n.sync()
+	var listen []string
+	for _, l := range proxyListeners {
+		listen = append(listen, "answering "+l)
+	}
+	pp := n.proxy(a, listen...)
+	for _, ip := range addrs(a) {
+		dial := func(say string) *net.TCPConn {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			c, err := a.Dial(ctx, "tcp", vip(ip).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Fprint(c, say); err != nil {
+				t.Fatal(err)
+			}
+			return c.(*net.TCPConn)
+		}
+		ended := func(what string) {
+			t.Helper()
+			if line, err := pp.out.ReadString('\n'); err != nil || line != "ended\n" {
+				t.Fatalf("%s, %s: %q, %v", ip, what, line, err)
+			}
+		}
+		half := func(say, want string) {
+			t.Helper()
+			c := dial(say)
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(c); err != nil || string(got) != want {
+				t.Errorf("%s: %q, %v, want %q", ip, got, err, want)
+			}
+			ended("it ends its side after " + say)
+		}
+		half("request", "\"request\", ended: false\n")
+		half("", "\"\", ended: true\n")
+		c := dial("request")
+		_ = c.Close()
+		ended("it closes its socket")
+	}
 }

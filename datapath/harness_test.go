@@ -496,6 +496,7 @@ func listenAll(addrs []string) error {
 		}
 		a, isDeaf := strings.CutPrefix(a, "deaf ")
 		a, reads := strings.CutPrefix(a, "reading ")
+		a, answers := strings.CutPrefix(a, "answering ")
 		for range 2 { // as Envoy with two workers
 			l, err := lc.Listen(context.Background(), "tcp", a)
 			if err != nil {
@@ -520,6 +521,10 @@ func listenAll(addrs []string) error {
 						go tellWhatCame(c)
 						continue
 					}
+					if answers {
+						go answerAndTell(c)
+						continue
+					}
 					fmt.Fprintf(c, "proxy %s %s\n", a, orig)
 				}
 			}()
@@ -533,6 +538,21 @@ func tellWhatCame(c net.Conn) {
 	defer c.Close()
 	b, err := io.ReadAll(c)
 	fmt.Fprintf(c, "read %q %v\n", b, err)
+}
+
+// answerAndTell answers what comes first, after a while in which the end may come, and says on its output when that has come.
+func answerAndTell(c net.Conn) {
+	defer c.Close()
+	b := make([]byte, 100)
+	n, err := c.Read(b)
+	if err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
+		_, err = c.Read(b[n:])
+	}
+	fmt.Fprintf(c, "%q, ended: %t\n", b[:n], errors.Is(err, io.EOF))
+	_ = c.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, c)
+	fmt.Println("ended")
 }
 
 // deaf are the fake proxy's listeners that drop each SYN. Clients send theirs again.

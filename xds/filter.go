@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -79,4 +80,9 @@ func FilterNames(w *model.Workload) []string {
 		names = append(names, workloadName(w, inHTTP))
 	}
 	return names
+}
+
+// PolicyFilterNames returns those of FilterNames that hold a workload's policy.
+func PolicyFilterNames(w *model.Workload) []string {
+	return slices.DeleteFunc(FilterNames(w), choosesScope)
 }

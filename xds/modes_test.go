@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -95,6 +96,35 @@ func TestFilterWaitsForScopes(t *testing.T) {
 	c.answer(scopes)
 	if filter := c.next(); filter.TypeUrl != TypeFilter {
 		t.Errorf("then came %s", filter.TypeUrl)
+	}
+}
+
+// A policy is sent after the listeners that changed with it, so that workers of Envoy that have the policy have the listeners too.
+func TestPolicyWaitsForListeners(t *testing.T) {
+	w := newWorld(t, Config{})
+	p := readsRequests()
+	bytes := *p
+	bytes.Policy = &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{{}}}
+	put(w, w.st.Workloads, &bytes)
+	c := w.client()
+	c.subscribe(TypeListener)
+	c.next()
+	filter := workloadName(p, inHBONE)
+	if !slices.Contains(PolicyFilterNames(p), filter) {
+		t.Fatalf("filters %q", PolicyFilterNames(p))
+	}
+	c.subscribe(TypeFilter, filter)
+	c.next()
+	p.Policy.Rules[0].Ports = []uint16{80}
+	put(w, w.st.Workloads, p)
+	listeners := <-c.got
+	if listeners.TypeUrl != TypeListener {
+		t.Fatalf("first came %s", listeners.TypeUrl)
+	}
+	c.quiet()
+	c.answer(listeners)
+	if r := c.next(); r.TypeUrl != TypeFilter {
+		t.Errorf("then came %s", r.TypeUrl)
 	}
 }
 

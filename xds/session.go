@@ -223,17 +223,35 @@ func (sub *subscription) addPending(r *response) {
 }
 
 // deferred reports whether a name must wait: a route table until it is known what of it Envoy refuses, and a filter for Envoy to
-// have all scopes. A filter that chooses the scopes of callers with an
+// have all scopes or its workload's listeners. A filter that chooses the scopes of callers with an
 // identity, or of those without, may be the first to do so on the node. Requests would find no scope and be answered 404.
+// A new version of a policy comes last, so that workers that have it have the listeners too.
 func (sub *subscription) deferred(name string) bool {
 	if sub.store.typeURL == TypeRoute {
 		return sub.searching(name)
 	}
-	if sub.store.typeURL != TypeFilter || !choosesScope(name) || sub.known[name] == "" {
+	if sub.store.typeURL != TypeFilter || sub.known[name] == "" {
 		return false
+	}
+	if !choosesScope(name) {
+		return sub.session.listenersPending(name)
 	}
 	scopes := sub.session.subs[TypeScope]
 	return scopes != nil && len(scopes.pending)+len(scopes.apart)+len(scopes.inflight) > 0
+}
+
+// listenersPending reports whether the listeners of a filter's workload are still to be sent, or to be answered.
+func (ss *session) listenersPending(filter string) bool {
+	listeners := ss.subs[TypeListener]
+	key, _, ok := cutWorkloadName(filter)
+	if !ok || listeners == nil {
+		return false
+	}
+	return slices.ContainsFunc([]string{inHBONE, inPlain, inHTTP}, func(suffix string) bool {
+		name := key + "/" + suffix
+		_, pending := listeners.pending[name]
+		return pending || listeners.waiting[name] > 0
+	})
 }
 
 // add puts what Envoy does not have of a name into a response.

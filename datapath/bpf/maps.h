@@ -185,8 +185,9 @@ struct {
 	__type(value, __u32);
 } nodes SEC(".maps");
 
-/* CONN_PROBE, of the host's own sockets: one that probes a workload. CONN_DECLARED: it speaks TLS or gRPC, as is declared. */
-enum { CONN_PROXY = 1, CONN_PROBE = 2, CONN_DECLARED = 4 };
+/* CONN_PROBE, of the host's own sockets: one that probes a workload. CONN_DECLARED: it speaks TLS or gRPC, as is declared.
+ * CONN_CLOSED: its application has closed it. */
+enum { CONN_PROXY = 1, CONN_PROBE = 2, CONN_DECLARED = 4, CONN_CLOSED = 8 };
 
 /* What is remembered with a socket. */
 struct conn {

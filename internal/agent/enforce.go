@@ -3,18 +3,15 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weft-mesh/weft/datapath"
-	"github.com/weft-mesh/weft/internal/atomicfile"
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/xds"
@@ -24,35 +21,62 @@ const (
 	// enforceFile in the run directory holds the policies that were enforced last, so that an agent that comes back
 	// knows what became narrower while nobody looked. It goes with the connections when the machine restarts.
 	enforceFile = "enforced.json"
-	// enforceAgain after Envoy has accepted a change connections are looked at once more: its workers take a listener
-	// in after it was accepted, and may let in a last connection by the old rules until then. The same pause is between
-	// attempts to close connections that failed.
+	// enforceAgain is the pause between attempts to close connections that failed. It is also how long the workers of an
+	// Envoy that does not say what they have are given for a change that it has accepted.
 	enforceAgain = time.Second
+	// enforcePoll is the pause between two questions whether Envoy's workers have a change, and enforcePatience how long one
+	// may take.
+	enforcePoll, enforcePatience = 10 * time.Millisecond, 200 * time.Millisecond
+	// namespaceKept is longer than the datapath keeps the network namespace of a workload that is gone, and with it the
+	// connections, for the next one.
+	namespaceKept = 10 * time.Second
 )
 
 // enforcer ends live connections that a policy does not allow any more. Envoy decides when a connection or a request
 // comes, and would keep what it let in before.
+//
+// Envoy accepts a change in its main thread. Its workers take it in later, and may let in a last connection by the old rules until
+// then. So connections are looked at when the workers have the change, which Envoy's statistics tell: what they let in from then on is
+// not touched. Until they have it, or where Envoy does not tell, connections are looked at once when the change is accepted and for
+// the last time enforceAgain later.
 type enforcer struct {
 	st     *state.State
 	closer func(ctx context.Context, workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
-	file   string
-	log    *slog.Logger
+	// applied tells of Envoy's filters by name whether all workers have the version that Envoy accepted last.
+	applied func(context.Context) (map[string]bool, error)
+	file    string
+	log     *slog.Logger
 
-	force map[string]*inForce // by workload; one that is missing has no policy and never had
+	force   map[string]*inForce  // by local workload
+	started bool                 // a workload that is new from now on has no connections from before
+	left    map[string]time.Time // when a workload left a network namespace, by its path; for namespaceKept
 }
 
 // inForce is what connections to a workload may have been let in by.
 type inForce struct {
+	netns    string
 	versions []*model.Policy // the last one is the model's; nil is no policy
-	closed   bool            // connections were closed since Envoy accepted the last version
+	since    time.Time       // when the last version was seen to be accepted; zero before
+	closed   bool            // connections were closed since then
 	due      time.Time       // when to look at connections again; zero while the kernel or Envoy is waited for
+}
+
+// written reports whether f is in the file: whether there is a policy, or was.
+func (f *inForce) written() bool { return f != nil && (len(f.versions) > 1 || f.versions[0] != nil) }
+
+// changed puts the model's policy after the versions before.
+func (f *inForce) changed(p *model.Policy) {
+	if len(f.versions) == maxVersions {
+		f.versions = []*model.Policy{nil}
+	}
+	f.versions, f.since, f.closed, f.due = append(f.versions, p), time.Time{}, false, time.Time{}
 }
 
 // maxVersions bounds what is remembered while Envoy does not answer; more are taken for no policy at all.
 const maxVersions = 8
 
 func (a *Agent) enforce(ctx context.Context) error {
-	e := &enforcer{st: a.st, closer: a.path.CloseConnections, file: filepath.Join(a.cfg.RunDir, enforceFile), log: a.cfg.Log}
+	e := &enforcer{st: a.st, closer: a.path.CloseConnections, applied: a.proxy.AppliedFilters, file: filepath.Join(a.cfg.RunDir, enforceFile), log: a.cfg.Log}
 	var err error
 	if e.force, err = loadEnforced(e.file); err != nil {
 		a.cfg.Log.Warn("what was enforced before is not known: authenticated connections to workloads with a policy are closed", "error", err)
@@ -106,6 +130,7 @@ func (e *enforcer) start(snap *state.Snapshot) {
 	for key := range all {
 		e.compare(key, snap)
 	}
+	e.started = true
 }
 
 // changed takes in the workloads whose rows changed. It reports whether the policy of one did.
@@ -125,22 +150,50 @@ func (e *enforcer) compare(key string, snap *state.Snapshot) bool {
 	w, ok := e.st.Workloads.Get(snap, key)
 	if !ok || !w.Local {
 		delete(e.force, key) // the datapath ends its connections
-		return f != nil
-	}
-	if f == nil {
-		if w.Policy == nil {
-			return false
+		if f != nil {
+			e.leave(f.netns)
 		}
+		return f.written()
+	}
+	known := f != nil
+	if !known {
 		f = &inForce{versions: []*model.Policy{nil}}
+		if e.fresh(w) {
+			f.versions[0] = w.Policy
+		}
 		e.force[key] = f
-	} else if same(f.versions[len(f.versions)-1], w.Policy) {
-		return false
 	}
-	if len(f.versions) == maxVersions {
-		f.versions = []*model.Policy{nil}
+	if f.netns != w.NetNS {
+		if known {
+			e.leave(f.netns)
+		}
+		f.netns = w.NetNS
 	}
-	f.versions, f.closed, f.due = append(f.versions, w.Policy), false, time.Time{}
+	if same(f.versions[len(f.versions)-1], w.Policy) {
+		return !known && w.Policy != nil
+	}
+	f.changed(w.Policy)
 	return true
+}
+
+// fresh reports whether all connections of a workload that was not known are let in by its policy. Those in the clear from before it
+// joined are ended by the datapath. Its network namespace may have been another workload's, whose connections are still there.
+func (e *enforcer) fresh(w *model.Workload) bool {
+	_, taken := e.left[w.NetNS]
+	for _, f := range e.force {
+		taken = taken || f.netns == w.NetNS
+	}
+	return e.started && !taken
+}
+
+// leave remembers the network namespace of a workload that is gone.
+func (e *enforcer) leave(netns string) {
+	now := time.Now()
+	maps.DeleteFunc(e.left, func(_ string, at time.Time) bool { return now.Sub(at) > namespaceKept })
+	if e.left == nil {
+		e.left = map[string]time.Time{}
+	}
+	e.left[netns] = now
 }
 
 func same(a, b *model.Policy) bool {
@@ -161,16 +214,25 @@ func (e *enforcer) next() (at time.Time, ok bool) {
 
 // work closes what is forbidden in workloads whose change is in force. It reports whether one was done.
 func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time) (done bool) {
+	taken := sync.OnceValue(func() map[string]bool { return e.ask(ctx) })
 	for key, f := range e.force {
 		w, revision, ok := e.st.Workloads.Revision(snap, key)
 		if len(f.versions) < 2 || !ok || !same(w.Policy, f.versions[len(f.versions)-1]) {
 			continue // nothing changed, or compare will hear of a newer version
 		}
-		if !f.closed && !e.decided(snap, key, revision) {
-			f.due = time.Time{} // the row that it waits for wakes it
-			continue
+		if f.since.IsZero() {
+			if !e.decided(snap, key, revision) {
+				f.due = time.Time{} // the row that it waits for wakes it
+				continue
+			}
+			f.since = now
 		}
 		if now.Before(f.due) {
+			continue
+		}
+		last := now.Sub(f.since) >= enforceAgain || inAll(taken(), xds.PolicyFilterNames(w))
+		if f.closed && !last {
+			f.due = now.Add(enforcePoll)
 			continue
 		}
 		count, err := e.closer(ctx, key, datapath.Inbound, e.forbidden(snap, w, f.versions))
@@ -180,13 +242,29 @@ func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time
 		switch {
 		case err != nil: // the datapath reports it as a fault of the workload
 			f.due = now.Add(enforceAgain)
-		case !f.closed:
-			f.closed, f.due = true, now.Add(enforceAgain)
+		case !last:
+			f.closed, f.due = true, now.Add(enforcePoll)
 		default:
-			f.versions, f.closed, f.due, done = []*model.Policy{w.Policy}, false, time.Time{}, true
+			*f, done = inForce{netns: f.netns, versions: []*model.Policy{w.Policy}}, true
 		}
 	}
 	return done
+}
+
+// ask returns which filters all workers of Envoy have in their last version; nothing if Envoy does not answer.
+func (e *enforcer) ask(ctx context.Context) map[string]bool {
+	ctx, cancel := context.WithTimeout(ctx, enforcePatience)
+	defer cancel()
+	applied, err := e.applied(ctx)
+	if err != nil {
+		e.log.Debug("Envoy does not say whether its workers have a policy", "error", err)
+	}
+	return applied
+}
+
+// inAll reports whether there are names, and all of them are true.
+func inAll(applied map[string]bool, names []string) bool {
+	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !applied[n] })
 }
 
 // decided reports whether new connections to a workload are decided by its row at a revision: Envoy has accepted it, and
@@ -236,93 +314,4 @@ func (e *enforcer) identityAt(snap *state.Snapshot, a netip.Addr) model.Identity
 		}
 	}
 	return ""
-}
-
-// covers tells whether now allows a peer all that before did: on one port, or on all of them if port is 0. A nil policy
-// allows everything. It may say no where a yes would be right.
-func covers(now, before *model.Policy, peer model.Identity, port uint16) bool {
-	if now == nil {
-		return true
-	}
-	grants := grantsTo(now, peer, port)
-	for _, b := range grantsTo(before, peer, port) {
-		if !slices.ContainsFunc(grants, func(g grant) bool { return g.covers(b) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// grant is a rule's share that concerns one peer: a port (0 is all) and the requests on it (none is all bytes).
-type grant struct {
-	port uint16
-	http []model.HTTPRule
-}
-
-func (g grant) covers(o grant) bool {
-	return (g.port == 0 || g.port == o.port) && (len(g.http) == 0 || sameRequests(g.http, o.http))
-}
-
-func sameRequests(a, b []model.HTTPRule) bool {
-	x, _ := json.Marshal(a)
-	y, _ := json.Marshal(b)
-	return string(x) == string(y)
-}
-
-func grantsTo(p *model.Policy, peer model.Identity, port uint16) []grant {
-	if p == nil {
-		return []grant{{port: port}}
-	}
-	var out []grant
-	for _, r := range p.Rules {
-		if !r.CoversPeer(peer) {
-			continue
-		}
-		switch {
-		case len(r.Ports) == 0:
-			out = append(out, grant{port: port, http: r.HTTP})
-		case port == 0:
-			for _, n := range r.Ports {
-				out = append(out, grant{port: n, http: r.HTTP})
-			}
-		case slices.Contains(r.Ports, port):
-			out = append(out, grant{port: port, http: r.HTTP})
-		}
-	}
-	return out
-}
-
-func loadEnforced(file string) (map[string]*inForce, error) {
-	out, versions := map[string]*inForce{}, map[string][]*model.Policy{}
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &versions)
-	}
-	if err != nil {
-		return out, fmt.Errorf("%s: %w", file, err)
-	}
-	for key, v := range versions {
-		if len(v) > 0 {
-			out[key] = &inForce{versions: v}
-		}
-	}
-	return out, nil
-}
-
-// saveEnforced replaces the file in one step. Workloads without a policy are left out.
-func saveEnforced(file string, force map[string]*inForce) error {
-	versions := map[string][]*model.Policy{}
-	for key, f := range force {
-		if len(f.versions) > 1 || f.versions[0] != nil {
-			versions[key] = f.versions
-		}
-	}
-	text, err := json.Marshal(versions)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(file, text, 0o600)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -62,10 +63,12 @@ type enforceTest struct {
 	t      *testing.T
 	calls  chan struct{} // a value for each attempt to close connections
 	failed atomic.Bool   // attempts fail
+	taken  atomic.Bool   // Envoy's workers have the policy
+	asked  chan struct{} // a value for each question for that
 }
 
 func newEnforceTest(t *testing.T) *enforceTest {
-	e := &enforceTest{t: t, calls: make(chan struct{}, 100)}
+	e := &enforceTest{t: t, calls: make(chan struct{}, 100), asked: make(chan struct{}, 1000)}
 	e.enforcer = &enforcer{
 		st: state.New(state.NewDB()), file: filepath.Join(t.TempDir(), "enforced.json"), log: slog.New(slog.DiscardHandler),
 		force: map[string]*inForce{},
@@ -77,6 +80,11 @@ func newEnforceTest(t *testing.T) *enforceTest {
 			}
 			return 1, nil
 		},
+		applied: func(context.Context) (map[string]bool, error) {
+			taken := e.taken.Load()
+			e.asked <- struct{}{}
+			return map[string]bool{"ns/a/hbone": taken, "ns/b/hbone": true}, nil
+		},
 	}
 	e.st.MarkSynced()
 	return e
@@ -85,7 +93,8 @@ func newEnforceTest(t *testing.T) *enforceTest {
 // policy gives the workload a policy, and returns the revision of its row.
 func (e *enforceTest) policy(p *model.Policy) uint64 {
 	w := e.st.Write(e.st.Workloads)
-	e.st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: "a", Local: true, Policy: p})
+	e.st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: "a", Local: true, Policy: p, Identity: "spiffe://td/ns/ns/sa/a",
+		NetNS: "/run/netns/a", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
 	w.Commit()
 	_, revision, _ := e.st.Workloads.Revision(e.st.Snapshot(), "ns/a")
 	return revision
@@ -107,11 +116,46 @@ func (e *enforceTest) programmed(revision uint64, err string) {
 
 func (e *enforceTest) none(when string) {
 	e.t.Helper()
+	e.noneFor(30*time.Millisecond, when)
+}
+
+func (e *enforceTest) noneFor(d time.Duration, when string) {
+	e.t.Helper()
 	select {
 	case <-e.calls:
 		e.t.Fatalf("connections were closed %s", when)
-	case <-time.After(30 * time.Millisecond):
+	case <-time.After(d):
 	}
+}
+
+// ready returns what is closed when the enforcer has seen what is there at its start, which it writes down then.
+func (e *enforceTest) ready() <-chan struct{} {
+	seen := make(chan struct{})
+	go func() {
+		defer close(seen)
+		for {
+			if _, err := os.Stat(e.file); err == nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return seen
+}
+
+// rename puts workload b with a policy in the place of a, in its network namespace.
+func (e *enforceTest) rename(p *model.Policy) {
+	w := e.st.Write(e.st.Workloads, e.st.Accepted, e.st.Programmed)
+	e.st.Workloads.Delete(w, "ns/a")
+	e.st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: "b", Local: true, Policy: p, Identity: "spiffe://td/ns/ns/sa/b",
+		NetNS: "/run/netns/a", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}})
+	w.Commit()
+	_, revision, _ := e.st.Workloads.Revision(e.st.Snapshot(), "ns/b")
+	subject := model.Subject{Kind: model.SubjectWorkload, Name: "ns/b"}
+	w = e.st.Write(e.st.Accepted, e.st.Programmed)
+	e.st.Accepted.Put(w, &model.Accepted{Subject: subject, Revision: revision})
+	e.st.Programmed.Put(w, &model.Programmed{Subject: subject, Revision: revision})
+	w.Commit()
 }
 
 func (e *enforceTest) attempt() {
@@ -126,16 +170,8 @@ func (e *enforceTest) attempt() {
 // TestConnectionsCloseWhenAPolicyIsInForce: Envoy has accepted the workload at its revision, and the kernel holds it.
 func TestConnectionsCloseWhenAPolicyIsInForce(t *testing.T) {
 	e := newEnforceTest(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- e.run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
 	before := e.policy(nil)
+	e.begin()
 	e.accepted(before)
 	e.programmed(before, "")
 	e.none("without a policy")
@@ -148,7 +184,6 @@ func TestConnectionsCloseWhenAPolicyIsInForce(t *testing.T) {
 	e.attempt()
 	e.attempt() // the first failed
 	e.failed.Store(false)
-	e.attempt() // and once more for what came in meanwhile
 	e.attempt()
 	e.none("that are allowed")
 
@@ -158,4 +193,89 @@ func TestConnectionsCloseWhenAPolicyIsInForce(t *testing.T) {
 	e.none("before the kernel answered")
 	e.programmed(0, "the map is full")
 	e.attempt()
+}
+
+// begin runs the enforcer until the test ends.
+func (e *enforceTest) begin() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.run(ctx) }()
+	e.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			e.t.Error(err)
+		}
+	})
+}
+
+// inForce says that Envoy has accepted the workload at a revision, and the kernel holds it.
+func (e *enforceTest) inForce(revision uint64) {
+	e.programmed(revision, "")
+	e.accepted(revision)
+}
+
+// waiting waits until the enforcer has asked again whether Envoy's workers have the policy.
+func (e *enforceTest) waiting() {
+	e.t.Helper()
+	for len(e.asked) > 0 {
+		<-e.asked
+	}
+	for range 2 {
+		select {
+		case <-e.asked:
+		case <-time.After(time.Minute):
+			e.t.Fatal("nobody asks Envoy's workers")
+		}
+	}
+}
+
+// TestConnectionsOfTheNewPolicyLive: connections that Envoy's workers let in by the new policy are not closed.
+func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
+	t.Run("the workers have it at once", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.taken.Store(true)
+		e.policy(nil)
+		e.begin()
+		e.inForce(e.policy(&model.Policy{}))
+		e.attempt()
+		e.noneFor(2*enforceAgain, "that the new policy allows")
+	})
+	t.Run("the workers have it later", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.policy(nil)
+		e.begin()
+		e.inForce(e.policy(&model.Policy{}))
+		e.attempt()
+		e.waiting()
+		e.taken.Store(true)
+		e.attempt()
+		e.noneFor(2*enforceAgain, "that the new policy allows")
+	})
+	t.Run("Envoy does not tell", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.policy(nil)
+		e.begin()
+		e.inForce(e.policy(&model.Policy{}))
+		e.attempt()
+		e.attempt()
+		e.noneFor(2*enforceAgain, "that the new policy allows")
+	})
+	t.Run("a new pod", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.begin()
+		<-e.ready()
+		e.inForce(e.policy(&model.Policy{}))
+		e.noneFor(2*enforceAgain, "of a pod that was never without its policy")
+		e.taken.Store(true)
+		e.inForce(e.policy(&model.Policy{Names: []string{"ns/other"}}))
+		e.attempt()
+	})
+	t.Run("a pod in another one's network namespace", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.policy(nil)
+		e.begin()
+		<-e.ready()
+		e.rename(&model.Policy{})
+		e.attempt()
+	})
 }

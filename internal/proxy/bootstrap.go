@@ -156,6 +156,7 @@ func statsConfig() object {
 		{"prefix": "control_plane."},
 		{"prefix": "overload."},
 		{"prefix": model.RequestScope + "."},
+		{"safe_regex": object{"regex": filterScope + `.+\.(` + filterUpdates + `|` + filterReloads + `)`}},
 		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, udp.<stat prefix>.<name>, but not
 		// http.<stat prefix>.rds.<route table>.<name>.
 		{"safe_regex": object{"regex": `(http|tcp|udp)\.[^.]+\.[a-z0-9_]+`}},

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 )
 
 // exchange is a case.
@@ -17,6 +18,8 @@ type exchange struct {
 	answer  string              // as it is written; a 200 if it is ""
 	early   bool                // the server answers when it has the head of the request, and closes
 	closes  bool                // the server closes after the answer
+	half    bool                // the client ends its side (shutdown) after the request
+	slow    time.Duration       // how long the server takes for the answer
 	cold    bool                // it is also played as the first request that the node's Envoy sees for a Service
 	// talk is what the client does after a 101, after what the server does.
 	talk   func(io.ReadWriter) string
@@ -35,6 +38,18 @@ const (
 	ok       = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	shopHost = "Host: shop.example\r\n"
 )
+
+// thinks is longer than Envoy takes to see that a client has ended its side, and longer than the end is kept back for an inspection.
+const thinks = 800 * time.Millisecond
+
+// halfClosed: Envoy drops a request whose client has ended its side. The kernel keeps the end of a pod's connection back, where it is
+// known to be for requests. A Gateway drops such requests (droppedAtGateway).
+var halfClosed = []exception{anything("may speak anything", "the server of what is no request may wait for the end")}
+
+// anything lets a way give what it gives.
+func anything(ways, reason string) exception {
+	return exception{ways, reason, func(want *result, got result) { *want = got }}
+}
 
 func get(target string) string { return "GET " + target + " HTTP/1.1\r\n" + shopHost + "\r\n" }
 
@@ -127,6 +142,11 @@ var cases = append(methods(), []exchange{
 	{name: "te", request: withFields("TE: trailers")},
 	// Bodies.
 	{name: "POST without a body", request: "POST /b HTTP/1.1\r\n" + shopHost + "Content-Length: 0\r\n\r\n"},
+	// Clients that end their side after the request, and wait for the answer: nc -N.
+	{name: "HTTP/1.0 from a client that ends its side", half: true, slow: thinks, request: "GET /ten HTTP/1.0\r\n" + shopHost + "\r\n", except: halfClosed},
+	{name: "GET from a client that ends its side", half: true, slow: thinks, cold: true, except: halfClosed},
+	{name: "POST from a client that ends its side", half: true, slow: thinks, request: "POST /b HTTP/1.1\r\n" + shopHost + "Content-Length: 4\r\n\r\nbody", except: halfClosed},
+	{name: "download of 1 MB by a client that ends its side", half: true, slow: thinks, answer: answer("200 OK", "Content-Length: 1048576\n\n") + strings.Repeat("d", 1<<20), except: halfClosed},
 	{name: "GET with a body", request: "GET /b HTTP/1.1\r\n" + shopHost + "Content-Length: 4\r\n\r\nbody"},
 	{name: "DELETE with a body", request: "DELETE /b HTTP/1.1\r\n" + shopHost + "Content-Length: 4\r\n\r\nbody"},
 	{name: "chunks with extensions", request: "POST /b HTTP/1.1\r\n" + shopHost + "Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\n\r\n"},

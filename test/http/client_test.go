@@ -39,6 +39,9 @@ func ask(from *lab.Pod, to string, x *exchange) ([]message, error) {
 	written := make(chan error, 1)
 	go func() {
 		_, err := io.WriteString(c, x.request)
+		if err == nil && x.half {
+			err = c.(*net.TCPConn).CloseWrite()
+		}
 		written <- err
 	}()
 	out, err := answers(bufio.NewReader(c), c, x)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/weft-mesh/weft/internal/lab"
 )
@@ -129,6 +130,7 @@ func (s *server) conn(c net.Conn) {
 		if m.End != "" {
 			return
 		}
+		time.Sleep(x.slow)
 		if _, err := io.WriteString(c, x.answer); err != nil || x.closes {
 			return
 		}

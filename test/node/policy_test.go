@@ -12,8 +12,8 @@ import (
 )
 
 // drained is longer than Envoy keeps connections whose listener changed (proxyDrainTime), so that those that
-// are to live are seen to. It is longer, too, than the second after which the agent looks once more for connections that a
-// narrower policy forbids: it ends the tunnel that all connections between two pods share.
+// are to live are seen to. It is longer, too, than the second within which the agent ends connections that a narrower policy forbids:
+// it ends the tunnel that all connections between two pods share.
 const drained = 3 * time.Second
 
 // policy is an AuthorizationPolicy for guard/srv.
@@ -73,6 +73,7 @@ func policies(t *testing.T, m *mesh) {
 	t.Run("live connections", func(t *testing.T) { liveConnections(t, m) })
 	t.Run("live requests", func(t *testing.T) { liveRequests(t, m) })
 	t.Run("the first policy", func(t *testing.T) { firstPolicy(t, m) })
+	t.Run("in force", func(t *testing.T) { inForce(t, m) })
 	t.Run("changed while the agent was away", func(t *testing.T) { changedAway(t, m) })
 }
 
