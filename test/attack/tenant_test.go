@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -147,6 +149,69 @@ func manyPaths(t *testing.T, a *arena) string {
 		t.Errorf("Envoy held %d MB", most)
 	}
 	return fmt.Sprintf("294,912 paths; Envoy at most %d MB; %s", most, noticed)
+}
+
+// foreignRules: a tenant's routes for its own callers of another namespace's Service, as many as it may have. The Service's other
+// callers are not compared with them.
+func foreignRules(t *testing.T, a *arena) string {
+	const routes = 240
+	before := a.quiet(t)["routed"]
+	for i := range routes {
+		a.put(t, fmt.Sprintf("foreign-%d.yaml", i), meshRoute(fmt.Sprint("foreign-", i), `{group: "", kind: Service, name: routed, namespace: bank}`, pathRules(128*i, "PathPrefix", "/p%d", "")))
+	}
+	until(t, "the tenant's callers have rules of their own", func() error {
+		if err := reached(a.mallory, netip.MustParseAddrPort(a.routed("bank"))); err == nil || !strings.Contains(err.Error(), "404") {
+			return fmt.Errorf("answer: %w", err)
+		}
+		return nil
+	})
+	most := 0
+	noticed := a.under(t, func() { most = a.most(t, a.getsFor(5*time.Second, netip.MustParseAddrPort(a.routed("bank")))) }, nil)
+	during := a.quiet(t)["routed"]
+	if was, is := before.Quantile(0.5), during.Quantile(0.5); is > 4*was && is > slowest {
+		t.Errorf("the median of another namespace's calls grows from %s to %s", was, is)
+	}
+	return fmt.Sprintf("%d rules; Envoy at most %d MB; median %s, before %s; %s", 128*routes, most, during.Quantile(0.5), before.Quantile(0.5), noticed)
+}
+
+// sweepOwnPorts: a pod calls each of 12,288 ports of its namespace's Services that Envoy serves.
+func sweepOwnPorts(t *testing.T, a *arena) string {
+	const services, ports = 6, 2048
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, 79, byte(i + 1)}) }
+	for i := range services {
+		var b strings.Builder
+		fmt.Fprintf(&b, "apiVersion: v1\nkind: Service\nmetadata: {name: swept-%d, namespace: tenant, labels: {weft.io/l7: enabled}}\nspec:\n  clusterIP: %s\n"+
+			"  sessionAffinity: ClientIP\n  selector: {app: accomplice}\n  ports:\n", i, address(i))
+		for port := range ports {
+			fmt.Fprintf(&b, "  - {name: p%d, port: %d, targetPort: 8080}\n", port, port+1)
+		}
+		a.put(t, fmt.Sprintf("swept-%d.yaml", i), b.String())
+	}
+	until(t, "the last Service is served", func() error { return reached(a.mallory, netip.AddrPortFrom(address(services-1), 1)) })
+	var answered atomic.Int64
+	most := 0
+	noticed := a.under(t, func() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			var wg sync.WaitGroup
+			for i := range services {
+				wg.Go(func() {
+					for port := range ports {
+						if reached(a.mallory, netip.AddrPortFrom(address(i), uint16(port+1))) == nil {
+							answered.Add(1)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		}()
+		most = a.most(t, done)
+	}, nil)
+	if most > ownMemory {
+		t.Errorf("Envoy held %d MB", most)
+	}
+	return fmt.Sprintf("%d of %d ports answered; Envoy at most %d MB; %s", answered.Load(), services*ports, most, noticed)
 }
 
 const oddManifest = gatewayClass + `apiVersion: gateway.networking.k8s.io/v1
