@@ -32,6 +32,10 @@ type routeDemand struct {
 	each load // of a route table without hosts, or of one host
 	// hosts are those that it may have on listeners of Gateways.
 	hosts []listenerHosts
+	// patterns is how many expressions a request may be compared with in one of these places, and services are the Services
+	// among them.
+	patterns int
+	services []string
 }
 
 // load is a part of what routes take of an Envoy.
@@ -70,7 +74,7 @@ var httpDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return v.routeDemand(httpRouteInput(r), httpDemand(r.Spec.Rules)), true
+		return v.routeDemand(httpRouteInput(r), httpDemand(r.Spec.Rules), httpPatterns(r.Spec.Rules)), true
 	},
 }
 
@@ -82,18 +86,19 @@ var grpcDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return v.routeDemand(grpcRouteInput(r), grpcDemand(r.Spec.Rules)), true
+		return v.routeDemand(grpcRouteInput(r), grpcDemand(r.Spec.Rules), grpcPatterns(r.Spec.Rules)), true
 	},
 }
 
 // routeDemand multiplies what a route takes in one route table by the number of its attachments.
-func (v *view) routeDemand(r route, each load) []output {
+func (v *view) routeDemand(r route, each load, patterns int) []output {
 	n := v.countAttachments(&r)
 	if n == 0 {
 		return nil
 	}
 	d := &routeDemand{
 		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, load: each.times(n), each: each, hosts: v.hostDemand(&r),
+		patterns: patterns, services: r.servicesOf(),
 	}
 	return []output{out(v.routeDemands, d.route, d)}
 }
@@ -287,14 +292,16 @@ func divideRoutes(v *view, _ string) (outs []output, _ bool) {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.route, b.route))
 	})
 	matches, expressions := map[string]int{}, map[string]int{}
-	held := newHostCopies()
+	held, compared := newHostCopies(), patternCounts{}
+	share, room, over := map[string]load{}, map[string]load{}, false
 	for _, d := range demands {
+		over = over || !compared.fits(d)
+		compared.add(d)
 		ask := d.load.plus(held.add(d))
 		matches[d.namespace] += ask.matches
 		expressions[d.namespace] += ask.expressions
 	}
 	ofMatches, ofExpressions := v.cfg.shares(maxTableMatches, matches), v.cfg.shares(maxExpressionKB, expressions)
-	share, room, over := map[string]load{}, map[string]load{}, false
 	for ns := range matches {
 		share[ns] = load{ofMatches(ns), ofExpressions(ns)}
 		room[ns] = share[ns]
@@ -303,15 +310,19 @@ func divideRoutes(v *view, _ string) (outs []output, _ bool) {
 	if !over {
 		return nil, true
 	}
-	held = newHostCopies()
+	held, compared = newHostCopies(), patternCounts{}
 	for _, d := range demands {
 		ask, left := d.load.plus(held.of(d)), room[d.namespace]
+		why := refusalOf(ask, left, share[d.namespace])
 		if ask.within(left) {
-			held.add(d)
-			room[d.namespace] = left.minus(ask)
-			continue
+			if why = compared.refusal(d); why == "" {
+				held.add(d)
+				compared.add(d)
+				room[d.namespace] = left.minus(ask)
+				continue
+			}
 		}
-		r := &routeRefusal{d.route, refusalOf(ask, left, share[d.namespace])}
+		r := &routeRefusal{d.route, why}
 		outs = append(outs, out(v.routeRefusals, r.route, r))
 	}
 	return outs, true
