@@ -297,7 +297,7 @@ func divideRoutes(v *view, _ string) (outs []output, _ bool) {
 	for _, d := range demands {
 		over = over || !compared.fits(d)
 		compared.add(d)
-		ask := d.load.plus(held.add(d))
+		ask := d.plus(held.add(d))
 		matches[d.namespace] += ask.matches
 		expressions[d.namespace] += ask.expressions
 	}
@@ -312,7 +312,7 @@ func divideRoutes(v *view, _ string) (outs []output, _ bool) {
 	}
 	held, compared = newHostCopies(), patternCounts{}
 	for _, d := range demands {
-		ask, left := d.load.plus(held.of(d)), room[d.namespace]
+		ask, left := d.plus(held.of(d)), room[d.namespace]
 		why := refusalOf(ask, left, share[d.namespace])
 		if ask.within(left) {
 			if why = compared.refusal(d); why == "" {

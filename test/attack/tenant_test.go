@@ -294,13 +294,13 @@ func oddEndpoints(t *testing.T, a *arena) string {
 		}
 		until(t, address+" is no way to the node", func() error {
 			if g, s := both(); g == nil || s == nil {
-				return fmt.Errorf("by the Gateway %v, by the Service %v", g, s)
+				return fmt.Errorf("answered by the Gateway: %t, by the Service: %t", g == nil, s == nil)
 			}
 			return nil
 		})
 		for range 5 {
 			if g, s := both(); g == nil || s == nil {
-				t.Errorf("an endpoint %s is answered: by the Gateway %v, by the Service %v", address, g, s)
+				t.Errorf("an endpoint %s is answered by the Gateway: %t, by the Service: %t", address, g == nil, s == nil)
 			}
 			tries += 2
 		}
