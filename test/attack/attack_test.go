@@ -52,6 +52,7 @@ func attackDefault(t *testing.T) {
 		{"A5", "routes with long rules", true, longRules},
 		{"A5", "hosts below a wildcard with many rules", true, widerHosts},
 		{"A5", "policies with hundreds of thousands of paths", true, manyPaths},
+		{"A5", "regular expressions and long paths", true, longPaths},
 		{"A5", "thirty thousand rules on another namespace's Service", true, foreignRules},
 		{"A1", "sweep of the ports of a tenant's own Services", true, sweepOwnPorts},
 		{"A6", "idle connections to a Gateway", true, idleGateway},
