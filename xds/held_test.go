@@ -48,4 +48,30 @@ func TestPortsOfANamespaceAreBounded(t *testing.T) {
 	if !answers("service/shop/s3/80") {
 		t.Error("the room of a table that went is not for another")
 	}
+	txn := w.st.Write(w.st.Services)
+	w.st.Services.Delete(txn, "shop/s1")
+	txn.Commit()
+	// The table of the Service that is gone has no rules, and those that were over are served.
+	got := map[string]bool{}
+	for !got["service/shop/s1/80"] || !got["service/shop/s2/80"] || !got["cluster service/shop/s2/80"] {
+		response := c.next()
+		for _, r := range response.Resources {
+			if response.TypeUrl == TypeCluster {
+				got["cluster "+r.Name] = true
+				continue
+			}
+			var table routev3.RouteConfiguration
+			if err := r.Resource.UnmarshalTo(&table); err != nil {
+				t.Fatal(err)
+			}
+			if r.Name == "service/shop/s2/80" && table.VirtualHosts[0].Routes[0].GetDirectResponse() != nil {
+				t.Errorf("table %s answers %v", r.Name, table.VirtualHosts[0].Routes[0])
+			}
+			got[r.Name] = true
+		}
+	}
+	l7(w, 4)
+	if answers("service/shop/s4/80") {
+		t.Error("there is room for more than the bound")
+	}
 }

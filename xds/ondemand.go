@@ -96,7 +96,7 @@ type store struct {
 	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
 	wild      map[string]int      // the same by name: how often it is held
-	told      map[string]bool     // namespaces of which a name is over, since one of its names went
+	told      map[string]bool     // namespaces of which a name was over
 	held      map[string]int      // names of Services that are subscribed to and not over, by namespace
 }
 
@@ -159,6 +159,7 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 			c.rebuild(s, r.name, snap)
 		}
 	}
+	c.takeHeld(keys, snap)
 	c.snap = snap
 	for k := range keys {
 		c.touchedRow(k)
@@ -272,7 +273,7 @@ func (c *cache) acquire(s *store, name string, snap *state.Snapshot) {
 	if r == nil {
 		r = &resource{}
 		s.resources[name] = r
-		c.hold(s, name, r)
+		c.hold(s, name, r, snap)
 		c.rebuild(s, name, snap)
 	}
 	r.refs++
