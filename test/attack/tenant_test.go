@@ -153,6 +153,12 @@ func longPaths(t *testing.T, a *arena) string {
 	}
 	until(t, "the youngest route has too many expressions", func() error { return a.trouble("HTTPRoute/tenant/regex-7", "UnsupportedValue") })
 	to, path := a.routed("tenant"), "/"+strings.Repeat("ab", 27000)
+	until(t, "Envoy has the routes", func() error {
+		if err := reached(a.mallory, netip.MustParseAddrPort(to)); err == nil || !strings.Contains(err.Error(), " 404 ") {
+			return fmt.Errorf("answer: %w", err)
+		}
+		return nil
+	})
 	var slowestAnswer time.Duration
 	noticed := a.while(t, func() {
 		for range 20 {
