@@ -62,7 +62,7 @@ func attackDefault(t *testing.T) {
 		{"B1", "a strict pod's address claimed by another Pod", true, claimedAddress},
 		{"B2", "addresses taken by spec.externalIPs", true, externalAddress},
 		{"B4", "another namespace's pod in an EndpointSlice", true, foreignEndpoint},
-		{"B4", "endpoints at addresses that are no place in the network", false, oddEndpoints},
+		{"B4", "endpoints at addresses that are no place in the network", true, oddEndpoints},
 		{"B6", "what Envoy and weft tunnel keep of root", false, privileges},
 		{"B7", "requests to the port of a strict pod's probe", false, probedPort},
 		{"B8", "a policy's Service relabelled while no agent runs", false, relabelledService},
