@@ -35,7 +35,8 @@
 //	telemetry.go, spanattribute.go, telemetrystatus.go
 //	                                      traces of Gateways, by XTelemetryPolicies
 //	demand.go, budget.go                  what a namespace may have of the kernel's tables
-//	routebudget.go, expression.go         what it may have of Envoy
+//	routebudget.go, hostbudget.go, patternbudget.go, expression.go, policybudget.go
+//	                                      what it may have of Envoy
 //	serviceaddress.go, addresses.go, ports.go
 //	                                      which addresses and ports Services and Gateways may have
 //	validate.go                           what stands between a manifest and Envoy

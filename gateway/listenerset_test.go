@@ -340,7 +340,7 @@ func TestAListenerSetRecomputesItsGateway(t *testing.T) {
 	w.Sync()
 	want := []string{
 		"Gateway edge/gw", "HTTPRoute tenant/two", "ListenerSet tenant/two", "addresses ", "demand of a Gateway edge/gw",
-		"demand of an HTTPRoute tenant/two", "listeners of a Gateway edge/gw", "route conflicts of a ListenerSet tenant/two",
+		"demand of an HTTPRoute tenant/two", "listeners of a Gateway edge/gw", "route budget ", "route conflicts of a ListenerSet tenant/two",
 	}
 	got := slices.DeleteFunc(slices.Sorted(maps.Keys(ran())), func(u string) bool { return u == "addresses " })
 	want = slices.DeleteFunc(want, func(u string) bool { return u == "addresses " })

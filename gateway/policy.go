@@ -22,23 +22,29 @@ var policyUnits = unitKind{
 }
 
 // policyFor joins the policies that select a pod; nil when none does. A policy that selects the pod restricts it even
-// if none of its rules is valid: then it allows nothing.
-func (v *view) policyFor(pod *corev1.Pod) *model.Policy {
-	var p *model.Policy
-	counted := false
+// if none of its rules is valid, or if there is no room for them: then it allows nothing.
+func (v *view) policyFor(pod *corev1.Pod, t *problems) *model.Policy {
+	var selecting []*weftv1.AuthorizationPolicy
 	for ap := range v.objs.AuthorizationPolicies.By(v.Snapshot, kube.ByNamespace, pod.Namespace) {
-		if !v.selects(ap, pod) {
-			continue
+		if v.selects(ap, pod) {
+			selecting = append(selecting, ap)
 		}
-		if p == nil {
-			p = &model.Policy{}
-		}
+	}
+	if len(selecting) == 0 {
+		return nil
+	}
+	p := &model.Policy{}
+	counted := false
+	over := overPolicies(selecting, t)
+	for _, ap := range selecting {
 		p.Names, p.Generations = append(p.Names, kube.Key(ap)), append(p.Generations, ap.Generation)
 		counted = counted || ap.Generation != 0
-		rules, _ := v.policyRules(ap)
-		p.Rules = append(p.Rules, rules...)
+		if !over[ap] {
+			rules, _ := v.policyRules(ap)
+			p.Rules = append(p.Rules, rules...)
+		}
 	}
-	if p != nil && !counted {
+	if !counted {
 		p.Generations = nil
 	}
 	return p
@@ -49,6 +55,11 @@ func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, 
 	var t problems
 	if ap.Spec.Action != weftv1.ActionAllow {
 		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW", short(string(ap.Spec.Action))))
+		return nil, &t
+	}
+	if size := sizeOfPolicy(&ap.Spec); !size.within(maxPolicy) {
+		t.add("Invalid", fmt.Sprintf("its rules have %d sources, ports, methods and paths of %d bytes together; a pod's policies may have %d of %d bytes",
+			size.terms, size.bytes, maxPolicy.terms, maxPolicy.bytes))
 		return nil, &t
 	}
 	var rules []model.PolicyRule

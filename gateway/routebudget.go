@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -23,11 +25,34 @@ const (
 
 // routeDemand is what a route would take of an Envoy, in all route tables and hosts that it may be in.
 type routeDemand struct {
-	route       string // model.ObjectRef.String
-	namespace   string
-	created     time.Time
+	route     string // model.ObjectRef.String
+	namespace string
+	created   time.Time
+	load
+	each load // of a route table without hosts, or of one host
+	// hosts are those that it may have on listeners of Gateways.
+	hosts []listenerHosts
+	// patterns is how many expressions a request may be compared with in one of these places, and services are the Services
+	// among them.
+	patterns int
+	services []string
+}
+
+// load is a part of what routes take of an Envoy.
+type load struct {
 	matches     int
 	expressions int // KiB
+}
+
+func (l load) times(n int) load { return load{l.matches * n, l.expressions * n} }
+
+func (l load) plus(o load) load { return load{l.matches + o.matches, l.expressions + o.expressions} }
+
+func (l load) minus(o load) load { return l.plus(o.times(-1)) }
+
+// within reports whether there is room for it.
+func (l load) within(room load) bool {
+	return l.matches <= room.matches && l.expressions <= room.expressions
 }
 
 // routeRefusal is a route that is over its namespace's budget.
@@ -49,8 +74,7 @@ var httpDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		matches, kb := httpDemand(r.Spec.Rules)
-		return v.routeDemand(httpRouteInput(r), matches, kb), true
+		return v.routeDemand(httpRouteInput(r), httpDemand(r.Spec.Rules), httpPatterns(r.Spec.Rules)), true
 	},
 }
 
@@ -62,19 +86,19 @@ var grpcDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		matches, kb := grpcDemand(r.Spec.Rules)
-		return v.routeDemand(grpcRouteInput(r), matches, kb), true
+		return v.routeDemand(grpcRouteInput(r), grpcDemand(r.Spec.Rules), grpcPatterns(r.Spec.Rules)), true
 	},
 }
 
 // routeDemand multiplies what a route takes in one route table by the number of its attachments.
-func (v *view) routeDemand(r route, matches, kb int) []output {
+func (v *view) routeDemand(r route, each load, patterns int) []output {
 	n := v.countAttachments(&r)
 	if n == 0 {
 		return nil
 	}
 	d := &routeDemand{
-		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, matches: matches * n, expressions: kb * n,
+		route: r.ref.String(), namespace: r.ref.Namespace, created: r.created, load: each.times(n), each: each, hosts: v.hostDemand(&r),
+		patterns: patterns, services: r.servicesOf(),
 	}
 	return []output{out(v.routeDemands, d.route, d)}
 }
@@ -123,35 +147,89 @@ func countMatches[R any](rules []R, of func(R) int) (n int, ok bool) {
 	return n, n <= maxMatches
 }
 
-// httpDemand returns the matches of an HTTPRoute and what its expressions take, in KiB. A match of a rule whose backends
-// rewrite counts once a backend, for each is a route of Envoy. Rules that are refused for their number take nothing.
-func httpDemand(rules []gwv1.HTTPRouteRule) (_, kb int) {
-	matches, ok := countMatches(rules, func(r gwv1.HTTPRouteRule) int { return len(r.Matches) })
+// httpDemand returns what an HTTPRoute takes in one place. A match of a rule whose backends rewrite counts once a backend, for each
+// is a route of Envoy. Rules that are refused for their number take nothing.
+func httpDemand(rules []gwv1.HTTPRouteRule) load {
+	n, ok := countMatches(rules, func(r gwv1.HTTPRouteRule) int { return len(r.Matches) })
 	if !ok {
-		return 0, 0
+		return load{}
 	}
+	sum := load{matches: max(n, 1)}
 	for _, r := range rules {
+		matches, routes := max(len(r.Matches), 1), routesOfMatch
 		if slices.ContainsFunc(r.BackendRefs, rewrites) {
-			matches += max(len(r.Matches), 1) * (len(r.BackendRefs) - 1)
+			sum.matches += matches * (len(r.BackendRefs) - 1)
+			routes *= len(r.BackendRefs)
+		}
+		if origins, ok := wildOrigins(r.Filters); ok {
+			routes *= 2 // those of preflights
+			sum.expressions += matches * routes * origins * kbOfExpression
 		}
 		for _, m := range r.Matches {
-			if kb > maxExpressionKB {
-				return matches, kb // more than all may have
+			if sum.expressions > maxExpressionKB {
+				return sum // more than all may have
 			}
-			if m.Path != nil && deref(m.Path.Type) == gwv1.PathMatchRegularExpression {
-				kb += expressionKB(deref(m.Path.Value))
-			}
-			for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
-				if deref(h.Type) == gwv1.HeaderMatchRegularExpression {
-					kb += expressionKB(h.Value)
-				}
-			}
-			for _, q := range m.QueryParams[:min(len(m.QueryParams), maxHeaders)] {
-				kb += queryKB(q)
+			sum.expressions += httpExpressions(m)
+		}
+		sum.matches += textMatches(r.Matches, matches, routes)
+		r.Matches = nil
+		sum.matches += textMatches(r, 1, routes*matches)
+	}
+	return sum
+}
+
+// httpExpressions returns what the expressions of a match take, in KiB.
+func httpExpressions(m gwv1.HTTPRouteMatch) (kb int) {
+	if m.Path != nil && deref(m.Path.Type) == gwv1.PathMatchRegularExpression {
+		kb += expressionKB(deref(m.Path.Value))
+	}
+	for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
+		if deref(h.Type) == gwv1.HeaderMatchRegularExpression {
+			kb += expressionKB(h.Value)
+		}
+	}
+	for _, q := range m.QueryParams[:min(len(m.QueryParams), maxHeaders)] {
+		kb += queryKB(q)
+	}
+	return kb
+}
+
+// routesOfMatch is how many routes of Envoy a match becomes: one for methods that may be repeated, one for others.
+const routesOfMatch = 2
+
+// textMatches returns how many matches more a part of a route counts for than ordinary ones of that number, in each of a number of
+// Envoy's routes: a rule may have filters of a megabyte, which each of its matches has.
+func textMatches(part any, number, routes int) int {
+	text, err := json.Marshal(part)
+	if err != nil {
+		return maxTableMatches // an object of the API can be written
+	}
+	heap := heapOfByte*len(text) + heapOfObject*bytes.Count(text, []byte("{"))
+	return max(heap-ordinary*number, 0) * routes / bytesOfMatch
+}
+
+// What parts of a route take of Envoy's heap, by measurement with Envoy 1.40.
+const (
+	bytesOfMatch = 5 << 10 // of an ordinary match in routesOfMatch routes
+	ordinary     = 1 << 10 // of what is below, in the rule or the match that makes it ordinary
+	heapOfByte   = 4       // of a route's JSON
+	heapOfObject = 512     // in the JSON: a header, a backend, a filter
+)
+
+// wildOrigins counts the origins of a CORS filter that are compared by an expression; ok is false if there is no such filter.
+func wildOrigins(in []gwv1.HTTPRouteFilter) (n int, ok bool) {
+	for _, f := range in {
+		if f.CORS == nil {
+			continue
+		}
+		ok = true
+		for _, o := range f.CORS.AllowOrigins[:min(len(f.CORS.AllowOrigins), maxCORS)] {
+			if o != "*" && strings.Contains(string(o), "*") {
+				n++
 			}
 		}
 	}
-	return max(matches, 1), kb
+	return n, ok
 }
 
 func rewrites(b gwv1.HTTPBackendRef) bool {
@@ -169,63 +247,92 @@ func queryKB(q gwv1.HTTPQueryParamMatch) int {
 	return 0
 }
 
-func grpcDemand(rules []gwv1.GRPCRouteRule) (_, kb int) {
-	matches, ok := countMatches(rules, func(r gwv1.GRPCRouteRule) int { return len(r.Matches) })
+func grpcDemand(rules []gwv1.GRPCRouteRule) load {
+	n, ok := countMatches(rules, func(r gwv1.GRPCRouteRule) int { return len(r.Matches) })
 	if !ok {
-		return 0, 0
+		return load{}
 	}
+	sum := load{matches: max(n, 1)}
 	for _, r := range rules {
 		for _, m := range r.Matches {
-			if kb > maxExpressionKB {
-				return matches, kb // more than all may have
+			if sum.expressions > maxExpressionKB {
+				return sum // more than all may have
 			}
-			if m.Method != nil {
-				if path, f := grpcPath(*m.Method); f == nil && path.Type == model.MatchRegex {
-					kb += max(expressionKB(path.Value), kbOfExpression)
-				}
-			}
-			for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
-				if deref(h.Type) == gwv1.GRPCHeaderMatchRegularExpression {
-					kb += expressionKB(h.Value)
-				}
-			}
+			sum.expressions += grpcExpressions(m)
+		}
+		matches := max(len(r.Matches), 1)
+		sum.matches += textMatches(r.Matches, matches, routesOfMatch)
+		r.Matches = nil
+		sum.matches += textMatches(r, 1, routesOfMatch*matches)
+	}
+	return sum
+}
+
+// grpcExpressions returns what the expressions of a match take, in KiB.
+func grpcExpressions(m gwv1.GRPCRouteMatch) (kb int) {
+	if m.Method != nil {
+		if path, f := grpcPath(*m.Method); f == nil && path.Type == model.MatchRegex {
+			kb += max(expressionKB(path.Value), kbOfExpression)
 		}
 	}
-	return max(matches, 1), kb
+	for _, h := range m.Headers[:min(len(m.Headers), maxHeaders)] {
+		if deref(h.Type) == gwv1.GRPCHeaderMatchRegularExpression {
+			kb += expressionKB(h.Value)
+		}
+	}
+	return kb
 }
 
 // routeBudgetUnit divides what Envoy can hold among the namespaces of routes, as budgetUnit does the kernel's tables.
 var routeBudgetUnit = unitKind{name: "route budget", stage: stageBudgets, compute: divideRoutes}
 
-func divideRoutes(v *view, _ string) ([]output, bool) {
-	return divideAmong(v.cfg, v.routeDemands.All(v.Snapshot), [2]int{maxTableMatches, maxExpressionKB},
-		func(d *routeDemand) (string, [2]int) { return d.namespace, [2]int{d.matches, d.expressions} },
-		func(over []*routeDemand, share [2]int) (outs []output) {
-			for _, r := range refuseRoutes(over, share[0], share[1]) {
-				outs = append(outs, out(v.routeRefusals, r.route, r))
-			}
-			return outs
-		}), true
-}
-
-// refuseRoutes returns the routes of a namespace that the older ones leave no room for.
-func refuseRoutes(demands []*routeDemand, matches, kb int) []*routeRefusal {
-	slices.SortFunc(demands, func(a, b *routeDemand) int {
+// divideRoutes takes the older routes first, and refuses those that the older ones of their namespace leave no room for.
+func divideRoutes(v *view, _ string) (outs []output, _ bool) {
+	demands := slices.SortedFunc(v.routeDemands.All(v.Snapshot), func(a, b *routeDemand) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.route, b.route))
 	})
-	ofMatches, ofKB := matches, kb
-	var out []*routeRefusal
+	matches, expressions := map[string]int{}, map[string]int{}
+	held, compared := newHostCopies(), patternCounts{}
+	share, room, over := map[string]load{}, map[string]load{}, false
 	for _, d := range demands {
-		if d.matches <= matches && d.expressions <= kb {
-			matches, kb = matches-d.matches, kb-d.expressions
-			continue
-		}
-		out = append(out, &routeRefusal{d.route, fmt.Sprintf(
-			"older routes of the namespace leave %d of its %d matches and %d KiB of its %d for regular expressions, and this one has %d and %d KiB, "+
-				"counted once for each Service port, listener and hostname; use fewer or simpler expressions, or raise --namespace-share (chart value namespaceShare)",
-			matches, ofMatches, kb, ofKB, d.matches, d.expressions)})
+		over = over || !compared.fits(d)
+		compared.add(d)
+		ask := d.plus(held.add(d))
+		matches[d.namespace] += ask.matches
+		expressions[d.namespace] += ask.expressions
 	}
-	return out
+	ofMatches, ofExpressions := v.cfg.shares(maxTableMatches, matches), v.cfg.shares(maxExpressionKB, expressions)
+	for ns := range matches {
+		share[ns] = load{ofMatches(ns), ofExpressions(ns)}
+		room[ns] = share[ns]
+		over = over || !load{matches[ns], expressions[ns]}.within(share[ns])
+	}
+	if !over {
+		return nil, true
+	}
+	held, compared = newHostCopies(), patternCounts{}
+	for _, d := range demands {
+		ask, left := d.plus(held.of(d)), room[d.namespace]
+		why := refusalOf(ask, left, share[d.namespace])
+		if ask.within(left) {
+			if why = compared.refusal(d); why == "" {
+				held.add(d)
+				compared.add(d)
+				room[d.namespace] = left.minus(ask)
+				continue
+			}
+		}
+		r := &routeRefusal{d.route, why}
+		outs = append(outs, out(v.routeRefusals, r.route, r))
+	}
+	return outs, true
+}
+
+func refusalOf(ask, left, share load) string {
+	return fmt.Sprintf("older routes of the namespace leave %d of its %d matches and %d KiB of its %d for regular expressions, and this one has %d and %d KiB, "+
+		"counted once for each Service port, listener and hostname, for each narrower hostname of a listener, and more if its rules are long; "+
+		"use fewer or simpler expressions and shorter rules, or raise --namespace-share (chart value namespaceShare)",
+		left.matches, share.matches, left.expressions, share.expressions, ask.matches, ask.expressions)
 }
 
 // overBudget is the fault of a route that is over its namespace's budget.

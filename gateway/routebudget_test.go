@@ -108,3 +108,65 @@ func TestARouteInManyPlacesCountsManyTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestLongRulesCountMore: each match of a rule has the rule's filters. Four routes of 128 matches with 250 KB of headers took some
+// GB.
+func TestLongRulesCountMore(t *testing.T) {
+	w := newWorld(testConfig)
+	portsService(t, w, "greedy", "web", 1, 1, 1)
+	var long gwv1.HTTPHeaderFilter
+	for i := range 16 {
+		long.Set = append(long.Set, gwv1.HTTPHeader{Name: gwv1.HTTPHeaderName(fmt.Sprint("a", i)), Value: strings.Repeat("x", 4000)})
+	}
+	for i := range 10 {
+		r := prefixes(regexRoute("greedy", fmt.Sprint("r", i), i+1, 64, "/a"))
+		for j := range r.Spec.Rules {
+			r.Spec.Rules[j].Filters = []gwv1.HTTPRouteFilter{{Type: gwv1.HTTPRouteFilterRequestHeaderModifier, RequestHeaderModifier: &long}}
+		}
+		w.put(t, r)
+	}
+	w.put(t, prefixes(regexRoute("greedy", "short", 90, 64, "/a")))
+	w.Sync()
+	n := 0
+	for i := range 10 {
+		if w.accepted("greedy", fmt.Sprint("r", i)) {
+			n++
+		}
+	}
+	// Each of them has 64 matches of two routes of Envoy with 64 KB.
+	if most := maxTableMatches * bytesOfMatch / 4 / (64 * 2 * 64_000); n == 0 || n > most {
+		t.Errorf("%d of 10 routes with 4 MB of headers each are accepted, and %d fit", n, most)
+	}
+	if !w.accepted("greedy", "short") {
+		t.Errorf("a short one is not accepted: %s", w.problemOf("HTTPRoute", "greedy", "short"))
+	}
+}
+
+// prefixes makes prefixes of a route's expressions.
+func prefixes(r *gwv1.HTTPRoute) *gwv1.HTTPRoute {
+	for i := range r.Spec.Rules {
+		for j := range r.Spec.Rules[i].Matches {
+			r.Spec.Rules[i].Matches[j].Path.Type = nil
+		}
+	}
+	return r
+}
+
+// TestWildcardOriginsCount: each is an expression, in each route of each match.
+func TestWildcardOriginsCount(t *testing.T) {
+	w := newWorld(testConfig)
+	portsService(t, w, "greedy", "web", 1, 1, 1)
+	r := regexRoute("greedy", "cors", 1, 128, "/a")
+	for i := range r.Spec.Rules {
+		cors := &gwv1.HTTPCORSFilter{}
+		for j := range maxCORS {
+			cors.AllowOrigins = append(cors.AllowOrigins, gwv1.CORSOrigin(fmt.Sprintf("https://*.o%d.example", j)))
+		}
+		r.Spec.Rules[i].Filters = []gwv1.HTTPRouteFilter{{Type: gwv1.HTTPRouteFilterCORS, CORS: cors}}
+	}
+	w.put(t, r)
+	w.Sync()
+	if w.accepted("greedy", "cors") {
+		t.Errorf("a route of %d expressions is accepted", 128*maxCORS)
+	}
+}

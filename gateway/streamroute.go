@@ -63,7 +63,7 @@ var tlsDemandUnits = unitKind{
 		if !ok {
 			return nil, false
 		}
-		return append(v.routeDemand(tlsRouteInput(r), matchesOfChain, 0), v.kernelDemand(tlsRouteInput(r), 0)...), true
+		return append(v.routeDemand(tlsRouteInput(r), load{matches: matchesOfChain}, 0), v.kernelDemand(tlsRouteInput(r), 0)...), true
 	},
 }
 

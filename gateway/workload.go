@@ -41,7 +41,7 @@ func workload(v *view, key string) ([]output, bool) {
 		w.Probes = probesOf(pod, &t)
 	}
 	w.TraceSampling = v.traceSampling(pod.Namespace, &t)
-	w.Policy = v.policyFor(pod)
+	w.Policy = v.policyFor(pod, &t)
 	outs := []output{out(v.st.Workloads, w.Key(), w)}
 	return append(outs, v.objectStatus(ref, pod.Generation, &t)...), true
 }

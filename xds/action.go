@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -171,6 +172,9 @@ func byClient() []*routev3.RouteAction_HashPolicy {
 // chosen three times out of four.
 const hostSelections = 32
 
+// longestBackoff keeps ten times of it from being negative, for which Envoy refuses the table. The Gateway API allows 45 years.
+const longestBackoff = math.MaxInt64 / 10
+
 // retryPolicy: what was surely not processed is sent again, so that endpoints can come and go; a rule's own Retry includes
 // what a gRPC server answers with UNAVAILABLE (GEP-1731). A request that may have been processed is sent again if mayRepeat
 // says so: its method changes nothing, or the rule's author asked for tries of bounded time.
@@ -202,6 +206,7 @@ func retryPolicy(r *model.Rule, mayRepeat bool) *routev3.RetryPolicy {
 			on = append(on, "retriable-status-codes")
 		}
 		if d := r.Retry.Backoff; d >= time.Millisecond {
+			d = min(d, longestBackoff)
 			p.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(d), MaxInterval: duration(10 * d)}
 		}
 	}

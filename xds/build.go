@@ -18,6 +18,10 @@ import (
 
 // rebuild makes a resource again; subscribers hear of it if its content changed.
 func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
+	if r := s.resources[name]; r.over {
+		s.refuse(name, r)
+		return
+	}
 	divided := s.typeURL == TypeRoute
 	if divided {
 		c.follow(name, snap)

@@ -36,7 +36,7 @@ func buildFilter(b *builder, name string) *built {
 	var filter proto.Message
 	switch suffix {
 	case outHTTP:
-		filter = scopeFilter(w.Identity == "")
+		filter = scopeFilter(w.Namespace, w.Identity == "")
 	case inHBONE:
 		filter = authorizationFilter(atConnect(b.cfg.TrustDomain), w.Policy)
 	case inPlain:

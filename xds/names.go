@@ -55,6 +55,9 @@ const (
 
 	scopeHeader = "x-weft-scope" // the scope key: always overwritten by us, stripped before the upstream sees it
 	scopesName  = "mesh"
+	// callerHeader is the caller's namespace, written over and stripped like the scope key. It chooses the virtual host of a
+	// Service's table, so that no request is compared with the rules that other namespaces' callers have.
+	callerHeader = "x-weft-caller"
 
 	certPrefix    = "cert|"
 	clientsPrefix = "clients|" // of the authorities of a Gateway port's clients

@@ -78,6 +78,9 @@ type resource struct {
 	objects []model.ObjectVersion
 	invalid bool // the model's newest version cannot be served
 	refs    int  // subscriptions by name, and one if a wildcard subscription holds it
+	// namespace is that of the Service whose it is, if the names of a namespace are bounded; over says that there are too many.
+	namespace string
+	over      bool
 }
 
 // ref names a resource across types.
@@ -93,6 +96,8 @@ type store struct {
 	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
 	wild      map[string]int      // the same by name: how often it is held
+	told      map[string]bool     // namespaces of which a name was over
+	held      map[string]int      // names of Services that are subscribed to and not over, by namespace
 }
 
 // cache builds resources when they are asked for. It is guarded by the server's lock.
@@ -116,6 +121,7 @@ func newCache(s *Server) *cache {
 	for url, k := range kinds {
 		c.stores[url] = &store{
 			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
+			held: map[string]int{}, told: map[string]bool{},
 		}
 	}
 	return c
@@ -153,6 +159,7 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 			c.rebuild(s, r.name, snap)
 		}
 	}
+	c.takeHeld(keys, snap)
 	c.snap = snap
 	for k := range keys {
 		c.touchedRow(k)
@@ -266,6 +273,7 @@ func (c *cache) acquire(s *store, name string, snap *state.Snapshot) {
 	if r == nil {
 		r = &resource{}
 		s.resources[name] = r
+		c.hold(s, name, r, snap)
 		c.rebuild(s, name, snap)
 	}
 	r.refs++
@@ -281,6 +289,7 @@ func (c *cache) release(s *store, name string) {
 		return
 	}
 	delete(s.resources, name)
+	s.letGo(r)
 	if s.typeURL == TypeRoute {
 		c.dropExclusions(name)
 	}

@@ -48,8 +48,17 @@ func buildRoutes(b *builder, name string) *built {
 	if source != nil && b.excluded != nil && len(b.excluded.refused) > 0 {
 		source = leaveOut(source, t.service, b.excluded.excludes)
 	}
+	if !t.gateway {
+		out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, callerHeader)
+	}
 	if source != nil {
-		out.VirtualHosts = t.virtualHosts(source.VirtualHosts)
+		hosts := source.VirtualHosts
+		if !t.gateway {
+			if hosts = byCaller(hosts); len(hosts) > 1 {
+				out.VhostHeader = callerHeader
+			}
+		}
+		out.VirtualHosts = t.virtualHosts(hosts)
 	}
 	return &built{message: out, objects: t.objects}
 }
@@ -99,6 +108,27 @@ func serviceTable(b *builder, n serviceName) *model.RouteTable {
 		Hosts: []string{"*"},
 		Rules: []model.Rule{toService(n)},
 	}}}
+}
+
+// byCaller makes a virtual host of the rules of each namespace of callers, for the header that says it, and one of those that are for
+// anybody. The former end with a rule that matches all.
+func byCaller(hosts []model.VirtualHost) []model.VirtualHost {
+	var out []model.VirtualHost
+	of := map[string]int{} // in out
+	for _, h := range hosts {
+		for _, r := range h.Rules {
+			i, ok := of[r.CallerNamespace]
+			if !ok {
+				i, of[r.CallerNamespace] = len(out), len(out)
+				out = append(out, model.VirtualHost{Hosts: []string{r.CallerNamespace}})
+				if r.CallerNamespace == "" {
+					out[i].Hosts = h.Hosts
+				}
+			}
+			out[i].Rules = append(out[i].Rules, r)
+		}
+	}
+	return out
 }
 
 func (t *table) virtualHosts(hosts []model.VirtualHost) []*routev3.VirtualHost {

@@ -54,6 +54,7 @@ type Config struct {
 	SystemRoots []byte
 
 	testTimeouts *timeouts // nil: defaultTimeouts
+	testHeld     int       // 0: maxHeld
 }
 
 // Server serves resources to any number of Envoys.

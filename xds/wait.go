@@ -59,13 +59,14 @@ func findScope(filter string) []*hcm.HttpFilter {
 	}
 }
 
-// scopeFilter writes the scope's key of a caller with or without an identity.
-func scopeFilter(plain bool) proto.Message {
+// scopeFilter writes the scope's key of a caller with or without an identity, and the caller's namespace.
+func scopeFilter(namespace string, plain bool) proto.Message {
 	key := "%DOWNSTREAM_LOCAL_ADDRESS%"
 	if plain {
 		key += plainSuffix
 	}
-	return &headers.HeaderMutation{Mutations: &headers.Mutations{RequestMutations: setScope(key)}}
+	caller := &mutation.HeaderMutation{Action: &mutation.HeaderMutation_Append{Append: setHeader(callerHeader, literal(namespace))}}
+	return &headers.HeaderMutation{Mutations: &headers.Mutations{RequestMutations: append(setScope(key), caller)}}
 }
 
 // setScope overwrites the header that holds the scope's key.

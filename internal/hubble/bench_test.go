@@ -2,6 +2,7 @@ package hubble
 
 import (
 	"testing"
+	"time"
 
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
@@ -16,13 +17,15 @@ func BenchmarkSearch(b *testing.B) {
 	for range kept {
 		store.Add(*answered())
 	}
-	o := NewObserver(Config{Node: "n", State: pods(), Flows: store})
+	o := NewObserver(Config{Node: "n", State: pods(), Flows: store, Effort: time.Hour})
 	q, err := NewQuery(&observerpb.GetFlowsRequest{Number: 20, Whitelist: []*flowpb.FlowFilter{{SourcePod: []string{"shop/"}, HttpStatusCode: []string{"5+"}}}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	q.Scope.All = true
-	filter, err := o.filter(q)
+	_, m, end := o.metered(b.Context())
+	defer end()
+	filter, err := o.filter(q, m)
 	if err != nil {
 		b.Fatal(err)
 	}

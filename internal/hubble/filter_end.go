@@ -113,16 +113,29 @@ func byNode(values []string) (test, error) {
 			return nil, errors.New("a pattern is neither NODE, CLUSTER/ nor CLUSTER/NODE")
 		}
 	}
+	// Flows have few names, and there may be many patterns. The filter of a request is for one goroutine.
+	known := map[string]bool{}
 	return func(f *flowpb.Flow) bool {
-		return slices.ContainsFunc(values, func(v string) bool {
-			cluster, node, slash := strings.Cut(v, "/")
-			if !slash {
-				cluster, node = "", v
+		name := f.GetNodeName()
+		ok, seen := known[name]
+		if !seen {
+			ok = slices.ContainsFunc(values, func(v string) bool {
+				cluster, node, slash := strings.Cut(v, "/")
+				if !slash {
+					cluster, node = "", v
+				}
+				return (cluster == "" || wildcard(cluster, Cluster)) && (node == "" || wildcard(node, name))
+			})
+			if len(known) < maxNames {
+				known[name] = ok
 			}
-			return (cluster == "" || wildcard(cluster, Cluster)) && (node == "" || wildcard(node, f.GetNodeName()))
-		})
+		}
+		return ok
 	}, nil
 }
+
+// maxNames bounds the names of nodes that a filter remembers.
+const maxNames = 64
 
 // wildcard reports whether a text matches a pattern in which * stands for any characters.
 func wildcard(pattern, text string) bool {

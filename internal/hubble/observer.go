@@ -33,6 +33,7 @@ type Config struct {
 	State         *state.State
 	Flows         *observe.Store
 	Started       time.Time
+	Effort        time.Duration // DefaultEffort if zero
 }
 
 // Observer serves the flows of a node to the controller, which says by the scope of a request whose they are.
@@ -68,16 +69,21 @@ func (o *Observer) GetFlows(r *observerpb.GetFlowsRequest, out observerpb.Observ
 	default:
 		return status.Errorf(codes.ResourceExhausted, "node %s answers %d requests for flows already", o.cfg.Node, maxQueries)
 	}
-	filter, err := o.filter(q)
+	ctx, meter, end := o.metered(out.Context())
+	defer end()
+	filter, err := o.filter(q, meter)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	// It begins before the list is made, so that no flow falls between them; what both give is sent once.
 	var events iter.Seq[observe.Event]
 	if q.Follow {
-		events = o.cfg.Flows.Follow(out.Context(), filter)
+		events = o.cfg.Flows.Follow(ctx, filter)
 	}
 	last, err := o.sendHistory(q, filter, out)
+	if err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil || !q.Follow {
 		return err
 	}
@@ -95,7 +101,7 @@ func (o *Observer) GetFlows(r *observerpb.GetFlowsRequest, out observerpb.Observ
 			return err
 		}
 	}
-	return out.Context().Err()
+	return context.Cause(ctx)
 }
 
 // sendHistory sends the flows that are kept, and returns the number of the last one.
@@ -134,7 +140,7 @@ func (o *Observer) sendHistory(q *Query, filter observe.Filter, out observerpb.O
 }
 
 // filter returns what a query takes of the flows of the node.
-func (o *Observer) filter(q *Query) (observe.Filter, error) {
+func (o *Observer) filter(q *Query, m *meter) (observe.Filter, error) {
 	f, err := observe.Terms{Since: q.Since, Until: q.Until}.Filter()
 	if err != nil {
 		return f, err
@@ -145,7 +151,7 @@ func (o *Observer) filter(q *Query) (observe.Filter, error) {
 		})
 	}
 	if !q.Filter.empty() {
-		f = f.And(func(f *observe.Flow) bool { return q.Filter.Match(o.flows.filtered(o.cfg.State.Snapshot(), f)) })
+		f = f.And(m.measured(func(f *observe.Flow) bool { return q.Filter.Match(o.flows.filtered(o.cfg.State.Snapshot(), f)) }))
 	}
 	return f, nil
 }

@@ -74,6 +74,7 @@ type cluster struct {
 	roots   *x509.CertPool
 
 	certificate tls.Certificate // of the API
+	effort      time.Duration   // of the filters of a request, at agents that start later
 
 	mu       sync.Mutex
 	expected []string
@@ -155,7 +156,7 @@ func (c *cluster) agentWith(node string, rows func(grpc.ServiceRegistrar)) *agen
 	up := &hubble.Uplink{
 		Rows:     rows,
 		Map:      servicemap.NewLocal(st, a.flows, requests, a.connections),
-		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now()}),
+		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now(), Effort: c.effort}),
 		Dial:     func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return dial(ctx, to, node) },
 		Replicas: func(ctx context.Context, now func([]netip.AddrPort)) error {
 			now([]netip.AddrPort{netip.MustParseAddrPort(c.agents.Listener.Addr().String())})

@@ -1,10 +1,15 @@
 package relay
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
+	relaypb "github.com/cilium/cilium/api/v1/relay"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -141,5 +146,51 @@ func TestRightsThatChangeBeforeTheEnd(t *testing.T) {
 		if status.Code(err) != codes.PermissionDenied || got >= all {
 			t.Errorf("follow %t: the request ends after %d messages with %v", follow, got, err)
 		}
+	}
+}
+
+// TestFiltersThatComputeForLong end, at a node that searches what it has kept and at one that is followed: expressions that are
+// within their bounds took a processor of each node for half a minute for a thousand flows with long paths, also when nobody
+// waited for it any more.
+func TestFiltersThatComputeForLong(t *testing.T) {
+	c := newCluster(t, Times{})
+	c.effort = 20 * time.Millisecond
+	a := c.agent("a")
+	add := func(n int) {
+		for i := range n {
+			f := flow(i, "store/web-1", 200)
+			f.HTTP.Path = "/" + strings.Repeat("a", 1000)
+			a.flows.Add(f)
+		}
+	}
+	add(1000)
+	costly := &flowpb.FlowFilter{}
+	for i := range 32 {
+		costly.HttpPath = append(costly.HttpPath, fmt.Sprintf("(?:a?){45}b%d$", i))
+	}
+	ended := func(m *observerpb.GetFlowsResponse) bool {
+		return strings.Contains(m.GetNodeStatus().GetMessage(), "have computed for")
+	}
+	got, err := c.get("admin", &observerpb.GetFlowsRequest{Whitelist: []*flowpb.FlowFilter{costly}})
+	if err != nil || !slices.ContainsFunc(got, ended) {
+		t.Errorf("a costly search: %s, error %v", text(got), err)
+	}
+	in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("admin"), &observerpb.GetFlowsRequest{Follow: true, Whitelist: []*flowpb.FlowFilter{costly}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := in.Recv(); err != nil || m.GetNodeStatus().GetStateChange() != relaypb.NodeState_NODE_CONNECTED {
+		t.Fatalf("the node is followed: %v, error %v", m, err)
+	}
+	add(1000)
+	for done := false; !done; {
+		m, err := in.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		done = ended(m)
+	}
+	if got, err := c.get("admin", &observerpb.GetFlowsRequest{Number: 5, Whitelist: []*flowpb.FlowFilter{{HttpStatusCode: []string{"200"}}}}); err != nil || len(got) != 5 {
+		t.Errorf("another request: %s, error %v", text(got), err)
 	}
 }
