@@ -69,6 +69,8 @@ type Request struct {
 	Path      string `json:"path"`
 	Status    int    `json:"status"`
 	Cluster   string `json:"cluster,omitempty"`
+	// Route is the rule that took the request, <Kind>/<namespace>/<name>/<number>[/<name of the rule>]; "" where none of a user's did.
+	Route string `json:"route,omitempty"`
 	// Backend is where the request was sent to; it is not valid if it was sent nowhere.
 	Backend netip.AddrPort `json:"backend,omitzero"`
 }
@@ -272,7 +274,7 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 		f.Outbound = log == logRequestOut
 		f.Request = &Request{
 			Method: e.GetRequest().GetRequestMethod().String(), Authority: cutText(e.GetRequest().GetAuthority(), maxAuthority),
-			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(), Backend: socketAddr(c.GetUpstreamRemoteAddress()),
+			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(), Route: c.GetRouteName(), Backend: socketAddr(c.GetUpstreamRemoteAddress()),
 		}
 		return f
 	}

@@ -106,11 +106,15 @@ func (p *flowPrinter) time(t time.Time) string {
 	return t.In(p.zone).Format(layout)
 }
 
-// wideDetails is what a line does not have room for: the protocol, the end that reports it, the identities, and the pods' labels.
+// wideDetails is what a line does not have room for: the protocol, the end that reports it, the rule that let it in, the identities, and
+// the pods' labels.
 func wideDetails(f *observe.Flow) string {
 	out := []string{f.Protocol.String()}
 	if f.SeenAt != "" {
 		out = append(out, "seen at "+string(f.SeenAt))
+	}
+	if f.AllowedBy != "" {
+		out = append(out, "allowed by "+f.AllowedBy)
 	}
 	for _, end := range []struct {
 		what string

@@ -27,6 +27,9 @@ func extension(f *observe.Flow) *anypb.Any {
 	if f.Route != "" {
 		fields["route"] = structpb.NewStringValue(f.Route)
 	}
+	if f.AllowedBy != "" {
+		fields["allowedBy"] = structpb.NewStringValue(f.AllowedBy)
+	}
 	if f.Stream != "" {
 		fields["stream"] = structpb.NewStringValue(strings.ToValidUTF8(f.Stream, "?"))
 	}
@@ -112,6 +115,7 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	seconds := func(key string) time.Duration { return time.Duration(number(key) * float64(time.Second)) }
 	out.Open, out.Reason = s.Fields["open"].GetBoolValue(), s.Fields["reason"].GetStringValue()
 	out.Route, out.Stream = s.Fields["route"].GetStringValue(), s.Fields["stream"].GetStringValue()
+	out.AllowedBy = s.Fields["allowedBy"].GetStringValue()
 	out.Sent, out.Received = uint64(number("bytesSent")), uint64(number("bytesReceived"))
 	out.Duration, out.RTT, out.Retransmits = seconds("durationSeconds"), seconds("rttSeconds"), uint32(number("retransmits"))
 }

@@ -73,7 +73,7 @@ func Joined(f, g *Flow) *Flow {
 	}
 	out.Source.fill(destination.Source)
 	out.Destination.fill(destination.Destination)
-	out.Route = cmp.Or(source.Route, destination.Route)
+	out.Route, out.AllowedBy = cmp.Or(source.Route, destination.Route), destination.AllowedBy
 	out.Sent, out.Received = max(source.Sent, destination.Sent), max(source.Received, destination.Received)
 	out.Retransmits += destination.Retransmits
 	if destination.Verdict == Refused || out.Verdict == Forwarded {

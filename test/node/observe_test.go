@@ -100,7 +100,8 @@ func flows(t *testing.T, m *mesh) {
 			return f.SeenAt == observe.AtSource && f.Source.Identity == aliceID && f.Destination.Identity == srvID && f.Verdict == observe.Forwarded
 		},
 		"both identities at the destination": func(f *observe.Flow) bool {
-			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded
+			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded &&
+				f.AllowedBy == "AuthorizationPolicy/guard/srv/0"
 		},
 		"refused by the policy": func(f *observe.Flow) bool {
 			return f.Source.Identity == bobID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Refused && slices.Equal(f.Policies, []string{"guard/srv"})
