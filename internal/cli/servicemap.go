@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,10 @@ func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *http
 		return nil, nil, err
 	}
 	to := &url.URL{Scheme: "https", Host: address}
+	if err := s.try(ctx, transport, to, token); err != nil {
+		transport.CloseIdleConnections()
+		return nil, nil, err
+	}
 	return transport, &httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -50,6 +55,26 @@ func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *http
 			http.Error(w, fmt.Sprintf("the service map at %s: %v", s.address, err), http.StatusBadGateway)
 		},
 	}, nil
+}
+
+// try asks for the map, so that what is wrong is said now and not in the browser.
+func (s *mapServer) try(ctx context.Context, transport http.RoundTripper, to *url.URL, token string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to.JoinPath("v1/map").String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	answer, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("the service map at %s: %w", s.address, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return fmt.Errorf("the service map at %s: %s: %s", s.address, answer.Status, printable(strings.TrimSpace(string(text))))
+	}
+	_, _ = io.Copy(io.Discard, answer.Body) // the page asks again
+	return nil
 }
 
 // agentsMap returns the service map of this machine's agent, or of a cluster's.
@@ -114,6 +139,9 @@ func mapPage(ctx context.Context, page *web.Loopback, server *mapServer, r *reac
 	if server.address == "" {
 		m, err := agentsMap(ctx, r)
 		if err != nil {
+			return nil, err
+		}
+		if _, err := m.Graph(ctx); err != nil { // said now, and not in the browser
 			return nil, err
 		}
 		return func(ctx context.Context) error { return page.ServeView(ctx, m) }, nil
