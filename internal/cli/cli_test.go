@@ -197,6 +197,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"command", []string{"statsu"}, "unknown command"},
 		{"misspelt subcommand", []string{"config", "servces"}, "did you mean services?"},
 		{"unknown subcommand", []string{"connectivity", "prove"}, "there are test"},
+		{"argument", []string{"observe", "shop/web"}, `"shop/web" is not expected: weft observe takes flags alone; weft observe --help lists them`},
 		{"flag", []string{"config", "services", "--nmespace", "shop"}, "unknown flag: --nmespace; weft config services --help lists the flags"},
 		{"negative first", []string{"top", "--first", "-1", "--run", healthy}, "--first -1 must not be negative"},
 		{"negative measure", []string{"edges", "--for", "-1s", "--run", healthy}, "--for -1s must not be negative"},

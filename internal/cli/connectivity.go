@@ -63,7 +63,7 @@ pod to pod and to Services by the kernel, from a node, by names in DNS, by route
 Gateway if there is an AddressPool. Then remove all of it. It takes one to three minutes.
 
 You need the rights to make namespaces and what is in them, and to create pods/exec. The exit status is 1 if a case failed.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.out.check(); err != nil {
 				return err

@@ -38,7 +38,7 @@ The exit status is 0 if it is allowed, and 1 if it is refused or fails, at some 
 		Example: `  weft explain --from shop/app-1 --to shop/web:80
   weft explain --from shop/app-1 --to shop/web:80 --method POST --path /orders --header x-user=alice
   weft explain --from shop/app-1 --to pod/shop/web-1:8080`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

@@ -38,7 +38,7 @@ must not fit.`,
   weft observe --peer shop/web-1 --since 1h
   weft observe -f --to shop/web --status 5xx --path '/api/*'
   weft observe --from 'shop/,!shop/probe' --to '!:53' -o wide`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

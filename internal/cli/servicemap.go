@@ -107,7 +107,7 @@ whether both ends proved who they are. A click on an edge shows its last flows a
 The page is served on this machine's loopback, for the bearer of the token that is in the printed address. It is asked of this
 machine's agent, else of all nodes of the cluster through pods/exec, or with --server of the controllers, which show what your
 token may see.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			page, err := web.Listen(address)
 			if err != nil {
@@ -167,7 +167,7 @@ func newEdgesCmd(run *string) *cobra.Command {
 		Long: `List who talks to whom: what weft map shows, as a table, as JSON, or as DOT for Graphviz. It is measured for --for, or for as
 long as somebody has looked at the map. With --server the flows API of the cluster is asked, which shows the edges with an end in
 a namespace whose flows your token may list.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
