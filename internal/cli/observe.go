@@ -74,11 +74,7 @@ must not fit.`,
 			if bothEnds || out.format == "json" {
 				err = flows(show)
 			} else {
-				last := q.Limit
-				if !q.Follow {
-					q.Limit = min(last, math.MaxInt/2) * 2 // each of the last lines may be two reports
-				}
-				err = paired(q.Follow, last, show, flows)
+				err = oneLineEach(&q, show, flows)
 			}
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
@@ -99,6 +95,15 @@ must not fit.`,
 	p.flags(f)
 	flowChoices(cmd)
 	return cmd
+}
+
+// oneLineEach shows the flows of a query that get hands over, those of both ends of a connection as one line.
+func oneLineEach(q *api.FlowQuery, show func(string, observe.Event) error, get func(func(string, observe.Event) error) error) error {
+	last := q.Limit
+	if !q.Follow {
+		q.Limit = min(last, math.MaxInt/2) * 2 // each of the last lines may be two reports
+	}
+	return paired(q.Follow, last, show, get)
 }
 
 // termFlags are the filters with several values.
