@@ -99,6 +99,14 @@ func flows(t *testing.T, m *mesh) {
 	until(t, "a request that a policy looks at", func() error {
 		return want(alice, at(serviceIPs("guard", "l7")[0], 80), request{path: "/a/observed"}, 200, "")
 	})
+	m.apply(t, policy(fromAlice)) // connections that come later are not read as requests
+	until(t, "a connection of bytes again", func() error {
+		s, err := open(alice, at(srv.Address, 7070))
+		if err == nil {
+			_ = s.Close()
+		}
+		return err
+	})
 	for what, match := range map[string]func(f *observe.Flow) bool{
 		"both identities at the source": func(f *observe.Flow) bool {
 			return f.SeenAt == observe.AtSource && f.Source.Identity == aliceID && f.Destination.Identity == srvID && f.Verdict == observe.Forwarded
