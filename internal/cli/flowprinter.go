@@ -137,7 +137,11 @@ func wideDetails(f *observe.Flow) string {
 func details(f *observe.Flow) string {
 	var out []string
 	if h := f.HTTP; h != nil {
-		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
+		text := fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status)
+		if h.Backend != "" && h.Backend != f.Destination.Workload {
+			text += " by " + h.Backend
+		}
+		out = append(out, text)
 	}
 	if d := f.DNS; d != nil {
 		out = append(out, strings.TrimRight(fmt.Sprintf("%s %s %s", d.Type, d.Name, d.Code), " "))

@@ -33,6 +33,9 @@ func extension(f *observe.Flow) *anypb.Any {
 	if f.Stream != "" {
 		fields["stream"] = structpb.NewStringValue(strings.ToValidUTF8(f.Stream, "?"))
 	}
+	if f.HTTP != nil && f.HTTP.Backend != "" {
+		fields["backend"] = structpb.NewStringValue(f.HTTP.Backend)
+	}
 	if f.DNS != nil {
 		fields["dnsAnswers"] = structpb.NewNumberValue(float64(f.DNS.Answers))
 	}
@@ -107,6 +110,9 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	}
 	if l, ok := observe.ParseLayer(s.Fields["layer"].GetStringValue()); ok {
 		out.Layer = l
+	}
+	if out.HTTP != nil {
+		out.HTTP.Backend = s.Fields["backend"].GetStringValue()
 	}
 	if out.DNS != nil {
 		out.DNS.Answers = int(max(s.Fields["dnsAnswers"].GetNumberValue(), 0))

@@ -30,6 +30,7 @@ func begun() *observe.Flow {
 // admitted is a request that a route and a rule of a policy took.
 func admitted() *observe.Flow {
 	f := answered()
+	f.HTTP.Backend = "store/web-1"
 	f.SeenAt, f.Route, f.AllowedBy = observe.AtDestination, "HTTPRoute/store/web/1/beta", "AuthorizationPolicy/store/vault/2"
 	return f
 }

@@ -207,7 +207,7 @@
   function flow(f) {
     const row = document.createElement("tr");
     const what = [];
-    if (f.http) what.push(f.http.method + " " + f.http.host + f.http.path + " " + f.http.status);
+    if (f.http) what.push(f.http.method + " " + f.http.host + f.http.path + " " + f.http.status + (f.http.backend ? " by " + f.http.backend : ""));
     if (f.route) what.push(f.route);
     if (f.dns) what.push([f.dns.type, f.dns.name, f.dns.code].filter(Boolean).join(" "));
     if (f.open) what.push("opened");
