@@ -65,6 +65,7 @@ func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, 
 	var rules []model.PolicyRule
 	for i, r := range ap.Spec.Rules {
 		if rule, ok := v.policyRule(ap.Namespace, i, r, &t); ok {
+			rule.Of = fmt.Sprintf("AuthorizationPolicy/%s/%s/%d", ap.Namespace, ap.Name, i)
 			rules = append(rules, rule)
 		}
 	}

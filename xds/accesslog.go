@@ -69,6 +69,8 @@ type Request struct {
 	Path      string `json:"path"`
 	Status    int    `json:"status"`
 	Cluster   string `json:"cluster,omitempty"`
+	// Route is the rule that took the request, <Kind>/<namespace>/<name>/<number>[/<name of the rule>]; "" where none of a user's did.
+	Route string `json:"route,omitempty"`
 	// Backend is where the request was sent to; it is not valid if it was sent nowhere.
 	Backend netip.AddrPort `json:"backend,omitzero"`
 }
@@ -139,12 +141,17 @@ func (cfg *Config) namedLog() []*accesslog.AccessLog {
 	})}
 }
 
-// requestLog reports each request, by a log of this name.
-func (cfg *Config) requestLog(name string) []*accesslog.AccessLog {
+// requestLog reports each request, by a log of this name. local is the identity of the workload whose listener it is, and peer a format
+// for that of the other end, which is empty or "-" where it has proven none. TLS is ended elsewhere, at both ends. "" is none.
+func (cfg *Config) requestLog(name string, local model.Identity, peer string) []*accesslog.AccessLog {
 	if cfg.AccessLog == nil || !cfg.RequestLog {
 		return nil
 	}
-	return []*accesslog.AccessLog{httpLog(name, map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"})}
+	tags := map[string]string{tagOwner: "%FILTER_STATE(" + stateOwner + ":PLAIN)%"}
+	if local != "" && peer != "" {
+		tags[tagLocal], tags[tagPeer] = literal(string(local)), peer
+	}
+	return []*accesslog.AccessLog{httpLog(name, tags)}
 }
 
 func tcpLog(name string, tags map[string]string) *accesslog.AccessLog {
@@ -272,7 +279,11 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 		f.Outbound = log == logRequestOut
 		f.Request = &Request{
 			Method: e.GetRequest().GetRequestMethod().String(), Authority: cutText(e.GetRequest().GetAuthority(), maxAuthority),
-			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(), Backend: socketAddr(c.GetUpstreamRemoteAddress()),
+			Path: cutText(e.GetRequest().GetPath(), maxLoggedPath), Status: status, Cluster: c.GetUpstreamCluster(), Route: c.GetRouteName(), Backend: backendAddr(c.GetUpstreamRemoteAddress()),
+		}
+		// An endpoint that did not answer has proven nothing.
+		if peer := spiffeID(c.GetCustomTags()[tagPeer]); peer != "" && (log == logRequest || details == detailsUpstream) {
+			f.Local, f.Peer = spiffeID(c.GetCustomTags()[tagLocal]), peer
 		}
 		return f
 	}
@@ -323,6 +334,14 @@ func socketAddr(a *core.Address) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
+}
+
+// backendAddr returns the address of an endpoint, also of one that is reached by an internal listener, which opens a CONNECT to it.
+func backendAddr(a *core.Address) netip.AddrPort {
+	if at, err := netip.ParseAddrPort(a.GetEnvoyInternalAddress().GetEndpointId()); err == nil {
+		return at
+	}
+	return socketAddr(a)
 }
 
 // detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).

@@ -57,6 +57,31 @@ func TestAnswersOfTheApplication(t *testing.T) {
 	}
 }
 
+// TestIdentitiesOfRequests: a request has the identities of both ends where both have proven them.
+func TestIdentitiesOfRequests(t *testing.T) {
+	const alice, srv = "spiffe://td/ns/a/sa/alice", "spiffe://td/ns/a/sa/srv"
+	for name, test := range map[string]struct {
+		log, peer, details string
+		want               bool
+	}{
+		"at the source":                 {logRequestOut, srv, detailsUpstream, true},
+		"at the source, not answered":   {logRequestOut, srv, "upstream_reset_before_response_started", false},
+		"at the source, in the clear":   {logRequestOut, "-", detailsUpstream, false},
+		"at the destination":            {logRequest, srv, detailsUpstream, true},
+		"at the destination, refused":   {logRequest, srv, "rbac_access_denied_matched_policy[none]", true},
+		"at the destination, in clear":  {logRequest, "", detailsUpstream, false},
+		"at the destination, malformed": {logRequest, "srv", detailsUpstream, false},
+	} {
+		f := httpFlow(&data.HTTPAccessLogEntry{
+			CommonProperties: &data.AccessLogCommon{CustomTags: map[string]string{tagLocal: alice, tagPeer: test.peer}},
+			Response:         &data.HTTPResponseProperties{ResponseCodeDetails: test.details},
+		}, test.log)
+		if got := f.Local == alice && f.Peer == srv; got != test.want || !got && f.Local+f.Peer != "" {
+			t.Errorf("%s: local %q, peer %q", name, f.Local, f.Peer)
+		}
+	}
+}
+
 // Of what Envoy calls injected faults only a refusal at a Gateway, or at the destination, is one of a Host.
 func TestFaultsThatAreNoHosts(t *testing.T) {
 	for _, test := range []struct{ log, details, want string }{

@@ -13,8 +13,9 @@ import (
 // Metadata of endpoints that the internal listener reads.
 const (
 	metaOriginalDst = "envoy.filters.listener.original_dst" // "local": where the bytes are to go
-	metaWeft        = "weft"                                // "peer": the SPIFFE ID that must be there
-	metaPeer        = "about"                               // in metaWeft: model.PeerTag of the endpoint
+	metaWeft        = "weft"
+	metaIdentity    = "peer"  // in metaWeft: the SPIFFE ID that an endpoint must prove
+	metaPeer        = "about" // in metaWeft: model.PeerTag of the endpoint
 	metaMatch       = "envoy.transport_socket_match"
 )
 
@@ -116,7 +117,7 @@ func text(key, value string) *structpb.Struct {
 // tunnelEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
 func tunnelEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 	at := e.Address.String()
-	peer := text("peer", string(e.Identity))
+	peer := text(metaIdentity, string(e.Identity))
 	if about := describeEndpoint(cfg, e); about != "" {
 		peer.Fields[metaPeer] = structpb.NewStringValue(about)
 	}

@@ -134,7 +134,7 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 		InitialConnectionWindowSize: number(1 << 20),
 	}
 	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{RouteConfigName: table, ConfigSource: fromADS()}}
-	m.AccessLog = append(cfg.requestLog(logRequest), cfg.gatewayStats(g)...)
+	m.AccessLog = append(cfg.requestLog(logRequest, "", ""), cfg.gatewayStats(g)...)
 	cfg.gatewayTraces(m, g)
 	m.HttpFilters = routingFilters(cfg)
 	refuseOddHosts(m)

@@ -67,7 +67,7 @@ func scopedHTTP(cfg *Config, w *model.Workload) *listener.Filter {
 		ConfigSpecifier: &hcm.ScopedRoutes_ScopedRds{ScopedRds: &hcm.ScopedRds{ScopedRdsConfigSource: fromADS()}},
 	}}
 	m.SkipXffAppend = true
-	m.AccessLog = append(cfg.requestLog(logRequestOut), cfg.sourceStats(w)...)
+	m.AccessLog = append(cfg.requestLog(logRequestOut, w.Identity, "%UPSTREAM_METADATA("+metaWeft+":"+metaIdentity+")%"), cfg.sourceStats(w)...)
 	cfg.workloadTraces(m, w)
 	m.HttpFilters = routingFilters(cfg)
 	boundWait(m, cfg, workloadName(w, outHTTP))

@@ -196,7 +196,7 @@ func toApp(cfg *Config) *listener.Filter {
 func inboundHTTP(cfg *Config, w *model.Workload, where string) *listener.Filter {
 	m := newHTTP(cfg, inHTTP)
 	m.SkipXffAppend = true
-	m.AccessLog = append(cfg.requestLog(logRequest), cfg.destinationStats(w)...)
+	m.AccessLog = append(cfg.requestLog(logRequest, w.Identity, "%FILTER_STATE("+statePeer+":PLAIN)%"), cfg.destinationStats(w)...)
 	cfg.workloadTraces(m, w)
 	if w.Policy.ComparesPaths() {
 		// An app may take %2F for a slash, and so see another path than the one that was allowed.

@@ -36,7 +36,7 @@ authenticated. weft cleanup takes everything away.
 
 An agent that starts while another runs with the same --run reads all objects first. Then the running agent ends and
 hands its sockets over, so that no client is refused. In a pod (--in-cluster) it waits for its pod's end instead.`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.RunDir, cfg.Version = *run, cli.Version(version)
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))

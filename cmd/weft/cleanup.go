@@ -15,6 +15,7 @@ import (
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/cli"
 	"github.com/weft-mesh/weft/internal/cni"
 	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/proxy"
@@ -44,7 +45,7 @@ func newCleanupCmd(run *string) *cobra.Command {
 		Long: `Take the mesh off this node after its agent has ended: stop weft proxy and its Envoy, detach the eBPF programs and
 remove their maps, undo what was set up in pods, take the CNI plugin out of the network configurations, and remove the
 files of the run directory and the workloads' keys. A certificate authority of this node's own, in --state, stays.`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.run = *run
 			if stay {

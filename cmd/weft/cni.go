@@ -22,7 +22,7 @@ func newCNICmd() *cobra.Command {
 		Long: `Take a pod into the mesh before it starts. The container runtime calls this, by the name weft-cni, after the plugins that
 make the pod's network: what to do is in its environment and on standard input (https://www.cni.dev/docs/spec/).`,
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   cli.NoArgs,
 		Run:    func(*cobra.Command, []string) { os.Exit(cni.Plugin(cli.Version(version))) },
 	}
 }

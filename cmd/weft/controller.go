@@ -25,7 +25,7 @@ func newControllerCmd() *cobra.Command {
 		Long: `Run the cluster's controller, which writes the status of GatewayClasses, Gateways, routes, policies and address pools.
 Several may run; the one that holds the Lease writes. With --ca-address each is the cluster's certificate authority, whose
 roots are in the Secret weft-ca.`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			if cfg.ExternalIPs, err = parseRanges(external); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weft-mesh/weft/internal/cli"
 	"github.com/weft-mesh/weft/internal/demo"
 	"github.com/weft-mesh/weft/internal/demo/workload"
 )
@@ -25,7 +26,7 @@ func newDemoCmd() *cobra.Command {
 and the exit status is 1 if one fails. Then it stays up, for you to try, until Ctrl-C takes everything away.
 
 Pods are network namespaces; nothing outside them and the node's own cgroups is changed. It needs root.`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Out = cmd.OutOrStdout()
 			err := demo.Run(cmd.Context(), o)
@@ -45,7 +46,7 @@ func newDemoServerCmd() *cobra.Command {
 		Use:    "demo-server",
 		Short:  "The server of the examples' Pods: answers with its name",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return workload.Serve(cmd.Context(), name, listen)
 		},

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"maps"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -70,5 +74,23 @@ func TestExportFlags(t *testing.T) {
 		if _, err := e.export(); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", arg, err)
 		}
+	}
+}
+
+// TestChartKnowsFilters: the chart takes each field that the flag takes, and no other.
+func TestChartKnowsFilters(t *testing.T) {
+	text, err := os.ReadFile("../../install/chart/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`"\^\(([a-z|]*verdict[a-z|]*)\)\$"`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("the schema has no pattern of the fields")
+	}
+	got := strings.Split(string(m[1]), "|")
+	slices.Sort(got)
+	var terms observe.Terms
+	if want := slices.Sorted(maps.Keys(terms.Fields())); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

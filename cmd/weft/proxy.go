@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weft-mesh/weft/internal/cli"
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
@@ -20,7 +21,7 @@ func newProxyCmd(run *string) *cobra.Command {
 		Long: `Supervise this node's Envoy, apart from the agent: start it, restart it after a crash, hot-restart it on request.
 Beside it weft tunnel carries the authenticated bytes of this node's pods, unless --tunnel=false is given.
 A second weft proxy takes over from the first without dropping a connection; that is how either is upgraded.`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.RunDir = *run
 			if tunnel {
@@ -60,7 +61,7 @@ func newProxyRestartCmd(run *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restart",
 		Short: "Hot-restart Envoy: the new one takes the listening sockets, the old one drains",
-		Args:  cobra.NoArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := &proxy.Client{RunDir: *run}
 			if err := c.Restart(cmd.Context()); err != nil {
@@ -82,7 +83,7 @@ func newReadyCmd(of, when string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ready",
 		Short: "Report whether the weft " + of + " of a health socket is ready: " + when,
-		Args:  cobra.NoArgs,
+		Args:  cli.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return proxy.Ready(cmd.Context(), socket) },
 	}
 	cmd.Flags().StringVar(&socket, "health-socket", "", "as given to weft "+of)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weft-mesh/weft/internal/cli"
 	"github.com/weft-mesh/weft/tunnel"
 )
 
@@ -26,7 +27,7 @@ func newTunnelCmd(run *string) *cobra.Command {
 		Use:    "tunnel",
 		Short:  "Carry the authenticated bytes of this node's pods; weft proxy starts it",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Who reads the log may end before this process.
 			signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)

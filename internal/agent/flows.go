@@ -126,6 +126,7 @@ func (a *Agent) tunnelFlow(x *tunnel.Flow) {
 	case x.Failure != "":
 		f.Verdict, f.Reason = observe.Failed, x.Failure
 	}
+	a.admit(&f)
 	a.count(&f)
 	a.names.flow(f)
 }
@@ -150,7 +151,7 @@ func (a *Agent) accessLog(x *xds.Flow) {
 		sent: x.Sent, received: x.Received, outbound: x.Outbound, local: x.Local, peer: x.Peer, workload: x.Owner, stream: x.Stream,
 	})
 	if q := x.Request; q != nil {
-		f.Layer = observe.L7
+		f.Layer, f.Route = observe.L7, q.Route
 		path, _, _ := strings.Cut(q.Path, "?")
 		f.HTTP = &observe.Request{Method: q.Method, Host: q.Authority, Path: path, Status: q.Status}
 		if q.Backend.IsValid() {
@@ -160,6 +161,7 @@ func (a *Agent) accessLog(x *xds.Flow) {
 	if x.Failure != "" {
 		a.fail(&f, x.Failure)
 	}
+	a.admit(&f)
 	if x.Request == nil {
 		if !x.Open && x.Local == "" && f.Verdict == observe.Forwarded {
 			a.connections.Opened(&f) // in the clear, Envoy reports the end alone
@@ -194,6 +196,28 @@ func (a *Agent) fail(f *observe.Flow, failure string) {
 		a.deny(f, deniedThere)
 	default:
 		f.Verdict, f.Reason = observe.Failed, failure
+	}
+}
+
+// admit names the rule that let a flow in where it ends, by the policies as they are now. Of a connection on whose port requests decide
+// there is none.
+func (a *Agent) admit(f *observe.Flow) {
+	if f.Verdict != observe.Forwarded || f.SeenAt != observe.AtDestination {
+		return
+	}
+	w, ok := a.st.Workloads.Get(a.st.Snapshot(), f.Destination.Workload)
+	if !ok || w.Policy == nil {
+		return
+	}
+	port, rule := f.Destination.Address.Port(), -1
+	switch {
+	case f.HTTP != nil:
+		rule = w.Policy.AllowingRule(f.Source.Identity, port, f.HTTP.Method, f.HTTP.Path)
+	case !w.Policy.InspectsPort(port):
+		rule = w.Policy.AdmittingRule(f.Source.Identity, port)
+	}
+	if rule >= 0 {
+		f.AllowedBy = w.Policy.Rules[rule].Of
 	}
 }
 

@@ -125,6 +125,49 @@ func TestRefusalNamesPolicies(t *testing.T) {
 	}
 }
 
+// TestFlowsNameRules: a flow says which rule of a route took the request, and which rule of a policy let it in.
+func TestFlowsNameRules(t *testing.T) {
+	const alice, bob = "spiffe://td/ns/a/sa/alice", "spiffe://td/ns/a/sa/bob"
+	srv := netip.MustParseAddrPort("10.0.0.1:80")
+	rules := []model.PolicyRule{
+		{Of: "alice", Sources: []model.PolicySource{{Identity: alice}}},
+		{Of: "80", Ports: []uint16{80}},
+		{Of: "reading", Ports: []uint16{81}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}},
+		{Of: "posting", Ports: []uint16{81}, HTTP: []model.HTTPRule{{Methods: []string{"POST"}}}},
+	}
+	request := func(method string, at netip.AddrPort, outbound bool) func(*Agent) {
+		return func(a *Agent) {
+			a.accessLog(&xds.Flow{Destination: at, Outbound: outbound, Request: &xds.Request{Method: method, Path: "/x?y", Route: "HTTPRoute/shop/web/0"}})
+		}
+	}
+	other := netip.AddrPortFrom(srv.Addr(), 81)
+	for name, c := range map[string]struct {
+		report           func(a *Agent)
+		route, allowedBy string
+	}{
+		"weft tunnel, by identity":             {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Destination: srv, Peer: alice}) }, "", "alice"},
+		"weft tunnel, by port":                 {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Destination: srv, Peer: bob}) }, "", "80"},
+		"weft tunnel, where it begins":         {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Destination: srv, Local: alice, Outbound: true}) }, "", ""},
+		"weft tunnel, refused":                 {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Destination: srv, Peer: alice, Denied: true}) }, "", ""},
+		"HBONE":                                {func(a *Agent) { a.accessLog(&xds.Flow{Destination: srv, Peer: bob}) }, "", "80"},
+		"a connection where requests decide":   {func(a *Agent) { a.accessLog(&xds.Flow{Destination: other, Peer: alice}) }, "", ""},
+		"a request":                            {request("POST", other, false), "HTTPRoute/shop/web/0", "posting"},
+		"a request, where it begins":           {request("GET", srv, true), "HTTPRoute/shop/web/0", ""},
+		"a request that no rule is known for":  {request("PUT", other, false), "HTTPRoute/shop/web/0", ""},
+		"a connection to a pod without policy": {func(a *Agent) { a.tunnelFlow(&tunnel.Flow{Destination: netip.MustParseAddrPort("10.0.0.2:80")}) }, "", ""},
+	} {
+		got := flowsOf(t, func(a *Agent) {
+			w := a.st.Write(a.st.Workloads)
+			a.st.Workloads.Put(w, &model.Workload{Namespace: "guard", Name: "srv", Addresses: []netip.Addr{srv.Addr()}, Policy: &model.Policy{Rules: rules}})
+			w.Commit()
+			c.report(a)
+		})
+		if len(got) != 1 || got[0].Route != c.route || got[0].AllowedBy != c.allowedBy {
+			t.Errorf("%s: %+v, want route %q, allowed by %q", name, got, c.route, c.allowedBy)
+		}
+	}
+}
+
 // TestConnectionsCounted: a connection is counted once at each end, whoever reports it.
 func TestConnectionsCounted(t *testing.T) {
 	end := netip.MustParseAddrPort("10.0.0.1:80")

@@ -174,6 +174,44 @@ func TestReadNothing(t *testing.T) {
 	}
 }
 
+// TestReferenced: what objects refer to is asked for once, when all of them are read, and not what a file has.
+func TestReferenced(t *testing.T) {
+	listener := func(port int, secret string) string {
+		return fmt.Sprintf(`{name: l%d, protocol: HTTPS, port: %d, tls: {certificateRefs: [{name: %s}]}}`, port, port, secret)
+	}
+	gateway := "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: edge}\nspec: {gatewayClassName: weft, listeners: [" +
+		listener(443, "there") + ", " + listener(444, "written") + ", " + listener(445, "gone") + "]}\n"
+	secret := func(name string) string {
+		text, err := StandIns([]string{"edge/" + name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	asked := 0
+	m, err := ReadBeside(Cluster{
+		Documents: [][]byte{[]byte(`{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "weft"}, "spec": {"controllerName": "weft.io/gateway-controller"}}`)},
+		Referenced: func(configMaps, secrets []string) ([][]byte, error) {
+			asked++
+			if len(configMaps) != 0 || !slices.Equal(secrets, []string{"edge/gone", "edge/there"}) {
+				t.Errorf("asked for %q, %q", configMaps, secrets)
+			}
+			return [][]byte{[]byte(secret("there"))}, nil
+		},
+	}, []string{"-"}, strings.NewReader(gateway+"---\n"+secret("written")+"\n"))
+	if err != nil || asked != 1 {
+		t.Fatalf("asked %d times: %v", asked, err)
+	}
+	for _, f := range m.Findings() {
+		if f.For != "listener l445" || f.File != "stdin" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(m.Findings()) == 0 {
+		t.Error("nothing is said of the Secret that is nowhere")
+	}
+}
+
 // TestFindingsNameTheFile: findings have the name by which the user knows the file, whatever it ends in.
 func TestFindingsNameTheFile(t *testing.T) {
 	odd := filepath.Join(t.TempDir(), "README.md")

@@ -27,13 +27,25 @@ type Mesh struct {
 
 // Read reads files and folders, and in as "-", once. It fails if one of them cannot be read at all; what is wrong inside
 // of them is a Finding.
-func Read(paths []string, in io.Reader) (*Mesh, error) { return ReadBeside(nil, paths, in) }
+func Read(paths []string, in io.Reader) (*Mesh, error) { return ReadBeside(Cluster{}, paths, in) }
 
-// ReadBeside is as Read, with documents of a cluster before the files: of an object that both have the file's counts.
-func ReadBeside(documents [][]byte, paths []string, in io.Reader) (*Mesh, error) {
+// Cluster is what of a cluster is read beside files. Of an object that both have the file's counts.
+type Cluster struct {
+	Documents [][]byte
+	// Referenced returns the ConfigMaps and the Secrets with these keys as documents. They are those that the objects refer to and that
+	// the files do not have, there or not, sorted. It is called once. Nil is none.
+	Referenced func(configMaps, secrets []string) ([][]byte, error)
+}
+
+// ReadBeside is as Read, with what is in a cluster.
+func ReadBeside(c Cluster, paths []string, in io.Reader) (*Mesh, error) {
 	db := state.NewDB()
 	m := &Mesh{objs: kube.NewObjects(db), st: state.New(db)}
-	files, err := manifests.ReadBeside(m.objs, documents, paths, in)
+	beside := manifests.Cluster{Documents: c.Documents}
+	if c.Referenced != nil {
+		beside.More = func() ([][]byte, error) { return c.Referenced(references(m.objs)) }
+	}
+	files, err := manifests.ReadBeside(m.objs, beside, paths, in)
 	if err != nil {
 		return nil, err
 	}
@@ -43,19 +55,26 @@ func ReadBeside(documents [][]byte, paths []string, in io.Reader) (*Mesh, error)
 	return m, nil
 }
 
-// References returns the keys of the ConfigMaps and of the Secrets that the objects refer to, there or not, sorted. It leaves out those
-// that cannot be there: an API server takes references with any name, and answers a question for such an object with an error.
-func (m *Mesh) References() (configMaps, secrets []string) {
-	snap := m.st.Snapshot()
-	configMaps, _ = gateway.UsedConfigMaps(m.objs, gateway.ControllerName, snap)
-	for gw := range m.objs.Gateways.All(snap) {
+// references returns the keys of the ConfigMaps and of the Secrets that objects refer to and that are not among them, sorted. It leaves
+// out those that cannot be there: an API server takes references with any name, and answers a question for such an object with an error.
+func references(objs *kube.Objects) (configMaps, secrets []string) {
+	snap := objs.DB.Snapshot()
+	configMaps, _ = gateway.UsedConfigMaps(objs, gateway.ControllerName, snap)
+	for gw := range objs.Gateways.All(snap) {
 		secrets = append(secrets, kube.GatewaySecrets(gw)...)
 	}
-	for s := range m.objs.ListenerSets.All(snap) {
+	for s := range objs.ListenerSets.All(snap) {
 		secrets = append(secrets, kube.ListenerSetSecrets(s)...)
 	}
 	slices.Sort(secrets)
-	return slices.DeleteFunc(configMaps, impossible), slices.DeleteFunc(slices.Compact(secrets), impossible)
+	configMaps = slices.DeleteFunc(configMaps, func(key string) bool {
+		_, there := objs.ConfigMaps.Get(snap, key)
+		return there || impossible(key)
+	})
+	return configMaps, slices.DeleteFunc(slices.Compact(secrets), func(key string) bool {
+		_, there := objs.Secrets.Get(snap, key)
+		return there || impossible(key)
+	})
 }
 
 func impossible(key string) bool { return !kube.PossibleKey(key) }

@@ -150,8 +150,12 @@ func (c *Client) open(ctx context.Context, method, path string, q url.Values) (i
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return nil, fmt.Errorf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		text := strings.TrimSpace(string(body))
+		if text == "" || text == "404 page not found" { // by net/http: the agent has no such path
+			return nil, fmt.Errorf("the agent answered %s (is it of another version?)", resp.Status)
+		}
+		return nil, errors.New(text)
 	}
 	return resp.Body, nil
 }

@@ -20,4 +20,9 @@ var (
 	})
 )
 
-func init() { prometheus.MustRegister(answers, strangers, busy, rootEnds, intermediateEnds) }
+// Metrics lists all that the package exports.
+func Metrics() []prometheus.Collector {
+	return []prometheus.Collector{answers, strangers, busy, rootEnds, intermediateEnds}
+}
+
+func init() { prometheus.MustRegister(Metrics()...) }

@@ -67,7 +67,7 @@ The exit status is 1 if there is an error, with --strict if there is a warning t
   weft analyze
   weft analyze -n shop --strict
   weft analyze -f route.yaml --cluster`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/weft-mesh/weft/internal/analyze"
-	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/kube/survey"
 )
 
@@ -56,19 +54,13 @@ func (c *analyzedCluster) read(ctx context.Context, paths []string, in io.Reader
 	if len(read.Forbidden) > 0 && c.namespace == "" {
 		return nil, fmt.Errorf("%s: you may not list %s in all namespaces; use -n for one namespace", api.Host(), strings.Join(read.Forbidden, ", "))
 	}
-	stdin := func() io.Reader { return in }
-	if slices.Contains(paths, manifests.Stdin) { // it is read twice
-		text, err := io.ReadAll(io.LimitReader(in, manifests.MaxFile+1)) // one byte more: a finding says that it is too large
-		if err != nil {
-			return nil, fmt.Errorf("read manifests: stdin: %w", err)
-		}
-		stdin = func() io.Reader { return bytes.NewReader(text) }
-	}
-	mesh, err := analyze.ReadBeside(read.Documents, paths, stdin())
+	mesh, err := analyze.ReadBeside(analyze.Cluster{
+		Documents: read.Documents,
+		Referenced: func(configMaps, secrets []string) ([][]byte, error) {
+			return c.referenced(ctx, api, read, configMaps, secrets)
+		},
+	}, paths, in)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.addReferences(ctx, api, read, mesh); err != nil {
 		return nil, err
 	}
 	if len(read.Elsewhere) > 0 {
@@ -77,31 +69,33 @@ func (c *analyzedCluster) read(ctx context.Context, paths []string, in io.Reader
 	if len(read.Forbidden) > 0 {
 		fmt.Fprintf(complaints, "Not permitted to read %s; findings about references to it may be wrong\n", printable(strings.Join(read.Forbidden, ", ")))
 	}
-	return analyze.ReadBeside(read.Documents, paths, stdin())
+	return mesh, nil
 }
 
-// addReferences reads what the objects of a mesh refer to by name.
-func (c *analyzedCluster) addReferences(ctx context.Context, api *survey.Cluster, read *survey.Manifests, mesh *analyze.Mesh) error {
-	configMaps, secrets := mesh.References()
+// referenced reads what objects refer to by name, as documents.
+func (c *analyzedCluster) referenced(ctx context.Context, api *survey.Cluster, read *survey.Manifests, configMaps, secrets []string) ([][]byte, error) {
+	first := len(read.Documents)
 	if err := read.Add(ctx, api, "ConfigMap", configMaps); err != nil {
-		return err
+		return nil, err
 	}
 	if c.secrets {
 		before := len(read.Forbidden)
 		if err := read.Add(ctx, api, "Secret", secrets); err != nil {
-			return err
+			return nil, err
 		}
 		secrets = nil
 		for _, what := range read.Forbidden[before:] {
 			secrets = append(secrets, strings.TrimPrefix(what, "Secret "))
 		}
 	}
-	if len(secrets) == 0 {
-		return nil
+	if len(secrets) > 0 {
+		standIns, err := analyze.StandIns(secrets)
+		if err != nil {
+			return nil, err
+		}
+		read.Documents = append(read.Documents, standIns)
 	}
-	standIns, err := analyze.StandIns(secrets)
-	read.Documents = append(read.Documents, standIns)
-	return err
+	return read.Documents[first:], nil
 }
 
 // in returns the findings of the namespace that was asked for.

@@ -27,6 +27,14 @@ func subcommand(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("%s: there are %s", text, strings.Join(names, ", "))
 }
 
+// NoArgs checks the arguments of a command that takes flags alone.
+func NoArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%q is not expected: %s takes flags alone; %s --help lists them", args[0], cmd.CommandPath(), cmd.CommandPath())
+}
+
 // flagError adds to what is wrong with a flag where the flags are listed.
 func flagError(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w; %s --help lists the flags", err, cmd.CommandPath())

@@ -41,7 +41,7 @@ With --pre check whether a machine and a cluster can run Weft. As root, or where
 is looked at as a node: kernel, eBPF, cgroup2, CNI. Where a kubeconfig is found, its cluster is.
 
 Each line that is not good says what to do. The exit status is 1 if one failed.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.out.check(); err != nil {
 				return err

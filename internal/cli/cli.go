@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -62,15 +63,24 @@ func newRoot(o Options, now func() time.Time) *Root {
 func (r *Root) Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := r.ExecuteContext(ctx)
-	if err == nil {
+	return exitStatus(ctx, r.ExecuteContext(ctx), os.Stderr)
+}
+
+// exitStatus returns that of a command, and prints its error.
+func exitStatus(ctx context.Context, err error, errs io.Writer) int {
+	switch {
+	case err == nil:
 		return 0
-	}
-	if !errors.Is(err, ErrUnhealthy) {
-		fmt.Fprintf(os.Stderr, "weft: %v%s\n", err, asRoot(err, os.Geteuid()))
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return interrupted // who pressed Ctrl-C knows
+	case !errors.Is(err, ErrUnhealthy):
+		fmt.Fprintf(errs, "weft: %v%s\n", err, asRoot(err, os.Geteuid()))
 	}
 	return 1
 }
+
+// interrupted is the exit status of a command that was told to stop before its end, as shells have it (128 and SIGINT).
+const interrupted = 130
 
 // asRoot adds what to do about an error that a user other than root gets for not being root.
 func asRoot(err error, uid int) string {

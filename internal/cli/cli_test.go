@@ -187,10 +187,17 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"until", []string{"observe", "--since", "5m", "--until", "10m", "--run", healthy}, "before --since"},
 		{"until and follow", []string{"observe", "-f", "--until", "5m", "--run", healthy}, "give one of them"},
 		{"peer", []string{"observe", "--from", "a/b/c", "--run", healthy}, "NAMESPACE/NAME"},
+		{"empty peer", []string{"observe", "--from", "!", "--run", healthy}, "--from: a value is empty"},
+		{"method", []string{"explain", "--from", "shop/app-1", "--to", "shop/web", "--method", "G T", "--run", healthy}, `--method "G T" is no method`},
+		{"header", []string{"explain", "--from", "shop/app-1", "--to", "shop/web", "--header", "a b=c", "--run", healthy}, "NAME=VALUE"},
+		{"header of two lines", []string{"explain", "--from", "shop/app-1", "--to", "shop/web", "--header", "a=b\r\nc: d", "--run", healthy}, "NAME=VALUE"},
+		{"path", []string{"explain", "--from", "shop/app-1", "--to", "shop/web", "--path", "/a b", "--run", healthy}, "space or a control character"},
+		{"nothing of the name", []string{"describe", "gateway", "shop/none", "--run", healthy}, "Gateway shop/none is not known"},
 		{"namespaces", []string{"config", "routes", "-n", "a", "-A", "--run", healthy}, "exclude each other"},
 		{"command", []string{"statsu"}, "unknown command"},
 		{"misspelt subcommand", []string{"config", "servces"}, "did you mean services?"},
 		{"unknown subcommand", []string{"connectivity", "prove"}, "there are test"},
+		{"argument", []string{"observe", "shop/web"}, `"shop/web" is not expected: weft observe takes flags alone; weft observe --help lists them`},
 		{"flag", []string{"config", "services", "--nmespace", "shop"}, "unknown flag: --nmespace; weft config services --help lists the flags"},
 		{"negative first", []string{"top", "--first", "-1", "--run", healthy}, "--first -1 must not be negative"},
 		{"negative measure", []string{"edges", "--for", "-1s", "--run", healthy}, "--for -1s must not be negative"},
@@ -231,6 +238,29 @@ func TestVersion(t *testing.T) {
 	}
 	if v := Version(""); v == "" {
 		t.Error("no version without a linked one")
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		ctx    context.Context
+		err    error
+		status int
+		text   string
+	}{
+		{t.Context(), nil, 0, ""},
+		{t.Context(), ErrUnhealthy, 1, ""},
+		{t.Context(), errors.New("no such thing"), 1, "weft: no such thing\n"},
+		{stopped, fmt.Errorf("ask: %w", context.Canceled), 130, ""},
+		{stopped, errors.New("a fault meanwhile"), 1, "weft: a fault meanwhile\n"},
+		{t.Context(), context.Canceled, 1, "weft: context canceled\n"}, // of something else
+	} {
+		var out strings.Builder
+		if got := exitStatus(c.ctx, c.err, &out); got != c.status || out.String() != c.text {
+			t.Errorf("%v: exit status %d, %q", c.err, got, &out)
+		}
 	}
 }
 

@@ -59,11 +59,11 @@ func newConnectivityTestCmd() *cobra.Command {
 		Use:   "test",
 		Short: "Deploy clients and servers, test every way between them, and remove them",
 		Long: `Deploy clients and servers in the namespaces ` + connectivity.Plain + ` and ` + connectivity.Strict + `, on two nodes where there are two, and try every way:
-pod to pod and to Services by the kernel, from a node, by routes, authenticated, refused by a mode and by a policy, and by a
+pod to pod and to Services by the kernel, from a node, by names in DNS, by routes, authenticated, refused by a mode and by a policy, and by a
 Gateway if there is an AddressPool. Then remove all of it. It takes one to three minutes.
 
 You need the rights to make namespaces and what is in them, and to create pods/exec. The exit status is 1 if a case failed.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := c.out.check(); err != nil {
 				return err

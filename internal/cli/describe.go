@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -124,8 +126,7 @@ func describeObject(ctx context.Context, r *reach, server *flowsServer, q descri
 		for _, fq := range refusalsOf(d) {
 			err = errors.Join(err, c.Flows(ctx, fq, out.take(node)))
 		}
-		out.lastOnly()
-		return out, err
+		return out, errors.Join(err, out.lastOnly())
 	}
 	f, err := r.open(ctx)
 	if err != nil {
@@ -144,8 +145,7 @@ func describeObject(ctx context.Context, r *reach, server *flowsServer, q descri
 		}
 		complaints = io.Discard // said once
 	}
-	out.lastOnly()
-	return out, nil
+	return out, out.lastOnly()
 }
 
 // byServer asks the flows API. What it does not say of flows, which need another right, is a complaint.
@@ -165,15 +165,14 @@ func (d *described) byServer(ctx context.Context, r *reach, server *flowsServer,
 		}
 		complaints = io.Discard // said once
 	}
-	d.lastOnly()
-	return nil
+	return d.lastOnly()
 }
 
 // refusalsOf returns the questions for what failed at an object: to it and from it.
 func refusalsOf(d *describe.Description) []api.FlowQuery {
 	failed := func(t observe.Terms) api.FlowQuery {
 		t.Verdict = []string{string(observe.Refused), string(observe.Failed)}
-		return api.FlowQuery{Limit: lastRefusals, Terms: t}
+		return api.FlowQuery{Limit: 2 * lastRefusals, Terms: t} // both ends of a connection report it
 	}
 	key := []string{d.Object.Key()}
 	switch {
@@ -208,9 +207,19 @@ func (d *described) take(node string) func(observe.Event) error {
 	}
 }
 
-// lastOnly keeps the last ones in the order of their time, each once.
-func (d *described) lastOnly() {
-	slices.SortStableFunc(d.Refusals, func(a, b refusal) int { return a.Flow.Time.Compare(b.Flow.Time) })
-	d.Refusals = slices.CompactFunc(d.Refusals, func(a, b refusal) bool { return a.Node == b.Node && a.Flow.Seq == b.Flow.Seq })
-	d.Refusals = d.Refusals[max(0, len(d.Refusals)-lastRefusals):]
+// lastOnly keeps the last ones in the order of their time, what both ends report of a connection once.
+func (d *described) lastOnly() error {
+	all := d.Refusals
+	slices.SortStableFunc(all, func(a, b refusal) int {
+		return cmp.Or(a.Flow.Time.Compare(b.Flow.Time), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Flow.SeenAt, b.Flow.SeenAt))
+	})
+	all = slices.CompactFunc(all, func(a, b refusal) bool { return a.Node == b.Node && reflect.DeepEqual(a.Flow, b.Flow) }) // of a pod to itself
+	d.Refusals = nil
+	return paired(false, lastRefusals, func(node string, e observe.Event) error { return d.take(node)(e) }, func(take func(string, observe.Event) error) error {
+		var err error
+		for _, r := range all {
+			err = errors.Join(err, take(r.Node, observe.Event{Flow: r.Flow}))
+		}
+		return err
+	})
 }

@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/weft-mesh/weft/internal/observe"
 )
 
 // TestDescribeAsksNodes: a pod's own node describes it, and of a Service each node says what is wrong there.
@@ -43,5 +48,34 @@ func TestDescribeRefusesBadQuestions(t *testing.T) {
 		if out, err := run(t, append(strings.Fields("describe "+args), "--run", node)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one about %s: %s", args, err, want, out)
 		}
+	}
+}
+
+// TestLastRefusals: a description has the last refusals, each once, though both ends report it and flows from the flows API have no
+// numbers.
+func TestLastRefusals(t *testing.T) {
+	d := &described{}
+	for port := range uint16(2 * lastRefusals) {
+		for node, at := range map[string]observe.Side{"n1": observe.AtSource, "n2": observe.AtDestination} {
+			e := report(at, 1+port, time.Duration(port)*time.Second)
+			e.Flow.Verdict = observe.Refused
+			copied := *e.Flow
+			for _, f := range []*observe.Flow{e.Flow, &copied} { // it is from the pod and to it
+				if err := d.take(node)(observe.Event{Flow: f}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if err := d.lastOnly(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range d.Refusals {
+		got = append(got, fmt.Sprint(r.Node, " ", r.Flow.Source.Address.Port(), " ", r.Flow.SeenAt))
+	}
+	want := []string{"n1 6 both ends", "n1 7 both ends", "n1 8 both ends", "n1 9 both ends", "n1 10 both ends"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/weft-mesh/weft/internal/api"
 	"github.com/weft-mesh/weft/internal/explain"
@@ -37,7 +38,7 @@ The exit status is 0 if it is allowed, and 1 if it is refused or fails, at some 
 		Example: `  weft explain --from shop/app-1 --to shop/web:80
   weft explain --from shop/app-1 --to shop/web:80 --method POST --path /orders --header x-user=alice
   weft explain --from shop/app-1 --to pod/shop/web-1:8080`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
@@ -86,13 +87,18 @@ func question(from, to string, request explain.Request, headers []string) (q exp
 	}
 	for _, h := range headers {
 		name, value, ok := strings.Cut(h, "=")
-		if !ok || name == "" {
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
 			return q, fmt.Errorf("--header %q is not of the form NAME=VALUE", h)
 		}
 		request.Headers = append(request.Headers, model.Header{Name: strings.ToLower(name), Value: value})
 	}
-	if request.Path != "" && !strings.HasPrefix(request.Path, "/") {
+	switch odd := func(r rune) bool { return r <= ' ' || r == 0x7f }; {
+	case request.Path != "" && !strings.HasPrefix(request.Path, "/"):
 		return q, fmt.Errorf("--path %q does not begin with a slash", request.Path)
+	case strings.ContainsFunc(request.Path, odd), strings.ContainsFunc(request.Host, odd):
+		return q, fmt.Errorf("a request cannot have a space or a control character in --path %q or --host %q", request.Path, request.Host)
+	case request.Method != "" && !httpguts.ValidHeaderFieldName(request.Method): // both are tokens (RFC 9110, 5.6.2)
+		return q, fmt.Errorf("--method %q is no method", request.Method)
 	}
 	if request.Method != "" || request.Path != "" || request.Host != "" || len(request.Headers) > 0 {
 		q.Request = &request

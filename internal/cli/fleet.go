@@ -146,7 +146,7 @@ func newRelayCmd(run *string) *cobra.Command {
 		Use:    survey.Relay,
 		Short:  "Join standard input and output to the agent's socket, for weft on another machine",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return survey.ServeRelay(cmd.Context(), filepath.Join(*run, api.SocketName), cmd.InOrStdin(), cmd.OutOrStdout())
 		},

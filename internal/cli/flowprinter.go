@@ -106,11 +106,15 @@ func (p *flowPrinter) time(t time.Time) string {
 	return t.In(p.zone).Format(layout)
 }
 
-// wideDetails is what a line does not have room for: the protocol, the end that reports it, the identities, and the pods' labels.
+// wideDetails is what a line does not have room for: the protocol, the end that reports it, the rule that let it in, the identities, and
+// the pods' labels.
 func wideDetails(f *observe.Flow) string {
 	out := []string{f.Protocol.String()}
 	if f.SeenAt != "" {
 		out = append(out, "seen at "+string(f.SeenAt))
+	}
+	if f.AllowedBy != "" {
+		out = append(out, "allowed by "+f.AllowedBy)
 	}
 	for _, end := range []struct {
 		what string
@@ -133,7 +137,11 @@ func wideDetails(f *observe.Flow) string {
 func details(f *observe.Flow) string {
 	var out []string
 	if h := f.HTTP; h != nil {
-		out = append(out, fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status))
+		text := fmt.Sprintf("%s %s%s %d", h.Method, h.Host, h.Path, h.Status)
+		if h.Backend != "" && h.Backend != f.Destination.Workload {
+			text += " by " + h.Backend
+		}
+		out = append(out, text)
 	}
 	if d := f.DNS; d != nil {
 		out = append(out, strings.TrimRight(fmt.Sprintf("%s %s %s", d.Type, d.Name, d.Code), " "))

@@ -43,3 +43,17 @@ func TestDNSOnALine(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// TestRulesOnALine: a line has the rule of a route, and a wide one that of a policy too.
+func TestRulesOnALine(t *testing.T) {
+	f := &observe.Flow{
+		Verdict: observe.Forwarded, SeenAt: observe.AtBoth, Route: "HTTPRoute/shop/web/1", AllowedBy: "AuthorizationPolicy/shop/web/0",
+		HTTP: &observe.Request{Method: "GET", Host: "web", Path: "/", Status: 200, Backend: "shop/web-1"},
+	}
+	if got, want := details(f), "GET web/ 200 by shop/web-1, HTTPRoute/shop/web/1, 0 B out, 0 B in"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := wideDetails(f), "TCP, seen at both ends, allowed by AuthorizationPolicy/shop/web/0"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,15 +29,16 @@ What both ends report is one line; with --both-ends and in -o json it is a line 
 identities and the labels. Where no agent runs on this machine and a kubeconfig is found, the nodes of the cluster are asked, or
 the one that --node names. With --server the flows API of the cluster is asked, which shows what your token may see.
 
---from and --to take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
+--from, --to and --peer take NAMESPACE/NAME of a pod or Service, NAMESPACE/ for all of it, NAME, an address, a CIDR, any of
 these but a CIDR with :PORT, or a SPIFFE ID.
 
 Each filter may have several values, with commas or by repeating it: one of them must fit. A value with a ! before it
 must not fit.`,
 		Example: `  weft observe -n shop --verdict refused,failed --since 10m
+  weft observe --peer shop/web-1 --since 1h
   weft observe -f --to shop/web --status 5xx --path '/api/*'
   weft observe --from 'shop/,!shop/probe' --to '!:53' -o wide`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
@@ -72,7 +74,7 @@ must not fit.`,
 			if bothEnds || out.format == "json" {
 				err = flows(show)
 			} else {
-				err = paired(q.Follow, show, flows)
+				err = oneLineEach(&q, show, flows)
 			}
 			if err == nil && shown == 0 && !q.Follow {
 				fmt.Fprintln(cmd.ErrOrStderr(), "No flows among the last that nodes keep; -f waits for those that come.")
@@ -85,7 +87,7 @@ must not fit.`,
 	f := cmd.Flags()
 	server.flags(f)
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
-	f.IntVar(&q.Limit, "last", 100, "how many of the last to show; with -f none, and with --since all, unless given")
+	f.IntVar(&q.Limit, "last", 100, "how many of the last lines to show, with -f, --both-ends or -o json of the last reports, of which two may be one line; with -f none, and with --since all, unless given")
 	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "only until this time")
 	f.BoolVar(&bothEnds, "both-ends", false, "a line for each end of a connection that reports it; without it, with -f lines may come 2 s later")
@@ -95,11 +97,21 @@ must not fit.`,
 	return cmd
 }
 
+// oneLineEach shows the flows of a query that get hands over, those of both ends of a connection as one line.
+func oneLineEach(q *api.FlowQuery, show func(string, observe.Event) error, get func(func(string, observe.Event) error) error) error {
+	last := q.Limit
+	if !q.Follow {
+		q.Limit = min(last, math.MaxInt/2) * 2 // each of the last lines may be two reports
+	}
+	return paired(q.Follow, last, show, get)
+}
+
 // termFlags are the filters with several values.
 func termFlags(f *pflag.FlagSet, t *observe.Terms) {
 	f.StringSliceVarP(&t.Namespace, "namespace", "n", nil, "only where either end is in this namespace")
 	f.StringSliceVar(&t.From, "from", nil, "only from here")
 	f.StringSliceVar(&t.To, "to", nil, "only to there")
+	f.StringSliceVar(&t.Peer, "peer", nil, "only where either end is this")
 	f.StringSliceVar(&t.Verdict, "verdict", nil, "only forwarded, refused or failed")
 	f.StringSliceVar(&t.Layer, "layer", nil, "only L4, L7 or mTLS")
 	f.StringSliceVar(&t.Protocol, "protocol", nil, "only TCP, UDP, HTTP or DNS")

@@ -1,17 +1,19 @@
 package cli
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/observe"
 )
 
-// pairs makes one line of the two flows that both ends of a connection report. Flows wait for the other end's in the order in which
-// they came, so that lines keep it: when flows are followed for pairWait at most, else until flush.
+// pairs makes one line of the two flows that both ends of a connection report. Flows wait for the other end's. When flows are followed
+// they wait for pairWait at most, and lines have the order in which flows came. Else they wait until flush, and lines are by time.
 type pairs struct {
 	print  func(node string, e observe.Event) error
 	follow bool
+	last   int // flows that flush prints at most, the last ones; 0 is all
 
 	mu    sync.Mutex // guards what follows, and print
 	queue []*awaited
@@ -33,13 +35,14 @@ const pairWait = 2 * time.Second
 // maxAwaited bounds the events that wait while flows are followed.
 const maxAwaited = 4096
 
-func newPairs(follow bool, print func(string, observe.Event) error) *pairs {
-	return &pairs{print: print, follow: follow, by: map[observe.PairKey][]*awaited{}}
+func newPairs(follow bool, last int, print func(string, observe.Event) error) *pairs {
+	return &pairs{print: print, follow: follow, last: last, by: map[observe.PairKey][]*awaited{}}
 }
 
-// paired prints the flows that get hands over, those of both ends of a connection as one line.
-func paired(follow bool, print func(string, observe.Event) error, get func(take func(string, observe.Event) error) error) error {
-	p := newPairs(follow, print)
+// paired prints the flows that get hands over, those of both ends of a connection as one line. If they are not followed, it prints the
+// last ones at most, of which get should hand over twice as many.
+func paired(follow bool, last int, print func(string, observe.Event) error, get func(take func(string, observe.Event) error) error) error {
+	p := newPairs(follow, last, print)
 	err := get(p.take)
 	if failed := p.flush(); err == nil {
 		err = failed
@@ -141,8 +144,28 @@ func (p *pairs) flush() error {
 	if p.timer != nil {
 		p.timer.Stop()
 	}
+	if !p.follow {
+		p.queue = lastByTime(p.queue, p.last)
+	}
 	for len(p.queue) > 0 {
 		p.printFirst()
 	}
 	return p.err
+}
+
+// lastByTime returns events by time, of the flows at most the last (0: all). What was lost stays before the flow that it came before.
+func lastByTime(queue []*awaited, last int) []*awaited {
+	var groups [][]*awaited // each ends with its only flow
+	var rest []*awaited
+	for _, a := range queue {
+		if rest = append(rest, a); a.Flow != nil {
+			groups, rest = append(groups, rest), nil
+		}
+	}
+	at := func(group []*awaited) time.Time { return group[len(group)-1].Flow.Time }
+	slices.SortStableFunc(groups, func(a, b []*awaited) int { return at(a).Compare(at(b)) })
+	if last > 0 {
+		groups = groups[max(0, len(groups)-last):]
+	}
+	return append(slices.Concat(groups...), rest...)
 }

@@ -35,7 +35,7 @@ func printing(lines *[]string) func(string, observe.Event) error {
 
 func TestOneLineForBothEnds(t *testing.T) {
 	var lines []string
-	p := newPairs(false, printing(&lines))
+	p := newPairs(false, 0, printing(&lines))
 	for _, x := range []struct {
 		node string
 		e    observe.Event
@@ -58,9 +58,27 @@ func TestOneLineForBothEnds(t *testing.T) {
 	if err := p.flush(); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"n1 1 both ends", "n1 2 both ends", "lost 3", "n2 1 destination", "n2 2 destination"}
+	want := []string{"n1 2 both ends", "n1 1 both ends", "n2 2 destination", "lost 3", "n2 1 destination"} // by time
 	if !slices.Equal(lines, want) || len(p.by) > 0 {
 		t.Errorf("%q, want %q; %d wait", lines, want, len(p.by))
+	}
+}
+
+// TestLastLines: what is cut are lines, and not the pairs of those that are left.
+func TestLastLines(t *testing.T) {
+	var lines []string
+	err := paired(false, 2, printing(&lines), func(take func(string, observe.Event) error) error {
+		for port := range uint16(4) {
+			after := time.Duration(port) * time.Second
+			err := errors.Join(take("n1", report(observe.AtSource, 1+port, after)), take("n2", report(observe.AtDestination, 1+port, after)))
+			if err != nil {
+				return err
+			}
+		}
+		return take("n1", observe.Event{Lost: 3})
+	})
+	if want := []string{"n1 3 both ends", "n1 4 both ends", "lost 3"}; err != nil || !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q; %v", lines, want, err)
 	}
 }
 
@@ -68,7 +86,7 @@ func TestOneLineForBothEnds(t *testing.T) {
 func TestFollowedPairs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines []string
-		p := newPairs(true, printing(&lines))
+		p := newPairs(true, 0, printing(&lines))
 		take := func(node string, e observe.Event) {
 			t.Helper()
 			if err := p.take(node, e); err != nil {
@@ -113,7 +131,7 @@ func TestFollowedPairs(t *testing.T) {
 // TestPairsPassErrors: an error of printing ends what asks for flows.
 func TestPairsPassErrors(t *testing.T) {
 	closed := errors.New("closed")
-	p := newPairs(true, func(string, observe.Event) error { return closed })
+	p := newPairs(true, 0, func(string, observe.Event) error { return closed })
 	if err := p.take("", observe.Event{Lost: 1}); !errors.Is(err, closed) {
 		t.Errorf("%v", err)
 	}

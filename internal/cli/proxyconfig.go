@@ -170,7 +170,7 @@ func newEnvoyDumpCmd(r *envoyReach) *cobra.Command {
 	return &cobra.Command{
 		Use:   "dump",
 		Short: "All that Envoy has, as its admin interface dumps it; no keys",
-		Args:  cobra.NoArgs,
+		Args:  NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := r.inspect(cmd.Context(), api.EnvoyDump)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,10 @@ func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *http
 		return nil, nil, err
 	}
 	to := &url.URL{Scheme: "https", Host: address}
+	if err := s.try(ctx, transport, to, token); err != nil {
+		transport.CloseIdleConnections()
+		return nil, nil, err
+	}
 	return transport, &httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -50,6 +55,26 @@ func (s *mapServer) proxy(ctx context.Context, r *reach) (*http.Transport, *http
 			http.Error(w, fmt.Sprintf("the service map at %s: %v", s.address, err), http.StatusBadGateway)
 		},
 	}, nil
+}
+
+// try asks for the map, so that what is wrong is said now and not in the browser.
+func (s *mapServer) try(ctx context.Context, transport http.RoundTripper, to *url.URL, token string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to.JoinPath("v1/map").String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	answer, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("the service map at %s: %w", s.address, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return fmt.Errorf("the service map at %s: %s: %s", s.address, answer.Status, printable(strings.TrimSpace(string(text))))
+	}
+	_, _ = io.Copy(io.Discard, answer.Body) // the page asks again
+	return nil
 }
 
 // agentsMap returns the service map of this machine's agent, or of a cluster's.
@@ -82,7 +107,7 @@ whether both ends proved who they are. A click on an edge shows its last flows a
 The page is served on this machine's loopback, for the bearer of the token that is in the printed address. It is asked of this
 machine's agent, else of all nodes of the cluster through pods/exec, or with --server of the controllers, which show what your
 token may see.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			page, err := web.Listen(address)
 			if err != nil {
@@ -116,6 +141,9 @@ func mapPage(ctx context.Context, page *web.Loopback, server *mapServer, r *reac
 		if err != nil {
 			return nil, err
 		}
+		if _, err := m.Graph(ctx); err != nil { // said now, and not in the browser
+			return nil, err
+		}
 		return func(ctx context.Context) error { return page.ServeView(ctx, m) }, nil
 	}
 	transport, proxy, err := server.proxy(ctx, r)
@@ -139,7 +167,7 @@ func newEdgesCmd(run *string) *cobra.Command {
 		Long: `List who talks to whom: what weft map shows, as a table, as JSON, or as DOT for Graphviz. It is measured for --for, or for as
 long as somebody has looked at the map. With --server the flows API of the cluster is asked, which shows the edges with an end in
 a namespace whose flows your token may list.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

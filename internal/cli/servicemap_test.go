@@ -84,6 +84,11 @@ shop/unknown   shop/web          all    0       0       <none>   <none>   0     
 	if _, err := run(t, "edges", "--run", serve(t, healthyNode())); err == nil || !strings.Contains(err.Error(), "counts no traffic") {
 		t.Errorf("an agent that counts nothing: %v", err)
 	}
+	for _, args := range []string{"map --run " + t.TempDir(), "map --run " + serve(t, healthyNode()), "map --server 127.0.0.1:1 --server-ca " + rootFile(t) + " --token-file " + os.DevNull} {
+		if out, err := run(t, strings.Fields(args)...); err == nil || strings.Contains(out, "http://") {
+			t.Errorf("weft %s: %v: %s", args, err, out)
+		}
+	}
 	if _, err := run(t, "map", "--run", socket, "--address", "0.0.0.0:0"); err == nil || !strings.Contains(err.Error(), "not a loopback address") {
 		t.Errorf("an address that others reach: %v", err)
 	}
@@ -146,6 +151,16 @@ func TestMap(t *testing.T) {
 		cancel()
 		<-done
 	}
+}
+
+// rootFile is a file with a certificate.
+func rootFile(t *testing.T) string {
+	_, text := selfSigned(t, "weft-flows.weft-system.svc")
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // mapAPI serves the service map of a cluster whose only agent does not answer, and returns its address and a file with its

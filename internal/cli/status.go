@@ -28,7 +28,7 @@ takes the right to create pods/exec in the mesh's namespace; with --node one nod
 the cluster is asked in their place: who may see all namespaces sees the same, others what is of their namespaces.
 
 The exit status is 1 if something is wrong.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

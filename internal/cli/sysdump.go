@@ -40,7 +40,7 @@ Envoy's configuration; of a cluster also what weft check finds, and the logs, wo
 
 Keys, Secrets and the environment of pods are not in it. Names, addresses, labels and the paths of requests are: read it
 before you give it away. What could not be had is listed in errors.txt, and the exit status is 1 then.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), sysdumpWithin)
 			defer cancel()

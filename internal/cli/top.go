@@ -21,7 +21,7 @@ func newTopCmd(run *string) *cobra.Command {
 		Long: `List workloads, Gateways and Services by the traffic that comes to them, as weft edges counts it. P99 is the highest of those of
 their callers. It is measured for --for, or for as long as somebody has looked at the map. With --server the flows API of the
 cluster is asked, which shows the workloads of the namespaces whose flows your token may list.`,
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

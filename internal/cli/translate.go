@@ -19,7 +19,7 @@ precedence, and where connections go by TCPRoutes and TLSRoutes, -o model the ro
 of Gateways, route tables, clusters and endpoints that it gives to Envoy, -o kernel the Services and peers that it writes to
 the kernel. weft analyze says what is wrong with the manifests.`,
 		Example: `  weft translate -f examples/canary -o envoy`,
-		Args:    cobra.NoArgs,
+		Args:    NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err

@@ -52,10 +52,12 @@ func cases(t *target) []Case {
 	out := []Case{
 		{"kernel", "pod to pod, same node", client, at(Plain + "/server-1"), answeredBy("server-1")},
 		{"kernel", "pod to pod, other node", client, at(Plain + "/server-2"), answeredBy("server-2")},
-		{"kernel", "pod to Service by its DNS name", client, url(Plain, "echo", "/"), answeredBy("server-1", "server-2")},
+		{"kernel", "pod to Service", client, "http://" + t.pods["service/"+Plain+"/echo"] + "/", answeredBy("server-1", "server-2")},
 		{"kernel", "node to pod", node, at(Plain + "/server-1"), answeredBy("server-1")},
 		{"kernel", "node to pod, other node", node, at(Plain + "/server-2"), answeredBy("server-2")},
 		{"kernel", "node to Service", node, "http://" + t.pods["service/"+Plain+"/echo"] + "/", answeredBy("server-1", "server-2")},
+		{"DNS", "pod to Service by its name", client, url(Plain, "echo", "/"), answeredBy("server-1", "server-2")},
+		{"DNS", "by its name alone, in its namespace", client, "http://echo/", answeredBy("server-1", "server-2")},
 		{"routes", "the default rule", client, url(Plain, "routed", "/"), answeredBy("server-1")},
 		{"routes", "a rule for a path", client, url(Plain, "routed", "/second"), answeredBy("server-2")},
 		{"routes", "a split by weight", client, url(Plain, "routed", "/both"), answeredBy("server-1", "server-2")},

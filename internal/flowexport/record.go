@@ -27,7 +27,7 @@ func record(i item, now time.Time) *logs.LogRecord {
 	}
 	all := attributes(
 		text("weft.verdict", string(f.Verdict)), text("weft.layer", string(f.Layer)), text("weft.reporter", string(f.SeenAt)),
-		text("weft.reason", f.Reason), list("weft.policies", f.Policies), text("weft.route", f.Route),
+		text("weft.reason", f.Reason), list("weft.policies", f.Policies), text("weft.allowed_by", f.AllowedBy), text("weft.route", f.Route),
 		text("network.transport", strings.ToLower(f.Protocol.String())),
 		number("weft.bytes.sent", f.Sent), number("weft.bytes.received", f.Received), seconds("weft.duration", f.Duration),
 		seconds("weft.rtt", f.RTT), number("weft.retransmits", uint64(f.Retransmits)), number("weft.lost_before", i.lost),

@@ -27,8 +27,14 @@ func extension(f *observe.Flow) *anypb.Any {
 	if f.Route != "" {
 		fields["route"] = structpb.NewStringValue(f.Route)
 	}
+	if f.AllowedBy != "" {
+		fields["allowedBy"] = structpb.NewStringValue(f.AllowedBy)
+	}
 	if f.Stream != "" {
 		fields["stream"] = structpb.NewStringValue(strings.ToValidUTF8(f.Stream, "?"))
+	}
+	if f.HTTP != nil && f.HTTP.Backend != "" {
+		fields["backend"] = structpb.NewStringValue(f.HTTP.Backend)
 	}
 	if f.DNS != nil {
 		fields["dnsAnswers"] = structpb.NewNumberValue(float64(f.DNS.Answers))
@@ -105,6 +111,9 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	if l, ok := observe.ParseLayer(s.Fields["layer"].GetStringValue()); ok {
 		out.Layer = l
 	}
+	if out.HTTP != nil {
+		out.HTTP.Backend = s.Fields["backend"].GetStringValue()
+	}
 	if out.DNS != nil {
 		out.DNS.Answers = int(max(s.Fields["dnsAnswers"].GetNumberValue(), 0))
 	}
@@ -112,6 +121,7 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	seconds := func(key string) time.Duration { return time.Duration(number(key) * float64(time.Second)) }
 	out.Open, out.Reason = s.Fields["open"].GetBoolValue(), s.Fields["reason"].GetStringValue()
 	out.Route, out.Stream = s.Fields["route"].GetStringValue(), s.Fields["stream"].GetStringValue()
+	out.AllowedBy = s.Fields["allowedBy"].GetStringValue()
 	out.Sent, out.Received = uint64(number("bytesSent")), uint64(number("bytesReceived"))
 	out.Duration, out.RTT, out.Retransmits = seconds("durationSeconds"), seconds("rttSeconds"), uint32(number("retransmits"))
 }

@@ -72,6 +72,9 @@ func (m *mapper) filtered(snap *state.Snapshot, f *observe.Flow) *flowpb.Flow {
 	if f.Verdict == observe.Refused {
 		refused(out, f)
 	}
+	if rule := strings.Split(f.AllowedBy, "/"); len(rule) == 4 { // kind, namespace, name and number, which Hubble has no place for
+		out.IngressAllowedBy = []*flowpb.Policy{{Kind: rule[0], Namespace: rule[1], Name: rule[2]}}
+	}
 	if f.HTTP != nil {
 		request(out, f)
 	}

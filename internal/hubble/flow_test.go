@@ -27,6 +27,14 @@ func begun() *observe.Flow {
 	return f
 }
 
+// admitted is a request that a route and a rule of a policy took.
+func admitted() *observe.Flow {
+	f := answered()
+	f.HTTP.Backend = "store/web-1"
+	f.SeenAt, f.Route, f.AllowedBy = observe.AtDestination, "HTTPRoute/store/web/1/beta", "AuthorizationPolicy/store/vault/2"
+	return f
+}
+
 func named() *observe.Flow {
 	f := begun()
 	f.Route, f.Stream = "TLSRoute/store/a", "5d3e7a0e-8b53-4d3c-9c6e-0f2a1b3c4d5e"
@@ -64,7 +72,7 @@ func datagrams() *observe.Flow {
 
 // TestGolden shows what becomes of a flow, and that it can be made of that again.
 func TestGolden(t *testing.T) {
-	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "opened": begun(), "named": named(), "plaintext": outside(),
+	for name, f := range map[string]*observe.Flow{"request": answered(), "denied": denied(), "admitted": admitted(), "opened": begun(), "named": named(), "plaintext": outside(),
 		"dns": resolved(), "dns-unanswered": unanswered(), "udp": datagrams(),
 	} {
 		st := pods()

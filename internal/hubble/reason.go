@@ -44,14 +44,14 @@ func summary(f *observe.Flow) string {
 	default:
 		out = append(out, f.Protocol.String())
 	}
+	if f.Route != "" {
+		out = append(out, f.Route)
+	}
 	if f.Reason != "" {
 		out = append(out, f.Reason)
 	}
 	if len(f.Policies) > 0 {
 		out = append(out, "policies "+strings.Join(f.Policies, " "))
-	}
-	if f.Verdict == observe.Refused && f.Source.Identity != "" {
-		out = append(out, "from "+string(f.Source.Identity))
 	}
 	switch {
 	case f.HTTP != nil, f.DNS != nil:
@@ -59,6 +59,13 @@ func summary(f *observe.Flow) string {
 		out = append(out, "opened")
 	case f.Verdict == observe.Forwarded:
 		out = append(out, fmt.Sprintf("closed after %s, %d bytes sent, %d received", f.Duration.Round(time.Millisecond), f.Sent, f.Received))
+	}
+	// Hubble's commands have no place for identities that are no numbers.
+	if id := f.Source.Identity; id != "" {
+		out = append(out, "from "+string(id))
+	}
+	if id := f.Destination.Identity; id != "" {
+		out = append(out, "to "+string(id))
 	}
 	return strings.ToValidUTF8(strings.Join(out, ", "), "?")
 }

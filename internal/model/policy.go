@@ -30,6 +30,9 @@ type PolicyRule struct {
 	Sources []PolicySource `json:"sources,omitempty"`
 	Ports   []uint16       `json:"ports,omitempty"`
 	HTTP    []HTTPRule     `json:"http,omitempty"`
+	// Of is the rule of a policy that this is: AuthorizationPolicy/namespace/name/number. It is not part of what is sent: a weft tunnel
+	// of an earlier version lets nobody in where a policy has what it does not know.
+	Of string `json:"-"`
 }
 
 // PolicySource has exactly one field set.

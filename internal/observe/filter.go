@@ -18,6 +18,8 @@ type Terms struct {
 	Namespace []string
 	// From and To name the source and the destination: see ParsePeerFilter.
 	From, To []string
+	// Peer names either end, in the same ways.
+	Peer     []string
 	Verdict  []string // forwarded, refused, failed
 	Layer    []string // L4, L7, mTLS
 	Protocol []string // TCP, UDP, HTTP, DNS
@@ -34,7 +36,7 @@ type Terms struct {
 // Fields are the terms with several values by their names, which weft observe's flags have too.
 func (t *Terms) Fields() map[string]*[]string {
 	return map[string]*[]string{
-		"namespace": &t.Namespace, "from": &t.From, "to": &t.To, "verdict": &t.Verdict, "layer": &t.Layer, "protocol": &t.Protocol,
+		"namespace": &t.Namespace, "from": &t.From, "to": &t.To, "peer": &t.Peer, "verdict": &t.Verdict, "layer": &t.Layer, "protocol": &t.Protocol,
 		"method": &t.Method, "status": &t.Status, "path": &t.Path, "query": &t.Query, "label": &t.Label,
 	}
 }
@@ -67,6 +69,7 @@ func (t Terms) Filter() (Filter, error) {
 		}),
 		terms(&f, "from", t.From, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Source) }),
 		terms(&f, "to", t.To, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Destination) }),
+		terms(&f, "peer", t.Peer, ParsePeerFilter, func(p PeerFilter, flow *Flow) bool { return p.match(flow.Source) || p.match(flow.Destination) }),
 		terms(&f, "verdict", t.Verdict, parseVerdict, func(v Verdict, flow *Flow) bool { return flow.Verdict == v }),
 		terms(&f, "layer", t.Layer, parseLayer, func(l Layer, flow *Flow) bool { return flow.Layer == l }),
 		terms(&f, "protocol", t.Protocol, parseProtocol, func(p protocol, flow *Flow) bool { return p(flow) }),

@@ -135,7 +135,11 @@ type Flow struct {
 	Reason string `json:"reason,omitempty"`
 	// Policies select the destination, and none of them allows it: namespace/name, sorted. Nil unless a policy refused it.
 	Policies []string `json:"policies,omitempty"`
-	// Route is the TLSRoute that chose the backend by the server name, as Kind/namespace/name.
+	// AllowedBy is the rule of a policy of the destination that let it in, AuthorizationPolicy/namespace/name/number. "" if no policy
+	// selects the destination, or its end did not report it.
+	AllowedBy string `json:"allowedBy,omitempty"`
+	// Route is what chose the backend: of a request the rule, as Kind/namespace/name/number or with the rule's name behind it; of a
+	// connection by its server name the TLSRoute, as Kind/namespace/name. "" if no route did.
 	Route       string        `json:"route,omitempty"`
 	Sent        uint64        `json:"sent"`     // bytes from source to destination
 	Received    uint64        `json:"received"` // bytes from destination to source

@@ -3,6 +3,7 @@ package observe
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -73,13 +74,33 @@ func Joined(f, g *Flow) *Flow {
 	}
 	out.Source.fill(destination.Source)
 	out.Destination.fill(destination.Destination)
-	out.Route = cmp.Or(source.Route, destination.Route)
+	out.Route, out.AllowedBy = cmp.Or(source.Route, destination.Route), destination.AllowedBy
 	out.Sent, out.Received = max(source.Sent, destination.Sent), max(source.Received, destination.Received)
 	out.Retransmits += destination.Retransmits
 	if destination.Verdict == Refused || out.Verdict == Forwarded {
 		out.Verdict, out.Reason, out.Policies = destination.Verdict, destination.Reason, destination.Policies
 	}
 	return &out
+}
+
+// JoinEnds returns flows with what both ends report of a connection as one, where the first of the two is.
+func JoinEnds(flows []Flow) []Flow {
+	out := make([]Flow, 0, len(flows))
+	alone := map[PairKey][]int{} // places in out of those whose other end is still to come
+	for i := range flows {
+		f := &flows[i]
+		key, paired := f.Key()
+		if at := slices.IndexFunc(alone[key], func(j int) bool { return out[j].PairOf(f) }); paired && at >= 0 {
+			j := alone[key][at]
+			out[j], alone[key] = *Joined(&out[j], f), slices.Delete(alone[key], at, at+1)
+			continue
+		}
+		if paired {
+			alone[key] = append(alone[key], len(out))
+		}
+		out = append(out, *f)
+	}
+	return out
 }
 
 // fill takes what is not known from what the other end says.

@@ -87,3 +87,22 @@ func TestJoined(t *testing.T) {
 		t.Errorf("failed at the source alone: %+v", f)
 	}
 }
+
+// TestJoinEnds: each report is joined with that of the other end, and no other.
+func TestJoinEnds(t *testing.T) {
+	s, d := bothEnds()
+	again, request := *d, *s
+	again.Time = again.Time.Add(time.Hour) // the port is used again
+	request.HTTP = &Request{}
+	got := JoinEnds([]Flow{*d, request, *s, again, *s})
+	var at []Side
+	for _, f := range got {
+		at = append(at, f.SeenAt)
+	}
+	if want := []Side{AtBoth, AtSource, AtDestination, AtSource}; !slices.Equal(at, want) {
+		t.Errorf("%v, want %v", at, want)
+	}
+	if len(JoinEnds(nil)) != 0 {
+		t.Error("something comes of nothing")
+	}
+}

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -22,6 +23,9 @@ type PeerFilter struct {
 // ParsePeerFilter reads NAMESPACE/NAME (a workload or a service), NAMESPACE/ (all of a namespace), NAME (in any
 // namespace), an address, a CIDR, any of these with :PORT, :PORT alone, or a SPIFFE ID.
 func ParsePeerFilter(s string) (PeerFilter, error) {
+	if s == "" {
+		return PeerFilter{}, errors.New("a value is empty")
+	}
 	if strings.HasPrefix(s, "spiffe://") {
 		id, err := spiffeid.FromString(s)
 		if err != nil {

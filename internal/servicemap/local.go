@@ -150,9 +150,10 @@ func clip(s string) string {
 	return strings.ToValidUTF8(s, "?")
 }
 
-// LastFlows joins the flows of nodes: the last MaxFlows, the newest first.
+// LastFlows joins the flows of nodes, and what both ends report of a connection: the last MaxFlows, the newest first.
 func LastFlows(of ...[]observe.Flow) []observe.Flow {
-	out := slices.Concat(of...)
-	slices.SortStableFunc(out, func(a, b observe.Flow) int { return b.Time.Compare(a.Time) })
+	all := slices.Concat(of...)
+	slices.SortStableFunc(all, func(a, b observe.Flow) int { return b.Time.Compare(a.Time) })
+	out := observe.JoinEnds(all)
 	return out[:min(len(out), MaxFlows)]
 }

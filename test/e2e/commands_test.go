@@ -202,6 +202,9 @@ func connectivityTest(t *testing.T, w *workstation) {
 			t.Errorf("exit status %d, cases %v", code, groups)
 		}
 	}
+	if groups["DNS"] < 2 {
+		t.Errorf("cases %v", groups)
+	}
 	if left := kubectl(t, "get", "namespaces", "-l", "weft.io/connectivity-test", "-o", "name"); strings.TrimSpace(left) != "" {
 		t.Errorf("left: %s", left)
 	}

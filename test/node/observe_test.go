@@ -95,12 +95,25 @@ func flows(t *testing.T, m *mesh) {
 			t.Fatal(err)
 		}
 	}
+	m.apply(t, policy(fromAlice+"      http: [{methods: [GET], paths: [{type: PathPrefix, value: /a}]}]\n"))
+	until(t, "a request that a policy looks at", func() error {
+		return want(alice, at(serviceIPs("guard", "l7")[0], 80), request{path: "/a/observed"}, 200, "")
+	})
+	m.apply(t, policy(fromAlice)) // connections that come later are not read as requests
+	until(t, "a connection of bytes again", func() error {
+		s, err := open(alice, at(srv.Address, 7070))
+		if err == nil {
+			_ = s.Close()
+		}
+		return err
+	})
 	for what, match := range map[string]func(f *observe.Flow) bool{
 		"both identities at the source": func(f *observe.Flow) bool {
 			return f.SeenAt == observe.AtSource && f.Source.Identity == aliceID && f.Destination.Identity == srvID && f.Verdict == observe.Forwarded
 		},
 		"both identities at the destination": func(f *observe.Flow) bool {
-			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded
+			return f.SeenAt == observe.AtDestination && f.Source.Identity == aliceID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Forwarded &&
+				f.AllowedBy == "AuthorizationPolicy/guard/srv/0"
 		},
 		"refused by the policy": func(f *observe.Flow) bool {
 			return f.Source.Identity == bobID && f.Destination.Workload == "guard/srv" && f.Verdict == observe.Refused && slices.Equal(f.Policies, []string{"guard/srv"})
@@ -110,7 +123,13 @@ func flows(t *testing.T, m *mesh) {
 		},
 		"a request": func(f *observe.Flow) bool {
 			h := f.HTTP
-			return h != nil && f.SeenAt == observe.AtSource && f.Source.Workload == "strict/alice" && f.Layer == observe.L7 && h.Method == "GET" && h.Path == "/observed" && h.Status == 200
+			return h != nil && f.SeenAt == observe.AtSource && f.Source.Workload == "strict/alice" && f.Layer == observe.L7 && h.Method == "GET" && h.Path == "/observed" && h.Status == 200 &&
+				f.Source.Identity == aliceID && f.Destination.Identity == "spiffe://cluster.local/ns/strict/sa/srv" && h.Backend == "strict/srv"
+		},
+		"a request that a policy looks at": func(f *observe.Flow) bool {
+			h := f.HTTP
+			return h != nil && f.SeenAt == observe.AtDestination && f.Destination.Workload == "guard/srv" && f.Layer == observe.L7 && h.Path == "/a/observed" &&
+				f.Source.Identity == aliceID && f.Destination.Identity == srvID && f.AllowedBy == "AuthorizationPolicy/guard/srv/0"
 		},
 		"in the kernel": func(f *observe.Flow) bool {
 			return f.Source.Workload == "plain/c" && f.Destination.Service == "plain/l4" && f.Layer == observe.L4 && f.Verdict == observe.Forwarded

@@ -69,6 +69,11 @@ func TestNode(t *testing.T) {
 	b.await(`document.getElementById("decided").textContent.includes("mode strict of bank/vault")`)
 	b.clickEdge(canary)
 	b.await(`document.getElementById("flows").textContent.includes("GET web/")`)
+	b.await(`document.getElementById("decided").textContent.includes("rule 0 of HTTPRoute canary/web, ")`)
+	b.clickEdge(teller)
+	b.await(`document.getElementById("decided").textContent.includes("allowed: rule 0 of AuthorizationPolicy bank/vault, ")`)
+	b.clickEdge(canary)
+	b.await(`document.getElementById("flows").textContent.includes("GET web/")`)
 	if got := eval[string](b, `document.getElementById("flows").textContent`); !strings.Contains(got, path) {
 		t.Errorf("no flow of %s: %s", path, got)
 	}

@@ -49,6 +49,7 @@ func (f fixed) Graph(context.Context) (*servicemap.Graph, error) {
 func (fixed) Flows(context.Context, servicemap.Pair) ([]observe.Flow, error) {
 	return []observe.Flow{{
 		Time: time.Now(), Protocol: model.TCP, Verdict: observe.Refused, Layer: observe.L7, Reason: hostile, Policies: []string{hostile},
+		Route: "HTTPRoute/shop/" + hostile + "/1", AllowedBy: hostile,
 		Source: observe.Peer{Workload: "shop/" + hostile}, Destination: observe.Peer{Service: hostile},
 		HTTP: &observe.Request{Method: hostile, Host: hostile, Path: "/" + hostile, Status: 403},
 	}}, nil

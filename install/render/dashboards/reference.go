@@ -19,7 +19,7 @@ func reference() []byte {
 	for _, b := range boards {
 		fmt.Fprintf(&out, "\n## %s\n%s\n", b.title, b.about)
 		for _, r := range b.rows {
-			fmt.Fprintf(&out, "\n### %s: %s\n", b.title, strings.ToLower(r.title[:1])+r.title[1:])
+			fmt.Fprintf(&out, "\n### %s: %s\n", b.title, r.title)
 			for _, p := range r.panels {
 				fmt.Fprintf(&out, "\n**%s.** %s\n```\n", p.title, p.about)
 				for _, q := range p.queries {

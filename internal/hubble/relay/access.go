@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -77,6 +78,49 @@ func (s *Server) review(ctx context.Context, c *caller) (err error) {
 		return status.Errorf(codes.Unavailable, "the API server did not review the token: %v", err)
 	case !c.scope.All && len(c.scope.Namespaces) == 0:
 		return status.Errorf(codes.PermissionDenied, "%s may list %s.weft.io in no namespace; see the ClusterRole %s", c.user, c.right, roles[c.right])
+	}
+	return nil
+}
+
+// whileAllowed runs what answers a caller for as long as it may, and looks at what the caller may see now and again. A change ends
+// the context, and is the error. What nodes are asked for is what it was at the start.
+func (s *Server) whileAllowed(ctx context.Context, c *caller, run func(context.Context) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go func() {
+		tick := time.NewTicker(s.cfg.Times.Review)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if err := s.changed(ctx, *c); err != nil {
+				end(err)
+				return
+			}
+		}
+	}()
+	err := run(ctx)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// changed returns an error if a caller may not see what it might before. While the API server is away, what was reviewed last stays
+// in force.
+func (s *Server) changed(ctx context.Context, c caller) error {
+	before := c.scope
+	err := s.review(ctx, &c)
+	switch {
+	case status.Code(err) == codes.Unavailable:
+		return nil
+	case err != nil:
+		return err
+	case !c.scope.Equal(before):
+		return status.Error(codes.Aborted, "what you may see has changed; ask again")
 	}
 	return nil
 }

@@ -1,12 +1,8 @@
 package relay
 
 import (
-	"time"
-
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -26,16 +22,10 @@ func (w *request) follow(readers []*reader, changed <-chan struct{}) error {
 	}
 	afterwards := proto.CloneOf(w.asked)
 	afterwards.Number, afterwards.Since = 0, nil
-	review := time.NewTicker(w.server.cfg.Times.Review)
-	defer review.Stop()
 	for {
 		select {
 		case <-w.ctx.Done():
 			return w.ctx.Err()
-		case <-review.C:
-			if err := w.again(); err != nil {
-				return err
-			}
 		case <-changed:
 			changed = w.join(running, afterwards, live)
 		case m := <-live:
@@ -97,28 +87,4 @@ func (w *request) heard(m message, running map[string]*reader) error {
 		return w.state(relaypb.NodeState_NODE_CONNECTED, "", name)
 	}
 	return w.pass(m.from.node, m.m)
-}
-
-// reviewDue looks again at what the caller may see, if that was not done for long.
-func (w *request) reviewDue() error {
-	if time.Since(w.reviewed) < w.server.cfg.Times.Review {
-		return nil
-	}
-	return w.again()
-}
-
-// again looks at what the caller may see now. What nodes were asked for is what it was at the start.
-func (w *request) again() error {
-	w.reviewed = time.Now()
-	now := *w.caller
-	if err := w.server.review(w.ctx, &now); err != nil {
-		if status.Code(err) == codes.Unavailable {
-			return nil // the API server is away: what was reviewed last stays in force until it is back
-		}
-		return err
-	}
-	if !now.scope.Equal(w.caller.scope) {
-		return status.Error(codes.Aborted, "what you may see has changed; ask again")
-	}
-	return nil
 }

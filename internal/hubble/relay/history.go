@@ -3,7 +3,6 @@ package relay
 import (
 	"cmp"
 	"container/heap"
-	"context"
 	"fmt"
 	"time"
 
@@ -48,10 +47,6 @@ func (w *request) history(readers []*reader) error {
 	}
 	heap.Init(&h)
 	for len(h) > 0 {
-		// A client may take its time for each message.
-		if err := w.reviewDue(); err != nil {
-			return err
-		}
 		first := h[0]
 		if err := w.pass(first.from.node, first.m); err != nil {
 			return err
@@ -90,7 +85,7 @@ func (w *request) next(r *reader) (*observerpb.GetFlowsResponse, error) {
 		case r.err == nil:
 			return nil, nil
 		case w.ctx.Err() != nil:
-			return nil, context.Cause(w.ctx)
+			return nil, w.ctx.Err()
 		}
 		return nil, w.state(relaypb.NodeState_NODE_ERROR, r.err.Error(), r.node.name)
 	}

@@ -1,11 +1,13 @@
 package relay
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -35,11 +37,15 @@ func TestHubbleCommand(t *testing.T) {
 	c, a, _ := two(t, Times{})
 	a.flows.Add(resolved(6, "NXDOMAIN"))
 	a.flows.Add(resolved(7, ""))
-	run := func(token string, args ...string) (string, string, error) {
-		t.Helper()
+	command := func(token string, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), file, append(args, "--server", "tls://"+c.address, "--tls-ca-cert-files", c.ca,
 			"--basic-auth-username", "token", "--basic-auth-password", token, "--config", filepath.Join(t.TempDir(), "none.yaml"))...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		return cmd
+	}
+	run := func(token string, args ...string) (string, string, error) {
+		t.Helper()
+		cmd := command(token, args...)
 		var out, errs strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &errs
 		err := cmd.Run()
@@ -55,12 +61,18 @@ func TestHubbleCommand(t *testing.T) {
 		{"nodes", "shop", "list nodes -o wide", []string{"a ", "b ", "Connected", "Enabled", "v1.2.3"}, 0},
 		{"namespaces", "shop", "list namespaces", []string{"shop"}, 0},
 		{"compact", "admin", "observe --last 10", []string{
-			"shop/app-1:40000 (unknown) -> store/web-1:8080 (unknown) http-response FORWARDED (HTTP 404 12ms (GET http://web/2))",
+			"shop/app-1:40000 (unknown) -> store/web-1:8080 (unknown) http-response FORWARDED (HTTP 404 12ms (GET http://web/2), from spiffe://t/ns/shop/sa/app, to spiffe://t/ns/store/sa/web)",
 		}, 0},
-		{"drop", "admin", "observe --last 10 --verdict DROPPED", []string{"Policy denied DROPPED (TCP, no policy allows it, policies store/vault, from spiffe://t/ns/shop/sa/app)"}, 1},
+		{"drop", "admin", "observe --last 10 --verdict DROPPED", []string{"Policy denied DROPPED (TCP, no policy allows it, policies store/vault, from spiffe://t/ns/shop/sa/app, to spiffe://t/ns/store/sa/web)"}, 1},
 		{"namespace", "admin", "observe --last 10 --namespace bank", []string{"bank/vault-1:8080"}, 1},
 		{"pod", "admin", "observe --last 10 --to-pod store/web", []string{"store/web-1"}, 4},
 		{"not this pod", "admin", "observe --last 10 --not --to-pod store/web", []string{"bank/vault-1"}, 3},
+		{"pod, either end", "admin", "observe --last 10 --pod bank/vault", []string{"bank/vault-1"}, 1},
+		{"label, either end", "admin", "observe --last 10 --label app=web", []string{"store/web-1"}, 4},
+		{"address, either end", "admin", "observe --last 10 --ip 10.0.3.1", []string{"dns-1:53"}, 2},
+		{"port, either end", "admin", "observe --last 10 --port 53", []string{"dns-1:53"}, 2},
+		{"service, either end", "admin", "observe --last 10 --service kube-system/dns", []string{"dns-1:53"}, 2},
+		{"encrypted", "admin", "observe --last 10 --encrypted", []string{"web/1"}, 4},
 		{"label", "admin", "observe --last 10 --from-label app=app", []string{"store/web-1"}, 6},
 		{"ip", "admin", "observe --last 10 --to-ip 10.0.2.0/24 --node-name b", []string{"store/web-1", "bank/vault-1"}, 2},
 		{"port and protocol", "admin", "observe --last 10 --to-port 8080 --protocol http", []string{"http-response"}, 4},
@@ -77,6 +89,8 @@ func TestHubbleCommand(t *testing.T) {
 		{"service", "admin", "observe --last 10 --to-service bank/vault", []string{"bank/vault-1"}, 1},
 		{"first", "admin", "observe --first 1", []string{"web/1", "web/2"}, 2},
 		{"since", "admin", "observe --since 1h", []string{"web/1", "web/4"}, 7},
+		{"until", "admin", "observe --since 1h --until " + begin.Add(2*time.Second).Format(time.RFC3339), []string{"web/1", "web/2"}, 2},
+		{"all", "admin", "observe --all", []string{"web/1", "web/4"}, 7},
 		{"whose namespace may be seen", "shop", "observe --last 10", []string{"store/web-1"}, 6},
 	} {
 		out, errs, err := run(tc.token, strings.Fields(tc.args)...)
@@ -117,5 +131,62 @@ func TestHubbleCommand(t *testing.T) {
 	first, _, _ := strings.Cut(out, "\n")
 	if err != nil || protojson.Unmarshal([]byte(first), &m) != nil || m.GetFlow().GetL7().GetHttp().GetCode() != 404 {
 		t.Errorf("JSON: %v: %s%s", err, out, errs)
+	}
+	t.Run("follow", func(t *testing.T) {
+		next := lines(t, command("admin", "observe", "--follow", "--http-path", "^/follow"))
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() { // it begins to follow at a time of its own
+			for second := 10; ; second++ {
+				f := flow(second, "store/web-1", 200)
+				f.HTTP.Path = "/follow"
+				a.flows.Add(f)
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+		}()
+		for range 3 {
+			if line := next(); !strings.Contains(line, "http-response FORWARDED (HTTP 200 12ms (GET http://web/follow)") {
+				t.Errorf("%q", line)
+			}
+		}
+	})
+	t.Run("peers", func(t *testing.T) {
+		next := lines(t, command("admin", "watch", "peers"))
+		for _, node := range []string{"a", "b"} {
+			if line := next(); !strings.Contains(line, "PEER_ADDED") || !strings.Contains(line, node) {
+				t.Errorf("%q, want node %s", line, node)
+			}
+		}
+	})
+}
+
+// lines starts a command that goes on, and returns what waits for its next line. The command is ended with the test.
+func lines(t *testing.T, cmd *exec.Cmd) (next func() string) {
+	t.Helper()
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	in := bufio.NewScanner(out)
+	return func() string {
+		t.Helper()
+		if !in.Scan() {
+			_ = cmd.Wait()
+			t.Fatalf("it ended: %v: %s", in.Err(), &errs)
+		}
+		return in.Text()
 	}
 }

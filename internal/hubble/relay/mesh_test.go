@@ -3,15 +3,11 @@ package relay
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -232,30 +228,6 @@ func TestMetrics(t *testing.T) {
 	for _, method := range []string{ask, page} {
 		if n := testutil.ToFloat64(requestsNow.WithLabelValues(method)); n != 0 {
 			t.Errorf("%s: %v in flight", method, n)
-		}
-	}
-}
-
-// TestMetricsReference: docs/metrics.md lists what the API exports.
-func TestMetricsReference(t *testing.T) {
-	text, err := os.ReadFile("../../../docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ch := make(chan *prometheus.Desc, 2)
-	requestsDone.Describe(ch)
-	requestsNow.Describe(ch)
-	rows := []string{
-		fmt.Sprintf("| `weft_api_requests_total` | counter | %s | `method`, `code` |", requestsHelp),
-		fmt.Sprintf("| `weft_api_requests_in_flight` | gauge | %s | `method` |", inFlightHelp),
-	}
-	for i, row := range rows {
-		desc := (<-ch).String()
-		if name := strings.Split(row, "`")[1]; !strings.Contains(desc, `"`+name+`"`) {
-			t.Errorf("metric %d is %s", i, desc)
-		}
-		if !slices.Contains(strings.Split(string(text), "\n"), row) {
-			t.Errorf("docs/metrics.md lacks the line\n%s", row)
 		}
 	}
 }

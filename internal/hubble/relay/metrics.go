@@ -12,16 +12,18 @@ import (
 // Metrics of the API, which a controller exports with its others. Their labels have as many values as there are methods and
 // codes, whatever callers send.
 var (
-	requestsDone = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_api_requests_total", Help: requestsHelp}, []string{"method", "code"})
-	requestsNow  = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weft_api_requests_in_flight", Help: inFlightHelp}, []string{"method"})
+	requestsDone = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weft_api_requests_total", Help: "Requests to the flows API and for the service map that have ended, those that were refused too.",
+	}, []string{"method", "code"})
+	requestsNow = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weft_api_requests_in_flight", Help: "Requests to the flows API and for the service map that are being answered.",
+	}, []string{"method"})
 )
 
-const (
-	requestsHelp = "Requests to the flows API and for the service map that have ended, those that were refused too."
-	inFlightHelp = "Requests to the flows API and for the service map that are being answered."
-)
+// Metrics lists all that the package exports.
+func Metrics() []prometheus.Collector { return []prometheus.Collector{requestsDone, requestsNow} }
 
-func init() { prometheus.MustRegister(requestsDone, requestsNow) }
+func init() { prometheus.MustRegister(Metrics()...) }
 
 // begun counts a request by gRPC as begun. Call what it returns at the end.
 func begun(method string) func(error) {

@@ -239,3 +239,23 @@ func TestRightsThatChange(t *testing.T) {
 		}
 	}
 }
+
+// TestPeersEndWithTheRight: who may see nothing any more does not go on hearing of nodes.
+func TestPeersEndWithTheRight(t *testing.T) {
+	times := DefaultTimes
+	times.Review = 20 * time.Millisecond
+	c, _, _ := two(t, times)
+	peers, err := peerpb.NewPeerClient(c.conn()).Notify(c.as("shop"), &peerpb.NotifyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := peers.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.rights.set("shop", []string{})
+	if m, err := peers.Recv(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("%v, error %v", m, err)
+	}
+}

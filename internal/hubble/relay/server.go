@@ -48,7 +48,7 @@ type Times struct {
 	// Node bounds how long a node may take to send the next of what it has kept, and Client how long a client may take to
 	// read a message.
 	Node, Client time.Duration
-	// Review lies between two looks at what a caller who follows flows may see.
+	// Review lies between two looks at what the caller of an answer that goes on may see.
 	Review time.Duration
 }
 

@@ -108,6 +108,10 @@ func (s *Server) GetNamespaces(ctx context.Context, _ *observerpb.GetNamespacesR
 
 // Notify implements peerpb.PeerServer: the nodes whose agents are connected. They have no address, for agents listen nowhere.
 func (s *Server) Notify(_ *peerpb.NotifyRequest, out peerpb.Peer_NotifyServer) error {
+	return s.whileAllowed(out.Context(), callerOf(out.Context()), func(ctx context.Context) error { return s.notify(ctx, out) })
+}
+
+func (s *Server) notify(ctx context.Context, out peerpb.Peer_NotifyServer) error {
 	known := map[string]bool{}
 	for {
 		nodes, changed := s.cfg.Nodes.now()
@@ -131,8 +135,8 @@ func (s *Server) Notify(_ *peerpb.NotifyRequest, out peerpb.Peer_NotifyServer) e
 		}
 		known = there
 		select {
-		case <-out.Context().Done():
-			return out.Context().Err()
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-changed:
 		}
 	}

@@ -36,10 +36,10 @@ func (s *Server) GetFlows(r *observerpb.GetFlowsRequest, out observerpb.Observer
 	if asked.Extensions, err = c.scope.Any(); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
-	ctx, cancel := context.WithCancel(out.Context())
-	defer cancel()
-	w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, reviewed: time.Now(), client: newClient(ctx, out.Send, s.cfg.Times.Client)}
-	return w.run()
+	return s.whileAllowed(out.Context(), c, func(ctx context.Context) error {
+		w := &request{server: s, caller: c, query: q, asked: asked, ctx: ctx, client: newClient(ctx, out.Send, s.cfg.Times.Client)}
+		return w.run()
+	})
 }
 
 // request is one for flows.
@@ -50,8 +50,6 @@ type request struct {
 	asked  *observerpb.GetFlowsRequest // of nodes
 	ctx    context.Context
 	client *client[*observerpb.GetFlowsResponse]
-	// reviewed is when what the caller may see was looked at last.
-	reviewed time.Time
 }
 
 func (w *request) run() error {

@@ -43,25 +43,50 @@ type Place struct {
 	Line int // from 1
 }
 
+// placeIn returns a place in a file; the zero Place for what is in none.
+func placeIn(file string, line int) Place {
+	if file == "" {
+		return Place{}
+	}
+	return Place{file, line}
+}
+
 // Read reads files, folders and in (as Stdin) into objs, once. Of an object that several paths have, the last counts.
 // Documents of kinds that the mesh does not read are not faults: they are usual beside those of the mesh. Services get the
 // address that an API server would give them. A path without any document is an error, for most likely it is the wrong one.
 func Read(objs *kube.Objects, paths []string, in io.Reader) (*Files, error) {
-	return ReadBeside(objs, nil, paths, in)
+	return ReadBeside(objs, Cluster{}, paths, in)
 }
 
-// ReadBeside is as Read, and reads documents before the files: those of a cluster, which have no place. A manifest is then as old as
-// the object of the cluster that it replaces, and otherwise younger than the cluster's.
-func ReadBeside(objs *kube.Objects, documents [][]byte, paths []string, in io.Reader) (*Files, error) {
+// Cluster is what is read beside files: documents of a cluster, which have no place.
+type Cluster struct {
+	Documents [][]byte
+	// More returns the documents that the objects of Documents and of the files take besides, and that the files do not have. It is
+	// called once, when these are in the tables. Nil is none.
+	More func() ([][]byte, error)
+}
+
+// ReadBeside is as Read, and reads documents of a cluster too: of an object that a file has as well, the file's counts. A manifest is
+// then as old as the object of the cluster that it replaces, and otherwise younger than the cluster's.
+func ReadBeside(objs *kube.Objects, c Cluster, paths []string, in io.Reader) (*Files, error) {
 	r := &reader{objs: objs, out: &Files{Where: map[model.ObjectRef]Place{}, Unread: map[model.ObjectRef]Place{}}}
-	if len(documents) > 0 {
-		if err := r.readDocuments(documents); err != nil {
-			return nil, err
-		}
+	if err := r.readDocuments(c.Documents); err != nil {
+		return nil, err
+	}
+	if len(c.Documents) > 0 {
 		r.created = replaced(objs)
 	}
 	for _, path := range paths {
 		if err := r.read(path, in); err != nil {
+			return nil, err
+		}
+	}
+	if c.More != nil {
+		more, err := c.More()
+		if err != nil {
+			return nil, err
+		}
+		if err := r.readDocuments(more); err != nil {
 			return nil, err
 		}
 	}
@@ -146,17 +171,6 @@ func (r *reader) readDocuments(documents [][]byte) error {
 			return err
 		}
 	}
-	for i := range r.out.Problems {
-		r.out.Problems[i].Line = 0
-	}
-	for i := range r.out.Workloads {
-		r.out.Workloads[i].At = Place{}
-	}
-	for _, places := range []map[model.ObjectRef]Place{r.out.Where, r.out.Unread} {
-		for ref := range places {
-			places[ref] = Place{}
-		}
-	}
 	return nil
 }
 
@@ -170,16 +184,17 @@ func (r *reader) readFolder(dir string) error {
 		func(file string) ([]byte, error) { return os.ReadFile(path(file)) })
 }
 
-// collect adds what a Folder read to the result. shown returns the name by which users know a file of it, text what is in it. empty is
-// the error if it has no document.
+// collect adds what a Folder read to the result. shown returns the name by which users know a file of it, "" for what is in no file, and
+// text what is in it. empty is the error if it has no document.
 func (r *reader) collect(f *Folder, empty string, shown func(string) string, text func(string) ([]byte, error)) error {
 	problems := f.problems()  // nothing changes it any more
 	with := map[string]bool{} // files that have unread documents
 	for _, p := range problems {
 		with[p.File] = with[p.File] || unrelated(r.objs, p.Object)
-		p.File, p.Reason = shown(p.File), strings.TrimSuffix(p.Reason, lastGood) // nothing was read before
+		at := placeIn(shown(p.File), p.Line)
+		p.File, p.Line, p.Reason = at.File, at.Line, strings.TrimSuffix(p.Reason, lastGood) // nothing was read before
 		if unrelated(r.objs, p.Object) {
-			r.out.Unread[p.Object] = Place{p.File, p.Line}
+			r.out.Unread[p.Object] = at
 			continue
 		}
 		r.out.Problems = append(r.out.Problems, p)
@@ -202,7 +217,7 @@ func (r *reader) collect(f *Folder, empty string, shown func(string) string, tex
 	for key, paths := range f.claims {
 		x := f.files[paths[0]]
 		if d := x.good[key]; d != nil {
-			r.out.Where[d.ref] = Place{shown(paths[0]), x.lineOf(key)}
+			r.out.Where[d.ref] = placeIn(shown(paths[0]), x.lineOf(key))
 		}
 	}
 	return nil

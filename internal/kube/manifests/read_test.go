@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -45,7 +46,7 @@ func TestCreationTimes(t *testing.T) {
 				paths = []string{Stdin}
 			}
 			start := time.Now().Truncate(time.Second)
-			files, err := ReadBeside(objs, c.documents, paths, strings.NewReader(c.manifests))
+			files, err := ReadBeside(objs, Cluster{Documents: c.documents}, paths, strings.NewReader(c.manifests))
 			if err != nil || len(files.Problems) > 0 {
 				t.Fatal(err, files)
 			}
@@ -69,23 +70,54 @@ func TestNewerCluster(t *testing.T) {
 	const pod = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop"},
   "spec": {"fieldOfTomorrow": 1, "containers": [{"name": "c"}]}, "status": {"podIP": "10.0.0.1"}}`
 	objs := kube.NewObjects(state.NewDB())
-	files, err := ReadBeside(objs, [][]byte{[]byte(pod)}, nil, nil)
+	files, err := ReadBeside(objs, Cluster{Documents: [][]byte{[]byte(pod)}}, nil, nil)
 	if err != nil || len(files.Problems) > 0 {
 		t.Fatal(err, files)
 	}
 	if p, ok := objs.Pods.Get(objs.DB.Snapshot(), "shop/web"); !ok || p.Status.PodIP != "10.0.0.1" || len(p.Spec.Containers) != 1 {
 		t.Errorf("the Pod is %v", p)
 	}
-	files, err = ReadBeside(kube.NewObjects(state.NewDB()), [][]byte{[]byte(pod)}, []string{Stdin}, strings.NewReader(pod))
+	files, err = ReadBeside(kube.NewObjects(state.NewDB()), Cluster{Documents: [][]byte{[]byte(pod)}}, []string{Stdin}, strings.NewReader(pod))
 	if err != nil || len(files.Problems) != 1 || !strings.Contains(files.Problems[0].Reason, "fieldOfTomorrow") {
 		t.Errorf("a manifest with the field: %v, %+v", err, files)
+	}
+}
+
+// TestMoreOfTheCluster: what is read last, because objects refer to it, has no place either, and leaves those of the files.
+func TestMoreOfTheCluster(t *testing.T) {
+	objs, asked := kube.NewObjects(state.NewDB()), 0
+	const bad = `{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "shop", "name": "bad"}, "data": 7}`
+	files, err := ReadBeside(objs, Cluster{
+		Documents: [][]byte{[]byte(httpRoute("a", ""))},
+		More: func() ([][]byte, error) {
+			asked++
+			if n := objs.HTTPRoutes.Len(objs.DB.Snapshot()); n != 2 {
+				t.Errorf("%d routes are read", n)
+			}
+			return [][]byte{[]byte(bad)}, nil
+		},
+	}, []string{Stdin}, strings.NewReader(httpRoute("b", "")+"\n---\nkind: Service\n"))
+	if err != nil || asked != 1 {
+		t.Fatalf("asked %d times: %v", asked, err)
+	}
+	for name, want := range map[string]Place{"a": {}, "b": {"stdin", 1}} {
+		if at := files.Where[model.ObjectRef{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute", Namespace: "shop", Name: name}]; at != want {
+			t.Errorf("route %s is at %+v, want %+v", name, at, want)
+		}
+	}
+	var places []Place
+	for _, p := range files.Problems {
+		places = append(places, Place{p.File, p.Line})
+	}
+	if len(places) < 2 || places[0].File != "stdin" || places[0].Line == 0 || places[len(places)-1] != (Place{}) {
+		t.Errorf("problems at %+v: %+v", places, files.Problems)
 	}
 }
 
 // TestStreamsStayInMemory: what is read from a cluster or from standard input may have private keys.
 func TestStreamsStayInMemory(t *testing.T) {
 	t.Setenv("TMPDIR", "/nowhere")
-	_, err := ReadBeside(kube.NewObjects(state.NewDB()), [][]byte{[]byte(httpRoute("a", ""))}, []string{Stdin}, strings.NewReader(httpRoute("b", "")))
+	_, err := ReadBeside(kube.NewObjects(state.NewDB()), Cluster{Documents: [][]byte{[]byte(httpRoute("a", ""))}}, []string{Stdin}, strings.NewReader(httpRoute("b", "")))
 	if err != nil {
 		t.Error(err)
 	}

@@ -28,7 +28,7 @@ var templates = map[schema.GroupKind][]string{
 	{Group: "batch", Kind: "CronJob"}:    {"spec", "jobTemplate", "spec", "template", "metadata", "labels"},
 }
 
-// readWorkloads reads the workloads of a file, whose name is path, shown to users, and whose text is data.
+// readWorkloads reads the workloads of a file, whose name is path, shown to users ("" for none), and whose text is data.
 func (o *Files) readWorkloads(path, shown string, data []byte) {
 	for _, c := range splitFile(path, data) {
 		_, v, faults := c.value()
@@ -39,12 +39,12 @@ func (o *Files) readWorkloads(path, shown string, data []byte) {
 		where := &lines{text: c.text}
 		items, isList := listItems(m)
 		if !isList {
-			o.addWorkload(m, Place{shown, c.line + where.firstLine("")})
+			o.addWorkload(m, placeIn(shown, c.line+where.firstLine("")))
 			continue
 		}
 		for i, item := range items {
 			if m, ok := item.(map[string]any); ok {
-				o.addWorkload(m, Place{shown, c.line + where.firstLine(fmt.Sprintf("items[%d].", i))})
+				o.addWorkload(m, placeIn(shown, c.line+where.firstLine(fmt.Sprintf("items[%d].", i))))
 			}
 		}
 	}

@@ -183,6 +183,12 @@
   // decided says which rule or mode decides about an edge.
   function decided(e, to, flows) {
     const lines = new Set();
+    const took = new Map();
+    for (const f of flows) {
+      if (f.route) took.set(text.rule(f.route), (took.get(text.rule(f.route)) || 0) + 1);
+      if (f.allowedBy) took.set("allowed: " + text.rule(f.allowedBy), (took.get("allowed: " + text.rule(f.allowedBy)) || 0) + 1);
+    }
+    for (const [rule, n] of took) lines.add(rule + ", " + n + " of the last " + flows.length + " flows");
     for (const f of flows) {
       if (f.verdict === "refused") lines.add("refused: " + f.reason + (f.policies ? ": " + f.policies.join(", ") : ""));
     }
@@ -201,7 +207,8 @@
   function flow(f) {
     const row = document.createElement("tr");
     const what = [];
-    if (f.http) what.push(f.http.method + " " + f.http.host + f.http.path + " " + f.http.status);
+    if (f.http) what.push(f.http.method + " " + f.http.host + f.http.path + " " + f.http.status + (f.http.backend ? " by " + f.http.backend : ""));
+    if (f.route) what.push(f.route);
     if (f.dns) what.push([f.dns.type, f.dns.name, f.dns.code].filter(Boolean).join(" "));
     if (f.open) what.push("opened");
     if (f.duration) what.push(text.time(f.duration / 1e9));

@@ -33,6 +33,14 @@ const text = {
 
   full(n) { return (n.namespace ? n.namespace + "/" : "") + text.name(n); },
 
+  // A rule of a route or of a policy, which is KIND/NAMESPACE/NAME/NUMBER, perhaps with the rule's name behind it; a TLSRoute has no number.
+  rule(r) {
+    const [kind, namespace, name, number, ...named] = r.split("/");
+    const of = kind + " " + namespace + "/" + name;
+    if (number === undefined) return of;
+    return "rule " + number + (named.length ? " (" + named.join("/") + ")" : "") + " of " + of;
+  },
+
   refused(e) { return (e.refused || 0) + (e.refusedRequests || 0); },
 
   bad(e) { return text.refused(e) + (e.errors || 0) + (e.failed || 0) + (e.unanswered || 0) > 0; },
