@@ -1,6 +1,7 @@
 package hubble
 
 import (
+	"hash/fnv"
 	"maps"
 	"slices"
 
@@ -18,7 +19,7 @@ const Cluster = "default"
 const IdentityLabel = "weft:identity"
 
 // endpoint returns what is known of an end of a flow. Labels and workload are those that the pod has now: a pod that is gone
-// has none. Weft has no numeric identities: Identity is 0.
+// has none.
 func (m *mapper) endpoint(snap *state.Snapshot, p *observe.Peer) *flowpb.Endpoint {
 	out := &flowpb.Endpoint{Namespace: p.Namespace(), ClusterName: Cluster}
 	if p.Workload != "" {
@@ -30,12 +31,27 @@ func (m *mapper) endpoint(snap *state.Snapshot, p *observe.Peer) *flowpb.Endpoin
 			out.Workloads = []*flowpb.Workload{{Kind: w.Owner.Kind, Name: w.Owner.Name}}
 		}
 	} else if p.Workload == "" && p.Service == "" && p.Identity == "" {
-		out.Labels = []string{"reserved:world"}
+		out.Labels, out.Identity = []string{"reserved:world"}, identityWorld
 	}
 	if p.Identity != "" {
-		out.Labels = append(out.Labels, IdentityLabel+"="+string(p.Identity))
+		out.Labels, out.Identity = append(out.Labels, IdentityLabel+"="+string(p.Identity)), numericIdentity(p.Identity)
 	}
 	return out
+}
+
+// Numeric identities as Cilium has them (cilium/pkg/identity): reserved ones have names, and firstIdentity is above all of these.
+// 0 is an end that proved none.
+const (
+	identityWorld = 2
+	firstIdentity = 1 << 16
+)
+
+// numericIdentity returns the number that Hubble's clients show and filter by: a hash of the SPIFFE ID, the same on each node. It
+// decides nothing. Two of a thousand IDs have the same number once in 8,600 clusters.
+func numericIdentity(id model.Identity) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // it never fails (hash.Hash)
+	return max(h.Sum32(), firstIdentity)
 }
 
 // Labels of pods begin with podLabel; that of the namespace is added to them.

@@ -147,11 +147,15 @@ func instructions(expression string) int {
 
 // fields are those of a FlowFilter that are understood.
 var fields = map[protoreflect.Name]func(*flowpb.FlowFilter) (test, error){
-	"uuid":                func(f *flowpb.FlowFilter) (test, error) { return among(f.Uuid, (*flowpb.Flow).GetUuid), nil },
-	"source_ip":           func(f *flowpb.FlowFilter) (test, error) { return byIP(f.SourceIp, sourceIP) },
-	"destination_ip":      func(f *flowpb.FlowFilter) (test, error) { return byIP(f.DestinationIp, destinationIP) },
-	"ip_version":          func(f *flowpb.FlowFilter) (test, error) { return among(f.IpVersion, ipVersion), nil },
-	"encrypted":           func(f *flowpb.FlowFilter) (test, error) { return among(f.Encrypted, encrypted), nil },
+	"uuid":            func(f *flowpb.FlowFilter) (test, error) { return among(f.Uuid, (*flowpb.Flow).GetUuid), nil },
+	"source_ip":       func(f *flowpb.FlowFilter) (test, error) { return byIP(f.SourceIp, sourceIP) },
+	"destination_ip":  func(f *flowpb.FlowFilter) (test, error) { return byIP(f.DestinationIp, destinationIP) },
+	"ip_version":      func(f *flowpb.FlowFilter) (test, error) { return among(f.IpVersion, ipVersion), nil },
+	"encrypted":       func(f *flowpb.FlowFilter) (test, error) { return among(f.Encrypted, encrypted), nil },
+	"source_identity": func(f *flowpb.FlowFilter) (test, error) { return among(f.SourceIdentity, sourceIdentity), nil },
+	"destination_identity": func(f *flowpb.FlowFilter) (test, error) {
+		return among(f.DestinationIdentity, destinationIdentity), nil
+	},
 	"source_pod":          func(f *flowpb.FlowFilter) (test, error) { return byName(f.SourcePod, sourcePod) },
 	"destination_pod":     func(f *flowpb.FlowFilter) (test, error) { return byName(f.DestinationPod, destinationPod) },
 	"source_service":      func(f *flowpb.FlowFilter) (test, error) { return byName(f.SourceService, sourceService) },
@@ -194,3 +198,5 @@ func encrypted(f *flowpb.Flow) bool             { return f.GetIP().GetEncrypted(
 func reply(f *flowpb.Flow) bool                 { return f.GetIsReply().GetValue() }
 func sourceIP(f *flowpb.Flow) string            { return f.GetIP().GetSource() }
 func destinationIP(f *flowpb.Flow) string       { return f.GetIP().GetDestination() }
+func sourceIdentity(f *flowpb.Flow) uint32      { return f.GetSource().GetIdentity() }
+func destinationIdentity(f *flowpb.Flow) uint32 { return f.GetDestination().GetIdentity() }

@@ -85,6 +85,8 @@ func TestFilters(t *testing.T) {
 		{`{"source_workload":[{"name":"app"}]}`, true, true},
 		{`{"source_workload":[{"kind":"DaemonSet"}]}`, false, false},
 		{`{"destination_workload":[{"name":"web"}]}`, false, false},
+		{`{"source_identity":[2,1463548028],"destination_identity":[466924736]}`, true, true},
+		{`{"source_identity":[466924736]}`, false, false},
 		{`{"source_ip":["10.0.1.9"]}`, true, true},
 		{`{"source_ip":["::ffff:10.0.1.9"]}`, true, true},
 		{`{"destination_ip":["10.0.2.0/24"]}`, true, true},
@@ -147,8 +149,8 @@ func TestUnderstoodOrRefused(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"source_fqdn":["a"]}`: "source_fqdn", `{"destination_fqdn":["a"]}`: "destination_fqdn", `{"source_ip_xlated":["10.0.0.1"]}`: "source_ip_xlated",
 		`{"source_cluster_name":["a"]}`: "source_cluster_name", `{"destination_cluster_name":["a"]}`: "destination_cluster_name",
-		`{"interface":[{"name":"eth0"}]}`: "interface", `{"dns_query":["("]}`: "dns_query", `{"source_identity":[1]}`: "source_identity",
-		`{"destination_identity":[1]}`: "destination_identity", `{"http_header":[{"key":"a"}]}`: "http_header", `{"tcp_flags":[{"SYN":true}]}`: "tcp_flags",
+		`{"interface":[{"name":"eth0"}]}`: "interface", `{"dns_query":["("]}`: "dns_query",
+		`{"http_header":[{"key":"a"}]}`: "http_header", `{"tcp_flags":[{"SYN":true}]}`: "tcp_flags",
 		`{"node_labels":["a"]}`: "node_labels", `{"trace_id":["a"]}`: "trace_id", `{"ip_trace_id":[1]}`: "ip_trace_id",
 		`{"experimental":{"cel_expression":["true"]}}`: "experimental",
 

@@ -61,7 +61,7 @@ func TestHubbleCommand(t *testing.T) {
 		{"nodes", "shop", "list nodes -o wide", []string{"a ", "b ", "Connected", "Enabled", "v1.2.3"}, 0},
 		{"namespaces", "shop", "list namespaces", []string{"shop"}, 0},
 		{"compact", "admin", "observe --last 10", []string{
-			"shop/app-1:40000 (unknown) -> store/web-1:8080 (unknown) http-response FORWARDED (HTTP 404 12ms (GET http://web/2), from spiffe://t/ns/shop/sa/app, to spiffe://t/ns/store/sa/web)",
+			"shop/app-1:40000 (ID:1463548028) -> store/web-1:8080 (ID:466924736) http-response FORWARDED (HTTP 404 12ms (GET http://web/2), from spiffe://t/ns/shop/sa/app, to spiffe://t/ns/store/sa/web)",
 		}, 0},
 		{"drop", "admin", "observe --last 10 --verdict DROPPED", []string{"Policy denied DROPPED (TCP, no policy allows it, policies store/vault, from spiffe://t/ns/shop/sa/app, to spiffe://t/ns/store/sa/web)"}, 1},
 		{"namespace", "admin", "observe --last 10 --namespace bank", []string{"bank/vault-1:8080"}, 1},
@@ -72,6 +72,7 @@ func TestHubbleCommand(t *testing.T) {
 		{"address, either end", "admin", "observe --last 10 --ip 10.0.3.1", []string{"dns-1:53"}, 2},
 		{"port, either end", "admin", "observe --last 10 --port 53", []string{"dns-1:53"}, 2},
 		{"service, either end", "admin", "observe --last 10 --service kube-system/dns", []string{"dns-1:53"}, 2},
+		{"identity", "admin", "observe --last 10 --from-identity 1463548028 --to-identity 466924736", []string{"web/1"}, 4},
 		{"encrypted", "admin", "observe --last 10 --encrypted", []string{"web/1"}, 4},
 		{"label", "admin", "observe --last 10 --from-label app=app", []string{"store/web-1"}, 6},
 		{"ip", "admin", "observe --last 10 --to-ip 10.0.2.0/24 --node-name b", []string{"store/web-1", "bank/vault-1"}, 2},
