@@ -95,7 +95,7 @@ type weftEvent struct {
 	Verdict     uint8
 	Reason      uint8
 	Inbound     uint8
-	Pad         uint32
+	More        uint32
 }
 
 type weftExchange struct {

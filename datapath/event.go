@@ -70,7 +70,7 @@ func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), ni
 // loopback that nobody redirected make no events.
 //
 // Of connections that one address is refused at a workload, and of those that a workload is refused, 32 a second make events.
-// The others are counted in state.Lost as model.LostRefusals.
+// The others are counted in state.Lost as model.LostRefusals, and with the first event of the same kind in a later second.
 //
 // A refused inbound connection is seen by its packets. Those to ports of the ephemeral range (32768 and up) are not
 // reported, for late packets of finished connections look the same.
@@ -91,8 +91,11 @@ type Event struct {
 	Received    uint64         `json:"received"` // bytes
 	RTT         time.Duration  `json:"rtt"`      // smoothed
 	Retransmits uint32         `json:"retransmits"`
-	Duration    time.Duration  `json:"duration"` // closed events: since it was opened; 0 if nobody read then
-	Time        time.Time      `json:"time"`
+	// More is how many connections of the same address were refused at the workload, or of the workload, since the last event
+	// that says so, and made no event.
+	More     uint32        `json:"more,omitempty"`
+	Duration time.Duration `json:"duration"` // closed events: since it was opened; 0 if nobody read then
+	Time     time.Time     `json:"time"`
 }
 
 func name(names []string, i int) string {

@@ -178,7 +178,7 @@ func (d *Datapath) parseEvent(raw []byte, c clock) (Event, error) {
 		Kind: EventKind(w.Kind), NetNS: w.Netns, Inbound: w.Inbound != 0,
 		Local: decode(w.Local), Remote: decode(w.Remote), Original: decode(w.Original), Backend: decode(w.Backend),
 		Verdict: Verdict(w.Verdict), Reason: Reason(w.Reason), Sent: w.Sent, Received: w.Received,
-		RTT: time.Duration(w.Rtt) * time.Microsecond, Retransmits: w.Retransmits,
+		RTT: time.Duration(w.Rtt) * time.Microsecond, Retransmits: w.Retransmits, More: w.More,
 		Time: c.at(w.Time),
 	}
 	if e.Inbound {

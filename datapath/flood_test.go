@@ -46,11 +46,12 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 	}
 	n.sync()
 	n.end()
-	var floods, others atomic.Int64
+	var floods, counted, others atomic.Int64
 	n.onEvent = func(e Event) {
 		switch {
 		case e.Kind == EventRefused && e.Remote.Addr() == outsider.Address:
 			floods.Add(1)
+			counted.Add(1 + int64(e.More))
 		case e.Kind == EventOpened && e.Workload == "ns/b":
 			others.Add(1)
 		}
@@ -74,6 +75,10 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 	if n, most := int(floods.Load()), mostIn(quotaRefused, took); n > most || n == 0 {
 		t.Errorf("%d events of %d connections in %s, want 1 to %d", n, many, took, most)
 	}
+	eventually(t, "the first refusal of a later second counts those that made no event", func() bool {
+		dialMany(t, outsider, netip.AddrPortFrom(strict.Address, 8080), 1)
+		return counted.Load() > many
+	})
 }
 
 // TestStrangersDoNotReachTheProxy: few connections come to Envoy's and weft tunnel's ports from addresses that are not of the

@@ -23,7 +23,7 @@ struct event {
 	__u8 verdict;
 	__u8 reason;
 	__u8 inbound;
-	__u32 pad;
+	__u32 more; /* refusals of the same address at the same workload that were not told since the last one that was */
 };
 
 const volatile struct event *const event_type = 0; /* so that the layout is in the object */
@@ -70,7 +70,8 @@ static __always_inline struct event *new_event(void)
 static __always_inline struct event *new_refusal(__u64 netns, const struct address *from)
 {
 	struct quota_key key = { .netns = netns, .from = *from, .kind = QUOTA_REFUSED };
-	if (!within(&key, QUOTA_REFUSED) || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2) {
+	__u32 more;
+	if (!within_telling(&key, QUOTA_REFUSED, &more) || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2) {
 		count_lost(LOST_REFUSALS);
 		return 0;
 	}
@@ -79,6 +80,7 @@ static __always_inline struct event *new_refusal(__u64 netns, const struct addre
 		e->netns = netns;
 		e->kind = EVENT_REFUSED;
 		e->verdict = VERDICT_REFUSED;
+		e->more = more;
 	}
 	return e;
 }

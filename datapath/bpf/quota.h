@@ -35,9 +35,11 @@ struct {
 	__type(value, struct quota);
 } quotas SEC(".maps");
 
-/* Two processors that begin the same second at once may both count from 0: a few more pass. */
-static __always_inline bool within(const struct quota_key *key, __u32 most)
+/* Reports whether one more is within its bound. At the first of a second more is how many were not, of the last second in which there
+ * were any. Two processors that begin the same second at once may both count from 0: a few more pass. */
+static __always_inline bool within_telling(const struct quota_key *key, __u32 most, __u32 *more)
 {
+	*more = 0;
 	__u64 second = bpf_ktime_get_ns() / 1000000000;
 	struct quota *q = bpf_map_lookup_elem(&quotas, key);
 	if (!q) {
@@ -46,9 +48,17 @@ static __always_inline bool within(const struct quota_key *key, __u32 most)
 		return true;
 	}
 	if (q->second != second) {
+		if (q->used > most)
+			*more = q->used - most;
 		q->second = second;
 		q->used = 1;
 		return true;
 	}
 	return __sync_fetch_and_add(&q->used, 1) < most;
+}
+
+static __always_inline bool within(const struct quota_key *key, __u32 most)
+{
+	__u32 more;
+	return within_telling(key, most, &more);
 }

@@ -26,7 +26,7 @@ func (a *Agent) connection(e datapath.Event) {
 	r := observe.NewResolver(a.st)
 	f := observe.Flow{
 		Time: e.Time, Protocol: model.TCP, Verdict: observe.Forwarded, Layer: layers[e.Verdict], Duration: e.Duration,
-		RTT: e.RTT, Retransmits: e.Retransmits,
+		RTT: e.RTT, Retransmits: e.Retransmits, More: uint64(e.More),
 	}
 	local, remote := r.Peer(e.Local), r.Peer(e.Remote)
 	if e.Workload != "" {

@@ -159,6 +159,9 @@ func details(f *observe.Flow) string {
 		}
 		out = append(out, reason)
 	}
+	if f.More > 0 {
+		out = append(out, fmt.Sprintf("and %d more like it", f.More))
+	}
 	switch {
 	case f.Open:
 		out = append(out, "opened")

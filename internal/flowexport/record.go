@@ -30,7 +30,7 @@ func record(i item, now time.Time) *logs.LogRecord {
 		text("weft.reason", f.Reason), list("weft.policies", f.Policies), text("weft.allowed_by", f.AllowedBy), text("weft.route", f.Route),
 		text("network.transport", strings.ToLower(f.Protocol.String())),
 		number("weft.bytes.sent", f.Sent), number("weft.bytes.received", f.Received), seconds("weft.duration", f.Duration),
-		seconds("weft.rtt", f.RTT), number("weft.retransmits", uint64(f.Retransmits)), number("weft.lost_before", i.lost),
+		seconds("weft.rtt", f.RTT), number("weft.retransmits", uint64(f.Retransmits)), number("weft.refused_more", f.More), number("weft.lost_before", i.lost),
 	)
 	if f.Open {
 		all = append(all, &common.KeyValue{Key: "weft.open", Value: &common.AnyValue{Value: &common.AnyValue_BoolValue{BoolValue: true}}})

@@ -41,7 +41,7 @@ func extension(f *observe.Flow) *anypb.Any {
 	}
 	for key, n := range map[string]float64{
 		"bytesSent": float64(f.Sent), "bytesReceived": float64(f.Received), "durationSeconds": f.Duration.Seconds(),
-		"rttSeconds": f.RTT.Seconds(), "retransmits": float64(f.Retransmits),
+		"rttSeconds": f.RTT.Seconds(), "retransmits": float64(f.Retransmits), "more": float64(f.More),
 	} {
 		if n != 0 {
 			fields[key] = structpb.NewNumberValue(n)
@@ -124,6 +124,7 @@ func extend(out *observe.Flow, kept *anypb.Any) {
 	out.AllowedBy = s.Fields["allowedBy"].GetStringValue()
 	out.Sent, out.Received = uint64(number("bytesSent")), uint64(number("bytesReceived"))
 	out.Duration, out.RTT, out.Retransmits = seconds("durationSeconds"), seconds("rttSeconds"), uint32(number("retransmits"))
+	out.More = uint64(number("more"))
 }
 
 func peer(e *flowpb.Endpoint, s *flowpb.Service) observe.Peer {

@@ -77,6 +77,7 @@ func Joined(f, g *Flow) *Flow {
 	out.Route, out.AllowedBy = cmp.Or(source.Route, destination.Route), destination.AllowedBy
 	out.Sent, out.Received = max(source.Sent, destination.Sent), max(source.Received, destination.Received)
 	out.Retransmits += destination.Retransmits
+	out.More = max(source.More, destination.More)
 	if destination.Verdict == Refused || out.Verdict == Forwarded {
 		out.Verdict, out.Reason, out.Policies = destination.Verdict, destination.Reason, destination.Policies
 	}

@@ -56,7 +56,7 @@ func (c *Connections) Ended(f *observe.Flow) {
 		if _, ok := t.refused[reason]; !ok && len(t.refused) >= maxReasons {
 			reason = Overflow
 		}
-		t.refused[reason]++
+		t.refused[reason] += 1 + f.More
 		return
 	case observe.Failed:
 		t.failed++

@@ -50,6 +50,7 @@ func TestConnectionsAreCountedByOwner(t *testing.T) {
 	c.Ended(failed)
 	denied := flow("", "bank/ledger")
 	denied.SeenAt, denied.Verdict, denied.Reason = observe.AtDestination, observe.Refused, "plaintext to a strict workload"
+	denied.More = 4 // that are no flows
 	c.Ended(denied)
 	const (
 		both   = `destination_identity="spiffe://td/ns/bank/sa/ledger",destination_kind="Pod",destination_namespace="bank",destination_service="ledger",destination_service_namespace="bank",destination_workload="ledger",mtls="true",reporter="source",source_identity="spiffe://td/ns/shop/sa/web",source_kind="Deployment",source_namespace="shop",source_workload="web"`
@@ -63,7 +64,7 @@ func TestConnectionsAreCountedByOwner(t *testing.T) {
 		verdict(both, "forwarded", 2) + verdict(both, "failed", 0) + verdict(gone, "forwarded", 0) + verdict(gone, "failed", 1) +
 		verdict(fmt.Sprintf(nobody, ""), "forwarded", 0) + verdict(fmt.Sprintf(nobody, ""), "failed", 0) +
 		"# HELP weft_tcp_connections_refused_total " + refused.Help + "\n# TYPE weft_tcp_connections_refused_total counter\n" +
-		"weft_tcp_connections_refused_total{" + fmt.Sprintf(nobody, `,reason="plaintext to a strict workload"`) + "} 1\n"
+		"weft_tcp_connections_refused_total{" + fmt.Sprintf(nobody, `,reason="plaintext to a strict workload"`) + "} 5\n"
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want), closed.Name, refused.Name); err != nil {
 		t.Error(err)
 	}
