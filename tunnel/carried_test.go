@@ -86,11 +86,12 @@ func (s *serverTest) tunnel() *listener {
 // put writes the workload, and gives the revision.
 func (s *serverTest) put(id model.Identity, labels map[string]string) uint64 {
 	w := &model.Workload{
-		Namespace: "ns", Name: "a", Local: true, NetNS: "/proc/self/ns/net", Identity: id, Labels: labels,
+		Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/none", Identity: id, Labels: labels,
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 	}
-	tx := s.st.Write(s.st.Workloads)
+	tx := s.st.Write(s.st.Workloads, s.st.Placements)
 	s.st.Workloads.Put(tx, w)
+	s.st.Placements.Put(tx, &model.Placement{Namespace: "ns", Name: "a", NetNS: w.NetNS, Inode: 7})
 	tx.Commit()
 	_, revision, _ := s.st.Workloads.Revision(s.st.Snapshot(), w.Key())
 	return revision

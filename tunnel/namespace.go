@@ -39,7 +39,7 @@ func openNamespace(path string) (*namespace, error) {
 	return &namespace{file: f, spare: map[int][]int{}}, nil
 }
 
-// inode tells it apart from others that were or will be at its path.
+// inode tells it apart from others at its path. The kernel gives a number out again, but only when nobody has the namespace open.
 func (n *namespace) inode() (uint64, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(n.file.Fd()), &st)

@@ -77,10 +77,6 @@ func newPod(n *Node, w *Workload) (*pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	if inode, err := ns.inode(); err != nil || inode != w.Inode {
-		ns.close()
-		return nil, errors.Join(err, fmt.Errorf("the network namespace at %s is not the workload's any more", w.NetNS))
-	}
 	p := n.emptyPod()
 	p.ns = ns
 	p.spec.Store(w)

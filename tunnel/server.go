@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -70,19 +68,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// workload returns what is sent for a local workload; nil for nothing: there is no namespace at its path, and the next one there may
-// be another workload's.
-func workload(w *model.Workload) *Workload {
+// workload returns what is sent for a local workload; nil for nothing: its placement names no namespace, and the next one at its path
+// may be another workload's.
+func (s *Server) workload(snap *state.Snapshot, w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(w.NetNS, &st); err != nil {
-		return nil
+	for p := range s.st.Placements.By(snap, state.ByNetNS, w.NetNS) {
+		if p.Inode != 0 {
+			return &Workload{
+				Key: w.Key(), NetNS: w.NetNS, Inode: p.Inode, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy,
+			}
+		}
 	}
-	return &Workload{
-		Key: w.Key(), NetNS: w.NetNS, Inode: st.Ino, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy,
-	}
+	return nil
 }
 
 // serverLink is one tunnel.
@@ -252,7 +251,7 @@ func (l *serverLink) sendWorkload(snap *state.Snapshot, key string) error {
 	var want *Workload
 	w, row, ok := l.server.st.Workloads.Revision(snap, key)
 	if ok {
-		want = workload(w)
+		want = l.server.workload(snap, w)
 	}
 	m := l.note(key, want, row)
 	l.server.report(subjectOf(key))

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -56,6 +57,10 @@ func (n *Node) applyPod(w *Workload) error {
 	p, err := newPod(n, w)
 	if err != nil {
 		return err
+	}
+	if inode, err := p.ns.inode(); err != nil || inode != w.Inode {
+		p.close()
+		return errors.Join(err, fmt.Errorf("the network namespace at %s is not the workload's any more", w.NetNS))
 	}
 	n.mu.Lock()
 	n.pods[w.Key] = p

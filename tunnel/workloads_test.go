@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 )
 
 // A workload without a certificate is no failure: its node would be sent HBONE for as long as each new identity waits for
@@ -44,21 +45,27 @@ func TestNamespaceOfAnother(t *testing.T) {
 	}
 	n := New("", slog.New(slog.DiscardHandler))
 	for _, inode := range []uint64{0, st.Ino + 1} {
-		if p, err := newPod(n, &Workload{Key: "ns/a", NetNS: path, Inode: inode}); err == nil {
-			p.ns.close()
+		if err := n.applyPod(&Workload{Key: "ns/a", NetNS: path, Inode: inode}); err == nil || len(n.pods) > 0 {
+			n.remove("ns/a")
 			t.Errorf("number %d is taken for %d", st.Ino, inode)
 		}
 	}
-	p, err := newPod(n, &Workload{Key: "ns/a", NetNS: path, Inode: st.Ino})
-	if err != nil {
-		t.Fatal(err)
+	if err := n.applyPod(&Workload{Key: "ns/a", NetNS: path, Inode: st.Ino}); err != nil || n.pods["ns/a"] == nil {
+		t.Errorf("number %d is not taken: %v", st.Ino, err)
 	}
-	p.ns.close()
+	n.remove("ns/a")
 }
 
 func TestWorkloadWithoutNamespace(t *testing.T) {
-	w := &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: t.TempDir() + "/a", Addresses: []netip.Addr{address(1)}}
-	if sent := workload(w); sent != nil {
-		t.Errorf("the tunnel is told to open the next namespace at the path: %+v", sent)
+	st := state.New(state.NewDB())
+	s := &Server{st: st}
+	w := &model.Workload{Namespace: "ns", Name: "a", Local: true, NetNS: "/run/netns/a", Addresses: []netip.Addr{address(1)}}
+	for _, inode := range []uint64{0, 7} {
+		tx := st.Write(st.Placements)
+		st.Placements.Put(tx, &model.Placement{Namespace: "ns", Name: "a", NetNS: w.NetNS, Inode: inode})
+		tx.Commit()
+		if sent := s.workload(st.Snapshot(), w); (sent != nil) != (inode != 0) || sent != nil && sent.Inode != inode {
+			t.Errorf("the placement has number %d, and the tunnel is sent %+v", inode, sent)
+		}
 	}
 }

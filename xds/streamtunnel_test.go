@@ -18,6 +18,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/state"
 	wefttunnel "github.com/weft-mesh/weft/tunnel"
 )
 
@@ -37,9 +38,22 @@ func answersAndCloses(t *testing.T, p *lab.Pod, port uint16) {
 	})
 }
 
-// startTunnel runs weft tunnel and the agent's part of it.
+// placeWorkloads writes which network namespaces the local workloads are in.
+func placeWorkloads(t *testing.T, w *world) {
+	t.Helper()
+	for wl := range w.st.Workloads.By(w.st.Snapshot(), state.ByLocal, "true") {
+		var st unix.Stat_t
+		if err := unix.Stat(wl.NetNS, &st); err != nil {
+			t.Fatal(err)
+		}
+		put(w, w.st.Placements, &model.Placement{Namespace: wl.Namespace, Name: wl.Name, NetNS: wl.NetNS, Inode: st.Ino})
+	}
+}
+
+// startTunnel runs weft tunnel and the agent's part of it, for the workloads that there are.
 func startTunnel(t *testing.T, w *world, log *slog.Logger, flow func(*wefttunnel.Flow)) {
 	t.Helper()
+	placeWorkloads(t, w)
 	dir := t.TempDir()
 	socket := filepath.Join(dir, wefttunnel.SocketName)
 	l, err := net.Listen("unix", socket)

@@ -7,7 +7,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// covers tells whether now allows a peer all that before did: on one port, or on all of them if port is 0. A nil policy
+// covers reports whether now allows a peer all that before did: on one port, or on all of them if port is 0. A nil policy
 // allows everything. It may say no where a yes would be right.
 func covers(now, before *model.Policy, peer model.Identity, port uint16) bool {
 	if now == nil {

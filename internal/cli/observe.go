@@ -87,7 +87,7 @@ must not fit.`,
 	f := cmd.Flags()
 	server.flags(f)
 	f.BoolVarP(&q.Follow, "follow", "f", false, "wait for what comes")
-	f.IntVar(&q.Limit, "last", 100, "how many of the last lines to show, with -f, --both-ends or -o json of the last reports, of which two may be one line; with -f none, and with --since all, unless given")
+	f.IntVar(&q.Limit, "last", 100, "how many of the last lines to show (with -f, --both-ends or -o json: reports); without it, -f shows none and --since all")
 	f.StringVar(&since, "since", "", "only from this time on: a duration such as 5m, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "only until this time")
 	f.BoolVar(&bothEnds, "both-ends", false, "a line for each end of a connection that reports it; without it, with -f lines may come 2 s later")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	flowpb "github.com/cilium/cilium/api/v1/flow"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -14,8 +15,9 @@ const (
 	// DefaultEffort is how long the filters of a request may compute at a node: without it, expressions and selectors that are
 	// within their bounds could take a processor for minutes.
 	DefaultEffort = 5 * time.Second
-	// effortShare is the share of the time since then that the filters of a request that follows may compute besides: 1/50.
-	effortShare = 50
+	// effortShare is the share of the time since then that the filters of a request that follows may compute besides: 1/20. An
+	// ordinary filter takes a microsecond for a flow.
+	effortShare = 20
 )
 
 // meter ends a request whose filters compute for too long. It is for one goroutine.
@@ -38,14 +40,16 @@ func (o *Observer) metered(ctx context.Context) (context.Context, *meter, func()
 	return ctx, m, func() { end(nil) }
 }
 
-// measured returns a match that counts the time it takes. It takes no flow when the request has ended.
-func (m *meter) measured(match func(*observe.Flow) bool) func(*observe.Flow) bool {
+// measured returns a match of flows in Hubble's form, and counts the time that it takes; not that of making them. It takes no flow
+// when the request has ended.
+func (m *meter) measured(match func(*flowpb.Flow) bool, form func(*observe.Flow) *flowpb.Flow) func(*observe.Flow) bool {
 	return func(f *observe.Flow) bool {
 		if m.ctx.Err() != nil {
 			return false
 		}
+		formed := form(f)
 		began := time.Now()
-		ok := match(f)
+		ok := match(formed)
 		now := time.Now()
 		if m.spent += now.Sub(began); m.spent > m.effort+now.Sub(m.began)/effortShare {
 			m.end(status.Errorf(codes.ResourceExhausted, "the filters of the request have computed for %s at this node; use fewer or simpler ones", m.spent.Round(time.Millisecond)))

@@ -151,7 +151,7 @@ func (o *Observer) filter(q *Query, m *meter) (observe.Filter, error) {
 		})
 	}
 	if !q.Filter.empty() {
-		f = f.And(m.measured(func(f *observe.Flow) bool { return q.Filter.Match(o.flows.filtered(o.cfg.State.Snapshot(), f)) }))
+		f = f.And(m.measured(q.Filter.Match, func(f *observe.Flow) *flowpb.Flow { return o.flows.filtered(o.cfg.State.Snapshot(), f) }))
 	}
 	return f, nil
 }

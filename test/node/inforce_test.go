@@ -42,6 +42,9 @@ func narrower(t *testing.T, m *mesh) {
 		}
 		return nil
 	})
+	// One that goes by a connection that is ended just now may begin after its end was logged.
+	seen := time.Now()
+	until(t, "a POST that began later is answered", func() error { return p.answered(seen) })
 	since := time.Now()
 	time.Sleep(postsLast)
 	p.end(t, since)
@@ -156,6 +159,18 @@ func post(tr *http.Transport, url string, timeout time.Duration) string {
 		return fmt.Sprintf("status %d, %.200q, %v", resp.StatusCode, body, err)
 	}
 	return ""
+}
+
+// answered returns an error unless a POST that began after since was answered.
+func (p *posts) answered(since time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, began := range p.made {
+		if _, failed := p.failed[began]; began.After(since) && !failed {
+			return nil
+		}
+	}
+	return errors.New("none was")
 }
 
 // end stops the POSTs. None that began after since may have failed.
