@@ -162,7 +162,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 		}
 		c = a.rules(true)
 		if f, ps.Unresolved = noParent("there is no Gateway %q", short(model.Key(ref.Namespace, ref.Name))), !ok; ok {
-			f = a.listeners(ref, p, c)
+			note, f = a.listeners(ref, p, c)
 		}
 	case ref.Kind == "ListenerSet" && ref.Group == gwv1.GroupName:
 		set, ok := a.v.objs.ListenerSets.Get(a.v.Snapshot, ref.Key())
@@ -171,7 +171,7 @@ func (a *attacher) parent(p gwv1.ParentReference, rejected string) (ps model.Par
 		}
 		c = a.rules(true)
 		if f, ps.Unresolved = noParent("there is no ListenerSet %q", short(ref.Key())), !ok; ok {
-			f = a.listeners(ref, p, c)
+			note, f = a.listeners(ref, p, c)
 		}
 	default:
 		c, ps.Unresolved = a.rules(true), true
@@ -303,24 +303,25 @@ func (a *attacher) add(s binding) {
 	a.bindings = append(a.bindings, s)
 }
 
-// listeners attaches to the listeners of a Gateway or a ListenerSet that the parentRef selects and that allow the route.
-func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *compiled) *fault {
+// listeners attaches to the listeners of a Gateway or a ListenerSet that the parentRef selects and that allow the route. note says
+// which wildcards and narrower hosts of other namespaces are apart from the route's.
+func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *compiled) (note string, f *fault) {
 	if f := c.invalid(); f != nil {
-		return f
+		return "", f
 	}
 	if f := a.overBudget(); f != nil {
-		return f
+		return "", f
 	}
 	hosts, f := routeHosts(a.route.hostnames)
 	if f != nil {
-		return f
+		return "", f
 	}
 	merged := a.v.listenersOf(parent)
 	switch {
 	case merged == nil:
-		return noParent("%s is not served", parentText(parent))
+		return "", noParent("%s is not served", parentText(parent))
 	case !merged.refused.ok():
-		return noParent("%s is not attached to its Gateway: %s", parentText(parent), strings.Join(merged.refused.messages, "; "))
+		return "", noParent("%s is not attached to its Gateway: %s", parentText(parent), strings.Join(merged.refused.messages, "; "))
 	}
 	// What follows from a ListenerSet's routes is the Gateway's, which serves them.
 	gateway := gatewayRefOf(merged.gateway)
@@ -343,18 +344,21 @@ func (a *attacher) listeners(parent model.ObjectRef, p gwv1.ParentReference, c *
 			continue
 		}
 		attached = true
+		if note == "" && !a.route.streams() {
+			note = a.v.fallbackNote(l.key, a.route.ref.Namespace, on)
+		}
 		a.add(binding{table: l.table, listener: l.key, hosts: on, parent: gateway, passthrough: l.passthrough() || l.udp(), rules: c.rules})
 	}
 	switch {
 	case !selected:
-		return noParent("%s has no accepted listener that port and sectionName of the parentRef select", parentText(parent))
+		return "", noParent("%s has no accepted listener that port and sectionName of the parentRef select", parentText(parent))
 	case !allowed:
-		return &fault{reason: string(gwv1.RouteReasonNotAllowedByListeners), message: fmt.Sprintf(
+		return "", &fault{reason: string(gwv1.RouteReasonNotAllowedByListeners), message: fmt.Sprintf(
 			"no listener of %s allows %ss of namespace %s", parentText(parent), a.route.ref.Kind, a.route.ref.Namespace)}
 	case !matched:
-		return &fault{reason: string(gwv1.RouteReasonNoMatchingListenerHostname), message: "no hostname of the route matches one of a listener"}
+		return "", &fault{reason: string(gwv1.RouteReasonNoMatchingListenerHostname), message: "no hostname of the route matches one of a listener"}
 	case !attached:
-		return unsupported("an older route of the other kind (HTTPRoute, GRPCRoute) has a hostname in common on every listener")
+		return "", unsupported("an older route of the other kind (HTTPRoute, GRPCRoute) has a hostname in common on every listener")
 	}
-	return nil
+	return note, nil
 }

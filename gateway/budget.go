@@ -70,7 +70,7 @@ func divideAmong[D any](cfg *Config, demands iter.Seq[D], most [2]int, of func(D
 			asked[i][ns] += n
 		}
 	}
-	first, second := cfg.shares(most[0], asked[0]), cfg.shares(most[1], asked[1])
+	first, second := cfg.shares(most[0], 0, asked[0]), cfg.shares(most[1], 0, asked[1])
 	over := map[string][]D{}
 	for d := range demands {
 		if ns, _ := of(d); asked[0][ns] > first(ns) || asked[1][ns] > second(ns) {
@@ -85,8 +85,8 @@ func divideAmong[D any](cfg *Config, demands iter.Seq[D], most [2]int, of func(D
 
 // shares returns what each namespace may have of a table of so many entries. No namespace has more than NamespaceShare. If
 // all of them together ask for more than there is, all get the same at most, and those that ask for less keep what they
-// have.
-func (c *Config) shares(entries int, asked map[string]int) func(namespace string) int {
+// have. Of these entries so many are kept for something else.
+func (c *Config) shares(entries, kept int, asked map[string]int) func(namespace string) int {
 	share := c.NamespaceShare
 	if share == 0 {
 		share = defaultShare
@@ -99,7 +99,7 @@ func (c *Config) shares(entries int, asked map[string]int) func(namespace string
 			others = append(others, min(n, most))
 		}
 	}
-	level := min(most, fairLevel(entries-max(system, entries/systemReserve), others))
+	level := min(most, fairLevel(entries-kept-max(system, entries/systemReserve), others))
 	return func(ns string) int {
 		if ns == systemNamespace {
 			return most

@@ -19,6 +19,9 @@ type Config struct {
 	// NamespaceShare is the percentage of the kernel's tables of Services that one namespace may have; 0 is 25. All nodes
 	// and the controller must have the same.
 	NamespaceShare int
+	// RequestExpressions is how many regular expressions of a namespace's routes a request may be compared with; 0 is 256. All
+	// nodes and the controller must have the same.
+	RequestExpressions int
 	// Addresses is where Gateways' addresses come from.
 	Addresses AddressSource
 	// APIServer is where objects are read from, if that is an address and not a name. No Service may take it.

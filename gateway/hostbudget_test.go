@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -82,6 +84,116 @@ func TestRulesOfWiderHostsCount(t *testing.T) {
 			t.Errorf("route %s of another namespace is not accepted: %s", name, w.problemOf("HTTPRoute", "modest", name))
 		}
 	}
+}
+
+// TestHostsAndWildcardsOfOthersCostNothing: tenants share a listener. One edits its oldest routes to 128 matches of all hostnames,
+// another adds hosts below a third one's wildcard. No route that was accepted is refused for it.
+func TestHostsAndWildcardsOfOthersCostNothing(t *testing.T) {
+	w := newWorld(testConfig)
+	w.put(t, classOf("weft", ControllerName), sharedGateway())
+	for i := range 10 {
+		w.put(t, hostsRoute("greedy", fmt.Sprint("old-", i), i, 1, fmt.Sprintf("h%d.greedy.example", i)))
+	}
+	w.put(t, hostsRoute("fallbacks", "wide", 20, 100))
+	w.narrowRoutes(t, "modest", 30, 4)
+	w.Sync()
+	served := func(when string) {
+		t.Helper()
+		for i := range 4 {
+			if name := fmt.Sprintf("narrow-%03d", i); !w.accepted("modest", name) {
+				t.Errorf("%s, route %s is not accepted: %s", when, name, w.problemOf("HTTPRoute", "modest", name))
+			}
+		}
+		if !w.accepted("fallbacks", "wide") {
+			t.Errorf("%s, the wildcard's route is not accepted: %s", when, w.problemOf("HTTPRoute", "fallbacks", "wide"))
+		}
+		if got := w.rulesOf("h0-0.modest.example", "fallbacks"); got != 100 {
+			t.Errorf("%s, a host has %d rules of the wildcard, want 100", when, got)
+		}
+	}
+	served("at first")
+	for i := range 10 {
+		w.put(t, hostsRoute("greedy", fmt.Sprint("old-", i), i, 128))
+	}
+	w.narrowRoutes(t, "crowd", 500, 60)
+	w.Sync()
+	served("with many wildcards and hosts of another namespace")
+	const most = maxTableMatches * defaultShare / 100
+	if n, bound := w.rules(), most+sharedCopies.matches+100+64+960; n > bound {
+		t.Errorf("the table has %d rules, and may have %d", n, bound)
+	}
+	// 960 hosts and 100 matches, and 64 hosts and 1,280 matches, do not fit. Who writes the routes can see it.
+	if got := w.rulesOf("h0-0.crowd.example", "fallbacks") + w.rulesOf("h0-0.modest.example", "greedy"); got != 0 {
+		t.Errorf("hosts have %d rules that there is no room for", got)
+	}
+	for _, want := range []struct{ namespace, name, note string }{
+		{"greedy", "old-0", "requests for narrower hostnames of namespaces crowd, modest do not go on to these rules"},
+		{"fallbacks", "wide", "requests for narrower hostnames of namespaces crowd do not go on to these rules"},
+		{"modest", "narrow-000", "requests that no rule of the namespace matches do not go on to wildcards of namespaces greedy:"},
+	} {
+		if got := w.acceptedMessage(want.namespace, want.name); !strings.Contains(got, want.note) {
+			t.Errorf("route %s/%s: %q, want %q", want.namespace, want.name, got, want.note)
+		}
+	}
+	// What was refused comes back when there is room.
+	for i := range 60 {
+		w.remove(t, "HTTPRoute", fmt.Sprintf("crowd/narrow-%03d", i))
+	}
+	for i := range 10 {
+		w.remove(t, "HTTPRoute", fmt.Sprint("greedy/old-", i))
+	}
+	w.put(t, hostsRoute("greedy", "wide", 1, 16))
+	w.Sync()
+	served("with few of another namespace")
+	if got := w.rulesOf("h0-0.modest.example", "greedy"); got != 16 {
+		t.Errorf("a host has %d rules of another wildcard, want 16", got)
+	}
+	if got := w.acceptedMessage("greedy", "wide"); got != "" {
+		t.Errorf("the note stays: %q", got)
+	}
+}
+
+// TestDemandOfANamespaceIsItsOwn: with five namespaces that ask for all that they can get, no one gets less for what others ask.
+func TestDemandOfANamespaceIsItsOwn(t *testing.T) {
+	w := newWorld(testConfig)
+	w.put(t, classOf("weft", ControllerName), sharedGateway())
+	for i := range 10 {
+		w.put(t, hostsRoute("greedy", fmt.Sprint("wide-", i), i, 128))
+	}
+	for i := range 5 {
+		w.narrowRoutes(t, fmt.Sprint("tenant-", i), 50, 30)
+	}
+	w.Sync()
+	for i := range 5 {
+		ns := fmt.Sprint("tenant-", i)
+		if !w.accepted(ns, "narrow-029") {
+			t.Errorf("%s: %s", ns, w.problemOf("HTTPRoute", ns, "narrow-029"))
+		}
+	}
+}
+
+// rulesOf counts the rules of a host that come from a namespace.
+func (w *world) rulesOf(host, namespace string) (n int) {
+	t, _ := w.st.RouteTables.Get(w.st.Snapshot(), model.GatewayTable("infra", "gw", 1000, ""))
+	for i := range t.VirtualHosts {
+		if !slices.Contains(t.VirtualHosts[i].Hosts, host) {
+			continue
+		}
+		for _, r := range t.VirtualHosts[i].Rules {
+			if r.Route.Namespace == namespace {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (w *world) acceptedMessage(namespace, name string) string {
+	s, ok := w.st.Statuses.Get(w.st.Snapshot(), httpRouteRef(namespace, name).String())
+	if !ok || len(s.Parents) != 1 {
+		return "no status"
+	}
+	return s.Parents[0].Conditions[0].Message
 }
 
 // TestRefusedHostsCostOthersNothing: the routes that a namespace has no room for are no hosts below another one's wildcard.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -9,50 +10,69 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// maxPatterns bounds the regular expressions of a namespace's routes that a request is compared with, one after another, twice each:
-// at a Service, at a hostname of a listener, and at all wildcards of one. A path of 54 KB took 0.19 ms for each, and nobody else
-// is served by the thread of Envoy meanwhile: with 1,024 of them another namespace's p99 was 66 times what it is.
-const maxPatterns = 256
+// defaultPatterns is Config.RequestExpressions if it is not set. It bounds the regular expressions of a namespace's routes that a
+// request is compared with, one after another, twice each: at a Service, at a hostname of a listener, and at all wildcards of one. A
+// path of 54 KB took 0.19 ms for each, and nobody else is served by the thread of Envoy meanwhile: with 1,024 of them another
+// namespace's p99 was 66 times what it is.
+const defaultPatterns = 256
 
-// patternCounts counts expressions by place and namespace.
-type patternCounts map[patternPlace]int
+// patternCounts counts the expressions of routes that were added.
+type patternCounts struct {
+	most int
+	by   map[patternScope]int
+}
 
-type patternPlace struct{ namespace, place, host string }
+// patternScope is a set of routes of a namespace that a request is compared with together. parent is the key of a Service or of a
+// listener. host is a hostname of the listener, or "*" for all of its wildcards.
+type patternScope struct{ namespace, parent, host string }
 
-func (c patternCounts) each(d *routeDemand, yield func(patternPlace)) {
+func (s patternScope) String() string { return strings.TrimSpace(s.parent + " " + s.host) }
+
+func newPatternCounts(cfg *Config) *patternCounts {
+	return &patternCounts{cmp.Or(cfg.RequestExpressions, defaultPatterns), map[patternScope]int{}}
+}
+
+// scopes yields those of a route, each once.
+func (d *routeDemand) scopes(yield func(patternScope) bool) {
 	if d.patterns == 0 {
 		return
 	}
 	for _, s := range d.services {
-		yield(patternPlace{d.namespace, s, ""})
+		if !yield(patternScope{d.namespace, s, ""}) {
+			return
+		}
 	}
 	for _, on := range d.hosts {
 		wild := false
 		for _, h := range on.hosts {
-			switch {
-			case !strings.HasPrefix(h, "*"):
-				yield(patternPlace{d.namespace, on.listener, h})
-			case !wild:
-				wild = true
-				yield(patternPlace{d.namespace, on.listener, "*"})
+			if strings.HasPrefix(h, "*") {
+				if wild {
+					continue
+				}
+				wild, h = true, "*"
+			}
+			if !yield(patternScope{d.namespace, on.listener, h}) {
+				return
 			}
 		}
 	}
 }
 
-func (c patternCounts) add(d *routeDemand) { c.each(d, func(p patternPlace) { c[p] += d.patterns }) }
-
-func (c patternCounts) fits(d *routeDemand) bool { return c.refusal(d) == "" }
+func (c *patternCounts) add(d *routeDemand) {
+	for s := range d.scopes {
+		c.by[s] += d.patterns
+	}
+}
 
 // refusal says where a route has too many expressions beside those that were added, "" for nowhere.
-func (c patternCounts) refusal(d *routeDemand) (why string) {
-	c.each(d, func(p patternPlace) {
-		if why == "" && c[p]+d.patterns > maxPatterns {
-			why = strings.TrimSpace(fmt.Sprintf("older routes of the namespace have %d of the %d regular expressions that a request may be compared with at %s %s", c[p], maxPatterns, p.place, p.host)) +
-				fmt.Sprintf(", and this one has %d", d.patterns)
+func (c *patternCounts) refusal(d *routeDemand) string {
+	for s := range d.scopes {
+		if n := c.by[s]; n+d.patterns > c.most {
+			return fmt.Sprintf("older routes of the namespace have %d of the %d regular expressions that a request may be compared with at %s, and this one has %d; "+
+				"use fewer, or raise --request-expressions (chart value requestExpressions)", n, c.most, s, d.patterns)
 		}
-	})
-	return why
+	}
+	return ""
 }
 
 // servicesOf returns the keys of the Services that a route names as parents, each once.

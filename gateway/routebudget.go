@@ -32,10 +32,9 @@ type routeDemand struct {
 	each load // of a route table without hosts, or of one host
 	// hosts are those that it may have on listeners of Gateways.
 	hosts []listenerHosts
-	// patterns is how many expressions a request may be compared with in one of these places, and services are the Services
-	// among them.
+	// patterns is how many of its expressions a request may be compared with.
 	patterns int
-	services []string
+	services []string // keys of those that it names as parents
 }
 
 // load is a part of what routes take of an Envoy.
@@ -53,6 +52,11 @@ func (l load) minus(o load) load { return l.plus(o.times(-1)) }
 // within reports whether there is room for it.
 func (l load) within(room load) bool {
 	return l.matches <= room.matches && l.expressions <= room.expressions
+}
+
+// shareOf returns the larger of the shares that it takes of each.
+func (l load) shareOf(all load) float64 {
+	return max(float64(l.matches)/float64(all.matches), float64(l.expressions)/float64(all.expressions))
 }
 
 // routeRefusal is a route that is over its namespace's budget.
@@ -286,51 +290,50 @@ func grpcExpressions(m gwv1.GRPCRouteMatch) (kb int) {
 // routeBudgetUnit divides what Envoy can hold among the namespaces of routes, as budgetUnit does the kernel's tables.
 var routeBudgetUnit = unitKind{name: "route budget", stage: stageBudgets, compute: divideRoutes}
 
-// divideRoutes takes the older routes first, and refuses those that the older ones of their namespace leave no room for.
+// divideRoutes takes the older routes first, and refuses those that the older ones of their namespace leave no room for. What a
+// namespace asks for, and what it is refused, follows from its own routes.
 func divideRoutes(v *view, _ string) (outs []output, _ bool) {
 	demands := slices.SortedFunc(v.routeDemands.All(v.Snapshot), func(a, b *routeDemand) int {
 		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.route, b.route))
 	})
 	matches, expressions := map[string]int{}, map[string]int{}
-	held, compared := newHostCopies(), patternCounts{}
-	share, room, over := map[string]load{}, map[string]load{}, false
+	asked := newHostCopies()
 	for _, d := range demands {
-		over = over || !compared.fits(d)
-		compared.add(d)
-		ask := d.plus(held.add(d))
+		ask := d.plus(asked.add(d))
 		matches[d.namespace] += ask.matches
 		expressions[d.namespace] += ask.expressions
 	}
-	ofMatches, ofExpressions := v.cfg.shares(maxTableMatches, matches), v.cfg.shares(maxExpressionKB, expressions)
-	for ns := range matches {
-		share[ns] = load{ofMatches(ns), ofExpressions(ns)}
-		room[ns] = share[ns]
-		over = over || !load{matches[ns], expressions[ns]}.within(share[ns])
-	}
-	if !over {
-		return nil, true
-	}
-	held, compared = newHostCopies(), patternCounts{}
+	ofMatches := v.cfg.shares(maxTableMatches, sharedCopies.matches, matches)
+	ofExpressions := v.cfg.shares(maxExpressionKB, sharedCopies.expressions, expressions)
+	copies, compared, room := newHostCopies(), newPatternCounts(v.cfg), map[string]load{}
 	for _, d := range demands {
-		ask, left := d.plus(held.of(d)), room[d.namespace]
-		why := refusalOf(ask, left, share[d.namespace])
-		if ask.within(left) {
-			if why = compared.refusal(d); why == "" {
-				held.add(d)
-				compared.add(d)
-				room[d.namespace] = left.minus(ask)
-				continue
-			}
+		share := load{ofMatches(d.namespace), ofExpressions(d.namespace)}
+		left, ok := room[d.namespace]
+		if !ok {
+			left = share
 		}
-		r := &routeRefusal{d.route, why}
-		outs = append(outs, out(v.routeRefusals, r.route, r))
+		ask := d.plus(copies.of(d))
+		why := compared.refusal(d)
+		if !ask.within(left) {
+			why = refusalOf(ask, left, share)
+		}
+		if why != "" {
+			outs = append(outs, out(v.routeRefusals, d.route, &routeRefusal{d.route, why}))
+			continue
+		}
+		copies.add(d)
+		compared.add(d)
+		room[d.namespace] = left.minus(ask)
+	}
+	for _, r := range copies.refusals() {
+		outs = append(outs, out(v.fallbackRefusals, r.listener, r))
 	}
 	return outs, true
 }
 
 func refusalOf(ask, left, share load) string {
 	return fmt.Sprintf("older routes of the namespace leave %d of its %d matches and %d KiB of its %d for regular expressions, and this one has %d and %d KiB, "+
-		"counted once for each Service port, listener and hostname, for each narrower hostname of a listener, and more if its rules are long; "+
+		"counted once for each Service port, listener and hostname, for each narrower hostname that the namespace has on a listener, and more if its rules are long; "+
 		"use fewer or simpler expressions and shorter rules, or raise --namespace-share (chart value namespaceShare)",
 		left.matches, share.matches, left.expressions, share.expressions, ask.matches, ask.expressions)
 }

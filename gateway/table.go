@@ -145,11 +145,15 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 			}
 		}
 	}
+	refused := map[string]map[fallback]bool{}
+	for _, l := range listeners {
+		refused[l.key] = v.fallbacks(l.key)
+	}
 	widened := slices.DeleteFunc(slices.Clone(listeners), func(l *listener) bool { return len(wild[l.key]) == 0 })
 	t = &model.RouteTable{Name: table}
 	old, cache := v.memo.hostsOf(table), make(map[string]cachedHost, len(hosts))
 	for _, h := range slices.SortedFunc(maps.Keys(hosts), compareHosts) {
-		parts := withWider(h, hosts, wild, widened, names)
+		parts := withWider(h, hosts, wild, widened, names, refused)
 		c, ok := old[h]
 		if !ok || !slices.Equal(c.parts, parts) {
 			c = cachedHost{parts, virtualHost(h, parts)}
@@ -191,8 +195,8 @@ func misdirected(listeners, all []*listener) []string {
 const maxMisdirected = maxListeners
 
 // withWider adds to a host's parts those of the wildcard hosts of its listener that cover it. listeners are those with such
-// hosts, names the hostnames of all of the port.
-func withWider(h string, hosts map[string][]part, wild map[string]map[string]bool, listeners []*listener, names map[string]bool) []part {
+// hosts, names the hostnames of all of the port, refused by listener the fallbacks that there is no room for.
+func withWider(h string, hosts map[string][]part, wild map[string]map[string]bool, listeners []*listener, names map[string]bool, refused map[string]map[fallback]bool) []part {
 	parts := slices.Clone(hosts[h])
 	wider := widerHosts(h)
 	for _, l := range listeners {
@@ -204,7 +208,7 @@ func withWider(h string, hosts map[string][]part, wild map[string]map[string]boo
 				continue
 			}
 			for _, p := range hosts[w] {
-				if p.binding.listener == l.key {
+				if p.binding.listener == l.key && hasFallback(hosts[h], p, refused[l.key]) {
 					parts = append(parts, p)
 				}
 			}

@@ -37,6 +37,8 @@ type tables struct {
 
 	routeDemands  *state.Table[*routeDemand]
 	routeRefusals *state.Table[*routeRefusal]
+	// fallbackRefusals are made with routeRefusals.
+	fallbackRefusals *state.Table[*fallbackRefusal]
 
 	listenerDemands  *state.Table[*listenerDemand]
 	listenerRefusals *state.Table[*listenerRefusal]
@@ -46,7 +48,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 	return &tables{
 		objs: objs, st: st, attachments: newAttachments(st.DB), assignments: newAssignments(st.DB), merged: newMerged(st.DB), conflicts: newConflicts(st.DB),
 		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB), telemetry: newTelemetryChoices(st.DB), streamPorts: newStreamPorts(st.DB),
-		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB),
+		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB), fallbackRefusals: newFallbackRefusals(st.DB),
 		listenerDemands: newListenerDemands(st.DB), listenerRefusals: newListenerRefusals(st.DB),
 	}
 }
@@ -54,7 +56,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 // written lists the tables that only units write.
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
-		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.telemetry, t.streamPorts, t.routeDemands, t.routeRefusals,
+		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.telemetry, t.streamPorts, t.routeDemands, t.routeRefusals, t.fallbackRefusals,
 		t.listenerDemands, t.listenerRefusals,
 		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
 	}

@@ -81,7 +81,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain")
 	f.StringSliceVar(&addresses, "node-address", nil, "addresses of this node, the first is that of Gateways without another (default: those of its interfaces)")
 	externalIPsFlag(f, &external)
-	namespaceShareFlag(f, &cfg.NamespaceShare)
+	budgetFlags(f, &cfg.NamespaceShare, &cfg.RequestExpressions)
 	f.BoolVar(&cfg.Announce, "announce", true, "this node of a cluster may answer for Gateways' addresses on its links")
 	f.StringVar(&authority, "ca", "builtin", "who signs workloads' certificates: builtin, this node for itself; or controller, the cluster's weft controller")
 	f.StringVar(&cfg.CA.TokenFile, "ca-token", "/var/run/secrets/weft/token", "with --ca controller: file of this agent's ServiceAccount token, of audience weft-ca")

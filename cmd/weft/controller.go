@@ -61,7 +61,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&cfg.Identity, "identity", host, "name of this replica")
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	externalIPsFlag(f, &external)
-	namespaceShareFlag(f, &cfg.NamespaceShare)
+	budgetFlags(f, &cfg.NamespaceShare, &cfg.RequestExpressions)
 	f.StringVar(&gatewayNodes, "gateway-nodes", "", "selector of labels of the nodes that may serve Gateways and so have their certificates' keys (default: all nodes)")
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")

@@ -66,18 +66,19 @@ func TestValues(t *testing.T) {
 		"flows.export.tls.secret=otel": {"secret: {secretName: \"otel\", defaultMode: 0400, optional: true}", "--flow-export"},
 		"flows.export.filter.verdict={refused,failed},flows.export.filter.namespace={shop}": {"- \"--flow-export-filter=namespace=shop\"\n            - \"--flow-export-filter=verdict=refused,failed\"\n", ""},
 		"logLevel=debug": {"--log-level=debug", "--log-level=info"},
-		"externalIPs={203.0.113.0/24,2001:db8::/48}":                                        {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
-		"gatewayNodes.node-restriction\\.kubernetes\\.io/edge=yes,gatewayNodes.b=":          {"- --gateway-nodes=b=,node-restriction.kubernetes.io/edge=yes\n", ""},
-		"gatewayClass.create=true":                                                          {"", "--gateway-nodes"},
-		"namespaceShare=40":                                                                 {"- --namespace-share=40", "--namespace-share=25"},
-		"cleanup=true":                                                                      {"- cleanup\n", "weft-agent"},
-		"metrics.enabled=true,metrics.prometheusRule.create=true":                           {"expr: weft_datapath_missing_hooks > 0", ""},
-		"metrics.enabled=false,metrics.prometheusRule.create=true":                          {"", "PrometheusRule"},
-		"metrics.dashboards.create=true":                                                    {"grafana_dashboard: \"1\"\ndata:\n  weft-service.json: |\n", ""},
+		"externalIPs={203.0.113.0/24,2001:db8::/48}":                               {"- --external-ips=203.0.113.0/24,2001:db8::/48", ""},
+		"gatewayNodes.node-restriction\\.kubernetes\\.io/edge=yes,gatewayNodes.b=": {"- --gateway-nodes=b=,node-restriction.kubernetes.io/edge=yes\n", ""},
+		"gatewayClass.create=true":                                                 {"", "--gateway-nodes"},
+		"namespaceShare=40":                                                        {"- --namespace-share=40", "--namespace-share=25"},
+		"requestExpressions=1024":                                                  {"- --request-expressions=1024", "--request-expressions=256"},
+		"cleanup=true":                                                             {"- cleanup\n", "weft-agent"},
+		"metrics.enabled=true,metrics.prometheusRule.create=true":                  {"expr: weft_datapath_missing_hooks > 0", ""},
+		"metrics.enabled=false,metrics.prometheusRule.create=true":                 {"", "PrometheusRule"},
+		"metrics.dashboards.create=true":                                           {"grafana_dashboard: \"1\"\ndata:\n  weft-service.json: |\n", ""},
 		"metrics.dashboards.create=true,metrics.dashboards.annotations.grafana_folder=Weft": {"grafana_folder: Weft", ""},
-		"metrics.dashboards.create=false":                                                   {"", "dashboard"},
-		"metrics.istioNames=true":                                                           {"- --istio-metrics\n", ""},
-		"metrics.istioNames=false":                                                          {"- --metrics-address=:15020\n", "istio"},
+		"metrics.dashboards.create=false": {"", "dashboard"},
+		"metrics.istioNames=true":         {"- --istio-metrics\n", ""},
+		"metrics.istioNames=false":        {"- --metrics-address=:15020\n", "istio"},
 	} {
 		out, err := renderSets(chart, "weft-system", set)
 		if err != nil {
@@ -125,7 +126,7 @@ func TestBadValues(t *testing.T) {
 		"unknown=1", "image.unknown=1", "image.pullPolicy=Sometimes", "trustDomain=Upper", "cgroup.hostRoot=relative",
 		"kubernetes.apiServer.port=0", "kubernetes.apiServer.port=https", "proxy.memoryLimit=1GB", "proxy.maxConnections=0",
 		"proxy.parentShutdownTime=5", "controller.replicas=0", "logLevel=loud", "metrics.port=0", "cni.enabled=1", "cleanup=1", "externalIPs=1.2.3.4/24", "externalIPs={any}", "gatewayNodes=edge", "gatewayNodes.a=b c", "flows.export.file.dir=relative", "flows.export.file.size=1k", "flows.export.file.count=0",
-		"flows.export.otlp=otel:4317", "flows.export.tls.secret=a b", "flows.export.tls.clientCertificate=1", "flows.export.filter.colour={red}", "flows.export.filter.verdict=refused", "namespaceShare=0", "namespaceShare=101",
+		"flows.export.otlp=otel:4317", "flows.export.tls.secret=a b", "flows.export.tls.clientCertificate=1", "flows.export.filter.colour={red}", "flows.export.filter.verdict=refused", "namespaceShare=0", "namespaceShare=101", "requestExpressions=0", "requestExpressions=many",
 	} {
 		if _, err := renderSets(chart, "weft-system", set); err == nil {
 			t.Errorf("%s is taken", set)

@@ -51,6 +51,8 @@ type Config struct {
 	ExternalIPs   []netip.Prefix // in which Services may have addresses by spec.externalIPs
 	// NamespaceShare is gateway.Config's.
 	NamespaceShare int
+	// RequestExpressions is gateway.Config's.
+	RequestExpressions int
 	Announce       bool // this node may answer for Gateways' addresses; in a cluster only
 	CA             CA
 	SVIDTTL        time.Duration // of what this node's own CA signs
@@ -167,7 +169,7 @@ func New(cfg Config) (*Agent, error) {
 	selections := filepath.Join(cfg.StateDir, selectionsFile)
 	a.gateway = gateway.New(objs, a.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, Node: cfg.Node, APIServer: apiServer(a.source), NodeAddresses: cfg.NodeAddresses,
-		ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
+		ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare, RequestExpressions: cfg.RequestExpressions, ControllerName: gateway.ControllerName, Loaded: a.loaded, Addresses: cfg.addressSource(),
 		Retained: func() gateway.Retained { return loadSelections(selections, cfg.Log) },
 	}, cfg.Log)
 	a.selections = &selectionKeeper{st: a.st, table: a.gateway.Selections(), file: selections, log: cfg.Log}

@@ -50,6 +50,8 @@ type Config struct {
 	ExternalIPs []netip.Prefix
 	// NamespaceShare is gateway.Config's, as given to weft agent.
 	NamespaceShare int
+	// RequestExpressions is gateway.Config's, as given to weft agent.
+	RequestExpressions int
 	// GatewayNodes selects by their labels the nodes that may serve Gateways; nil for all. Others get no certificate or key
 	// of a Gateway.
 	GatewayNodes labels.Selector
@@ -116,7 +118,7 @@ func New(cfg Config) (*Controller, error) {
 	c.reports = newReports(c.objs, c.st, cfg.Log)
 	c.translator = gateway.New(c.objs, c.st, gateway.Config{
 		TrustDomain: cfg.TrustDomain, ControllerName: gateway.ControllerName, Loaded: c.reports.first,
-		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare,
+		Addresses: gateway.AddressesOfPools, APIServer: c.cluster.Address(), ExternalIPs: cfg.ExternalIPs, NamespaceShare: cfg.NamespaceShare, RequestExpressions: cfg.RequestExpressions,
 	}, cfg.Log)
 	if cfg.MapAddress != "" && cfg.FlowsAddress == "" {
 		return nil, errors.New("--map-address needs --flows-address: agents are asked on the connections that they open for flows")
