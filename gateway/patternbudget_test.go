@@ -48,3 +48,40 @@ func TestExpressionsOfARequestAreBounded(t *testing.T) {
 		t.Errorf("problem %q", p)
 	}
 }
+
+// TestRequestExpressionsAreASetting: what an operator allows beyond the default is accepted, and no more.
+func TestRequestExpressionsAreASetting(t *testing.T) {
+	cfg := testConfig
+	cfg.RequestExpressions = 400
+	w := newWorld(cfg)
+	portsService(t, w, "shop", "web", 1, 1, 1)
+	for i := range 5 {
+		w.put(t, regexRoute("shop", fmt.Sprint("r", i), i, 100, "/a"))
+	}
+	w.Sync()
+	for i := range 5 {
+		if got := w.accepted("shop", fmt.Sprint("r", i)); got != (i < 4) {
+			t.Errorf("route r%d is accepted: %t", i, got)
+		}
+	}
+	if p := w.problemOf("HTTPRoute", "shop", "r4"); !strings.Contains(p, "400 of the 400") || !strings.Contains(p, "requestExpressions") {
+		t.Errorf("problem %q", p)
+	}
+}
+
+// TestExactQueryValuesAreNoExpressions unless clients may encode them: then xds compares them by an expression.
+func TestExactQueryValuesAreNoExpressions(t *testing.T) {
+	rules := func(values ...string) []gwv1.HTTPRouteRule {
+		m := gwv1.HTTPRouteMatch{}
+		for _, v := range values {
+			m.QueryParams = append(m.QueryParams, gwv1.HTTPQueryParamMatch{Name: "q", Value: v})
+		}
+		return []gwv1.HTTPRouteRule{{Matches: []gwv1.HTTPRouteMatch{m}}}
+	}
+	if n := httpPatterns(rules("one", "v1.2", "a-b_c~d", "")); n != 0 {
+		t.Errorf("%d values that are sent as they are count as expressions", n)
+	}
+	if n := httpPatterns(rules("a b", "a/b", "é", "one")); n != 3 {
+		t.Errorf("%d values count as expressions, want 3", n)
+	}
+}

@@ -57,8 +57,8 @@ func (v *view) policyRules(ap *weftv1.AuthorizationPolicy) ([]model.PolicyRule, 
 		t.add("Invalid", fmt.Sprintf("action %q is not ALLOW", short(string(ap.Spec.Action))))
 		return nil, &t
 	}
-	if size := sizeOfPolicy(&ap.Spec); !size.within(maxPolicy) {
-		t.add("Invalid", fmt.Sprintf("its rules have %d sources, ports, methods and paths of %d bytes together; a pod's policies may have %d of %d bytes",
+	if size := sizeAlone(&ap.Spec); !size.within(maxPolicy) {
+		t.add("Invalid", fmt.Sprintf("it has %d rules, sources, ports, methods and paths of %d bytes together; a pod's policies may have %d of %d bytes",
 			size.terms, size.bytes, maxPolicy.terms, maxPolicy.bytes))
 		return nil, &t
 	}
