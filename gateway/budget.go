@@ -15,7 +15,7 @@ import (
 // defaultShare is Config.NamespaceShare if it is not set.
 const defaultShare = 25
 
-// systemNamespace gets what it asks for before all others, within its share, and others leave a reserve of an eighth to it.
+// systemNamespace gets what it asks for before all others, within its share. An eighth of each table is reserved for it.
 const (
 	systemNamespace = "kube-system"
 	systemReserve   = 8
@@ -85,7 +85,7 @@ func divideAmong[D any](cfg *Config, demands iter.Seq[D], most [2]int, of func(D
 
 // shares returns what each namespace may have of a table of so many entries. No namespace has more than NamespaceShare. If
 // all of them together ask for more than there is, all get the same at most, and those that ask for less keep what they
-// have. Of these entries so many are kept for something else.
+// have. kept is the number of entries that no namespace gets as its share.
 func (c *Config) shares(entries, kept int, asked map[string]int) func(namespace string) int {
 	share := c.NamespaceShare
 	if share == 0 {

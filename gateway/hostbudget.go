@@ -119,7 +119,7 @@ func changeAt[V any](m map[listenerHost]map[string]V, at listenerHost, namespace
 	m[at][namespace] = to(m[at][namespace])
 }
 
-// fallback is a request's way from the hosts of one namespace to the wildcards of another.
+// fallback names two namespaces: requests for hosts of the one that none of its rules matches go on to wildcards of the other.
 type fallback struct{ hosts, wildcards string }
 
 // fallbackRefusal holds the fallbacks that a listener does not have, because their copies do not fit.
@@ -181,7 +181,8 @@ func (v *view) fallbacks(listener string) map[fallback]bool {
 	return nil
 }
 
-// hasFallback reports whether one of the routes of a host is of a namespace whose requests may go on to a wildcard's part.
+// hasFallback reports whether requests for a host go on to a wildcard's part. They do if the listener has the fallback for one of the
+// namespaces whose routes the host has.
 func hasFallback(host []part, wildcard part, refused map[fallback]bool) bool {
 	if len(refused) == 0 {
 		return true

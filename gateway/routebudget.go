@@ -151,7 +151,7 @@ func countMatches[R any](rules []R, of func(R) int) (n int, ok bool) {
 	return n, n <= maxMatches
 }
 
-// httpDemand returns what an HTTPRoute takes in one place. A match of a rule whose backends rewrite counts once a backend, for each
+// httpDemand returns what an HTTPRoute takes of one route table, or of one host. A match of a rule whose backends rewrite counts once a backend, for each
 // is a route of Envoy. Rules that are refused for their number take nothing.
 func httpDemand(rules []gwv1.HTTPRouteRule) load {
 	n, ok := countMatches(rules, func(r gwv1.HTTPRouteRule) int { return len(r.Matches) })
@@ -201,8 +201,8 @@ func httpExpressions(m gwv1.HTTPRouteMatch) (kb int) {
 // routesOfMatch is how many routes of Envoy a match becomes: one for methods that may be repeated, one for others.
 const routesOfMatch = 2
 
-// textMatches returns how many matches more a part of a route counts for than ordinary ones of that number, in each of a number of
-// Envoy's routes: a rule may have filters of a megabyte, which each of its matches has.
+// textMatches returns the number of matches that a part of a route counts for besides those that it has. number is that of ordinary
+// parts, routes that of Envoy's routes with a copy of it: a rule may have filters of a megabyte, and each of its matches has them.
 func textMatches(part any, number, routes int) int {
 	text, err := json.Marshal(part)
 	if err != nil {
