@@ -59,6 +59,8 @@ type built struct {
 	message proto.Message
 	objects []model.ObjectVersion // whose configuration it comes from
 	err     error                 // why it must not be sent
+	// byCaller is true of a route table that Envoy reads callerHeader for.
+	byCaller bool
 }
 
 // builder is what build functions read from. Reads are remembered.
@@ -77,7 +79,9 @@ type resource struct {
 	version string // hash of the content; "" if there is no resource of this name
 	objects []model.ObjectVersion
 	invalid bool // the model's newest version cannot be served
-	refs    int  // subscriptions by name, and one if a wildcard subscription holds it
+	// byCaller is that of what was built.
+	byCaller bool
+	refs     int // subscriptions by name, and one if a wildcard subscription holds it
 	// namespace is that of the Service whose it is, if the names of a namespace are bounded; over says that there are too many.
 	namespace string
 	over      bool
@@ -315,5 +319,6 @@ func (c *cache) flush() {
 	}
 }
 
-// pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, see deferred.
+// pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, and write
+// what some tables are read by: see deferred.
 var pushOrder = []string{TypeRuntime, TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeFilter, TypeListener}
