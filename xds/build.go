@@ -18,8 +18,8 @@ import (
 
 // rebuild makes a resource again; subscribers hear of it if its content changed.
 func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
-	if r := s.resources[name]; r.over {
-		s.refuse(name, r)
+	if c.overLimit(ref{s.typeURL, name}) {
+		c.refuse(s, name)
 		return
 	}
 	divided := s.typeURL == TypeRoute

@@ -82,9 +82,6 @@ type resource struct {
 	// byCaller is that of what was built.
 	byCaller bool
 	refs     int // subscriptions by name, and one if a wildcard subscription holds it
-	// namespace is that of the Service whose it is, if the names of a namespace are bounded; over says that there are too many.
-	namespace string
-	over      bool
 }
 
 // ref names a resource across types.
@@ -100,8 +97,6 @@ type store struct {
 	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
 	wild      map[string]int      // the same by name: how often it is held
-	told      map[string]bool     // namespaces of which a name was over
-	held      map[string]int      // names of Services that are subscribed to and not over, by namespace
 }
 
 // cache builds resources when they are asked for. It is guarded by the server's lock.
@@ -115,17 +110,19 @@ type cache struct {
 	excluded map[string]*exclusions      // by route table
 	reports  *reports
 	ahead    map[string]made // while fill runs: what it made for the names that it adds
+	called   calledPorts
+	room     map[*namespacePorts]struct{} // of which a port within the limit has gone since letIn
 }
 
 func newCache(s *Server) *cache {
 	c := &cache{
 		server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), snap: s.st.Snapshot(),
 		rejected: map[string]*model.Rejection{}, excluded: map[string]*exclusions{}, reports: newReports(),
+		called: calledPorts{}, room: map[*namespacePorts]struct{}{},
 	}
 	for url, k := range kinds {
 		c.stores[url] = &store{
 			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
-			held: map[string]int{}, told: map[string]bool{},
 		}
 	}
 	return c
@@ -158,12 +155,12 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 			c.setUnit(s, unit, s.kind.names(b, unit), snap)
 		}
 	}
+	c.calledChanged(keys, snap)
 	for r := range c.deps.Dirty(keys) {
 		if s := c.stores[r.typeURL]; s.resources[r.name] != nil {
 			c.rebuild(s, r.name, snap)
 		}
 	}
-	c.takeHeld(keys, snap)
 	c.snap = snap
 	for k := range keys {
 		c.touchedRow(k)
@@ -277,7 +274,7 @@ func (c *cache) acquire(s *store, name string, snap *state.Snapshot) {
 	if r == nil {
 		r = &resource{}
 		s.resources[name] = r
-		c.hold(s, name, r, snap)
+		c.addCalled(ref{s.typeURL, name}, snap)
 		c.rebuild(s, name, snap)
 	}
 	r.refs++
@@ -293,7 +290,7 @@ func (c *cache) release(s *store, name string) {
 		return
 	}
 	delete(s.resources, name)
-	s.letGo(r)
+	c.removeCalled(ref{s.typeURL, name})
 	if s.typeURL == TypeRoute {
 		c.dropExclusions(name)
 	}

@@ -95,6 +95,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 	}
 	sub.answered(req)
 	sub.subscribe(req, state, first)
+	s.cache.letIn(s.st.Snapshot())
 	sub.out, sub.req = out, req
 	if first && sub.wildcard {
 		sub.send(true) // Envoy waits for the first answer to a wildcard, though it be empty
