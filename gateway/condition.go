@@ -83,7 +83,7 @@ func (v *view) rejected(ref model.ObjectRef, generation int64) string {
 	type refusal struct{ resource, message string }
 	nodes := map[refusal][]string{}
 	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {
-		if slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return o.ObjectRef == ref && o.Matches(generation) }) {
+		if !r.OverBudget() && slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return o.ObjectRef == ref && o.Matches(generation) }) {
 			f := refusal{r.Resource, r.Message}
 			nodes[f] = append(nodes[f], r.Node)
 		}
@@ -111,10 +111,28 @@ func ofNodes(nodes []string) string {
 	return text
 }
 
+// overBudget returns on which nodes what an object has more of than its share is not sent to Envoy, and why, or "".
+func (v *view) overBudget(ref model.ObjectRef) string {
+	var nodes []string
+	message := ""
+	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {
+		if r.OverBudget() {
+			nodes, message = append(nodes, r.Node), r.Message
+		}
+	}
+	if message == "" {
+		return ""
+	}
+	return "Envoy" + ofNodes(nodes) + ": " + message
+}
+
 // objectStatus is the status of an object that is only worth one when something is wrong with it.
 func (v *view) objectStatus(ref model.ObjectRef, generation int64, t *problems) []output {
 	if m := v.rejected(ref, generation); m != "" {
 		t.add("Invalid", m)
+	}
+	if m := v.overBudget(ref); m != "" {
+		t.add("OverBudget", m)
 	}
 	if t.ok() {
 		return nil

@@ -107,3 +107,21 @@ func TestModelHoldsGenerations(t *testing.T) {
 		t.Errorf("the rule of generation 7 is %+v", table)
 	}
 }
+
+// TestPortsThatANodeDoesNotSend: a Service with more ports in use than a node sends to Envoy is over budget, and not invalid.
+func TestPortsThatANodeDoesNotSend(t *testing.T) {
+	w := newWorld(testConfig)
+	w.put(t, simpleService("ns", "web"))
+	txn := w.st.Write(w.st.Rejections)
+	for _, node := range []string{"n1", "n2"} {
+		w.st.Rejections.Put(txn, &model.Rejection{
+			Node: node, Resource: model.PortsPrefix + "ns/web", Message: "too many",
+			Objects: []model.ObjectVersion{{ObjectRef: model.ObjectRef{Kind: "Service", Namespace: "ns", Name: "web"}}},
+		})
+	}
+	txn.Commit()
+	w.Sync()
+	if p := w.problemOf("Service", "ns", "web"); !strings.Contains(p, "OverBudget") || !strings.Contains(p, "n1, n2: too many") || strings.Contains(p, "Invalid") {
+		t.Errorf("the Service's problem is %q", p)
+	}
+}

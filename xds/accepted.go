@@ -76,6 +76,10 @@ func (s *Server) writeReports(rows map[model.Subject]*model.Accepted, rejections
 			continue
 		}
 		s.st.Rejections.Put(w, r)
+		if r.OverBudget() {
+			s.log.Warn("ports of a Service are not sent to Envoy", "objects", r.Objects, "message", r.Message)
+			continue
+		}
 		s.log.Error("Envoy refused a resource; it keeps the last version that it accepted",
 			"resource", r.Resource, "objects", r.Objects, "message", r.Message)
 	}

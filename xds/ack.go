@@ -37,6 +37,7 @@ func (sub *subscription) answered(req *gcp.DeltaRequest) {
 	}
 	for _, res := range r.message.Resources {
 		delete(sub.refused, res.Name)
+		delete(sub.older, res.Name)
 		if res.Name == trialName && sub.store.typeURL == TypeRoute {
 			sub.tried(res.Version, "")
 			continue

@@ -18,8 +18,8 @@ import (
 
 // rebuild makes a resource again; subscribers hear of it if its content changed.
 func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
-	if r := s.resources[name]; r.over {
-		s.refuse(name, r)
+	if c.overLimit(ref{s.typeURL, name}) {
+		c.refuse(s, name)
 		return
 	}
 	divided := s.typeURL == TypeRoute
@@ -45,7 +45,7 @@ func (c *cache) rebuild(s *store, name string, snap *state.Snapshot) {
 		c.invalid(s, name, m.err)
 		return
 	}
-	r.any, r.version, r.invalid = m.any, m.version, false
+	r.any, r.version, r.invalid, r.byCaller = m.any, m.version, false, m.byCaller
 	if m.absent {
 		c.server.clearRejection(s.typeURL, name)
 	}
@@ -65,6 +65,8 @@ type made struct {
 	absent  bool // there is no resource of this name
 	err     error
 	reads   map[state.Key]struct{}
+	// byCaller is that of what was built.
+	byCaller bool
 }
 
 // make builds and encodes a resource. It changes nothing and is safe for concurrent use.
@@ -79,7 +81,7 @@ func (c *cache) make(k *kind, typeURL, name string, snap *state.Snapshot) made {
 		m.absent = true
 		return m
 	}
-	m.objects = result.objects
+	m.objects, m.byCaller = result.objects, result.byCaller
 	a, err := marshal(typeURL, result.message)
 	if m.err = errors.Join(result.err, err); m.err == nil {
 		m.any, m.version = a, version(a)

@@ -8,7 +8,7 @@
 //	names.go message.go           names that planes share; pieces that all resources are made of
 //	server.go session.go ack.go   the gRPC server, one Envoy's subscriptions, refused resources
 //	ondemand.go build.go          the cache: remember, build again, forget; wildcards; how a resource is built and encoded
-//	held.go                       how many names the Services of a namespace may hold
+//	calledports.go                how many ports of a namespace's Services Envoys are subscribed to
 //	limit.go runtime.go           how many connections a listener may have, and how many sessions
 //	listener.go inbound.go gateway.go http.go policy.go   listeners of pods and Gateways, authorization
 //	filter.go authorization.go    filters that are served apart from listeners: a workload's policy, its scopes

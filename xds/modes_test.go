@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -97,6 +99,65 @@ func TestFilterWaitsForScopes(t *testing.T) {
 	if filter := c.next(); filter.TypeUrl != TypeFilter {
 		t.Errorf("then came %s", filter.TypeUrl)
 	}
+}
+
+// A table whose virtual host the caller's namespace chooses is not sent before Envoy has the filters that write that namespace: those of
+// an older agent do not, and Envoy would answer 404.
+func TestTableByCallerWaitsForFilters(t *testing.T) {
+	w := newWorld(t, Config{})
+	goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP, L7: true})
+	put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSDisabled, nil))
+	name, filter := "service/shop/echo/80", "shop/web/out-http"
+	table := &model.RouteTable{Name: name, VirtualHosts: []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{{Status: 204, CallerNamespace: "shop"}, {Status: 200}}}}}
+	put(w, w.st.RouteTables, table)
+	first := w.client()
+	first.subscribe(TypeFilter, filter)
+	now := first.next().Resources[0].Version
+	initial := func(c *client, typeURL, name, version string) {
+		c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: typeURL, ResourceNamesSubscribe: []string{name},
+			InitialResourceVersions: map[string]string{name: version}})
+	}
+	arrives := func(c *client) {
+		t.Helper()
+		if r := c.next(); r.TypeUrl != TypeRoute || !slices.Equal(resourceNames(r), []string{name}) {
+			t.Errorf("%s %v came in place of the table", r.TypeUrl, resourceNames(r))
+		}
+	}
+	t.Run("the filter is older", func(t *testing.T) {
+		c := w.client()
+		initial(c, TypeRoute, name, "older")
+		c.quiet()
+		initial(c, TypeFilter, filter, "older")
+		sent := <-c.got
+		if sent.TypeUrl != TypeFilter {
+			t.Fatalf("first came %s", sent.TypeUrl)
+		}
+		c.quiet()
+		c.answer(sent)
+		arrives(c)
+	})
+	t.Run("the filter is the same", func(t *testing.T) {
+		c := w.client()
+		initial(c, TypeRoute, name, "older")
+		c.quiet()
+		initial(c, TypeFilter, filter, now)
+		arrives(c)
+	})
+	t.Run("the pod is gone", func(t *testing.T) {
+		c := w.client()
+		initial(c, TypeFilter, "shop/gone/out-http", "older")
+		c.next()
+		c.subscribe(TypeRoute, name)
+		arrives(c)
+	})
+	t.Run("all callers are equal", func(t *testing.T) {
+		equal := *table
+		equal.VirtualHosts = []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{{Status: 200}}}}
+		put(w, w.st.RouteTables, &equal)
+		c := w.client()
+		initial(c, TypeRoute, name, "older")
+		arrives(c)
+	})
 }
 
 // A policy is sent after the listeners that changed with it, so that workers of Envoy that have the policy have the listeners too.

@@ -59,6 +59,8 @@ type built struct {
 	message proto.Message
 	objects []model.ObjectVersion // whose configuration it comes from
 	err     error                 // why it must not be sent
+	// byCaller is true of a route table that Envoy reads callerHeader for.
+	byCaller bool
 }
 
 // builder is what build functions read from. Reads are remembered.
@@ -77,10 +79,9 @@ type resource struct {
 	version string // hash of the content; "" if there is no resource of this name
 	objects []model.ObjectVersion
 	invalid bool // the model's newest version cannot be served
-	refs    int  // subscriptions by name, and one if a wildcard subscription holds it
-	// namespace is that of the Service whose it is, if the names of a namespace are bounded; over says that there are too many.
-	namespace string
-	over      bool
+	// byCaller is that of what was built.
+	byCaller bool
+	refs     int // subscriptions by name, and one if a wildcard subscription holds it
 }
 
 // ref names a resource across types.
@@ -96,8 +97,6 @@ type store struct {
 	mode      string
 	units     map[string][]string // what the wildcard holds, by unit; nil while nobody has a wildcard subscription
 	wild      map[string]int      // the same by name: how often it is held
-	told      map[string]bool     // namespaces of which a name was over
-	held      map[string]int      // names of Services that are subscribed to and not over, by namespace
 }
 
 // cache builds resources when they are asked for. It is guarded by the server's lock.
@@ -111,17 +110,19 @@ type cache struct {
 	excluded map[string]*exclusions      // by route table
 	reports  *reports
 	ahead    map[string]made // while fill runs: what it made for the names that it adds
+	called   calledPorts
+	room     map[*namespacePorts]struct{} // of which a port within the limit has gone since letIn
 }
 
 func newCache(s *Server) *cache {
 	c := &cache{
 		server: s, stores: map[string]*store{}, deps: state.NewDeps[ref](), snap: s.st.Snapshot(),
 		rejected: map[string]*model.Rejection{}, excluded: map[string]*exclusions{}, reports: newReports(),
+		called: calledPorts{}, room: map[*namespacePorts]struct{}{},
 	}
 	for url, k := range kinds {
 		c.stores[url] = &store{
 			typeURL: url, kind: k, resources: map[string]*resource{}, subs: map[*subscription]struct{}{}, wild: map[string]int{},
-			held: map[string]int{}, told: map[string]bool{},
 		}
 	}
 	return c
@@ -154,12 +155,12 @@ func (c *cache) update(keys map[state.Key]struct{}, snap *state.Snapshot) {
 			c.setUnit(s, unit, s.kind.names(b, unit), snap)
 		}
 	}
+	c.calledChanged(keys, snap)
 	for r := range c.deps.Dirty(keys) {
 		if s := c.stores[r.typeURL]; s.resources[r.name] != nil {
 			c.rebuild(s, r.name, snap)
 		}
 	}
-	c.takeHeld(keys, snap)
 	c.snap = snap
 	for k := range keys {
 		c.touchedRow(k)
@@ -273,7 +274,7 @@ func (c *cache) acquire(s *store, name string, snap *state.Snapshot) {
 	if r == nil {
 		r = &resource{}
 		s.resources[name] = r
-		c.hold(s, name, r, snap)
+		c.addCalled(ref{s.typeURL, name}, snap)
 		c.rebuild(s, name, snap)
 	}
 	r.refs++
@@ -289,7 +290,7 @@ func (c *cache) release(s *store, name string) {
 		return
 	}
 	delete(s.resources, name)
-	s.letGo(r)
+	c.removeCalled(ref{s.typeURL, name})
 	if s.typeURL == TypeRoute {
 		c.dropExclusions(name)
 	}
@@ -315,5 +316,6 @@ func (c *cache) flush() {
 	}
 }
 
-// pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, see deferred.
+// pushOrder makes before it breaks: what is named goes out before what names it. Filters name scopes, and write
+// what some tables are read by: see deferred.
 var pushOrder = []string{TypeRuntime, TypeSecret, TypeCluster, TypeEndpoint, TypeRoute, TypeScope, TypeFilter, TypeListener}

@@ -43,24 +43,21 @@ func buildRoutes(b *builder, name string) *built {
 		Name:                     name,
 		ValidateClusters:         no(), // they come on demand
 		IgnorePortInHostMatching: true,
-		RequestHeadersToRemove:   []string{scopeHeader, "x-envoy-external-address", "x-envoy-internal"},
+		RequestHeadersToRemove:   []string{scopeHeader, callerHeader, "x-envoy-external-address", "x-envoy-internal"},
 	}
 	if source != nil && b.excluded != nil && len(b.excluded.refused) > 0 {
 		source = leaveOut(source, t.service, b.excluded.excludes)
-	}
-	if !t.gateway {
-		out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, callerHeader)
 	}
 	if source != nil {
 		hosts := source.VirtualHosts
 		if !t.gateway {
 			if hosts = byCaller(hosts); len(hosts) > 1 {
-				out.VhostHeader = callerHeader
+				out.VhostHeader = callerHeader // see callerUnwritten
 			}
 		}
 		out.VirtualHosts = t.virtualHosts(hosts)
 	}
-	return &built{message: out, objects: t.objects}
+	return &built{message: out, objects: t.objects, byCaller: out.VhostHeader != ""}
 }
 
 // newTable begins a table, and returns what it is built from: nil if there is nothing. The table is nil if there is none of that

@@ -53,8 +53,8 @@ type Config struct {
 	// them nothing is sent to the targets of such a policy.
 	SystemRoots []byte
 
-	testTimeouts *timeouts // nil: defaultTimeouts
-	testHeld     int       // 0: maxHeld
+	testTimeouts    *timeouts // nil: defaultTimeouts
+	testCalledPorts int       // 0: maxCalledPorts
 }
 
 // Server serves resources to any number of Envoys.

@@ -16,6 +16,8 @@ import (
 type session struct {
 	server *Server
 	subs   map[string]*subscription // by type
+	// resumed is true if the Envoy has resources from an earlier stream.
+	resumed bool
 }
 
 // subscription is what one Envoy wants and has of one type. Everything is guarded by the server's lock.
@@ -31,6 +33,9 @@ type subscription struct {
 	inflight []*response         // sent, not answered
 	waiting  map[string]int      // how many responses in flight hold a name
 	searches searches            // of parts of route tables that Envoy refuses
+	// older are the filters that choose scopes, by name, in the version that Envoy has from an earlier stream, until it has
+	// accepted one of this stream.
+	older map[string]string
 
 	out chan gcp.DeltaResponse // where the next response goes; nil while Envoy has not asked for one
 	req *gcp.DeltaRequest
@@ -82,7 +87,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 		first = true
 		sub = &subscription{
 			session: ss, store: st, named: map[string]struct{}{}, known: map[string]string{},
-			pending: map[string]struct{}{}, refused: map[string]string{}, waiting: map[string]int{},
+			pending: map[string]struct{}{}, refused: map[string]string{}, waiting: map[string]int{}, older: map[string]string{},
 		}
 		ss.subs[st.typeURL] = sub
 		st.subs[sub] = struct{}{}
@@ -90,6 +95,7 @@ func (ss *session) CreateDeltaWatch(req *gcp.DeltaRequest, state gcp.Subscriptio
 	}
 	sub.answered(req)
 	sub.subscribe(req, state, first)
+	s.cache.letIn(s.st.Snapshot())
 	sub.out, sub.req = out, req
 	if first && sub.wildcard {
 		sub.send(true) // Envoy waits for the first answer to a wildcard, though it be empty
@@ -109,9 +115,13 @@ func (sub *subscription) subscribe(req *gcp.DeltaRequest, state gcp.Subscription
 	if first {
 		// What it knows from an earlier stream: same versions are not sent again.
 		maps.Copy(sub.known, req.GetInitialResourceVersions())
-		for n := range sub.known {
+		sub.session.resumed = sub.session.resumed || len(sub.known) > 0
+		for n, v := range sub.known {
 			sub.pending[n] = struct{}{}
 			c.touched(sub.store.typeURL, n)
+			if sub.store.typeURL == TypeFilter && choosesScope(n) {
+				sub.older[n] = v
+			}
 		}
 		if sub.store.typeURL == TypeScope {
 			c.touchServices(false)
@@ -222,13 +232,14 @@ func (sub *subscription) addPending(r *response) {
 	}
 }
 
-// deferred reports whether a name must wait: a route table until it is known what of it Envoy refuses, and a filter for Envoy to
-// have all scopes or its workload's listeners. A filter that chooses the scopes of callers with an
+// deferred reports whether a name must wait: a route table until it is known what of it Envoy refuses, or that requests have the
+// header that it is read by; and a filter for Envoy to have all scopes or its workload's listeners. A filter that chooses the scopes of callers with an
 // identity, or of those without, may be the first to do so on the node. Requests would find no scope and be answered 404.
 // A new version of a policy comes last, so that workers that have it have the listeners too.
 func (sub *subscription) deferred(name string) bool {
 	if sub.store.typeURL == TypeRoute {
-		return sub.searching(name)
+		res := sub.store.resources[name]
+		return sub.searching(name) || res != nil && res.byCaller && sub.wants(name) && sub.session.callerUnwritten()
 	}
 	if sub.store.typeURL != TypeFilter || sub.known[name] == "" {
 		return false
@@ -238,6 +249,29 @@ func (sub *subscription) deferred(name string) bool {
 	}
 	scopes := sub.session.subs[TypeScope]
 	return scopes != nil && len(scopes.pending)+len(scopes.apart)+len(scopes.inflight) > 0
+}
+
+// callerUnwritten reports whether this Envoy may have a filter that chooses scopes and does not write callerHeader, as that of an
+// agent of an older version. Envoy 1.40 answers 404 to a request without the header if its table has a VhostHeader, also where a
+// virtual host is for all; one whose header has another value gets that one. Until Envoy has accepted the filter of this agent it goes on
+// with the tables that it has. A request that waits for its first table at that moment has passed the old filter, and is
+// answered 404. The way back, to an older agent, has no such moment: it sends tables that do not read the header before filters
+// that do not write it.
+//
+// An Envoy that has resources from an earlier stream, and has not asked for filters on this one, may have old ones.
+func (ss *session) callerUnwritten() bool {
+	filters := ss.subs[TypeFilter]
+	if filters == nil {
+		return ss.resumed
+	}
+	for name, had := range filters.older {
+		res := filters.store.resources[name]
+		if filters.wants(name) && res != nil && res.version != "" && res.version != had {
+			return true
+		}
+		delete(filters.older, name) // it is the same, or there is none any more
+	}
+	return false
 }
 
 // listenersPending reports whether the listeners of a filter's workload are still to be sent, or to be answered.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 	"github.com/weft-mesh/weft/xds"
 )
@@ -42,10 +43,12 @@ const (
 type enforcer struct {
 	st     *state.State
 	closer func(ctx context.Context, workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
-	// applied tells of Envoy's filters by name whether all workers have the version that Envoy accepted last.
-	applied func(context.Context) (map[string]bool, error)
-	file    string
-	log     *slog.Logger
+	// applied returns what Envoy's workers have of what Envoy has accepted.
+	applied func(context.Context) (*proxy.Applied, error)
+	// lost is the part of proxy.Applied.Behind that no worker will ever take: what it was when there was no more waiting for it.
+	lost int64
+	file string
+	log  *slog.Logger
 
 	force   map[string]*inForce  // by local workload
 	started bool                 // a workload that is new from now on has no connections from before
@@ -76,7 +79,7 @@ func (f *inForce) changed(p *model.Policy) {
 const maxVersions = 8
 
 func (a *Agent) enforce(ctx context.Context) error {
-	e := &enforcer{st: a.st, closer: a.path.CloseConnections, applied: a.proxy.AppliedFilters, file: filepath.Join(a.cfg.RunDir, enforceFile), log: a.cfg.Log}
+	e := &enforcer{st: a.st, closer: a.path.CloseConnections, applied: a.proxy.Applied, file: filepath.Join(a.cfg.RunDir, enforceFile), log: a.cfg.Log}
 	var err error
 	if e.force, err = loadEnforced(e.file); err != nil {
 		a.cfg.Log.Warn("what was enforced before is not known: authenticated connections to workloads with a policy are closed", "error", err)
@@ -214,7 +217,7 @@ func (e *enforcer) next() (at time.Time, ok bool) {
 
 // work closes what is forbidden in workloads whose change is in force. It reports whether one was done.
 func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time) (done bool) {
-	taken := sync.OnceValue(func() map[string]bool { return e.ask(ctx) })
+	taken := sync.OnceValue(func() *proxy.Applied { return e.ask(ctx) })
 	for key, f := range e.force {
 		w, revision, ok := e.st.Workloads.Revision(snap, key)
 		if len(f.versions) < 2 || !ok || !same(w.Policy, f.versions[len(f.versions)-1]) {
@@ -230,7 +233,11 @@ func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time
 		if now.Before(f.due) {
 			continue
 		}
-		last := now.Sub(f.since) >= enforceAgain || inAll(taken(), xds.PolicyFilterNames(w))
+		late := now.Sub(f.since) >= enforceAgain
+		last := e.inAll(taken(), xds.PolicyFilterNames(w)) || late
+		if late {
+			e.lost = taken().Behind
+		}
 		if f.closed && !last {
 			f.due = now.Add(enforcePoll)
 			continue
@@ -251,20 +258,27 @@ func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time
 	return done
 }
 
-// ask returns which filters all workers of Envoy have in their last version; nothing if Envoy does not answer.
-func (e *enforcer) ask(ctx context.Context) map[string]bool {
+// ask returns what all workers of Envoy have; nothing if Envoy does not answer.
+func (e *enforcer) ask(ctx context.Context) *proxy.Applied {
 	ctx, cancel := context.WithTimeout(ctx, enforcePatience)
 	defer cancel()
 	applied, err := e.applied(ctx)
 	if err != nil {
 		e.log.Debug("Envoy does not say whether its workers have a policy", "error", err)
+		return &proxy.Applied{}
 	}
 	return applied
 }
 
-// inAll reports whether there are names, and all of them are true.
-func inAll(applied map[string]bool, names []string) bool {
-	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !applied[n] })
+// inAll reports whether all workers have the filters of these names, of which there is at least one, and all listeners. A policy may
+// change its workload's listeners too. Envoy acknowledges them before the workers have them, and until then they let in connections
+// by the old ones.
+func (e *enforcer) inAll(applied *proxy.Applied, names []string) bool {
+	if applied.Behind < e.lost {
+		e.lost = 0 // another Envoy, or a listener that took long to warm has
+	}
+	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !applied.Filters[n] }) &&
+		(applied.Behind == 0 || applied.Behind == e.lost)
 }
 
 // decided reports whether new connections to a workload are decided by its row at a revision: Envoy has accepted it, and

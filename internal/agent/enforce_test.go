@@ -13,6 +13,7 @@ import (
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/internal/model"
+	"github.com/weft-mesh/weft/internal/proxy"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -64,7 +65,8 @@ type enforceTest struct {
 	calls  chan struct{} // a value for each attempt to close connections
 	failed atomic.Bool   // attempts fail
 	taken  atomic.Bool   // Envoy's workers have the policy
-	asked  chan struct{} // a value for each question for that
+	behind atomic.Int64  // how often they have yet to take a listener
+	asked  chan struct{} // a value for each question for these
 }
 
 func newEnforceTest(t *testing.T) *enforceTest {
@@ -80,10 +82,10 @@ func newEnforceTest(t *testing.T) *enforceTest {
 			}
 			return 1, nil
 		},
-		applied: func(context.Context) (map[string]bool, error) {
-			taken := e.taken.Load()
+		applied: func(context.Context) (*proxy.Applied, error) {
+			taken, behind := e.taken.Load(), e.behind.Load()
 			e.asked <- struct{}{}
-			return map[string]bool{"ns/a/hbone": taken, "ns/b/hbone": true}, nil
+			return &proxy.Applied{Filters: map[string]bool{"ns/a/hbone": taken, "ns/b/hbone": true}, Behind: behind}, nil
 		},
 	}
 	e.st.MarkSynced()
@@ -249,6 +251,32 @@ func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 		e.waiting()
 		e.taken.Store(true)
 		e.attempt()
+		e.noneFor(2*enforceAgain, "that the new policy allows")
+	})
+	t.Run("the workers have the listener later than the filter", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.taken.Store(true)
+		e.behind.Store(2)
+		e.policy(nil)
+		e.begin()
+		e.inForce(e.policy(&model.Policy{}))
+		e.attempt() // the first look
+		e.waiting()
+		e.behind.Store(0)
+		e.attempt()
+		e.noneFor(2*enforceAgain, "that the new policy allows")
+	})
+	t.Run("a listener was replaced while it warmed", func(t *testing.T) {
+		e := newEnforceTest(t)
+		e.taken.Store(true)
+		e.behind.Store(2)
+		e.policy(nil)
+		e.begin()
+		e.inForce(e.policy(&model.Policy{}))
+		e.attempt()
+		e.attempt() // after enforceAgain
+		e.inForce(e.policy(&model.Policy{Names: []string{"ns/other"}}))
+		e.attempt() // what no worker takes any more is known
 		e.noneFor(2*enforceAgain, "that the new policy allows")
 	})
 	t.Run("Envoy does not tell", func(t *testing.T) {

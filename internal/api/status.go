@@ -118,9 +118,9 @@ func (s *Status) faults(now time.Time) []string {
 }
 
 // ofNode reports whether what Envoy refused is of the mesh's own making. What comes from a route, a policy, a Gateway or
-// a certificate follows what its author asked for, and is a problem of that object.
+// a certificate follows what its author asked for, and is a problem of that object. So is what an object has more of than its share.
 func ofNode(r *model.Rejection) bool {
-	return !slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool {
+	return !r.OverBudget() && !slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool {
 		switch o.Kind {
 		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "XTelemetryPolicy", "AuthorizationPolicy", "Secret":
 			return true

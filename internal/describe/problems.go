@@ -96,6 +96,10 @@ func (d *description) rejections(ref model.ObjectRef) {
 		if r.Node != "" {
 			where = " of node " + r.Node
 		}
+		if r.OverBudget() {
+			d.problem(fmt.Sprintf("OverBudget at Envoy%s: %s", where, r.Message), "call fewer ports of the namespace's Services from one node")
+			continue
+		}
 		d.problem(fmt.Sprintf("Envoy%s refused %s: %s", where, r.Resource, r.Message), "correct what Envoy names; until then the last good version is in force")
 	}
 }

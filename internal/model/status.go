@@ -1,6 +1,9 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Status is what the mesh thinks of one object. It maps onto the Gateway API's status fields.
 type Status struct {
@@ -115,13 +118,20 @@ type ListenerStatus struct {
 	Conditions     []Condition `json:"conditions"`
 }
 
-// Rejection is an Envoy's refusal (NACK) of a resource.
+// PortsPrefix begins the Resource of a Rejection that says that a Service, whose key follows, has ports that a node does not send to
+// Envoy, because there are too many of the namespace.
+const PortsPrefix = "Ports/"
+
+// Rejection is an Envoy's refusal (NACK) of a resource, or this node's to send one.
 type Rejection struct {
 	Node     string          `json:"node,omitempty"` // of the Envoy; "" for this node
 	Resource string          `json:"resource"`       // type/name
 	Objects  []ObjectVersion `json:"objects"`        // whose configuration it comes from
 	Message  string          `json:"message"`
 }
+
+// OverBudget reports whether r says that an object has more than its share.
+func (r *Rejection) OverBudget() bool { return strings.HasPrefix(r.Resource, PortsPrefix) }
 
 // Key is the resource, after the node if it is another one. A node's name has no "|".
 func (r *Rejection) Key() string {

@@ -58,7 +58,7 @@ func (c *Client) Counters(ctx context.Context, filter string) (map[string]uint64
 }
 
 // Metrics gives what Envoy counts in Prometheus' text format, without what Requests returns: that is by client and by code,
-// and the agent's metrics hold it by workload. It alone begins with a w, and what AppliedFilters returns with an e (statsConfig).
+// and the agent's metrics hold it by workload. It alone begins with a w, and the filters of Applied with an e (statsConfig).
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
 	status, body, err := c.admin().do(ctx, http.MethodGet, "/stats/prometheus?filter="+url.QueryEscape("^[^ew]"))
 	if err == nil && status != http.StatusOK {
