@@ -53,12 +53,12 @@ type Config struct {
 	NamespaceShare int
 	// RequestExpressions is gateway.Config's.
 	RequestExpressions int
-	Announce       bool // this node may answer for Gateways' addresses; in a cluster only
-	CA             CA
-	SVIDTTL        time.Duration // of what this node's own CA signs
-	NetNSDir       string        // where container runtimes name pods' network namespaces; "" is /run/netns
-	CNI            CNI
-	HealthAddress  string // host:port of the probes; "" for none
+	Announce           bool // this node may answer for Gateways' addresses; in a cluster only
+	CA                 CA
+	SVIDTTL            time.Duration // of what this node's own CA signs
+	NetNSDir           string        // where container runtimes name pods' network namespaces; "" is /run/netns
+	CNI                CNI
+	HealthAddress      string // host:port of the probes; "" for none
 	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
 	// that serves, while HealthAddress is that of whichever serves. "" for none.
 	HealthSocket string
