@@ -96,9 +96,11 @@ func flows(t *testing.T, m *mesh) {
 		}
 	}
 	m.apply(t, policy(fromAlice+"      http: [{methods: [GET], paths: [{type: PathPrefix, value: /a}]}]\n"))
-	until(t, "a request that a policy looks at", func() error {
-		return want(alice, at(serviceIPs("guard", "l7")[0], 80), request{path: "/a/observed"}, 200, "")
-	})
+	guarded := at(serviceIPs("guard", "l7")[0], 80)
+	until(t, "the policy looks at requests", func() error { return want(alice, guarded, request{path: "/b"}, 403, "") })
+	if err := want(alice, guarded, request{path: "/a/observed"}, 200, ""); err != nil {
+		t.Fatal(err)
+	}
 	m.apply(t, policy(fromAlice)) // connections that come later are not read as requests
 	until(t, "a connection of bytes again", func() error {
 		s, err := open(alice, at(srv.Address, 7070))
