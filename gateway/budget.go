@@ -99,7 +99,7 @@ func (c *Config) shares(entries, kept int, asked map[string]int) func(namespace 
 			others = append(others, min(n, most))
 		}
 	}
-	level := min(most, fairLevel(entries-kept-max(system, entries/systemReserve), others))
+	level := min(most, fairLevel(max(0, entries-kept-max(system, entries/systemReserve)), others))
 	return func(ns string) int {
 		if ns == systemNamespace {
 			return most

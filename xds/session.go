@@ -68,6 +68,7 @@ func (ss *session) close() {
 	}
 	c.reports.subject(model.Envoy, false)
 	c.touchAll(true)
+	c.letIn(ss.server.st.Snapshot())
 	c.flush()
 }
 

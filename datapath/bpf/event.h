@@ -71,7 +71,7 @@ static __always_inline struct event *new_refusal(__u64 netns, const struct addre
 {
 	struct quota_key key = { .netns = netns, .from = *from, .kind = QUOTA_REFUSED };
 	__u32 more;
-	if (!within_telling(&key, QUOTA_REFUSED, &more) || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2) {
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_SIZE / 2 || !within_telling(&key, QUOTA_REFUSED, &more)) {
 		count_lost(LOST_REFUSALS);
 		return 0;
 	}

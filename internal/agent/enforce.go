@@ -45,8 +45,6 @@ type enforcer struct {
 	closer func(ctx context.Context, workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
 	// applied returns what Envoy's workers have of what Envoy has accepted.
 	applied func(context.Context) (*proxy.Applied, error)
-	// lost is the part of proxy.Applied.Behind that no worker will ever take: what it was when there was no more waiting for it.
-	lost int64
 	file string
 	log  *slog.Logger
 
@@ -233,11 +231,7 @@ func (e *enforcer) work(ctx context.Context, snap *state.Snapshot, now time.Time
 		if now.Before(f.due) {
 			continue
 		}
-		late := now.Sub(f.since) >= enforceAgain
-		last := e.inAll(taken(), xds.PolicyFilterNames(w)) || late
-		if late {
-			e.lost = taken().Behind
-		}
+		last := now.Sub(f.since) >= enforceAgain || inAll(taken(), xds.PolicyFilterNames(w))
 		if f.closed && !last {
 			f.due = now.Add(enforcePoll)
 			continue
@@ -272,13 +266,9 @@ func (e *enforcer) ask(ctx context.Context) *proxy.Applied {
 
 // inAll reports whether all workers have the filters of these names, of which there is at least one, and all listeners. A policy may
 // change its workload's listeners too. Envoy acknowledges them before the workers have them, and until then they let in connections
-// by the old ones.
-func (e *enforcer) inAll(applied *proxy.Applied, names []string) bool {
-	if applied.Behind < e.lost {
-		e.lost = 0 // another Envoy, or a listener that took long to warm has
-	}
-	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !applied.Filters[n] }) &&
-		(applied.Behind == 0 || applied.Behind == e.lost)
+// by the old ones. A listener that was replaced while it warmed is behind for as long as Envoy runs: changes are waited for by time then.
+func inAll(applied *proxy.Applied, names []string) bool {
+	return applied.Behind == 0 && len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !applied.Filters[n] })
 }
 
 // decided reports whether new connections to a workload are decided by its row at a revision: Envoy has accepted it, and

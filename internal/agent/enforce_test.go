@@ -276,7 +276,8 @@ func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 		e.attempt()
 		e.attempt() // after enforceAgain
 		e.inForce(e.policy(&model.Policy{Names: []string{"ns/other"}}))
-		e.attempt() // what no worker takes any more is known
+		e.attempt()
+		e.attempt() // after enforceAgain, as before
 		e.noneFor(2*enforceAgain, "that the new policy allows")
 	})
 	t.Run("Envoy does not tell", func(t *testing.T) {

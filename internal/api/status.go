@@ -21,6 +21,7 @@ func NewStatus(n Node, now time.Time) Status {
 		Gateways: gateways(st, snap), Rejections: collect(st.Rejections.All(snap)), Lost: collect(st.Lost.All(snap)),
 		Exports: collect(st.Exports.All(snap)),
 	}
+	slices.SortStableFunc(s.Rejections, model.CompareOverBudget)
 	s.CNI, _ = st.CNI.Get(snap, (*model.CNI).Key(nil))
 	s.Objects, s.Troubles = troubles(st, snap)
 	for w := range st.Workloads.All(snap) {

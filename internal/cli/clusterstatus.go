@@ -215,7 +215,7 @@ func printClusterStatus(w io.Writer, s *meshStatus) error {
 		func() error { return section(w, "Gateways", s.Gateways, gatewaySummary) },
 		func() error { return section(w, "Not taken as written", s.Problems, problemColumns[1:]) },
 		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
-		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
+		func() error { return section(w, "Refused by Envoy, or over a limit", s.Rejections, rejectionColumns) },
 	} {
 		if err := print(); err != nil {
 			return err

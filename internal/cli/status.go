@@ -118,7 +118,7 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 			return section(w, "Not taken as written", s.Folder.Problems, problemColumns)
 		},
 		func() error { return section(w, "Objects with problems", s.Troubles, troubleColumns) },
-		func() error { return section(w, "Refused by Envoy", s.Rejections, rejectionColumns) },
+		func() error { return section(w, "Refused by Envoy, or over a limit", s.Rejections, rejectionColumns) },
 	}
 	for _, print := range sections {
 		if err := print(); err != nil {

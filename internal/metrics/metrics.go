@@ -124,7 +124,13 @@ func (n node) Collect(ch chan<- prometheus.Metric) {
 			gauge(failures, float64(i.Failures), string(i.Identity))
 		}
 	}
-	gauge(rejections, float64(len(s.Rejections)))
+	refused := 0
+	for _, r := range s.Rejections {
+		if !r.OverBudget() {
+			refused++
+		}
+	}
+	gauge(rejections, float64(refused))
 	gauge(live, number(s.Proxy.State == "LIVE"))
 	gauge(connected, number(s.Proxy.Connected))
 	for _, action := range s.Proxy.OverloadActions {

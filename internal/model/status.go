@@ -133,6 +133,17 @@ type Rejection struct {
 // OverBudget reports whether r says that an object has more than its share.
 func (r *Rejection) OverBudget() bool { return strings.HasPrefix(r.Resource, PortsPrefix) }
 
+// CompareOverBudget orders what Envoy refused before what is over a budget, for those who take the first.
+func CompareOverBudget(a, b *Rejection) int {
+	switch {
+	case a.OverBudget() == b.OverBudget():
+		return 0
+	case b.OverBudget():
+		return -1
+	}
+	return 1
+}
+
 // Key is the resource, after the node if it is another one. A node's name has no "|".
 func (r *Rejection) Key() string {
 	if r.Node == "" {

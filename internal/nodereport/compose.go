@@ -1,6 +1,7 @@
 package nodereport
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -43,7 +44,8 @@ func (c *composer) report(snap *state.Snapshot, now time.Time) Report {
 	return r
 }
 
-// fairly orders refusals so that the many of one namespace do not push out those of others: first one of each namespace.
+// fairly orders refusals so that the many of one namespace do not push out those of others: first one of each namespace. What is over
+// a limit comes after all that Envoy refused.
 func fairly(all []*model.Rejection) []*model.Rejection {
 	turn, taken := map[*model.Rejection]int{}, map[string]int{}
 	for _, x := range all {
@@ -54,7 +56,9 @@ func fairly(all []*model.Rejection) []*model.Rejection {
 		turn[x] = taken[namespace]
 		taken[namespace]++
 	}
-	slices.SortStableFunc(all, func(a, b *model.Rejection) int { return turn[a] - turn[b] })
+	slices.SortStableFunc(all, func(a, b *model.Rejection) int {
+		return cmp.Or(model.CompareOverBudget(a, b), turn[a]-turn[b])
+	})
 	return all
 }
 
