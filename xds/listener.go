@@ -146,10 +146,14 @@ func buildListener(b *builder, name string) *built {
 			return l
 		}
 	}
-	key, suffix, ok := cutWorkloadName(name)
-	if !ok {
-		return nil
+	if key, suffix, ok := cutWorkloadName(name); ok {
+		return buildWorkloadListener(b, name, key, suffix)
 	}
+	return nil
+}
+
+// buildWorkloadListener makes one of a local workload's listeners.
+func buildWorkloadListener(b *builder, name, key, suffix string) *built {
 	w, ok := b.st.Workloads.Get(b.snap, key)
 	if !ok {
 		return nil

@@ -136,21 +136,21 @@ func TestTableByCallerWaitsForFilters(t *testing.T) {
 		c.answer(sent)
 		arrives(c)
 	})
-	t.Run("the filter is the same", func(t *testing.T) {
+	t.Run("the filter is the same", func(*testing.T) {
 		c := w.client()
 		initial(c, TypeRoute, name, "older")
 		c.quiet()
 		initial(c, TypeFilter, filter, now)
 		arrives(c)
 	})
-	t.Run("the pod is gone", func(t *testing.T) {
+	t.Run("the pod is gone", func(*testing.T) {
 		c := w.client()
 		initial(c, TypeFilter, "shop/gone/out-http", "older")
 		c.next()
 		c.subscribe(TypeRoute, name)
 		arrives(c)
 	})
-	t.Run("all callers are equal", func(t *testing.T) {
+	t.Run("all callers are equal", func(*testing.T) {
 		equal := *table
 		equal.VirtualHosts = []model.VirtualHost{{Hosts: []string{"*"}, Rules: []model.Rule{{Status: 200}}}}
 		put(w, w.st.RouteTables, &equal)

@@ -45,8 +45,8 @@ type enforcer struct {
 	closer func(ctx context.Context, workload string, which datapath.Connections, forbidden func(local, remote netip.AddrPort) bool) (int, error)
 	// applied returns what Envoy's workers have of what Envoy has accepted.
 	applied func(context.Context) (*proxy.Applied, error)
-	file string
-	log  *slog.Logger
+	file    string
+	log     *slog.Logger
 
 	force   map[string]*inForce  // by local workload
 	started bool                 // a workload that is new from now on has no connections from before
