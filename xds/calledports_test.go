@@ -74,11 +74,14 @@ func TestCalledPortsOfANamespaceAreBounded(t *testing.T) {
 	arrived(t, c, map[string]bool{"service/shop/s1/80": true, "cluster service/shop/s1/80": true})
 	w.rejectionsAre()
 	c.close()
-	w.server.mu.Lock()
-	defer w.server.mu.Unlock()
-	if n := len(w.server.cache.called); n > 0 {
-		t.Errorf("%d namespaces are remembered", n)
-	}
+	until(t, "no namespace is remembered when the Envoy is gone", func() error {
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		if n := len(w.server.cache.called); n > 0 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
 }
 
 // arrived takes responses until each table came that sends requests to its Service (true) or does not (false), and each cluster.
