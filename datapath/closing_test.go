@@ -16,11 +16,10 @@ import (
 	"github.com/weft-mesh/weft/internal/testenv"
 )
 
-// TestEndWaitsForTheInspection: the end of a connection that Envoy inspects comes later than what was sent before it, by so much that
-// the inspection is over. Nothing is kept back where Envoy has answered, nor at its other listeners.
-func TestEndWaitsForTheInspection(t *testing.T) {
-	n := newNode(t)
-	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
+// clientOfRoute makes a pod, and a Service with a route whose backend is on another node.
+func (n *node) clientOfRoute() *lab.Pod {
+	n.t.Helper()
+	a, b := testenv.Pod(n.t, n.lab, "a"), testenv.Pod(n.t, n.lab, "b")
 	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
 	put(n, n.st.Workloads, workload(b, model.MTLSDisabled, func(w *model.Workload) { w.Local = false }))
 	var backends []netip.AddrPort
@@ -28,6 +27,14 @@ func TestEndWaitsForTheInspection(t *testing.T) {
 		backends = append(backends, netip.AddrPortFrom(ip, 8080))
 	}
 	n.service(model.TCP, true, 0, backends...)
+	return a
+}
+
+// TestEndWaitsForTheInspection: the end of a connection that Envoy inspects comes later than what was sent before it, by so much that
+// the inspection is over. Nothing is kept back where Envoy has answered, nor at its other listeners.
+func TestEndWaitsForTheInspection(t *testing.T) {
+	n := newNode(t)
+	a := n.clientOfRoute()
 	s, _ := n.st.Services.Get(n.st.Snapshot(), "ns/svc")
 	for _, c := range []struct {
 		name   string
@@ -106,14 +113,7 @@ func (n *node) sayAndClose(p *lab.Pod, to netip.AddrPort, greets bool) (line str
 // that closes its socket, or has sent nothing, has ended at once.
 func TestEndWaitsForTheAnswer(t *testing.T) {
 	n := newNode(t)
-	a, b := testenv.Pod(t, n.lab, "a"), testenv.Pod(t, n.lab, "b")
-	put(n, n.st.Workloads, workload(a, model.MTLSDisabled))
-	put(n, n.st.Workloads, workload(b, model.MTLSDisabled, func(w *model.Workload) { w.Local = false }))
-	var backends []netip.AddrPort
-	for _, ip := range addrs(b) {
-		backends = append(backends, netip.AddrPortFrom(ip, 8080))
-	}
-	n.service(model.TCP, true, 0, backends...)
+	a := n.clientOfRoute()
 	n.sync()
 	var listen []string
 	for _, l := range proxyListeners {

@@ -74,14 +74,11 @@ func (s *Server) workload(snap *state.Snapshot, w *model.Workload) *Workload {
 	if !w.Local || w.NetNS == "" || len(w.Addresses) == 0 {
 		return nil
 	}
-	for p := range s.st.Placements.By(snap, state.ByNetNS, w.NetNS) {
-		if p.Inode != 0 {
-			return &Workload{
-				Key: w.Key(), NetNS: w.NetNS, Inode: p.Inode, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy,
-			}
-		}
+	inode, _ := s.st.NetNSInode(snap, w.NetNS)
+	if inode == 0 {
+		return nil
 	}
-	return nil
+	return &Workload{Key: w.Key(), NetNS: w.NetNS, Inode: inode, Addresses: w.Addresses, Identity: w.Identity, Policy: w.Policy}
 }
 
 // serverLink is one tunnel.

@@ -90,15 +90,21 @@ func TestFilterWaitsForScopes(t *testing.T) {
 	c.subscribe(TypeFilter, "shop/web/out-http")
 	c.next()
 	put(w, w.st.Workloads, goldenPod("web", "10.1.0.1", model.MTLSPermissive, nil))
-	scopes := <-c.got
-	if scopes.TypeUrl != TypeScope {
-		t.Fatalf("first came %s", scopes.TypeUrl)
-	}
-	c.quiet()
-	c.answer(scopes)
+	c.waitsFor(TypeScope)
 	if filter := c.next(); filter.TypeUrl != TypeFilter {
 		t.Errorf("then came %s", filter.TypeUrl)
 	}
+}
+
+// waitsFor takes a response of a type, sees that nothing follows, and answers it.
+func (c *client) waitsFor(typeURL string) {
+	c.t.Helper()
+	r := <-c.got
+	if r.TypeUrl != typeURL {
+		c.t.Fatalf("first came %s", r.TypeUrl)
+	}
+	c.quiet()
+	c.answer(r)
 }
 
 // A table whose virtual host the caller's namespace chooses is not sent before Envoy has the filters that write that namespace: those of
@@ -123,17 +129,12 @@ func TestTableByCallerWaitsForFilters(t *testing.T) {
 			t.Errorf("%s %v came in place of the table", r.TypeUrl, resourceNames(r))
 		}
 	}
-	t.Run("the filter is older", func(t *testing.T) {
+	t.Run("the filter is older", func(*testing.T) {
 		c := w.client()
 		initial(c, TypeRoute, name, "older")
 		c.quiet()
 		initial(c, TypeFilter, filter, "older")
-		sent := <-c.got
-		if sent.TypeUrl != TypeFilter {
-			t.Fatalf("first came %s", sent.TypeUrl)
-		}
-		c.quiet()
-		c.answer(sent)
+		c.waitsFor(TypeFilter)
 		arrives(c)
 	})
 	t.Run("the filter is the same", func(*testing.T) {
@@ -178,12 +179,7 @@ func TestPolicyWaitsForListeners(t *testing.T) {
 	c.next()
 	p.Policy.Rules[0].Ports = []uint16{80}
 	put(w, w.st.Workloads, p)
-	listeners := <-c.got
-	if listeners.TypeUrl != TypeListener {
-		t.Fatalf("first came %s", listeners.TypeUrl)
-	}
-	c.quiet()
-	c.answer(listeners)
+	c.waitsFor(TypeListener)
 	if r := c.next(); r.TypeUrl != TypeFilter {
 		t.Errorf("then came %s", r.TypeUrl)
 	}

@@ -1,10 +1,6 @@
 package xds
 
-import (
-	"strings"
-
-	"github.com/weft-mesh/weft/internal/state"
-)
+import "strings"
 
 // namespaceBits tell namespaces of one name apart.
 const namespaceBits = 12
@@ -18,11 +14,7 @@ const namespaceBits = 12
 // It reports false if there is none: the next one at the path may be another workload's, and Envoy would listen there with
 // this one's identity.
 func (b *builder) netns(given string) (string, bool) {
-	var inode uint64
-	placed := false
-	for p := range b.st.Placements.By(b.snap, state.ByNetNS, given) {
-		placed, inode = true, p.Inode
-	}
+	inode, placed := b.st.NetNSInode(b.snap, given)
 	switch {
 	case !placed || given == "":
 		return given, true

@@ -231,22 +231,26 @@ func (e *enforceTest) waiting() {
 	}
 }
 
+// narrow begins without a policy, and puts one in force that allows nothing.
+func (e *enforceTest) narrow() {
+	e.t.Helper()
+	e.policy(nil)
+	e.begin()
+	e.inForce(e.policy(&model.Policy{}))
+}
+
 // TestConnectionsOfTheNewPolicyLive: connections that Envoy's workers let in by the new policy are not closed.
 func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 	t.Run("the workers have it at once", func(t *testing.T) {
 		e := newEnforceTest(t)
 		e.taken.Store(true)
-		e.policy(nil)
-		e.begin()
-		e.inForce(e.policy(&model.Policy{}))
+		e.narrow()
 		e.attempt()
 		e.noneFor(2*enforceAgain, "that the new policy allows")
 	})
 	t.Run("the workers have it later", func(t *testing.T) {
 		e := newEnforceTest(t)
-		e.policy(nil)
-		e.begin()
-		e.inForce(e.policy(&model.Policy{}))
+		e.narrow()
 		e.attempt()
 		e.waiting()
 		e.taken.Store(true)
@@ -257,9 +261,7 @@ func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 		e := newEnforceTest(t)
 		e.taken.Store(true)
 		e.behind.Store(2)
-		e.policy(nil)
-		e.begin()
-		e.inForce(e.policy(&model.Policy{}))
+		e.narrow()
 		e.attempt() // the first look
 		e.waiting()
 		e.behind.Store(0)
@@ -270,9 +272,7 @@ func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 		e := newEnforceTest(t)
 		e.taken.Store(true)
 		e.behind.Store(2)
-		e.policy(nil)
-		e.begin()
-		e.inForce(e.policy(&model.Policy{}))
+		e.narrow()
 		e.attempt()
 		e.attempt() // after enforceAgain
 		e.inForce(e.policy(&model.Policy{Names: []string{"ns/other"}}))
@@ -282,9 +282,7 @@ func TestConnectionsOfTheNewPolicyLive(t *testing.T) {
 	})
 	t.Run("Envoy does not tell", func(t *testing.T) {
 		e := newEnforceTest(t)
-		e.policy(nil)
-		e.begin()
-		e.inForce(e.policy(&model.Policy{}))
+		e.narrow()
 		e.attempt()
 		e.attempt()
 		e.noneFor(2*enforceAgain, "that the new policy allows")

@@ -51,3 +51,14 @@ func (s *State) NodeAccepts(snap *Snapshot, node string, t model.Transport) bool
 	n, ok := s.Nodes.Get(snap, node)
 	return ok && slices.Contains(n.Accepts, t)
 }
+
+// NetNSInode returns the number of the network namespace at a path, as placements have it; 0 if none of them names a namespace there.
+// placed is false if there is no placement.
+func (s *State) NetNSInode(snap *Snapshot, path string) (inode uint64, placed bool) {
+	for p := range s.Placements.By(snap, ByNetNS, path) {
+		if placed = true; p.Inode != 0 {
+			return p.Inode, true
+		}
+	}
+	return 0, placed
+}
