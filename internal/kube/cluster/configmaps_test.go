@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 type configMapServer struct {
 	mu      sync.Mutex
 	maps    map[string]*corev1.ConfigMap // by key
+	version int                          // resourceVersion of the last change
 	changed chan struct{}
 	asked   []string // field selectors
 	closed  bool     // everything is forbidden
@@ -32,19 +34,20 @@ func (s *configMapServer) put(key, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	namespace, name, _ := strings.Cut(key, "/")
+	s.version++
 	s.maps[key] = &corev1.ConfigMap{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: "2", Labels: map[string]string{"a": "b"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, ResourceVersion: strconv.Itoa(s.version), Labels: map[string]string{"a": "b"}},
 		Data:       map[string]string{kube.CACertificateKey: text, "other": "x"},
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-func (s *configMapServer) get(key string) (*corev1.ConfigMap, <-chan struct{}) {
+func (s *configMapServer) get(key string) (m *corev1.ConfigMap, version int, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.maps[key], s.changed
+	return s.maps[key], s.version, s.changed
 }
 
 func (s *configMapServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -59,9 +62,9 @@ func (s *configMapServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: 403})
 		return
 	}
-	m, changed := s.get(namespace + "/" + name)
+	m, version, changed := s.get(namespace + "/" + name)
 	if r.URL.Query().Get("watch") == "" {
-		list := corev1.ConfigMapList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMapList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
+		list := corev1.ConfigMapList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMapList"}, ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(version)}}
 		if m != nil {
 			list.Items = append(list.Items, *m)
 		}
@@ -74,20 +77,27 @@ func (s *configMapServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = http.NewResponseController(w).Flush()
-	for sent := m; ; {
+	// What came between the list and this watch is sent too.
+	sent, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
+	for {
+		if m != nil && versionOf(m) > sent {
+			raw, _ := json.Marshal(m)
+			_ = json.NewEncoder(w).Encode(map[string]any{"type": "MODIFIED", "object": json.RawMessage(raw)})
+			_ = http.NewResponseController(w).Flush()
+		}
+		sent = version
 		select {
 		case <-r.Context().Done():
 			return
 		case <-changed:
 		}
-		if m, changed = s.get(namespace + "/" + name); m == sent {
-			continue
-		}
-		sent = m
-		raw, _ := json.Marshal(m)
-		_ = json.NewEncoder(w).Encode(map[string]any{"type": "MODIFIED", "object": json.RawMessage(raw)})
-		_ = http.NewResponseController(w).Flush()
+		m, version, changed = s.get(namespace + "/" + name)
 	}
+}
+
+func versionOf(m *corev1.ConfigMap) int {
+	v, _ := strconv.Atoi(m.ResourceVersion)
+	return v
 }
 
 // TestConfigMapsThatAreReferredTo are read, and no others.
