@@ -39,7 +39,7 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 	for _, p := range g.Ports {
 		if !p.UDP && p.Port == n.port && len(p.Listeners) > 0 {
 			return &built{
-				message: gatewayListener(b.cfg, g, p, name),
+				message: gatewayListener(b, g, p, name),
 				objects: append(p.Owners(gatewayRef(g.Namespace, g.Name, g.Generation)), telemetryRefs(g)...),
 			}
 		}
@@ -49,7 +49,8 @@ func buildGatewayListener(b *builder, name string, n gatewayName) *built {
 
 // gatewayListener listens on a Gateway's addresses in Envoy's own namespace. The addresses may come to the host later
 // than the listener (freebind).
-func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name string) *listener.Listener {
+func gatewayListener(b *builder, g *model.Gateway, p model.GatewayPort, name string) *listener.Listener {
+	cfg := b.cfg
 	l := &listener.Listener{
 		Name:             name,
 		StatPrefix:       "gateway",
@@ -66,7 +67,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 	}
 	state := stateFilter(identityState(gatewayPrefix+g.Key(), g.Identity, ""))
 	if !p.TLS && len(p.Listeners[0].Streams) > 0 {
-		l.FilterChains = streamChains(cfg, g, p, p.Listeners[0], state, map[string]bool{})
+		l.FilterChains = streamChains(b, g, p, p.Listeners[0], state, map[string]bool{})
 		return l
 	}
 	// The filter waits for the first bytes, which HCM's own timeouts do not: a client that sends nothing is let go.
@@ -82,7 +83,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 	seen := map[string]bool{}
 	for _, gl := range p.Listeners {
 		if len(gl.Streams) > 0 {
-			l.FilterChains = append(l.FilterChains, streamChains(cfg, g, p, gl, state, seen)...)
+			l.FilterChains = append(l.FilterChains, streamChains(b, g, p, gl, state, seen)...)
 			continue
 		}
 		if seen[gl.Hostname] || len(gl.Certificates) == 0 {
@@ -91,7 +92,7 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 		seen[gl.Hostname] = true
 		chain := &listener.FilterChain{
 			Name:                          gl.Name,
-			TransportSocket:               gatewayTLS(g, p, gl),
+			TransportSocket:               gatewayTLS(g, p, gl, "h2", "http/1.1"),
 			TransportSocketConnectTimeout: duration(cfg.timeouts().handshake),
 			Filters:                       []*listener.Filter{state, gatewayHTTP(cfg, g, gl.RouteTable)},
 		}
@@ -101,10 +102,11 @@ func gatewayListener(cfg *Config, g *model.Gateway, p model.GatewayPort, name st
 	return l
 }
 
-func gatewayTLS(g *model.Gateway, p model.GatewayPort, gl model.GatewayListener) *core.TransportSocket {
+// gatewayTLS ends TLS at a listener. It agrees with the client on one of the protocols, or on none.
+func gatewayTLS(g *model.Gateway, p model.GatewayPort, gl model.GatewayListener, protocols ...string) *core.TransportSocket {
 	c := &tls.CommonTlsContext{
 		TlsParams:     &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2},
-		AlpnProtocols: []string{"h2", "http/1.1"},
+		AlpnProtocols: protocols,
 	}
 	for _, key := range gl.Certificates {
 		c.TlsCertificateSdsSecretConfigs = append(c.TlsCertificateSdsSecretConfigs,

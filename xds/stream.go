@@ -230,7 +230,7 @@ func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream, passthr
 
 // streamChains returns a filter chain for each route of a listener. Names that an earlier listener of the port has are
 // left out: Envoy refuses two chains that match alike.
-func streamChains(cfg *Config, g *model.Gateway, p model.GatewayPort, gl model.GatewayListener, state *listener.Filter, seen map[string]bool) []*listener.FilterChain {
+func streamChains(b *builder, g *model.Gateway, p model.GatewayPort, gl model.GatewayListener, state *listener.Filter, seen map[string]bool) []*listener.FilterChain {
 	var out []*listener.FilterChain
 	for _, s := range gl.Streams {
 		if seen[s.Hostname] {
@@ -239,18 +239,43 @@ func streamChains(cfg *Config, g *model.Gateway, p model.GatewayPort, gl model.G
 		seen[s.Hostname] = true
 		chain := &listener.FilterChain{
 			Name:    gl.Name + "/" + s.Hostname,
-			Filters: []*listener.Filter{state, gatewayStream(cfg, g, s, p.TLS && len(gl.Certificates) == 0)},
+			Filters: []*listener.Filter{state, gatewayStream(b.cfg, g, s, p.TLS && len(gl.Certificates) == 0)},
 		}
 		if p.TLS {
 			chain.FilterChainMatch = sniMatch(s.Hostname)
 		}
 		if len(gl.Certificates) > 0 {
-			chain.TransportSocket = gatewayTLS(g, p, gl)
-			chain.TransportSocketConnectTimeout = duration(cfg.timeouts().handshake)
+			chain.TransportSocket = gatewayTLS(g, p, gl, streamProtocols(b, s.Route)...)
+			chain.TransportSocketConnectTimeout = duration(b.cfg.timeouts().handshake)
 		}
 		out = append(out, chain)
 	}
 	return out
+}
+
+// streamProtocols returns the application protocols (RFC 7301) of a route whose TLS ends at the Gateway. The backend speaks with
+// the client, so what it speaks is known only where the ports of all backends say HTTP/2. A client with which nothing is agreed
+// on speaks what it would without TLS.
+func streamProtocols(b *builder, route model.ObjectRef) []string {
+	r, ok := b.st.StreamRoutes.Get(b.snap, model.StreamKey(route))
+	if !ok {
+		return nil
+	}
+	var http2 []string
+	for _, to := range r.Backends {
+		if to.Invalid {
+			continue
+		}
+		svc, ok := b.st.Services.Get(b.snap, to.Namespace+"/"+to.Name)
+		if !ok {
+			return nil
+		}
+		if p, ok := svc.Port(to.Port); !ok || !isHTTP2(p.AppProtocol) {
+			return nil
+		}
+		http2 = []string{"h2"}
+	}
+	return http2
 }
 
 // sniMatch matches TLS whose name is a host: exact, "*.suffix", or "" for all.
