@@ -65,6 +65,7 @@ type gatewayBuilder struct {
 	certs     map[*listener][]string
 	attached  map[string]int // routes by key of the listener
 	refs      problems       // of the Gateway itself
+	hops      string         // what is wrong with its annotation
 	model     *model.Gateway
 	outs      []output
 }
@@ -77,6 +78,7 @@ func newGatewayBuilder(v *view, gw *gwv1.Gateway) *gatewayBuilder {
 		},
 	}
 	b.model.TraceSampling, _ = v.objs.TraceSampling(v.Snapshot, gw.Namespace) // its pods say what is wrong with the label
+	b.model.TrustedHops, b.hops = kube.TrustedHops(gw)
 	b.assigned, _ = v.assignments.Get(v.Snapshot, kube.Key(gw))
 	if b.assigned == nil {
 		b.assigned = &assignment{gateway: kube.Key(gw)}
@@ -197,9 +199,14 @@ func (b *gatewayBuilder) accepted(good int, bad []string) model.Condition {
 	case !anyAccepted:
 		return no(model.ConditionAccepted, string(gwv1.GatewayReasonListenersNotValid), invalid)
 	case good < len(b.listeners) || len(bad) > 0:
+		if b.hops != "" {
+			invalid += "; " + b.hops
+		}
 		return model.Condition{Type: model.ConditionAccepted, Status: true, Reason: string(gwv1.GatewayReasonListenersNotValid), Message: invalid}
 	}
-	return yes(model.ConditionAccepted, string(gwv1.GatewayReasonAccepted))
+	accepted := yes(model.ConditionAccepted, string(gwv1.GatewayReasonAccepted))
+	accepted.Message = b.hops
+	return accepted
 }
 
 func (b *gatewayBuilder) programmed(rejected string) model.Condition {

@@ -119,13 +119,15 @@ func gatewayTLS(g *model.Gateway, p model.GatewayPort, gl model.GatewayListener,
 	return transportSocket("envoy.transport_sockets.tls", context)
 }
 
-// gatewayHTTP faces the world: it appends to X-Forwarded-For, and gives an ID to requests that have none.
+// gatewayHTTP faces the world: it appends to X-Forwarded-For, and gives an ID to requests that have none. Without a trusted hop it
+// overwrites X-Forwarded-Proto.
 func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	if g.Identity == "" {
 		table += plainSuffix
 	}
 	m := newHTTP(cfg, "gateway")
 	m.UseRemoteAddress = yes()
+	m.XffNumTrustedHops = g.TrustedHops
 	m.GenerateRequestId, m.PreserveExternalRequestId = yes(), true
 	m.StreamIdleTimeout = duration(time.Hour)
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleClients)

@@ -13,8 +13,10 @@ type Gateway struct {
 	// TraceSampling is as that of a Workload.
 	TraceSampling *float64 `json:"traceSampling,omitempty"`
 	// Tracing is nil where no XTelemetryPolicy is in force.
-	Tracing *Tracing      `json:"tracing,omitempty"`
-	Ports   []GatewayPort `json:"ports"`
+	Tracing *Tracing `json:"tracing,omitempty"`
+	// TrustedHops is how many proxies before the Gateway are trusted to say who the client is.
+	TrustedHops uint32        `json:"trustedHops,omitempty"`
+	Ports       []GatewayPort `json:"ports"`
 	// BackendCertificate is the key (namespace/name) of the Certificate that it shows to backends with a BackendTLS; "" for
 	// none.
 	BackendCertificate string `json:"backendCertificate,omitempty"`

@@ -38,6 +38,11 @@ func (c *checker) labels() []Remark {
 				kube.LabelMTLS, mode)))
 		}
 	}
+	for gw := range c.objs.Gateways.All(c.snap) {
+		if _, problem := kube.TrustedHops(gw); problem != "" {
+			out = append(out, warn(CodeLabel, model.ObjectRef{Group: gw.GroupVersionKind().Group, Kind: "Gateway", Namespace: gw.Namespace, Name: gw.Name}, problem))
+		}
+	}
 	for _, w := range c.files.Workloads {
 		out = append(out, workloadLabels(w)...)
 	}
