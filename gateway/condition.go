@@ -77,13 +77,17 @@ func problem(s *model.Status) string {
 // maxNamedNodes bounds how many nodes a condition names.
 const maxNamedNodes = 3
 
-// rejected returns what Envoy said about resources that come from a generation of an object, or "". What Envoys of
-// several nodes said is told once.
+// rejected returns what Envoy said about resources that come from a generation of an object, or "".
 func (v *view) rejected(ref model.ObjectRef, generation int64) string {
+	return v.rejectedOf(ref, generation, func(string) bool { return true })
+}
+
+// rejectedOf is rejected for those resources, as type/name, that concerned reports. What Envoys of several nodes said is told once.
+func (v *view) rejectedOf(ref model.ObjectRef, generation int64, concerned func(resource string) bool) string {
 	type refusal struct{ resource, message string }
 	nodes := map[refusal][]string{}
 	for r := range v.st.Rejections.By(v.Snapshot, state.ByObject, ref.String()) {
-		if !r.OverBudget() && slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return o.ObjectRef == ref && o.Matches(generation) }) {
+		if !r.OverBudget() && concerned(r.Resource) && slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool { return o.ObjectRef == ref && o.Matches(generation) }) {
 			f := refusal{r.Resource, r.Message}
 			nodes[f] = append(nodes[f], r.Node)
 		}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -163,7 +164,7 @@ func (b *gatewayBuilder) status() *model.Status {
 	var bad []string
 	good := 0
 	for _, l := range b.listeners {
-		ls := b.listenerStatus(l, rejected)
+		ls := b.listenerStatus(l, b.v.rejectedOf(ref, b.gw.Generation, b.concerns(l)))
 		s.Listeners = append(s.Listeners, ls)
 		if l.accepted.ok() && l.refs.ok() {
 			good++
@@ -223,6 +224,23 @@ func (b *gatewayBuilder) programmed(rejected string) model.Condition {
 		return no(model.ConditionProgrammed, string(gwv1.GatewayReasonInvalid), "no listener can be served")
 	}
 	return yes(model.ConditionProgrammed, string(gwv1.GatewayReasonProgrammed))
+}
+
+// concerns reports of resources of Envoy whether one that was refused keeps a listener from being served: what is made of another
+// listener, or of another port, does not.
+func (b *gatewayBuilder) concerns(l *listener) func(resource string) bool {
+	prefix, port := model.GatewayPorts(b.gw.Namespace, b.gw.Name, l.port.udp), strconv.Itoa(int(l.port.number))
+	return func(resource string) bool {
+		_, name, _ := strings.Cut(resource, "/")
+		name, _, _ = strings.Cut(name, "|")
+		of, ofPort := strings.CutPrefix(name, prefix)
+		if !ofPort {
+			other := model.GatewayPorts(b.gw.Namespace, b.gw.Name, !l.port.udp)
+			return !strings.HasPrefix(name, other)
+		}
+		number, ofListener, one := strings.Cut(of, "/")
+		return number == port && (!one || ofListener == l.path)
+	}
 }
 
 func (b *gatewayBuilder) listenerStatus(l *listener, rejected string) model.ListenerStatus {

@@ -88,7 +88,7 @@ func (v *view) listenerSetListeners(s *model.Status, gw *gwv1.Gateway, merged *p
 		for range v.attachments.By(v.Snapshot, byListener, l.key) {
 			b.attached[l.key]++
 		}
-		s.Listeners = append(s.Listeners, b.listenerStatus(l, rejected))
+		s.Listeners = append(s.Listeners, b.listenerStatus(l, v.rejectedOf(merged.parent.ObjectRef, merged.parent.Generation, b.concerns(l))))
 		if b.good(l) {
 			good++
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +74,44 @@ func TestRefusalOfAnOlderGeneration(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestRefusalOfOneListener: what Envoy refused of a port, or of a listener, is said of that one alone, and of the Gateway.
+func TestRefusalOfOneListener(t *testing.T) {
+	ref := model.ObjectRef{Group: gwv1.GroupName, Kind: "Gateway", Namespace: "edge", Name: "gw"}
+	listeners := []string{"HTTP 80", "HTTP 8080", "TCP 9000", "UDP 9000", "HTTP 80 a.example"}
+	for resource, want := range map[string][]int{
+		"Listener/" + model.GatewayTable("edge", "gw", 80, ""):                  {0, 4},
+		"RouteConfiguration/" + model.GatewayTable("edge", "gw", 8080, ""):      {1},
+		"RouteConfiguration/" + model.GatewayTable("edge", "gw", 80, "http-80"): {0},
+		"Listener/" + model.GatewayTable("edge", "gw", 9000, ""):                {2},
+		"Listener/" + model.GatewayDatagrams("edge", "gw", 9000):                {3},
+		"Listener/" + model.GatewayTable("edge", "gw", 8, ""):                   nil,
+		"RouteConfiguration/" + model.GatewayTable("edge", "gw", 80, "") + "|p": {0, 4},
+		"Secret/of-all": {0, 1, 2, 3, 4},
+	} {
+		w := newWorld(testConfig)
+		w.put(t, classOf("weft", ControllerName), openGateway("edge", "gw", 100, listeners...))
+		txn := w.st.Write(w.st.Rejections)
+		w.st.Rejections.Put(txn, &model.Rejection{Resource: resource, Message: "no such thing", Objects: []model.ObjectVersion{{ObjectRef: ref}}})
+		txn.Commit()
+		w.Sync()
+		s, _ := w.st.Statuses.Get(w.st.Snapshot(), ref.String())
+		told := func(conditions []model.Condition) bool {
+			return slices.ContainsFunc(conditions, func(c model.Condition) bool {
+				return c.Type == model.ConditionProgrammed && !c.Status && strings.Contains(c.Message, "no such thing")
+			})
+		}
+		var got []int
+		for i, l := range s.Listeners {
+			if told(l.Conditions) {
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, want) || !told(s.Conditions) {
+			t.Errorf("%s: told of listeners %v, want %v; of the Gateway: %t", resource, got, want, told(s.Conditions))
+		}
 	}
 }
 

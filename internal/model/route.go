@@ -28,7 +28,7 @@ func ServiceTable(namespace, name string, port uint16) string {
 
 // GatewayTable is the name of the route table of a Gateway's port, and of one HTTPS listener if listener is not "".
 func GatewayTable(namespace, name string, port uint16, listener string) string {
-	t := "gateway/" + Key(namespace, name) + "/" + strconv.Itoa(int(port))
+	t := GatewayPorts(namespace, name, false) + strconv.Itoa(int(port))
 	if listener != "" {
 		t += "/" + listener
 	}
@@ -37,7 +37,16 @@ func GatewayTable(namespace, name string, port uint16, listener string) string {
 
 // GatewayDatagrams is the name of Envoy's listener for a UDP port of a Gateway, and of the cluster behind it.
 func GatewayDatagrams(namespace, name string, port uint16) string {
-	return "gateway-udp/" + Key(namespace, name) + "/" + strconv.Itoa(int(port))
+	return GatewayPorts(namespace, name, true) + strconv.Itoa(int(port))
+}
+
+// GatewayPorts is what the names that are made of a Gateway's ports of TCP, or of UDP, begin with. The port's number follows, and for
+// what one listener has of its own a slash and the listener.
+func GatewayPorts(namespace, name string, udp bool) string {
+	if udp {
+		return "gateway-udp/" + Key(namespace, name) + "/"
+	}
+	return "gateway/" + Key(namespace, name) + "/"
 }
 
 // VirtualHost is a set of hosts with the rules for them. Hosts are exact names, "*.suffix", or "*"; no two
