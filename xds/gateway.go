@@ -128,6 +128,7 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	m := newHTTP(cfg, "gateway")
 	m.UseRemoteAddress = yes()
 	m.XffNumTrustedHops = g.TrustedHops
+	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE // a client must not say whose certificate it has
 	m.GenerateRequestId, m.PreserveExternalRequestId = yes(), true
 	m.StreamIdleTimeout = duration(time.Hour)
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleClients)

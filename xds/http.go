@@ -31,7 +31,8 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 		StreamIdleTimeout:          duration(0),
 		RequestHeadersTimeout:      duration(t.headers),
 		MaxRequestHeadersKb:        number(maxHeadersKB),
-		NormalizePath:              yes(), // paths are compared by routes and policies: /a/../b is /b
+		ForwardClientCertDetails:   hcm.HttpConnectionManager_ALWAYS_FORWARD_ONLY, // of an ingress before the client
+		NormalizePath:              yes(),                                         // paths are compared by routes and policies: /a/../b is /b
 		CommonHttpProtocolOptions: &core.HttpProtocolOptions{
 			MaxHeadersCount: number(maxHeaders),
 			IdleTimeout:     duration(t.idle),

@@ -133,6 +133,8 @@ var cases = append(methods(), []exchange{
 	{name: "underscore in a field's name", request: withFields("x_under_score: 1")},
 	{name: "bytes above 127", request: withFields("X-Latin: caf\xe9\nX-UTF: caf\xc3\xa9")},
 	{name: "fields of proxies", request: withFields("Forwarded: for=1.2.3.4\nVia: 1.1 before\nX-Real-Ip: 1.2.3.4")},
+	{name: "fields that say who asks", request: withFields("X-Forwarded-For: 1.2.3.4\nX-Forwarded-Proto: https\nX-Forwarded-Host: a.example\nX-Forwarded-Port: 443\n" +
+		"X-Forwarded-Client-Cert: Hash=ab;Subject=\"CN=a\""), except: []exception{untrusted}},
 	{name: "fields of tracing", request: withFields("X-Request-Id: 7\nTraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\nTracestate: a=b\n" +
 		"B3: 4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1\nX-B3-Traceid: 1\nX-Cloud-Trace-Context: 1\nX-Ot-Span-Context: 1\nX-Client-Trace-Id: 9\nBaggage: k=v")},
 	{name: "fields of Envoy", request: withFields("X-Envoy-Retry-On: 5xx\nX-Envoy-Upstream-Rq-Timeout-Ms: 1\nX-Envoy-Max-Retries: 9\nX-Envoy-Decorator-Operation: a\nX-Envoy-Original-Path: /a"), except: []exception{steersEnvoy, fromOutside}},
@@ -207,6 +209,15 @@ var (
 	// toOrigin: RFC 9112 3.2.1.
 	toOrigin = exception{reason: "a proxy asks the origin in origin form", want: func(want *result, _ result) {
 		want.Server[0].Start = strings.Replace(want.Server[0].Start, "http://shop.example", "", 1)
+	}}
+	untrusted = exception{ways: "Gateway", reason: "a client must not say who it is, nor how it came", want: func(want *result, got result) {
+		withoutFields(want, "x-forwarded-client-cert")
+		fields := want.Server[0].Fields
+		fields[slices.Index(fields, "x-forwarded-proto: https")] = "x-forwarded-proto: http"
+		client := "x-forwarded-for: 1.2.3.4,10.87.0."
+		if i := slices.IndexFunc(got.Server[0].Fields, func(f string) bool { return strings.HasPrefix(f, client) }); i >= 0 {
+			fields[slices.Index(fields, "x-forwarded-for: 1.2.3.4")] = got.Server[0].Fields[i]
+		}
 	}}
 	fromOutside = exception{ways: "Gateway", reason: "fields of Envoy that come from outside are removed", want: func(want *result, _ result) {
 		withoutFields(want, "x-envoy-decorator-operation", "x-envoy-original-path")
