@@ -47,7 +47,13 @@ type clients struct {
 	params runtime.ParameterCodec
 
 	mu sync.Mutex
-	by map[schema.GroupVersion]*rest.RESTClient
+	by map[clientKey]*rest.RESTClient
+}
+
+// clientKey names a client. Watches are not limited in their rate, as those of client-go are not.
+type clientKey struct {
+	gv      schema.GroupVersion
+	watches bool
 }
 
 func newClients(cfg *rest.Config) *clients {
@@ -55,19 +61,35 @@ func newClients(cfg *rest.Config) *clients {
 	if err := errors.Join(apiextensionsv1.AddToScheme(s), eventsv1.AddToScheme(s)); err != nil {
 		panic(err) // two types under one name: a mistake in the program
 	}
+	// An API server that is asked to compresses each event of a watch. To unpack them was a fifteenth of what a changed route cost an
+	// agent, and the API server packs them once for every node.
+	cfg = rest.CopyConfig(cfg)
+	cfg.DisableCompression = true
 	return &clients{
 		cfg: cfg, scheme: s, codecs: serializer.NewCodecFactory(s), params: runtime.NewParameterCodec(s),
-		by: map[schema.GroupVersion]*rest.RESTClient{},
+		by: map[clientKey]*rest.RESTClient{},
 	}
 }
 
 func (c *clients) of(gv schema.GroupVersion) (*rest.RESTClient, error) {
+	return c.get(clientKey{gv: gv})
+}
+
+// watching returns a client for watches that read the body of the response themselves.
+func (c *clients) watching(gv schema.GroupVersion) (*rest.RESTClient, error) {
+	return c.get(clientKey{gv: gv, watches: true})
+}
+
+func (c *clients) get(key clientKey) (*rest.RESTClient, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.by[gv]; r != nil {
+	if r := c.by[key]; r != nil {
 		return r, nil
 	}
-	cfg := rest.CopyConfig(c.cfg)
+	gv, cfg := key.gv, rest.CopyConfig(c.cfg)
+	if key.watches {
+		cfg.QPS, cfg.RateLimiter = -1, nil
+	}
 	cfg.GroupVersion = &gv
 	cfg.APIPath = "/apis"
 	if gv.Group == "" {
@@ -86,7 +108,7 @@ func (c *clients) of(gv schema.GroupVersion) (*rest.RESTClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %w", gv, err)
 	}
-	c.by[gv] = r
+	c.by[key] = r
 	return r, nil
 }
 

@@ -125,7 +125,7 @@ func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object
 		return nil, nil, err
 	}
 	example, err := s.c.clients.scheme.New(gvk)
-	return typedClient{client, s.c.clients, gvk}, example, err
+	return typedClient{client, s.c.clients, gvk, s.c.opts.Statuses, s.custom()}, example, err
 }
 
 // typedClient lists and watches Go objects. Fields that these do not have are dropped.
@@ -133,6 +133,10 @@ type typedClient struct {
 	rest.Interface
 	clients *clients
 	gvk     schema.GroupVersionKind
+	// statuses of routes are read too.
+	statuses bool
+	// custom resources come as JSON, others as protobuf.
+	custom bool
 }
 
 func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
@@ -148,6 +152,9 @@ func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Ob
 }
 
 func (c typedClient) watch(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+	if c.custom {
+		return c.watchJSON(ctx, o)
+	}
 	return c.request(&o).Watch(ctx)
 }
 
