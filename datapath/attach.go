@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -29,6 +30,7 @@ var hooks = []hook{
 	{weftProgProxyConnect4, ebpf.AttachCGroupInet4Connect, true, false},
 	{weftProgProxyConnect6, ebpf.AttachCGroupInet6Connect, true, false},
 	{weftProgProxySockops, ebpf.AttachCGroupSockOps, true, false},
+	{weftProgAdmit, ebpf.AttachCGroupInetIngress, true, false},
 	{weftProgProxyGetsockopt, ebpf.AttachCGroupGetsockopt, true, false},
 	{weftProgAppSockops, ebpf.AttachCGroupSockOps, false, false},
 	{weftProgGetpeername4, ebpf.AttachCgroupInet4GetPeername, false, false},
@@ -55,8 +57,8 @@ func hooksOf(cfg Config) []hook {
 	return slices.DeleteFunc(slices.Clone(hooks), func(h hook) bool { return h.udp })
 }
 
-// loadSpec reads the embedded object and fits it to this kernel.
-func loadSpec() (*ebpf.CollectionSpec, error) {
+// loadSpec reads the embedded object and fits it to this kernel, and to Config.AdmissionRate.
+func loadSpec(rate uint32) (*ebpf.CollectionSpec, error) {
 	spec, err := loadWeft()
 	if err != nil {
 		return nil, fmt.Errorf("embedded BPF object: %w", err)
@@ -73,8 +75,17 @@ func loadSpec() (*ebpf.CollectionSpec, error) {
 	if err := spec.Variables[weftVarHostNetns].Set(host); err != nil {
 		return nil, fmt.Errorf("embedded BPF object: %w", err)
 	}
+	if rate > 0 {
+		cost := uint64(time.Second) / uint64(rate)
+		if err := errors.Join(spec.Variables[weftVarAdmissionCost].Set(cost), spec.Variables[weftVarAdmissionBurst].Set(admissionBurst*cost*uint64(rate))); err != nil {
+			return nil, fmt.Errorf("embedded BPF object: %w", err)
+		}
+	}
 	return spec, nil
 }
+
+// admissionBurst is how many connections a source may open at once, as a multiple of its rate in a second.
+const admissionBurst = 2
 
 // loadHooks loads the cgroup programs. Those that watch UDP read structures of the kernel, which not every kernel lets them: the
 // rest works without them, and cfg is told.

@@ -216,6 +216,12 @@ type weftSlotKey struct {
 	Slot    uint32
 }
 
+type weftSource struct {
+	_     structs.HostLayout
+	Netns uint64
+	Addr  weftAddress
+}
+
 type weftTuple struct {
 	_     structs.HostLayout
 	Netns uint64
@@ -228,6 +234,8 @@ type weftTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	weftMapAccepting        = "accepting"
+	weftMapAdmissions       = "admissions"
 	weftMapAffinities       = "affinities"
 	weftMapByTuple          = "by_tuple"
 	weftMapClosings         = "closings"
@@ -255,6 +263,7 @@ const (
 	weftMapSelves           = "selves"
 	weftMapSleeping         = "sleeping"
 	weftMapSlots            = "slots"
+	weftProgAdmit           = "admit"
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
 	weftProgConnect6        = "connect6"
@@ -278,6 +287,8 @@ const (
 	weftProgSendmsg6        = "sendmsg6"
 	weftProgUdpEgress       = "udp_egress"
 	weftProgUdpIngress      = "udp_ingress"
+	weftVarAdmissionBurst   = "admission_burst"
+	weftVarAdmissionCost    = "admission_cost"
 	weftVarDatagramType     = "datagram_type"
 	weftVarDnsMessageType   = "dns_message_type"
 	weftVarEventType        = "event_type"
@@ -329,6 +340,7 @@ type weftSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftProgramSpecs struct {
+	Admit           *ebpf.ProgramSpec `ebpf:"admit"`
 	AppSockops      *ebpf.ProgramSpec `ebpf:"app_sockops"`
 	Connect4        *ebpf.ProgramSpec `ebpf:"connect4"`
 	Connect6        *ebpf.ProgramSpec `ebpf:"connect6"`
@@ -358,6 +370,8 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
+	Accepting     *ebpf.MapSpec `ebpf:"accepting"`
+	Admissions    *ebpf.MapSpec `ebpf:"admissions"`
 	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
 	ByTuple       *ebpf.MapSpec `ebpf:"by_tuple"`
 	Closings      *ebpf.MapSpec `ebpf:"closings"`
@@ -391,6 +405,8 @@ type weftMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftVariableSpecs struct {
+	AdmissionBurst *ebpf.VariableSpec `ebpf:"admission_burst"`
+	AdmissionCost  *ebpf.VariableSpec `ebpf:"admission_cost"`
 	DatagramType   *ebpf.VariableSpec `ebpf:"datagram_type"`
 	DnsMessageType *ebpf.VariableSpec `ebpf:"dns_message_type"`
 	EventType      *ebpf.VariableSpec `ebpf:"event_type"`
@@ -420,6 +436,8 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
+	Accepting     *ebpf.Map `ebpf:"accepting"`
+	Admissions    *ebpf.Map `ebpf:"admissions"`
 	Affinities    *ebpf.Map `ebpf:"affinities"`
 	ByTuple       *ebpf.Map `ebpf:"by_tuple"`
 	Closings      *ebpf.Map `ebpf:"closings"`
@@ -451,6 +469,8 @@ type weftMaps struct {
 
 func (m *weftMaps) Close() error {
 	return _WeftClose(
+		m.Accepting,
+		m.Admissions,
 		m.Affinities,
 		m.ByTuple,
 		m.Closings,
@@ -485,6 +505,8 @@ func (m *weftMaps) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftVariables struct {
+	AdmissionBurst *ebpf.Variable `ebpf:"admission_burst"`
+	AdmissionCost  *ebpf.Variable `ebpf:"admission_cost"`
 	DatagramType   *ebpf.Variable `ebpf:"datagram_type"`
 	DnsMessageType *ebpf.Variable `ebpf:"dns_message_type"`
 	EventType      *ebpf.Variable `ebpf:"event_type"`
@@ -498,6 +520,7 @@ type weftVariables struct {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftPrograms struct {
+	Admit           *ebpf.Program `ebpf:"admit"`
 	AppSockops      *ebpf.Program `ebpf:"app_sockops"`
 	Connect4        *ebpf.Program `ebpf:"connect4"`
 	Connect6        *ebpf.Program `ebpf:"connect6"`
@@ -525,6 +548,7 @@ type weftPrograms struct {
 
 func (p *weftPrograms) Close() error {
 	return _WeftClose(
+		p.Admit,
 		p.AppSockops,
 		p.Connect4,
 		p.Connect6,

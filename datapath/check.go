@@ -279,7 +279,7 @@ const destroyPatience = 5 * time.Second
 // checkPrograms lets the verifier judge every program, on maps that are gone afterwards.
 func checkPrograms() Finding {
 	f := Finding{Name: "BPF programs"}
-	spec, err := loadSpec()
+	spec, err := loadSpec(0)
 	if err != nil {
 		f.What, f.How = err.Error(), "please report it"
 		return f

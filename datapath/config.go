@@ -30,6 +30,10 @@ type Config struct {
 	LeaveTimeout time.Duration
 	// Tunnel hands the authenticated bytes of local workloads to weft tunnel where it listens, and not to Envoy.
 	Tunnel bool
+	// AdmissionRate is how many connections a second Envoy and weft tunnel accept of one source: of a pod those that it makes,
+	// else those from one address. Past it, and past twice as many at once, the packets that open connections are dropped, and
+	// their senders try again after a second. 0 is no bound; at most 1,000,000.
+	AdmissionRate uint32
 	// NoUDPFlows leaves out the programs that look at UDP packets: Datagrams reports nothing then.
 	NoUDPFlows bool
 	// ExchangeIdle is how long after its last datagram an exchange by UDP has ended; 0 is DefaultExchangeIdle.

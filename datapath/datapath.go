@@ -65,7 +65,7 @@ func (d *Datapath) Open() error {
 }
 
 func (d *Datapath) open() (err error) {
-	if d.spec, err = loadSpec(); err != nil {
+	if d.spec, err = loadSpec(d.cfg.AdmissionRate); err != nil {
 		return err
 	}
 	if d.maps, d.fresh, err = openMaps(d.cfg.PinDir, d.spec); err != nil {

@@ -38,6 +38,7 @@ const (
 	ReasonContested            // nobody has an identity at the address: several pods claim it, or it is of a Service that is not balanced
 	ReasonStrangers            // too many connections a second to 15008 or 15009 from addresses that are not of the mesh
 	ReasonUndeclared           // a process of the node sent what no probe of the pod declares
+	ReasonRate                 // the source opens more connections than Config.AdmissionRate; it tries again
 )
 
 func (r Reason) String() string {
@@ -45,7 +46,8 @@ func (r Reason) String() string {
 		"no proxy to check the policy", "the node could not program the workload",
 		"several pods claim the address, or its Service is over its budget",
 		"too many connections from addresses outside of the mesh",
-		"a request from the node that no probe or hook of the pod declares"}, int(r))
+		"a request from the node that no probe or hook of the pod declares",
+		"more connections a second than one source may open; it tries again"}, int(r))
 }
 
 // MarshalText gives the text.

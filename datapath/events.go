@@ -25,6 +25,10 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 	if err != nil {
 		return err
 	}
+	delayed, err := d.newLosses(lostConnections, model.LostConnections)
+	if err != nil {
+		return err
+	}
 	opened := newDurations(maxOpen)
 	return d.follow(ctx, recordStream{
 		what: "events", ring: d.maps[weftMapEvents], reader: readsEvents, sleep: ringSleep,
@@ -38,7 +42,10 @@ func (d *Datapath) Events(ctx context.Context, event func(Event), lost func(n ui
 				d.cfg.Log.Warn("connection events were lost: they come faster than they are read", "lost", n)
 				lost(n)
 			}
-			_, err = refusals.look()
+			if _, err = refusals.look(); err != nil {
+				return err
+			}
+			_, err = delayed.look()
 			return err
 		},
 		record: func(raw []byte, c clock) error {
@@ -59,6 +66,7 @@ const (
 	lostRefusals
 	lostDNS
 	lostExchanges
+	lostConnections
 )
 
 // losses are the events of one kind that were not made since newLosses.

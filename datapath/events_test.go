@@ -80,7 +80,7 @@ func TestLostEventsAreCountedUnderLoad(t *testing.T) {
 // capacityOfRing is how many events fit into the ring, each with the header of bpf_ringbuf_hdr.
 func (n *node) capacityOfRing() uint32 {
 	n.t.Helper()
-	spec, err := loadSpec()
+	spec, err := loadSpec(0)
 	if err != nil {
 		n.t.Fatal(err)
 	}

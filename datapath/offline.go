@@ -45,7 +45,7 @@ func (o *Offline) kernelMaps() error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("lift the limit of locked memory: %w", err)
 	}
-	spec, err := loadSpec()
+	spec, err := loadSpec(0)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (r *resolver) filter(rule *model.Rule, at string, in gwv1.HTTPRouteFilter, 
 		if in.RequestHeaderModifier == nil {
 			return missing
 		}
-		rule.RequestHeaders, f = headerChange(at, in.RequestHeaderModifier)
+		rule.RequestHeaders, f = requestChange(at, in.RequestHeaderModifier)
 	case gwv1.HTTPRouteFilterResponseHeaderModifier:
 		if in.ResponseHeaderModifier == nil {
 			return missing
@@ -101,7 +101,7 @@ func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteF
 		return nil
 	case gwv1.HTTPRouteFilterRequestHeaderModifier:
 		if in.RequestHeaderModifier != nil {
-			b.RequestHeaders, f = headerChange(at, in.RequestHeaderModifier)
+			b.RequestHeaders, f = requestChange(at, in.RequestHeaderModifier)
 			return f
 		}
 	case gwv1.HTTPRouteFilterResponseHeaderModifier:
@@ -119,6 +119,15 @@ func (r *resolver) backendFilter(b *model.Backend, at string, in gwv1.HTTPRouteF
 		return unknownType("%s: filter type %q is not known", at, short(string(in.Type)))
 	}
 	return unsupported("%s: filter %q is not supported on a backend", at, short(string(in.Type)))
+}
+
+// requestChange is a change of a request's headers.
+func requestChange(at string, in *gwv1.HTTPHeaderFilter) (model.HeaderChange, *fault) {
+	out, f := headerChange(at, in)
+	if h := out.Reserved(); f == nil && h != "" {
+		f = unsupported("%s: header %s is for the mesh itself and cannot be changed", at, h)
+	}
+	return out, f
 }
 
 func headerChange(at string, in *gwv1.HTTPHeaderFilter) (model.HeaderChange, *fault) {

@@ -269,8 +269,8 @@ func httpFlow(e *data.HTTPAccessLogEntry, log string) *Flow {
 	status := int(e.GetResponse().GetResponseCode().GetValue())
 	// An answer of the application is no failure of the request, whatever its status.
 	details := e.GetResponse().GetResponseCodeDetails()
-	if log == logRequest && details == detailsFault {
-		details = detailsOddHost
+	if r, ok := refusals[status]; ok && log == logRequest && details == detailsFault {
+		details = r
 	}
 	if f.Failure != "" || status >= 400 && details != detailsUpstream {
 		f.Failure = joinWords(f.Failure, details)
@@ -347,8 +347,11 @@ func backendAddr(a *core.Address) netip.AddrPort {
 // detailsUpstream is what Envoy says of an answer that came from the upstream (StreamInfo::ResponseCodeDetails).
 const detailsUpstream = "via_upstream"
 
-// detailsOddHost takes the place of detailsFault, Envoy's words for a request that refuseOddHosts refuses.
-const detailsOddHost, detailsFault = "malformed_host", "fault_filter_abort"
+// detailsFault is what Envoy says of a request that abortWhere refuses.
+const detailsFault = "fault_filter_abort"
+
+// refusals are what flows say instead, by status: of refuseOddHosts and refuseLoops.
+var refusals = map[int]string{400: "malformed_host", 508: "gateway_loop"}
 
 // unsaid are flags that say that the client went away, or what the details say of a fault.
 var unsaid = []string{"downstream_connection_termination", "downstream_remote_reset", "fault_injected"}

@@ -82,17 +82,22 @@ func TestIdentitiesOfRequests(t *testing.T) {
 	}
 }
 
-// Of what Envoy calls injected faults only a refusal at a Gateway, or at the destination, is one of a Host.
-func TestFaultsThatAreNoHosts(t *testing.T) {
-	for _, test := range []struct{ log, details, want string }{
-		{logRequest, "fault_filter_abort", "malformed_host"},
-		{logRequest, "fault_filter_delay_timeout", "fault_filter_delay_timeout"},
-		{logRequestOut, "fault_filter_abort", "fault_filter_abort"},
-		{logIn, "fault_filter_abort", "fault_filter_abort"},
+// What Envoy calls injected faults are refusals of ours at a Gateway, whose status says which, and nothing of ours elsewhere.
+func TestRefusalsAreNoFaults(t *testing.T) {
+	for _, test := range []struct {
+		log, details string
+		status       uint32
+		want         string
+	}{
+		{logRequest, "fault_filter_abort", 400, "malformed_host"},
+		{logRequest, "fault_filter_abort", 508, "gateway_loop"},
+		{logRequest, "fault_filter_delay_timeout", 400, "fault_filter_delay_timeout"},
+		{logRequestOut, "fault_filter_abort", 400, "fault_filter_abort"},
+		{logIn, "fault_filter_abort", 400, "fault_filter_abort"},
 	} {
 		e := &data.HTTPAccessLogEntry{
 			CommonProperties: &data.AccessLogCommon{ResponseFlags: &data.ResponseFlags{FaultInjected: true}},
-			Response:         &data.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(400), ResponseCodeDetails: test.details},
+			Response:         &data.HTTPResponseProperties{ResponseCode: wrapperspb.UInt32(test.status), ResponseCodeDetails: test.details},
 		}
 		if got := httpFlow(e, test.log).Failure; got != test.want {
 			t.Errorf("%s in the log %s: failure %q, want %q", test.details, test.log, got, test.want)

@@ -252,11 +252,17 @@ func headerChanges(c model.HeaderChange) (add []*core.HeaderValueOption, remove 
 
 func emptyChange(c model.HeaderChange) bool { return len(c.Set)+len(c.Add)+len(c.Remove) == 0 }
 
-// validChanges reports whether Envoy will take what a rule does to headers and hosts. Else it would refuse the table.
+// validChanges reports whether Envoy will take what a rule does to headers and hosts, else it would refuse the table, and
+// whether the rule leaves alone what the mesh itself says in headers.
 func validChanges(r *model.Rule) bool {
 	changes := []model.HeaderChange{r.RequestHeaders, r.ResponseHeaders}
+	reserved := r.RequestHeaders.Reserved() != ""
 	for _, b := range r.Backends {
 		changes = append(changes, b.RequestHeaders, b.ResponseHeaders)
+		reserved = reserved || b.RequestHeaders.Reserved() != ""
+	}
+	if reserved {
+		return false
 	}
 	for _, c := range changes {
 		for _, h := range slices.Concat(c.Set, c.Add) {

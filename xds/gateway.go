@@ -143,5 +143,6 @@ func gatewayHTTP(cfg *Config, g *model.Gateway, table string) *listener.Filter {
 	cfg.gatewayTraces(m, g)
 	m.HttpFilters = routingFilters(cfg)
 	refuseOddHosts(m)
+	refuseLoops(m)
 	return managed(m)
 }

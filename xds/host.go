@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"slices"
+
 	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -21,14 +23,19 @@ const wellFormedHost = `(\[[0-9A-Fa-f:.]*\]|[^:@]*)(:[0-9]*)?`
 func refuseOddHosts(m *hcm.HttpConnectionManager) {
 	odd := headerMatch(":authority", matching(wellFormedHost))
 	odd.InvertMatch = true
-	m.HttpFilters = append([]*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{
-		Headers: []*routev3.HeaderMatcher{odd},
+	abortWhere(m, 400, odd)
+}
+
+// abortWhere answers requests with a header with a status and no body.
+func abortWhere(m *hcm.HttpConnectionManager, status uint32, where *routev3.HeaderMatcher) {
+	m.HttpFilters = slices.Insert(m.HttpFilters, 0, httpFilter("envoy.filters.http.fault", &fault.HTTPFault{
+		Headers: []*routev3.HeaderMatcher{where},
 		Abort: &fault.FaultAbort{
-			ErrorType:  &fault.FaultAbort_HttpStatus{HttpStatus: 400},
+			ErrorType:  &fault.FaultAbort_HttpStatus{HttpStatus: status},
 			Percentage: &typev3.FractionalPercent{Numerator: 100, Denominator: typev3.FractionalPercent_HUNDRED},
 		},
 		DisableDownstreamClusterStats: true,
-	})}, m.HttpFilters...)
+	}))
 	m.LocalReplyConfig = &hcm.LocalReplyConfig{Mappers: []*hcm.ResponseMapper{withoutBody("FI")}}
 }
 

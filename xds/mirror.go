@@ -93,6 +93,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
 		Name:                   listenerMirror,
 		ValidateClusters:       no(),
+		RequestHeadersToAdd:    []*core.HeaderValueOption{markPassed(copyPasses)},
 		RequestHeadersToRemove: internal,
 		VirtualHosts: []*routev3.VirtualHost{{Name: listenerMirror, Domains: []string{"*"}, Routes: []*routev3.Route{{
 			Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},

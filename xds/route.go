@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -44,6 +45,9 @@ func buildRoutes(b *builder, name string) *built {
 		ValidateClusters:         no(), // they come on demand
 		IgnorePortInHostMatching: true,
 		RequestHeadersToRemove:   []string{scopeHeader, callerHeader, "x-envoy-external-address", "x-envoy-internal"},
+	}
+	if t.gateway {
+		out.RequestHeadersToAdd = []*core.HeaderValueOption{markPassed(1)}
 	}
 	if source != nil && b.excluded != nil && len(b.excluded.refused) > 0 {
 		source = leaveOut(source, t.service, b.excluded.excludes)

@@ -5,7 +5,7 @@
 
 enum { VERDICT_KERNEL = 1, VERDICT_L7 = 2, VERDICT_MTLS = 3, VERDICT_REFUSED = 4 };
 enum { REASON_NONE, REASON_NO_BACKEND, REASON_NO_PROXY, REASON_PLAINTEXT, REASON_NO_POLICY_PORT, REASON_NOT_PROGRAMMED,
-       REASON_CONTESTED, REASON_STRANGERS, REASON_UNDECLARED };
+       REASON_CONTESTED, REASON_STRANGERS, REASON_UNDECLARED, REASON_RATE };
 enum { EVENT_OPENED = 1, EVENT_CLOSED = 2, EVENT_REFUSED = 3 };
 
 struct event {
@@ -36,8 +36,8 @@ struct {
 } events SEC(".maps");
 
 /* Events that were not made: the ring had no room, or they were refusals beyond their bound. Messages of DNS that were not
- * told, and datagrams of exchanges that are not counted. */
-enum { LOST_RING, LOST_REFUSALS, LOST_DNS, LOST_EXCHANGES, LOST_KINDS };
+ * told, and datagrams of exchanges that are not counted. And packets that open connections, of sources over their rate. */
+enum { LOST_RING, LOST_REFUSALS, LOST_DNS, LOST_EXCHANGES, LOST_CONNECTIONS, LOST_KINDS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -2,6 +2,7 @@
 /* The sockets of Envoy and of weft tunnel, which share a cgroup. These programs hang on that cgroup, and the kernel runs a
  * cgroup's programs before those of its parents: so the others find the proxies' sockets marked. */
 #pragma once
+#include "admission.h"
 #include "outbound.h"
 #include "sockops.h"
 
@@ -140,6 +141,7 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 	struct endpoint local;
 	struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
 	ends(ops, &local, &key.addr);
+	admitted(key.netns, &key.addr.addr);
 	if (!is_loopback(&local.addr))
 		return;
 	key.proxy = local.port;
@@ -153,6 +155,10 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 static __always_inline void proxy_listens(struct bpf_sock_ops *ops)
 {
 	__u32 port = LOAD(ops->local_port);
+	struct bpf_sock *sk = ops->sk;
+	__u64 *in = sk ? bpf_sk_storage_get(&accepting, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (in)
+		*in = bpf_get_netns_cookie(ops);
 	if (port != PORT_IN && port != PORT_HBONE && port != PORT_TUNNEL)
 		return;
 	struct endpoint local;

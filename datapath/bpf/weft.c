@@ -11,6 +11,7 @@
 #include "probe.h"
 #include "outbound.h"
 #include "sockops.h"
+#include "admission.h"
 #include "proxy.h"
 #include "inbound.h"
 #include "listeners.h"

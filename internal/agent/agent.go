@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -68,6 +69,9 @@ type Config struct {
 	IstioMetrics   bool // the counts of traffic also by the names of Istio's metrics
 	RequestLog     bool // a flow for each HTTP request
 	NoUDPFlows     bool // no flows of datagrams and of DNS
+	// ConnectionRate is how many connections a second Envoy and weft tunnel accept of one source; 0 is ratePerCPU for each
+	// processor of the node.
+	ConnectionRate uint32
 	// Traces says where spans of requests go; nil for nowhere.
 	Traces *xds.Traces
 	// Export says where flows are sent.
@@ -92,6 +96,14 @@ const acceptTimeout = 2 * time.Second
 // leaveTimeout is how long a network namespace stays closed whose pod has gone. A pod that is renamed in a folder is
 // placed again within it.
 const leaveTimeout = 2 * time.Second
+
+// ratePerCPU keeps what one source takes of the proxies below what it takes of the machine itself to make so many connections:
+// see docs/security.md.
+const ratePerCPU = 1000
+
+func (c *Config) connectionRate() uint32 {
+	return cmp.Or(c.ConnectionRate, uint32(ratePerCPU*runtime.NumCPU()))
+}
 
 // Agent is a node's agent.
 type Agent struct {
@@ -189,7 +201,7 @@ func New(cfg Config) (*Agent, error) {
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
-		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, NoUDPFlows: cfg.NoUDPFlows, Log: cfg.Log,
+		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, NoUDPFlows: cfg.NoUDPFlows, AdmissionRate: cfg.connectionRate(), Log: cfg.Log,
 	}, a.st); err != nil {
 		return nil, err
 	}

@@ -10,8 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
-
+	"github.com/weft-mesh/weft/internal/connlimit"
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
@@ -96,7 +95,7 @@ const maxOutside = 64
 // serveOutside is serveHTTP for clients that nobody vouches for: their connections are few, and end when they are idle or
 // slow to read.
 func serveOutside(ctx context.Context, l net.Listener, h http.Handler) error {
-	return serve(ctx, netutil.LimitListener(l, maxOutside), &http.Server{Handler: h, IdleTimeout: 2 * time.Minute, WriteTimeout: time.Minute})
+	return serve(ctx, connlimit.Listen(l, maxOutside, maxOutside), &http.Server{Handler: h, IdleTimeout: 2 * time.Minute, WriteTimeout: time.Minute})
 }
 
 func serve(ctx context.Context, l net.Listener, s *http.Server) error {

@@ -11,11 +11,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/connlimit"
 	"github.com/weft-mesh/weft/internal/kube/access"
 	"github.com/weft-mesh/weft/mtls"
 )
 
-const maxToken = 16 << 10 // bytes
+const (
+	maxToken = 16 << 10 // bytes
+	// maxConns bounds the connections, of which an agent has a handful. Tokens are seen only after a connection is there.
+	maxConns      = 16384
+	maxConnsOfOne = 256 // address
+)
 
 // server answers agents.
 type server struct {
@@ -45,7 +51,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes that strangers break off
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.ServeTLS(l, "", "") }()
+	go func() { done <- srv.ServeTLS(connlimit.Listen(l, maxConns, maxConnsOfOne), "", "") }()
 	select {
 	case err := <-done:
 		return err

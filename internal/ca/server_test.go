@@ -198,6 +198,35 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// TestConnectionsOfOneAddress: nobody has more connections to the CA than maxConnsOfOne, also before it sees a token.
+func TestConnectionsOfOneAddress(t *testing.T) {
+	s := newService(t)
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: 10 * time.Second}
+	handshake := func() error {
+		c, err := tls.DialWithDialer(&from, "tcp", s.address.String(), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		return nil
+	}
+	for range maxConnsOfOne {
+		if err := handshake(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		if handshake() == nil {
+			t.Fatal("one more is served")
+		}
+	}
+	if conn, err := s.agent("agent-1").Connect(t.Context(), s.address, "/v1/node", "other"); err == nil {
+		conn.Close()
+	} else if !strings.Contains(err.Error(), "200") {
+		t.Errorf("an agent at another address: %v", err)
+	}
+}
+
 // TestBatch: one that is refused takes nothing from the others.
 func TestBatch(t *testing.T) {
 	s := newService(t)

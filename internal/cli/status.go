@@ -172,7 +172,10 @@ func proxyLine(p api.Proxy, now time.Time) string {
 func lostLine(lost []*model.Lost) string {
 	var out []string
 	for _, l := range lost {
-		if l.Count > 0 {
+		switch {
+		case l.Count > 0 && l.Source == model.LostConnections:
+			out = append(out, fmt.Sprintf("%d packets of %s dropped", l.Count, l.Source))
+		case l.Count > 0:
 			out = append(out, fmt.Sprintf("%d events lost by %s", l.Count, l.Source))
 		}
 	}

@@ -162,6 +162,9 @@ const (
 	LostDNS = "dns-messages"
 	// LostExchanges: datagrams of exchanges that are not reported, because a workload began too many or the map was full.
 	LostExchanges = "udp-datagrams"
+	// LostConnections: packets that open connections to Envoy or weft tunnel, of sources that open more than they may. They are
+	// sent again.
+	LostConnections = "delayed-connections"
 )
 
 // LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"iter"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -151,6 +152,22 @@ type HeaderChange struct {
 	Set    []Header `json:"set,omitempty"`
 	Add    []Header `json:"add,omitempty"`
 	Remove []string `json:"remove,omitempty"`
+}
+
+// Reserved returns a header of a request that the change may not touch, or "" if there is none. Envoy takes x-envoy-retry-on,
+// x-envoy-max-retries and others of a request for its own settings, also after a route wrote them. The mesh writes x-weft-*.
+func (c HeaderChange) Reserved() string {
+	for _, h := range slices.Concat(c.Set, c.Add) {
+		if n := strings.ToLower(h.Name); strings.HasPrefix(n, "x-envoy-") || strings.HasPrefix(n, "x-weft-") {
+			return n
+		}
+	}
+	for _, n := range c.Remove {
+		if n = strings.ToLower(n); strings.HasPrefix(n, "x-weft-") {
+			return n
+		}
+	}
+	return ""
 }
 
 // Header is a name and a literal value.

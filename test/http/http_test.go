@@ -222,7 +222,7 @@ func waysOf(t *testing.T, n *sandbox.Node) []way {
 	ps := serve(t, n.Pod(plain, "s"))
 	// Envoy always says by which scheme a request came, if nobody did before. A Gateway also says who asks, and numbers requests.
 	scheme := []string{"x-forwarded-proto"}
-	client := []string{"x-forwarded-proto", "x-forwarded-for", "x-request-id"}
+	client := []string{"x-forwarded-proto", "x-forwarded-for", "x-request-id", "x-weft-passed"}
 	ways := []way{
 		{"direct", oc, serve(t, other), net.JoinHostPort(other.Address.String(), fmt.Sprint(serverPort)), nil},
 		{"route", n.Pod(plain, "c"), ps, service(plain), scheme},

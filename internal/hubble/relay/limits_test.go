@@ -1,7 +1,10 @@
 package relay
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 	flowpb "github.com/cilium/cilium/api/v1/flow"
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -114,6 +118,47 @@ func TestManyClients(t *testing.T) {
 	}
 	if _, err := observerpb.NewObserverClient(c.conn()).ServerStatus(c.as("admin"), &observerpb.ServerStatusRequest{}); err != nil {
 		t.Errorf("a question with one answer: %v", err)
+	}
+}
+
+// TestConnectionsOfOneAddress: a client that takes all connections, and keeps them by HTTP/2's pings, keeps nobody out.
+func TestConnectionsOfOneAddress(t *testing.T) {
+	c := newCluster(t, Times{})
+	c.agent("a").flows.Add(flow(0, "store/web-1", 200))
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: 10 * time.Second}
+	config := &tls.Config{RootCAs: c.roots, ServerName: "example.com", NextProtos: []string{"h2"}}
+	take := func() error {
+		conn, err := tls.DialWithDialer(&from, "tcp", c.address, config)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+			return err
+		}
+		f := http2.NewFramer(conn, conn)
+		if err := f.WriteSettings(); err != nil {
+			return err
+		}
+		if err := f.WritePing(false, [8]byte{}); err != nil {
+			return err
+		}
+		_, err = f.ReadFrame()
+		return err
+	}
+	for range maxConns {
+		if err := take(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if take() == nil {
+		t.Error("a client has more connections than there are")
+	}
+	for range 3 {
+		if got, err := c.get("admin", &observerpb.GetFlowsRequest{Number: 1}); err != nil || len(got) == 0 {
+			t.Errorf("another client gets %s, error %v", text(got), err)
+		}
+		_ = take()
 	}
 }
 

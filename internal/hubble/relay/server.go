@@ -12,7 +12,6 @@ import (
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	peerpb "github.com/cilium/cilium/api/v1/peer"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weft-mesh/weft/internal/api"
+	"github.com/weft-mesh/weft/internal/connlimit"
 )
 
 // Bounds of the service.
@@ -97,7 +97,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 	healthpb.RegisterHealthServer(server, h)
 	defer s.cfg.Nodes.close()
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(netutil.LimitListener(l, maxConns)) }()
+	go func() { done <- server.Serve(connlimit.Listen(l, maxConns, maxConns)) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("flows API: %w", err)

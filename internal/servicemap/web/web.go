@@ -13,8 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/netutil"
-
+	"github.com/weft-mesh/weft/internal/connlimit"
 	"github.com/weft-mesh/weft/internal/observe"
 	"github.com/weft-mesh/weft/internal/servicemap"
 )
@@ -127,7 +126,7 @@ func Serve(ctx context.Context, l net.Listener, config *tls.Config, h http.Handl
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	l = netutil.LimitListener(l, maxConns)
+	l = connlimit.Listen(l, maxConns, maxConns)
 	serve := s.Serve
 	if config != nil {
 		serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
