@@ -99,7 +99,7 @@ const leaveTimeout = 2 * time.Second
 
 // ratePerCPU keeps what one source takes of the proxies below what it takes of the machine itself to make so many connections:
 // see docs/security.md.
-const ratePerCPU = 1000
+const ratePerCPU = 2000
 
 func (c *Config) connectionRate() uint32 {
 	return cmp.Or(c.ConnectionRate, uint32(ratePerCPU*runtime.NumCPU()))

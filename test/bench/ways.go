@@ -130,7 +130,8 @@ const serverPort = 8080
 func newNode(c config) (*sandbox.Node, error) {
 	return sandbox.New(sandbox.Options{
 		Name: "weftbnch", Subnet: netip.MustParsePrefix("10.76.0.0/16"), Binary: c.binary, Envoy: c.envoy,
-		AgentArgs: []string{"--log-level", "warn", "--bytes", c.bytes},
+		// One client makes all connections, and what is measured is what they cost.
+		AgentArgs: []string{"--log-level", "warn", "--bytes", c.bytes, "--connection-rate=1000000"},
 	})
 }
 
