@@ -162,6 +162,8 @@ const (
 	LostDNS = "dns-messages"
 	// LostExchanges: datagrams of exchanges that are not reported, because a workload began too many or the map was full.
 	LostExchanges = "udp-datagrams"
+	// LostTunnel: flows of weft tunnel that it could not send, because the agent was away for long or took them too slowly.
+	LostTunnel = "weft-tunnel"
 )
 
 // LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.
@@ -169,7 +171,7 @@ func LostExport(to string) string { return "flow-export-" + to }
 
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {
-	Source string `json:"source"` // for example "kernel-ring", "access-log", "flows"
+	Source string `json:"source"` // LostKernelRing and so on, or LostExport's
 	Count  uint64 `json:"count"`  // since the agent started
 }
 
