@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -198,7 +199,7 @@ func (l *link) forget(a netip.Addr) { l.enqueue(tunnelMessage{Forget: a}) }
 func (l *link) applied(w *Workload, err error) {
 	m := &applied{Key: w.Key, Revision: w.Revision}
 	if err != nil {
-		m.Error = err.Error()
+		m.Error, m.PortTaken = err.Error(), errors.Is(err, errPortTaken)
 		l.node.log.Warn("connections of a pod cannot be taken", "pod", w.Key, "error", err)
 	}
 	l.enqueue(tunnelMessage{Applied: m})

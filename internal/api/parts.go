@@ -55,7 +55,7 @@ func tunnelFault(st *state.State, snap *state.Snapshot, p *model.TunnelProcess) 
 		return fmt.Sprintf("weft tunnel (pid %d) has not connected to the agent yet%s", p.PID, instead)
 	}
 	for c := range st.Carried.All(snap) {
-		if c.Error != "" {
+		if c.Error != "" && !c.PortTaken {
 			return fmt.Sprintf("Pod %s cannot be reached by it: %s", c.Name, c.Error)
 		}
 	}

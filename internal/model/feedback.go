@@ -52,6 +52,9 @@ type Carried struct {
 	Revision uint64 `json:"revision"`
 	// Error says why nothing newer is; "" if nothing failed.
 	Error string `json:"error,omitempty"`
+	// PortTaken is true where Error says that weft tunnel cannot listen on a port in the pod's network namespace: a process of
+	// the pod has it, and nobody else suffers.
+	PortTaken bool `json:"portTaken,omitempty"`
 	// GatewayPort, in the row of Tunnel alone, is where it takes connections of Gateways: on every address of 127.0.0.0/8, with
 	// a header (ProxyGateway and the others). It is 0 if it takes none.
 	GatewayPort uint16 `json:"gatewayPort,omitempty"`
