@@ -32,7 +32,7 @@ func (n *Node) proxy(snap *state.Snapshot) Proxy {
 	}
 	out := Proxy{
 		Version: row.Version, State: row.State, PID: row.PID, Epoch: row.Epoch, Restarts: row.Restarts, Overloads: row.Overloads, Started: row.Started,
-		Connected: n.State.EnvoyConnected(snap), Overload: row.Overload, OverloadActions: row.OverloadActions, Error: row.Error,
+		Unanswered: row.Unanswered, Connected: n.State.EnvoyConnected(snap), Overload: row.Overload, OverloadActions: row.OverloadActions, Error: row.Error,
 	}
 	if n.Tunnel && row.State != "" {
 		out.Tunnel = tunnelFault(n.State, snap, row.Tunnel)

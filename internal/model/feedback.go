@@ -167,6 +167,8 @@ const (
 	LostExchanges = "udp-datagrams"
 	// LostTunnel: flows of weft tunnel that it could not send, because the agent was away for long or took them too slowly.
 	LostTunnel = "weft-tunnel"
+	// LostAccessLog: entries of Envoy's access log that it dropped because the agent took them too slowly.
+	LostAccessLog = "access-log"
 )
 
 // LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.
