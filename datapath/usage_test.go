@@ -17,6 +17,10 @@ func TestUsageOfEveryMap(t *testing.T) {
 	if err := n.d.maps[weftMapQuotas].Put(quota, weftQuota{Second: 1, Used: 1}); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the maps that the agent writes have rows", func() bool {
+		_, ok := n.st.MapUsage.Get(n.st.Snapshot(), weftMapNodes)
+		return ok
+	})
 	rows := map[string]int{}
 	entries := map[string]int{}
 	counted, err := n.d.usage()
