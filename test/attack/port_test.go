@@ -27,7 +27,8 @@ spec: {action: ALLOW, targetRefs: [{kind: Pod, selector: {matchLabels: {app: ser
 	a.wellAlthough(t)
 
 	take(t, a.outsider, fmt.Sprint(":", model.PortHBONE), fmt.Sprint(":", model.PortTunnel), fmt.Sprint("127.0.0.1:", model.PortTunnelOut))
-	const without, with = "{name: outsider, namespace: street}", "{name: outsider, namespace: street, labels: {weft.io/mtls: permissive}}"
+	const without = "name: outsider, namespace: street"
+	const with = without + ", labels: {weft.io/mtls: permissive}"
 	edit := func(from, to string) {
 		if err := a.Edit("attack/all.yaml", func(s string) string { return strings.Replace(s, from, to, 1) }); err != nil {
 			t.Error(err)
