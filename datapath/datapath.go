@@ -29,6 +29,7 @@ type Datapath struct {
 
 	names    atomic.Pointer[map[uint64]string] // namespace cookie -> workload
 	ringUsed atomic.Int64                      // bytes of the event ring, when Events looked last
+	dnsUsed  atomic.Int64                      // likewise of the ring of DNS messages and Datagrams
 }
 
 // New checks what the kernel and the process's privileges must give. It leaves alone what is pinned.

@@ -80,7 +80,7 @@ func ephemeralPorts() (portRange, error) {
 // proxied reports whether a socket is Envoy's or weft tunnel's in a pod.
 func proxied(s sockdiag.Socket) bool {
 	switch s.Local.Port() {
-	case portHTTP, portTCP, portTunnelOut, portIn, portHBONE, portTunnel:
+	case portHTTP, portTCP, portTunnelOut, model.PortDetect, model.PortSNI, portIn, portHBONE, portTunnel:
 		return true
 	}
 	return s.Remote.Port() == portHBONE || s.Remote.Port() == portTunnel

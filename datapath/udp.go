@@ -67,7 +67,8 @@ func (d *Datapath) Datagrams(ctx context.Context, exchange func(Exchange), messa
 	var walked time.Time
 	return d.follow(ctx, recordStream{
 		what: "DNS messages", ring: d.maps[weftMapDnsMessages], reader: readsDNS, sleep: every,
-		look: func(now time.Time, _ int) error {
+		look: func(now time.Time, used int) error {
+			d.dnsUsed.Store(int64(used))
 			n, err := messages.look()
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -50,7 +51,7 @@ func (r *reconciler) measure() {
 	}
 }
 
-// usage counts the entries of maps that programs write. The event ring's are bytes. What is kept with a socket (conns)
+// usage counts the entries of maps that programs write. Those of the rings are bytes. What is kept with a socket (conns)
 // is bounded by the number of sockets.
 func (d *Datapath) usage() (out []model.MapUsage, err error) {
 	var errs []error
@@ -66,6 +67,7 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapProbeFlows, true, countEntries[weftProbeFlow, uint64]},
 		{weftMapProbeSockets, false, countKeys[uint64]},
 		{weftMapListeners, false, countKeys[weftListenerKey]},
+		{weftMapQuotas, true, countEntries[weftQuotaKey, weftQuota]},
 		{weftMapExchanges, false, countEntries[weftExchangeKey, weftExchange]},
 	} {
 		n, err := m.count(d.maps[m.name])
@@ -75,9 +77,9 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		}
 		out = append(out, model.MapUsage{Name: m.name, Entries: n, Max: int(d.maps[m.name].MaxEntries()), Cache: m.cache})
 	}
-	out = append(out, model.MapUsage{
-		Name: weftMapEvents, Entries: int(d.ringUsed.Load()), Max: int(d.maps[weftMapEvents].MaxEntries()),
-	})
+	for name, used := range map[string]*atomic.Int64{weftMapEvents: &d.ringUsed, weftMapDnsMessages: &d.dnsUsed} {
+		out = append(out, model.MapUsage{Name: name, Entries: int(used.Load()), Max: int(d.maps[name].MaxEntries())})
+	}
 	return out, errors.Join(errs...)
 }
 

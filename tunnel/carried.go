@@ -64,7 +64,7 @@ func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carrie
 func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Carried {
 	var row *model.Carried
 	var sent, inForce uint64 // the newest revisions
-	failure := ""
+	failure, taken := "", false
 	for l := range s.links {
 		t, ok := l.sent[subject.Name]
 		if !ok {
@@ -80,7 +80,7 @@ func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Ca
 		switch a := l.answers[subject.Name]; {
 		case a == nil || a.Revision < t.Revision:
 		case a.Error != "":
-			failure = a.Error
+			failure, taken = a.Error, a.PortTaken
 		default:
 			inForce = max(inForce, t.row)
 		}
@@ -88,7 +88,7 @@ func (s *Server) carried(subject model.Subject, before *model.Carried) *model.Ca
 	if row != nil {
 		row.Revision = max(row.Revision, inForce)
 		if inForce < sent {
-			row.Error = failure
+			row.Error, row.PortTaken = failure, taken
 		}
 	}
 	return row

@@ -61,7 +61,7 @@ func newServerTest(t *testing.T) *serverTest {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	server := NewServer(s.st, Config{TrustDomain: "a", Log: slog.New(slog.DiscardHandler), Flow: func(*Flow) {}})
+	server := NewServer(s.st, Config{TrustDomain: "a", Log: slog.New(slog.DiscardHandler), Flow: func(*Flow) {}, Lost: func(uint64) {}})
 	go func() { done <- server.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()

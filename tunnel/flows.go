@@ -38,8 +38,8 @@ func (f *flows) take() ([]Flow, uint64) {
 	return kept, lost
 }
 
-// giveBack counts flows that could not be sent to the agent.
-func (f *flows) giveBack(n int, lost uint64) {
+// drop counts n flows that could not be sent to the agent, and lost ones that were dropped before and of which it was not told.
+func (f *flows) drop(n int, lost uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lost += uint64(n) + lost

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -88,10 +89,20 @@ func (l *link) once(ctx context.Context) error {
 	return l.receive(json.NewDecoder(bufio.NewReader(c)))
 }
 
+// set notes whether the link is up. What waits to be sent when it ends is dropped; the flows in it are counted.
 func (l *link) set(up bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	dropped := l.pending
 	l.up, l.pending = up, nil
+	l.mu.Unlock()
+	l.drop(dropped)
+}
+
+// drop counts the flows of messages that do not get to the agent.
+func (l *link) drop(messages []tunnelMessage) {
+	for i := range messages {
+		l.node.flows.drop(len(messages[i].Flows), messages[i].Lost)
+	}
 }
 
 // send sends what is pending.
@@ -111,6 +122,7 @@ func (l *link) send(ended <-chan struct{}, c net.Conn) {
 		for i := range pending {
 			_ = c.SetWriteDeadline(time.Now().Add(linkRetryMost))
 			if out.Encode(&pending[i]) != nil {
+				l.drop(pending[i:])
 				return
 			}
 		}
@@ -187,7 +199,7 @@ func (l *link) forget(a netip.Addr) { l.enqueue(tunnelMessage{Forget: a}) }
 func (l *link) applied(w *Workload, err error) {
 	m := &applied{Key: w.Key, Revision: w.Revision}
 	if err != nil {
-		m.Error = err.Error()
+		m.Error, m.PortTaken = err.Error(), errors.Is(err, errPortTaken)
 		l.node.log.Warn("connections of a pod cannot be taken", "pod", w.Key, "error", err)
 	}
 	l.enqueue(tunnelMessage{Applied: m})
@@ -205,12 +217,14 @@ func (l *link) reportFlows(ended <-chan struct{}) {
 		}
 		kept, lost := l.node.flows.take()
 		for len(kept) > 0 || lost > 0 {
-			n := min(len(kept), flowsAtOnce)
-			if !l.enqueue(tunnelMessage{Flows: kept[:n], Lost: lost}) {
-				l.node.flows.giveBack(len(kept), lost)
+			m := tunnelMessage{Flows: kept[:min(len(kept), flowsAtOnce)]}
+			if kept = kept[len(m.Flows):]; len(kept) == 0 {
+				m.Lost, lost = lost, 0 // the newest are dropped, so the gap is behind those that were kept
+			}
+			if !l.enqueue(m) {
+				l.node.flows.drop(len(m.Flows)+len(kept), m.Lost+lost)
 				return
 			}
-			kept, lost = kept[n:], 0
 		}
 	}
 }

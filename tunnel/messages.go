@@ -69,6 +69,8 @@ type applied struct {
 	Key      string `json:"key"`
 	Revision uint64 `json:"revision"`
 	Error    string `json:"error,omitempty"`
+	// PortTaken is true where a process of the pod has a port of the tunnel.
+	PortTaken bool `json:"portTaken,omitempty"`
 }
 
 // Flow is what one end saw of a connection: at its start with Open, and at its end.

@@ -109,11 +109,18 @@ func listen(fd int, at netip.AddrPort) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, sockaddr(at)); err != nil {
-		return err
+	err := unix.Bind(fd, sockaddr(at))
+	if err == nil {
+		err = unix.Listen(fd, backlog)
 	}
-	return unix.Listen(fd, backlog)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%w: %w", errPortTaken, err)
+	}
+	return err
 }
+
+// errPortTaken means that another process of the network namespace listens on a port of weft tunnel.
+var errPortTaken = errors.New("a process there has the port")
 
 // dial begins to connect to another pod.
 func (n *namespace) dial(to netip.AddrPort) (s *socket, err error) {

@@ -20,7 +20,8 @@ import (
 // Config of a Server.
 type Config struct {
 	TrustDomain string
-	// Flow gets what the tunnel saw of connections, and Lost how many such reports were dropped. They must be quick.
+	// Flow gets what the tunnel saw of connections, and Lost how many such reports were dropped since the last one. They
+	// must be quick, and neither may be nil. What was dropped is counted in state.Lost too, as model.LostTunnel.
 	Flow func(*Flow)
 	Lost func(uint64)
 	Log  *slog.Logger
@@ -32,6 +33,9 @@ type Server struct {
 	cfg Config
 
 	reporting sync.Mutex
+
+	losing sync.Mutex
+	lost   uint64 // flows that tunnels dropped since this Server was made
 
 	mu    sync.Mutex
 	links map[*serverLink]struct{}
@@ -48,6 +52,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	s.lose(0)
 	wg.Go(func() {
 		<-ctx.Done()
 		l.Close()
@@ -163,11 +168,22 @@ func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage)
 			for i := range m.Flows {
 				l.server.cfg.Flow(&m.Flows[i])
 			}
-			if m.Lost > 0 && l.server.cfg.Lost != nil {
+			if m.Lost > 0 {
+				l.server.lose(m.Lost)
 				l.server.cfg.Lost(m.Lost)
 			}
 		}
 	}
+}
+
+// lose counts flows that a tunnel dropped.
+func (s *Server) lose(n uint64) {
+	s.losing.Lock()
+	defer s.losing.Unlock()
+	s.lost += n
+	w := s.st.Write(s.st.Lost)
+	s.st.Lost.Put(w, &model.Lost{Source: model.LostTunnel, Count: s.lost})
+	w.Commit()
 }
 
 // send sends everything, and then what changes.

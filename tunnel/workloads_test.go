@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -67,5 +68,34 @@ func TestWorkloadWithoutNamespace(t *testing.T) {
 		if sent := s.workload(st.Snapshot(), w); (sent != nil) != (inode != 0) || sent != nil && sent.Inode != inode {
 			t.Errorf("the placement has number %d, and the tunnel is sent %+v", inode, sent)
 		}
+	}
+}
+
+// A port of the tunnel that a process of the pod has is told apart from what is wrong with the tunnel.
+func TestPortOfThePodIsTaken(t *testing.T) {
+	const path = "/proc/self/ns/net"
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddr("127.15.9.1")
+	l, err := net.Listen("tcp", netip.AddrPortFrom(at, model.PortTunnel).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n := New("", slog.New(slog.DiscardHandler))
+	n.link.set(true)
+	w := &Workload{Key: "ns/a", NetNS: path, Inode: st.Ino, Addresses: []netip.Addr{at}, Identity: "spiffe://a/ns/ns/sa/a"}
+	n.apply(w)
+	defer n.remove(w.Key)
+	p := n.link.pending
+	if len(p) == 0 || p[0].Applied == nil || !p[0].Applied.PortTaken {
+		t.Fatalf("the answer is %+v", p)
+	}
+	server := NewServer(state.New(state.NewDB()), Config{})
+	server.links[&serverLink{sent: map[string]sentWorkload{w.Key: {w, 1}}, answers: map[string]*applied{w.Key: p[0].Applied}}] = struct{}{}
+	if row := server.row(subjectOf(w.Key), nil); !row.PortTaken || row.Error == "" {
+		t.Errorf("the row is %+v", row)
 	}
 }

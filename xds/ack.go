@@ -102,6 +102,9 @@ func (s *Server) reject(st *store, name, message string) {
 	if res := st.resources[name]; res != nil {
 		r.Objects = res.objects
 	}
+	if pod := slices.IndexFunc(r.Objects, func(o model.ObjectVersion) bool { return o.Kind == "Pod" }); pod >= 0 && r.CannotBind() {
+		r.Objects = r.Objects[pod : pod+1] // the policies of the pod are not to blame
+	}
 	s.cache.rejected[r.Resource] = r
 	s.cache.reports.rejection(r.Resource)
 	s.cache.touched(st.typeURL, name)

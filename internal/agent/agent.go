@@ -198,7 +198,7 @@ func New(cfg Config) (*Agent, error) {
 		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
 		Sessions: proxy.Sessions(connections), SystemRoots: systemRoots(cfg.Log), Traces: cfg.Traces, Tunnel: cfg.Tunnel,
 	})
-	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Log: cfg.Log})
+	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Lost: a.flows.AddLost, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{
 		CgroupRoot: cfg.CgroupRoot, PinDir: cfg.PinDir, ProxyCgroup: cfg.ProxyCgroup, AcceptTimeout: acceptTimeout,
 		LeaveTimeout: leaveTimeout, Tunnel: cfg.Tunnel, NoUDPFlows: cfg.NoUDPFlows, AdmissionRate: cfg.connectionRate(), Log: cfg.Log,

@@ -36,11 +36,13 @@ const (
 // followProxy keeps the row of the node's Envoy as weft proxy reports it.
 func (a *Agent) followProxy(ctx context.Context) error {
 	var heard time.Time
+	losses := &proxyLosses{st: a.st, flows: a.flows}
 	for {
 		began := time.Now()
 		err := a.proxy.Follow(ctx, func(st *proxy.Status) {
 			heard = time.Now()
 			a.putProxy(proxyRow(st))
+			losses.take(st)
 		})
 		if ctx.Err() != nil {
 			return nil
@@ -74,6 +76,9 @@ func proxyRow(st *proxy.Status) *model.Proxy {
 	row := &model.Proxy{
 		Version: st.Version, State: st.State, PID: st.PID, Epoch: st.Epoch, Restarts: st.Restarts, Overloads: st.Overloads, Crashes: st.Crashes, Started: st.Since,
 		Overload: proxy.Active(st.Overload), OverloadActions: slices.Sorted(maps.Keys(st.Overload)), Error: st.LastError,
+	}
+	if u := st.Unanswered; u != nil {
+		row.Unanswered = &model.Unanswered{Requests: u.Requests, From: u.From, To: u.To, Total: u.Total}
 	}
 	if t := st.Tunnel; t != nil {
 		row.Tunnel = &model.TunnelProcess{PID: t.PID, Crashes: t.Crashes, Error: t.LastError}

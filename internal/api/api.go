@@ -120,6 +120,8 @@ type Proxy struct {
 	// OverloadActions are all that it has.
 	Overload        []string `json:"overload,omitempty"`
 	OverloadActions []string `json:"overloadActions,omitempty"`
+	// Unanswered are the requests that failed last because no agent answered; nil if none did.
+	Unanswered *model.Unanswered `json:"unanswered,omitempty"`
 	// Tunnel says what keeps weft tunnel from carrying bytes; "" if nothing does, or if this node does not use it.
 	Tunnel string `json:"tunnel,omitempty"`
 	Error  string `json:"error,omitempty"` // the last one, of weft proxy or of the way to it

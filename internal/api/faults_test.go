@@ -85,6 +85,14 @@ func TestWhatIsWrongWithAnObjectIsNoFaultOfTheNode(t *testing.T) {
 		{"a refused certificate", refused(ref("Secret")), ""},
 		{"a refused listener of a Gateway", refused(ref("Gateway")), ""},
 		{"a refused listener of a pod", refused(ref("Pod")), "Listener/x"},
+		{"a listener of a pod that has the port", func(s *sound) {
+			w := s.st.Write(s.st.Rejections)
+			s.st.Rejections.Put(w, &model.Rejection{
+				Resource: "Listener/x", Objects: []model.ObjectVersion{{ObjectRef: ref("Pod")}},
+				Message: "error adding listener '10.0.0.1:15006': cannot bind '10.0.0.1:15006': Address already in use",
+			})
+			w.Commit()
+		}, ""},
 		{"a refused cluster of a Service", refused(ref("Service")), "Listener/x"},
 		{"a refused constant", refused(), "Listener/x"},
 	} {

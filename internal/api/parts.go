@@ -32,7 +32,7 @@ func (n *Node) proxy(snap *state.Snapshot) Proxy {
 	}
 	out := Proxy{
 		Version: row.Version, State: row.State, PID: row.PID, Epoch: row.Epoch, Restarts: row.Restarts, Overloads: row.Overloads, Started: row.Started,
-		Connected: n.State.EnvoyConnected(snap), Overload: row.Overload, OverloadActions: row.OverloadActions, Error: row.Error,
+		Unanswered: row.Unanswered, Connected: n.State.EnvoyConnected(snap), Overload: row.Overload, OverloadActions: row.OverloadActions, Error: row.Error,
 	}
 	if n.Tunnel && row.State != "" {
 		out.Tunnel = tunnelFault(n.State, snap, row.Tunnel)
@@ -55,7 +55,7 @@ func tunnelFault(st *state.State, snap *state.Snapshot, p *model.TunnelProcess) 
 		return fmt.Sprintf("weft tunnel (pid %d) has not connected to the agent yet%s", p.PID, instead)
 	}
 	for c := range st.Carried.All(snap) {
-		if c.Error != "" {
+		if c.Error != "" && !c.PortTaken {
 			return fmt.Sprintf("Pod %s cannot be reached by it: %s", c.Name, c.Error)
 		}
 	}

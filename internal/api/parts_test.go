@@ -17,13 +17,14 @@ func TestTunnelFault(t *testing.T) {
 		process *model.TunnelProcess
 		want    string
 	}{
-		"not used":         {off: true},
-		"none configured":  {want: "--tunnel=false"},
-		"it ended":         {process: &model.TunnelProcess{Error: "it ended after 1s: panic"}, want: "it ended after 1s: panic"},
-		"not started":      {process: &model.TunnelProcess{}, want: "not started"},
-		"not connected":    {process: &model.TunnelProcess{PID: 7}, want: "pid 7"},
-		"it works again":   {carried: []*model.Carried{{Subject: model.Tunnel}}, process: running},
-		"a pod without it": {carried: []*model.Carried{{Subject: model.Tunnel}, {Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "port taken"}}, process: running, want: "ns/pod cannot be reached by it: port taken"},
+		"not used":            {off: true},
+		"none configured":     {want: "--tunnel=false"},
+		"it ended":            {process: &model.TunnelProcess{Error: "it ended after 1s: panic"}, want: "it ended after 1s: panic"},
+		"not started":         {process: &model.TunnelProcess{}, want: "not started"},
+		"not connected":       {process: &model.TunnelProcess{PID: 7}, want: "pid 7"},
+		"it works again":      {carried: []*model.Carried{{Subject: model.Tunnel}}, process: running},
+		"a pod without it":    {carried: []*model.Carried{{Subject: model.Tunnel}, {Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "port taken"}}, process: running, want: "ns/pod cannot be reached by it: port taken"},
+		"a pod with its port": {carried: []*model.Carried{{Subject: model.Tunnel}, {Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "port taken", PortTaken: true}}, process: running},
 	} {
 		s := newSound()
 		w := s.st.Write(s.st.Carried, s.st.Proxies)
@@ -58,5 +59,22 @@ func TestPartsAreRows(t *testing.T) {
 	}
 	if st.Folder.Loaded {
 		t.Error("objects that were never read count as read")
+	}
+}
+
+// TestPortTaken: a pod that has a port of weft tunnel is named among the objects with problems.
+func TestPortTaken(t *testing.T) {
+	s := newSound()
+	w := s.st.Write(s.st.Carried, s.st.Workloads)
+	s.st.Workloads.Put(w, &model.Workload{Namespace: "ns", Name: "pod", Local: true})
+	s.st.Carried.Put(w, &model.Carried{Subject: model.Subject{Kind: model.SubjectWorkload, Name: "ns/pod"}, Error: "listen: in use", PortTaken: true})
+	w.Commit()
+	st := NewStatus(s.node(), time.Now())
+	want := Trouble{
+		Object: model.ObjectRef{Kind: "Pod", Namespace: "ns", Name: "pod"}, Type: "Programmed", Reason: "PortUnavailable",
+		Message: "weft tunnel takes no connections there: listen: in use",
+	}
+	if !st.Healthy || len(st.Troubles) != 1 || st.Troubles[0] != want {
+		t.Errorf("healthy %t, troubles %+v", st.Healthy, st.Troubles)
 	}
 }

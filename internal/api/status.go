@@ -120,9 +120,12 @@ func (s *Status) faults(now time.Time) []string {
 
 // ofNode reports whether what Envoy refused is of the mesh's own making. What comes from a route, a policy, a Gateway or
 // a certificate follows what its author asked for, and is a problem of that object. So is what an object has more of than its share.
+// So is a port in a pod's network namespace that a process of the pod has.
 func ofNode(r *model.Rejection) bool {
 	return !r.OverBudget() && !slices.ContainsFunc(r.Objects, func(o model.ObjectVersion) bool {
 		switch o.Kind {
+		case "Pod":
+			return r.CannotBind()
 		case "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute", "BackendTLSPolicy", "XTelemetryPolicy", "AuthorizationPolicy", "Secret":
 			return true
 		}
@@ -168,6 +171,14 @@ func troubles(st *state.State, snap *state.Snapshot) (objects int, out []Trouble
 		objects++
 		for _, f := range s.Failures() {
 			out = append(out, Trouble{Object: s.Object, For: f.For, Type: f.Type, Reason: f.Reason, Message: f.Message})
+		}
+	}
+	for c := range st.Carried.All(snap) {
+		if w, ok := st.Workloads.Get(snap, c.Name); ok && c.PortTaken {
+			out = append(out, Trouble{
+				Object: model.ObjectRef{Kind: "Pod", Namespace: w.Namespace, Name: w.Name}, Type: model.ConditionProgrammed,
+				Reason: "PortUnavailable", Message: "weft tunnel takes no connections there: " + c.Error,
+			})
 		}
 	}
 	return objects, out

@@ -94,6 +94,9 @@ func printStatus(w io.Writer, s *api.Status, now time.Time) error {
 	line("Node", "%s, %s", s.Agent.Node, health)
 	line("Agent", "pid %d, up %s, version %s, trust domain %s", s.Agent.PID, age(now.Sub(s.Agent.Started)), s.Agent.Version, s.Agent.TrustDomain)
 	line("Proxy", "%s", proxyLine(s.Proxy, now))
+	if u := s.Proxy.Unanswered; u != nil {
+		line("Unanswered", "%d requests failed with 503 (flag SI) between %s and %s, because no agent answered Envoy", u.Requests, u.From.UTC().Format(time.RFC3339), u.To.UTC().Format(time.RFC3339))
+	}
 	line("Datapath", "%s", datapathLine(s.Datapath))
 	if s.Folder != nil {
 		line("Source", "%s: %d objects in force, %d problems", s.Folder.Dir, s.Folder.Objects, len(s.Folder.Problems))

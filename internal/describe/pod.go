@@ -146,6 +146,9 @@ func (d *description) podProblems(w *model.Workload) {
 			d.problem(why, "see the faults of its node (weft status)")
 		}
 	}
+	if row, ok := d.State.Carried.Get(d.Snapshot, model.Subject{Kind: model.SubjectWorkload, Name: w.Key()}.Key()); ok && row.PortTaken {
+		d.problem("weft tunnel cannot listen in the pod: "+row.Error, freePort)
+	}
 	for _, text := range d.Behind(w) {
 		d.problem(text, "see the faults of its node (weft status); it lasts a moment after a change")
 	}

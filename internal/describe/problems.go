@@ -100,9 +100,16 @@ func (d *description) rejections(ref model.ObjectRef) {
 			d.problem(fmt.Sprintf("OverBudget at Envoy%s: %s", where, r.Message), "call fewer ports of the namespace's Services from one node")
 			continue
 		}
-		d.problem(fmt.Sprintf("Envoy%s refused %s: %s", where, r.Resource, r.Message), "correct what Envoy names; until then the last good version is in force")
+		hint := "correct what Envoy names; until then the last good version is in force"
+		if ref.Kind == KindPod && r.CannotBind() {
+			hint = freePort
+		}
+		d.problem(fmt.Sprintf("Envoy%s refused %s: %s", where, r.Resource, r.Message), hint)
 	}
 }
+
+// freePort is the hint for a pod that has a port of the mesh.
+const freePort = "have the pod's processes listen on other ports: 15001 to 15009 are the mesh's; then delete the pod, so that it is made anew"
 
 // ruleProblems looks at the rules that were found.
 func (d *description) ruleProblems() {

@@ -76,7 +76,7 @@ var (
 	entries    = desc("datapath_map_entries", "Entries of a BPF map.", "map")
 	capacity   = desc("datapath_map_capacity", "The most entries that a BPF map holds.", "map")
 	flows      = desc("flows_total", "Flows that were observed.")
-	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, refused-connections refusals beyond those that are reported one by one, dns-messages and udp-datagrams what pods say by UDP beyond its bounds; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.", "source")
+	lost       = desc("lost_events_total", "Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, refused-connections refusals beyond those that are reported one by one, dns-messages and udp-datagrams what pods say by UDP beyond its bounds, weft-tunnel flows that weft tunnel could not send to the agent, access-log those that Envoy dropped because the agent took them too slowly; delayed-connections are no events: packets that open connections of sources over proxy.connectionRate, which are sent again; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.", "source")
 	exporting  = desc("flow_export_failing", "1 while a target of the export of flows does not take them.", "to")
 	gateways   = desc("gateways", "Gateways, by whether they have an address.", "address")
 )

@@ -52,6 +52,9 @@ type Carried struct {
 	Revision uint64 `json:"revision"`
 	// Error says why nothing newer is; "" if nothing failed.
 	Error string `json:"error,omitempty"`
+	// PortTaken is true where Error says that weft tunnel cannot listen on a port in the pod's network namespace: a process of
+	// the pod has it, and nobody else suffers.
+	PortTaken bool `json:"portTaken,omitempty"`
 	// GatewayPort, in the row of Tunnel alone, is where it takes connections of Gateways: on every address of 127.0.0.0/8, with
 	// a header (ProxyGateway and the others). It is 0 if it takes none.
 	GatewayPort uint16 `json:"gatewayPort,omitempty"`
@@ -165,6 +168,10 @@ const (
 	// LostConnections: packets that open connections to Envoy or weft tunnel, of sources that open more than they may. They are
 	// sent again.
 	LostConnections = "delayed-connections"
+	// LostTunnel: flows of weft tunnel that it could not send, because the agent was away for long or took them too slowly.
+	LostTunnel = "weft-tunnel"
+	// LostAccessLog: entries of Envoy's access log that it dropped because the agent took them too slowly.
+	LostAccessLog = "access-log"
 )
 
 // LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.
@@ -172,7 +179,7 @@ func LostExport(to string) string { return "flow-export-" + to }
 
 // Lost counts what a source of events dropped because nobody could take it.
 type Lost struct {
-	Source string `json:"source"` // for example "kernel-ring", "access-log", "flows"
+	Source string `json:"source"` // LostKernelRing and so on, or LostExport's
 	Count  uint64 `json:"count"`  // since the agent started
 }
 

@@ -20,8 +20,19 @@ type Proxy struct {
 	OverloadActions []string `json:"overloadActions,omitempty"`
 	// Tunnel is nil if weft proxy runs no weft tunnel.
 	Tunnel *TunnelProcess `json:"tunnel,omitempty"`
+	// Unanswered are the requests that failed last because no agent answered; nil if none did.
+	Unanswered *Unanswered `json:"unanswered,omitempty"`
 	// Error is the last one, of weft proxy or of the way to it.
 	Error string `json:"error,omitempty"`
+}
+
+// Unanswered are requests of workloads that Envoy answered with 503 and its response flag SI, because no agent told it the routes
+// of their Service in time.
+type Unanswered struct {
+	Requests uint64    `json:"requests"` // that failed between From and To
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`
+	Total    uint64    `json:"total"` // those before too, since weft proxy began
 }
 
 // TunnelProcess is the weft tunnel that takes new connections.

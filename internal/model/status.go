@@ -133,6 +133,12 @@ type Rejection struct {
 // OverBudget reports whether r says that an object has more than its share.
 func (r *Rejection) OverBudget() bool { return strings.HasPrefix(r.Resource, PortsPrefix) }
 
+// CannotBind reports whether r says that Envoy cannot take the address and port of a listener. In a pod's network namespace a
+// process of that pod has it.
+func (r *Rejection) CannotBind() bool {
+	return strings.HasPrefix(r.Resource, "Listener/") && strings.Contains(r.Message, "cannot bind '")
+}
+
 // CompareOverBudget orders what Envoy refused before what is over a budget, for those who take the first.
 func CompareOverBudget(a, b *Rejection) int {
 	switch {

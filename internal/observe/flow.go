@@ -146,7 +146,8 @@ type Flow struct {
 	Duration    time.Duration `json:"duration,omitempty"`
 	RTT         time.Duration `json:"rtt,omitempty"` // smoothed, as the kernel keeps it
 	Retransmits uint32        `json:"retransmits,omitempty"`
-	// More counts refused connections like this one that are no flows, because there were too many in a second: of the same
+	// More counts refused connections like this one that are no flows, because there were too many in a second, or requests that
+	// failed like this one while no agent answered. Of refused connections, they are of the same
 	// address to the same workload, or of the same workload. Their ports and reasons may differ.
 	More uint64 `json:"more,omitempty"`
 	// Stream identifies a connection by HBONE at both ends; several such connections share one TCP connection.

@@ -155,6 +155,7 @@ func statsConfig() object {
 		{"prefix": "cluster_manager."},
 		{"prefix": "control_plane."},
 		{"prefix": "overload."},
+		{"prefix": "access_logs."},
 		{"prefix": model.RequestScope + "."},
 		{"safe_regex": object{"regex": filterScope + `.+\.(` + filterUpdates + `|` + filterReloads + `)`}},
 		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, udp.<stat prefix>.<name>, but not

@@ -18,27 +18,37 @@ type poll struct {
 	// overload has the actions of the overload manager by name, as stop_accepting_requests, and whether each is active
 	// (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
 	overload map[string]bool
+	// answered is true where the admin did. logsDropped and unanswered are then what this Envoy has counted: see losses.
+	answered                bool
+	logsDropped, unanswered uint64
 }
 
 // envoyStates are the values of the gauge server.state
 // (https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/statistics).
 var envoyStates = []string{"LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"}
 
+// pollFilter names what a poll asks for. One dot for any character does no harm there.
+const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statUnanswered + `)$`
+
 func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	const prefix, suffix, state = "overload.envoy.overload_actions.", ".active", "server.state"
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	stats, err := a.counters(ctx, `^(server\.state|overload\.envoy\.overload_actions\..*\.active)$`)
+	stats, err := a.counters(ctx, pollFilter)
 	if err != nil {
 		return nil, err
 	}
-	out := &poll{of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats))}
+	out := &poll{
+		of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats)),
+		answered: true, logsDropped: stats[statLogsDropped], unanswered: stats[statUnanswered],
+	}
 	if v, ok := stats[state]; ok && v < uint64(len(envoyStates)) {
 		out.state = envoyStates[v]
 	}
-	delete(stats, state)
 	for name, v := range stats {
-		out.overload[strings.TrimSuffix(strings.TrimPrefix(name, prefix), suffix)] = v != 0
+		if action, ok := strings.CutPrefix(name, prefix); ok {
+			out.overload[strings.TrimSuffix(action, suffix)] = v != 0
+		}
 	}
 	return out, nil
 }
@@ -57,8 +67,9 @@ func (s *supervisor) serves() *process {
 func (s *supervisor) saw(now *poll) {
 	s.mu.Lock()
 	before := s.polled
+	lost := now.answered && s.losses.take(now, time.Now())
 	s.mu.Unlock()
-	if before != nil && before.of == now.of && before.state == now.state && maps.Equal(before.overload, now.overload) {
+	if !lost && before != nil && before.of == now.of && before.state == now.state && maps.Equal(before.overload, now.overload) {
 		return
 	}
 	s.set(func() { s.polled = now })

@@ -34,6 +34,11 @@ type Status struct {
 	// Overload has the actions of Envoy's overload manager, as "stop_accepting_requests", and whether each is active. An
 	// Envoy with an active one is short of memory. Nil until it was asked.
 	Overload map[string]bool `json:"overload,omitempty"`
+	// LogsDropped counts entries of the access log, which become flows, that Envoys dropped since this supervisor began, because
+	// the agent took them too slowly.
+	LogsDropped uint64 `json:"logsDropped,omitempty"`
+	// Unanswered are the requests that failed last because no agent answered; nil if none did since this supervisor began.
+	Unanswered *Unanswered `json:"unanswered,omitempty"`
 	// LastError is why the last start, restart or run failed; "" after a success.
 	LastError string `json:"lastError,omitempty"`
 	// Draining are the Envoys before this one that have not ended yet.
@@ -71,7 +76,10 @@ func (s *supervisor) known() *Status {
 	defer s.mu.Unlock()
 	st := &Status{
 		State: "STOPPED", Restarts: s.restarts, Overloads: s.overloads, Crashes: s.crashes, LastError: s.lastError,
-		Supervisor: os.Getpid(), InPod: s.cfg.InPod,
+		Supervisor: os.Getpid(), InPod: s.cfg.InPod, LogsDropped: s.losses.logsDropped,
+	}
+	if u := s.losses.unanswered; u.Requests > 0 {
+		st.Unanswered = &u
 	}
 	if len(s.cfg.Tunnel) > 0 {
 		tunnel := s.tunnel

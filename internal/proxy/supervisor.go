@@ -29,12 +29,13 @@ type supervisor struct {
 	overloads int // of them, those in place of an Envoy that stayed in overload
 	crashes   int
 	lastError string
-	owner     bool          // has the lock
-	handing   bool          // another supervisor is starting the next Envoy
-	handed    bool          // it has
-	tunnels   []*process    // by age; the last one takes new connections if it has no end in sight
-	tunnel    TunnelStatus  // of the last one of tunnels
-	polled    *poll         // what the last poll saw; nil if there was none
+	owner     bool         // has the lock
+	handing   bool         // another supervisor is starting the next Envoy
+	handed    bool         // it has
+	tunnels   []*process   // by age; the last one takes new connections if it has no end in sight
+	tunnel    TunnelStatus // of the last one of tunnels
+	polled    *poll        // what the last poll saw; nil if there was none
+	losses    losses
 	changed   chan struct{} // closed with the next change; nil if nobody waits
 }
 

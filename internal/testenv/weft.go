@@ -13,16 +13,16 @@ import (
 func Weft(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "weft")
-	if !built(t, "WEFT_BINARY", bin) {
-		WeftTo(t, bin)
-	}
+	WeftTo(t, bin)
 	return bin
 }
 
 // WeftTo is as Weft, and writes the program to bin.
 func WeftTo(t testing.TB, bin string) {
 	t.Helper()
-	build(t, bin, "0", "-trimpath")
+	if !built(t, "WEFT_BINARY", bin) {
+		build(t, bin, "0", "-trimpath")
+	}
 }
 
 // WeftWithRace is as Weft, with the race detector, and $WEFT_RACE_BINARY.
