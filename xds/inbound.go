@@ -35,6 +35,7 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	m.CodecType = hcm.HttpConnectionManager_HTTP2
 	m.NormalizePath, m.HttpProtocolOptions = nil, nil
 	m.Http2ProtocolOptions = tunnelHTTP2()
+	m.StreamIdleTimeout = duration(0)                // a tunnel that holds much is reset; others may be idle
 	m.Http2ProtocolOptions.ConnectionKeepalive = nil // the client's side pings
 	m.UpgradeConfigs = []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "CONNECT"}}
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleTunnels)

@@ -39,6 +39,7 @@ var roles = map[string]func(spec json.RawMessage) (report, error){
 	"headers":  role(sendHeaders),
 	"sessions": role(openSessions),
 	"streams":  role(openStreams),
+	"bodies":   role(sendBodies),
 	"get":      role(getAll),
 	"flood":    role(floodConnections),
 	"resets":   role(resetStreams),
