@@ -144,20 +144,28 @@ func idleUndeclared(t *testing.T, a *arena) string {
 	return fmt.Sprintf("%d connections, at most %d at once; %s", r.Done, r.Most, noticed)
 }
 
-// ownPortsOfOthers: nobody listens on the mesh's ports of a pod that has no identity, and what an application of it does there
-// is not taken for the mesh.
+// ownPortsOfOthers: an application of a pod without an identity that listens on the mesh's ports is an application like any
+// other, and one of a strict pod is reached by nobody in the clear.
 func ownPortsOfOthers(t *testing.T, a *arena) string {
 	n := 0
 	for _, port := range []uint16{model.PortHBONE, model.PortTunnel, model.PortInbound, model.PortHTTP, model.PortTCP, model.PortTunnelOut} {
 		for _, to := range []*lab.Pod{a.plain, a.server} {
 			if to == a.server && (port == model.PortHBONE || port == model.PortTunnel) {
-				continue
+				continue // Envoy and weft tunnel listen there
 			}
-			if err := dials(a.outsider, netip.AddrPortFrom(to.Address, port)); err == nil {
-				t.Errorf("port %d of %s takes connections", port, to.Name)
+			for _, addr := range []netip.Addr{to.Address, to.Address6} {
+				at := netip.AddrPortFrom(addr, port)
+				serve(t, to, at.String())
+				err := reached(a.outsider, at)
+				if to == a.plain && err != nil {
+					t.Errorf("port %d of %s: the application is not reached: %v", port, to.Name, err)
+				}
+				if to == a.server && err == nil {
+					t.Errorf("port %d of %s, which is strict, is reached in the clear", port, to.Name)
+				}
+				n++
 			}
-			n++
 		}
 	}
-	return fmt.Sprintf("%d ports refused", n)
+	return fmt.Sprintf("%d ports", n)
 }
