@@ -85,7 +85,8 @@ func (c *Config) limited(l *listener.Listener) *listener.Listener {
 }
 
 // frugal bounds what a connection of a listener holds, where requests are read. Bytes are not bounded so: see the known faults in
-// docs/design/envoy.md.
+// docs/design/envoy.md. With a bound of its own a listener that detects HTTP also carries a client that ends its side before its
+// first bytes were looked at, which it does not without, so it has Envoy's.
 func frugal(l *listener.Listener) *listener.Listener {
 	l.PerConnectionBufferLimitBytes = number(connectionBuffer)
 	return l

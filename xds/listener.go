@@ -180,7 +180,7 @@ func buildWorkloadListener(b *builder, name, key, suffix string) *built {
 		case outTCP:
 			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former)), objects: objects}
 		case outDetect:
-			return &built{message: b.cfg.limited(frugal(outDetectListener(b.cfg, former))), objects: objects}
+			return &built{message: b.cfg.limited(outDetectListener(b.cfg, former)), objects: objects}
 		case outSNI:
 			return &built{message: b.cfg.limited(outSNIListener(b.cfg, former)), objects: objects}
 		case inHBONE:
