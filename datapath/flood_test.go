@@ -82,39 +82,48 @@ func TestRefusedFloodLeavesRoomForOthers(t *testing.T) {
 }
 
 // TestStrangersDoNotReachTheProxy: few connections come to Envoy's and weft tunnel's ports from addresses that are not of the
-// mesh, and all that come from others.
+// mesh, few from the node's own, and all that come from peers, whether or not the workload takes others in the clear.
 func TestStrangersDoNotReachTheProxy(t *testing.T) {
+	for _, mode := range []model.MTLSMode{model.MTLSStrict, model.MTLSPermissive} {
+		t.Run(mode.String(), func(t *testing.T) { strangersDoNotReachTheProxy(t, mode) })
+	}
+}
+
+func strangersDoNotReachTheProxy(t *testing.T, mode model.MTLSMode) {
 	n := newNode(t)
-	outsider, strict, peer := testenv.Pod(t, n.lab, "outsider"), testenv.Pod(t, n.lab, "strict"), testenv.Pod(t, n.lab, "peer")
-	put(n, n.st.Workloads, workload(strict, model.MTLSStrict))
+	outsider, target, peer := testenv.Pod(t, n.lab, "outsider"), testenv.Pod(t, n.lab, "target"), testenv.Pod(t, n.lab, "peer")
+	put(n, n.st.Workloads, workload(target, mode))
 	put(n, n.st.Workloads, workload(peer, model.MTLSStrict, func(w *model.Workload) { w.Local, w.NetNS = false, "" })) // on another node
 	n.sync()
-	n.proxy(strict, hbone(strict)...)
+	n.proxy(target, hbone(target)...)
 	const many = 500
-	began, strangers := time.Now(), 0
-	for _, ip := range addrs(strict) {
+	began, strangers, own := time.Now(), 0, 0
+	for _, ip := range addrs(target) {
 		to := netip.AddrPortFrom(ip, portHBONE)
 		made, _ := dialMany(t, outsider, to, many)
 		strangers += made
-		if made, _ := dialMany(t, peer, to, 50); made != 50 {
-			t.Errorf("%d of 50 connections of a peer to %s meanwhile", made, to)
-		}
-		for range 50 {
-			if c, err := dialHere(to); err != nil {
-				t.Errorf("the node to %s meanwhile: %v", to, err)
-			} else {
+		for range many {
+			if c, err := dialHere(to); err == nil {
+				own++
 				c.Close()
 			}
 		}
+		if made, _ := dialMany(t, peer, to, 50); made != 50 {
+			t.Errorf("%d of 50 connections of a peer to %s meanwhile", made, to)
+		}
 	}
-	if took := time.Since(began); strangers > mostIn(quotaStrangers, took) || strangers == 0 {
+	took := time.Since(began)
+	if strangers > mostIn(quotaStrangers, took) || strangers == 0 {
 		t.Errorf("%d of %d connections of a stranger in %s, want 1 to %d", strangers, 2*many, took, mostIn(quotaStrangers, took))
+	}
+	if own > mostIn(quotaNode, took) || own == 0 {
+		t.Errorf("%d of %d connections of the node in %s, want 1 to %d", own, 2*many, took, mostIn(quotaNode, took))
 	}
 	n.waitEvent("a stranger is told of", func(e Event) bool { return e.Reason == ReasonStrangers && e.Remote.Addr() == outsider.Address })
 }
 
 // The quotas of bpf/quota.h.
-const quotaRefused, quotaStrangers = 32, 50
+const quotaRefused, quotaStrangers, quotaNode = 32, 50, 51
 
 func dialHere(to netip.AddrPort) (net.Conn, error) {
 	return net.DialTimeout("tcp", to.String(), 10*time.Second)

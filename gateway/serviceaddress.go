@@ -146,8 +146,8 @@ func (v *view) nodeAt(a netip.Addr) string {
 		return "node " + n.Name
 	}
 	for n := range v.objs.Nodes.All(v.Snapshot) {
-		for _, text := range append([]string{n.Spec.PodCIDR}, n.Spec.PodCIDRs...) {
-			if p, err := netip.ParsePrefix(text); err == nil && p.Contains(a) {
+		for _, p := range podCIDRs(n) {
+			if p.Contains(a) {
 				return fmt.Sprintf("the pods of node %s (%s)", n.Name, p)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,9 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 	for _, a := range addrs {
 		other, contested := v.claimed(a, pod)
 		switch {
+		case !slices.Contains(v.claimants(a), pod):
+			t.add("AddressConflict", fmt.Sprintf("address %s is that of pod %s, by what the CNI gave it or by its node's podCIDRs; "+
+				"this pod is not in the mesh with it", a, kube.Key(other)))
 		case contested:
 			t.add("AddressConflict", fmt.Sprintf("address %s is claimed by pod %s too: nobody has an identity there, "+
 				"and connections that must be authenticated are refused, until one of the two is gone", a, kube.Key(other)))
@@ -86,7 +90,7 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 // of all that claim it has an identity: nobody can tell who is there.
 func (v *view) claimed(a netip.Addr, pod *corev1.Pod) (other *corev1.Pod, contested bool) {
 	var ignored problems
-	for p := range v.claimants(a) {
+	for _, p := range v.claimants(a) {
 		contested = contested || v.mtlsMode(p, &ignored) != model.MTLSDisabled
 		if kube.Key(p) != kube.Key(pod) && (other == nil || older(p, other)) {
 			other = p
@@ -126,7 +130,7 @@ func (v *view) traceSampling(namespace string, t *problems) *float64 {
 // podAt returns the pod that owns an address: of those that claim it, the oldest, then the first by name.
 func (v *view) podAt(a netip.Addr) *corev1.Pod {
 	var owner *corev1.Pod
-	for p := range v.claimants(a) {
+	for _, p := range v.claimants(a) {
 		if owner == nil || older(p, owner) {
 			owner = p
 		}

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -20,6 +21,10 @@ func FuzzConnectAuthority(f *testing.F) {
 		"user@10.0.0.1:80", "10.0.0.1:80/", "10.0.0.1:80\n", "10.0.0.1:80\x00", "10.0.0.1:80 127.0.0.1:80", "https://10.0.0.1:80", "169.254.169.254:80",
 	} {
 		f.Add(s, uint16(80))
+	}
+	for _, p := range []uint16{15001, 15002, 15003, 15004, 15005, 15006, 15008, 15009} {
+		f.Add(fmt.Sprintf("10.0.0.1:%d", p), p)
+		f.Add(fmt.Sprintf("[fd00::1]:%d", p), uint16(80))
 	}
 	v4, v6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
 	f.Fuzz(func(t *testing.T, authority string, port uint16) {
@@ -46,8 +51,8 @@ func FuzzConnectAuthority(f *testing.F) {
 				if !ok && !regexp.MustCompile(`^[6-9][0-9]{4}$`).MatchString(number) { // no port: Envoy finds no destination
 					t.Errorf("%q leads to %s", authority, cluster)
 				}
-				if slices.Contains(ownPorts, n) {
-					t.Errorf("%q leads to Envoy itself by %s", authority, cluster)
+				if model.IsOwnPort(n) {
+					t.Errorf("%q leads to the mesh itself by %s", authority, cluster)
 				}
 				if ports, all := requestPorts(policy); (all || slices.Contains(ports, n)) != (cluster == workloadName(w, inHTTP)) {
 					t.Errorf("%q, requests are looked at on %v (all: %v): leads to %s", authority, ports, all, cluster)

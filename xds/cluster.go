@@ -104,6 +104,7 @@ func buildCluster(b *builder, name string) *built {
 		return &built{message: bytesCluster(name)}
 	case clusterInboundHTTP:
 		c := originalDestination(name, nil)
+		c.PerConnectionBufferLimitBytes = number(connectionBuffer)
 		c.TypedExtensionProtocolOptions = protocol(serviceProtocol(false, false))
 		return &built{message: c}
 	}
@@ -239,6 +240,7 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 			c.LbPolicy = cluster.Cluster_MAGLEV
 		}
 	}
+	c.PerConnectionBufferLimitBytes = number(connectionBuffer)
 	c.TypedExtensionProtocolOptions = protocol(serviceProtocol(h2c, n.protocol == httpSuffix))
 	objects := []model.ObjectVersion{serviceRef(n.namespace, n.name)}
 	if t := backendTLS(b, n.portKey()); t != nil {
@@ -276,7 +278,7 @@ func serviceProtocol(h2c, http1 bool) *upstreams.HttpProtocolOptions {
 		MaxHeadersCount: number(maxHeaders), MaxResponseHeadersKb: number(maxHeadersKB),
 	}}
 	h1 := &core.Http1ProtocolOptions{EnableTrailers: true}
-	h2 := &core.Http2ProtocolOptions{AllowConnect: true}
+	h2 := serverHTTP2()
 	explicit := func(c *upstreams.HttpProtocolOptions_ExplicitHttpConfig) {
 		o.UpstreamProtocolOptions = &upstreams.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: c}
 	}

@@ -66,6 +66,9 @@ func gatewayListener(b *builder, g *model.Gateway, p model.GatewayPort, name str
 		})
 	}
 	state := stateFilter(identityState(gatewayPrefix+g.Key(), g.Identity, ""))
+	if !slices.ContainsFunc(p.Listeners, func(gl model.GatewayListener) bool { return len(gl.Streams) > 0 }) {
+		frugal(l)
+	}
 	if !p.TLS && len(p.Listeners[0].Streams) > 0 {
 		l.FilterChains = streamChains(b, g, p, p.Listeners[0], state, map[string]bool{})
 		return l

@@ -155,6 +155,7 @@ func TestHBONEListener(t *testing.T) {
 		{"loopback", w.ca.tlsConfig(identity("ops", "x")), b.Address, "127.0.0.1:9000", 404},
 		{"a name", w.ca.tlsConfig(identity("ops", "x")), b.Address, "b.shop:9000", 404},
 		{"dots are no wildcards", w.ca.tlsConfig(identity("ops", "x")), b.Address, strings.ReplaceAll(ip, ".", "1") + ":9000", 404},
+		{"weft tunnel's own port", w.ca.tlsConfig(identity("ops", "x")), b.Address, ip + ":15009", 403},
 		{"Envoy's own port", w.ca.tlsConfig(identity("ops", "x")), b.Address, ip + ":15006", 403},
 		{"Envoy's own port with zeros", w.ca.tlsConfig(identity("ops", "x")), b.Address, ip + ":015008", 404},
 		{"port out of range", w.ca.tlsConfig(identity("ops", "x")), b.Address, ip + ":99999", 503},

@@ -19,7 +19,7 @@ const (
 )
 
 // newHTTP returns what all HTTP listeners have in common. Nothing about a request changes that nobody asked to change.
-// There is no limit on how long a request, an answer or an idle stream takes. There are limits on what a client can hold
+// There is no limit on how long a request, an answer or an idle stream takes, unless Envoy is short of memory. There are limits on what a client can hold
 // before it has sent a request: see timeouts and the header limits.
 func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 	t := cfg.timeouts()
@@ -28,7 +28,7 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 		ServerHeaderTransformation: hcm.HttpConnectionManager_PASS_THROUGH,
 		GenerateRequestId:          no(),
 		Proxy_100Continue:          true,
-		StreamIdleTimeout:          duration(0),
+		StreamIdleTimeout:          duration(neverIdle),
 		RequestHeadersTimeout:      duration(t.headers),
 		MaxRequestHeadersKb:        number(maxHeadersKB),
 		ForwardClientCertDetails:   hcm.HttpConnectionManager_ALWAYS_FORWARD_ONLY, // of an ingress before the client
@@ -43,7 +43,7 @@ func newHTTP(cfg *Config, statPrefix string) *hcm.HttpConnectionManager {
 			EnableTrailers:       true,
 			IgnoreHttp_11Upgrade: ignoredUpgrades(),
 		},
-		Http2ProtocolOptions: &core.Http2ProtocolOptions{AllowConnect: true},
+		Http2ProtocolOptions: clientHTTP2(),
 		UpgradeConfigs:       upgradeConfigs(),
 	}
 }

@@ -35,6 +35,7 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	m.CodecType = hcm.HttpConnectionManager_HTTP2
 	m.NormalizePath, m.HttpProtocolOptions = nil, nil
 	m.Http2ProtocolOptions = tunnelHTTP2()
+	m.StreamIdleTimeout = duration(0)                // a tunnel that holds much is reset; others may be idle
 	m.Http2ProtocolOptions.ConnectionKeepalive = nil // the client's side pings
 	m.UpgradeConfigs = []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "CONNECT"}}
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(cfg.timeouts().idleTunnels)
@@ -61,7 +62,7 @@ func hboneListener(cfg *Config, w *model.Workload) *listener.Listener {
 	return l
 }
 
-// connectRoutes: no other address, no port of Envoy's own (it would call itself), no other method. What has no route
+// connectRoutes: no other address, no port of the mesh's own (Envoy would call itself, or weft tunnel as the client), no other method. What has no route
 // is answered with 404.
 func connectRoutes(w *model.Workload) *routev3.RouteConfiguration {
 	quoted := make([]string, len(w.Addresses))
@@ -83,7 +84,7 @@ func connectRoutes(w *model.Workload) *routev3.RouteConfiguration {
 	}
 	var routes []*routev3.Route
 	add := func(ports string, r *routev3.Route) { route(ports, r); routes = append(routes, r) }
-	add("("+joinPorts(ownPorts)+")", &routev3.Route{Action: directResponse(403)})
+	add("("+joinPorts(model.OwnPorts)+")", &routev3.Route{Action: directResponse(403)})
 	ports, all := requestPorts(w.Policy)
 	const anyPort = "[1-9][0-9]{0,4}"
 	if terminates(w) {
@@ -112,9 +113,6 @@ func connectTo(clusterName string) *routev3.Route {
 		}},
 	}}}
 }
-
-// ownPorts are Envoy's in each pod.
-var ownPorts = []uint16{PortHTTP, PortTCP, PortInbound, PortHBONE}
 
 func joinPorts(ports []uint16) string {
 	text := make([]string, len(ports))
@@ -155,7 +153,7 @@ func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 		}
 		l.FilterChains = append(l.FilterChains, c)
 	}
-	for _, p := range ownPorts { // Envoy would call itself
+	for _, p := range model.OwnPorts { // Envoy would call itself
 		chain("closed", p, networkFilter("envoy.filters.network.direct_response", &direct.Config{}))
 	}
 	httpPorts, allHTTP := requestPorts(w.Policy)
@@ -167,7 +165,7 @@ func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 		return l
 	}
 	for _, p := range httpPorts {
-		if !slices.Contains(ownPorts, p) {
+		if !model.IsOwnPort(p) {
 			http(p)
 		}
 	}
@@ -176,7 +174,7 @@ func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 		return l
 	}
 	for _, p := range bytePorts {
-		if !slices.Contains(ownPorts, p) && !slices.Contains(httpPorts, p) {
+		if !model.IsOwnPort(p) && !slices.Contains(httpPorts, p) {
 			bytes(p)
 		}
 	}

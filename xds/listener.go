@@ -176,7 +176,7 @@ func buildWorkloadListener(b *builder, name, key, suffix string) *built {
 		}
 		switch suffix {
 		case outHTTP:
-			return &built{message: b.cfg.limited(outHTTPListener(b.cfg, former)), objects: objects}
+			return &built{message: b.cfg.limited(frugal(outHTTPListener(b.cfg, former))), objects: objects}
 		case outTCP:
 			return &built{message: b.cfg.limited(outTCPListener(b.cfg, former)), objects: objects}
 		case outDetect:
@@ -186,7 +186,7 @@ func buildWorkloadListener(b *builder, name, key, suffix string) *built {
 		case inHBONE:
 			return &built{message: b.cfg.limited(hboneListener(b.cfg, former)), objects: objects}
 		case inPlain:
-			return &built{message: b.cfg.limited(plainListener(b.cfg, w)), objects: objects}
+			return &built{message: b.cfg.limited(frugal(plainListener(b.cfg, w))), objects: objects}
 		case inHTTP:
 			return &built{message: inHTTPListener(b.cfg, former), objects: objects}
 		}

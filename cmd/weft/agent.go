@@ -14,6 +14,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/agent"
 	"github.com/weft-mesh/weft/internal/cli"
+	"github.com/weft-mesh/weft/internal/controller"
 	"github.com/weft-mesh/weft/internal/proxy"
 )
 
@@ -24,7 +25,7 @@ func newAgentCmd(run *string) *cobra.Command {
 	cfg := agent.Config{}
 	var level slog.Level
 	var addresses, external []string
-	var authority, bytes string
+	var authority, bytes, gatewayNodes string
 	var sent sentFlags
 	cmd := &cobra.Command{
 		Use:   "agent --manifests DIR | --kubeconfig FILE | --in-cluster",
@@ -61,6 +62,9 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 			if cfg.ExternalIPs, err = parseRanges(external); err != nil {
 				return err
 			}
+			if cfg.GatewayNodes, err = controller.ParseNodes(gatewayNodes); err != nil {
+				return fmt.Errorf("--gateway-nodes: %w", err)
+			}
 			if cfg.InCluster && !cmd.Flags().Changed("health-address") {
 				cfg.HealthAddress = "127.0.0.1:15021"
 			}
@@ -83,6 +87,7 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	externalIPsFlag(f, &external)
 	budgetFlags(f, &cfg.NamespaceShare, &cfg.RequestExpressions)
 	f.BoolVar(&cfg.Announce, "announce", true, "this node of a cluster may answer for Gateways' addresses on its links")
+	gatewayNodesFlag(f, &gatewayNodes)
 	f.StringVar(&authority, "ca", "builtin", "who signs workloads' certificates: builtin, this node for itself; or controller, the cluster's weft controller")
 	f.StringVar(&cfg.CA.TokenFile, "ca-token", "/var/run/secrets/weft/token", "with --ca controller: file of this agent's ServiceAccount token, of audience weft-ca")
 	f.DurationVar(&cfg.SVIDTTL, "svid-ttl", time.Hour, "with --ca builtin: life of a workload's certificate; renewed at half of it")
@@ -101,6 +106,11 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
+}
+
+// gatewayNodesFlag is one of the controller and of the agents, which must have the same.
+func gatewayNodesFlag(f *pflag.FlagSet, to *string) {
+	f.StringVar(to, "gateway-nodes", "", "selector of labels of the nodes that may serve Gateways and so have their certificates' keys (default: all nodes)")
 }
 
 // pathFlags say where things are on the node.

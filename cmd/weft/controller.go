@@ -62,7 +62,7 @@ roots are in the Secret weft-ca.`,
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "SPIFFE trust domain, as given to weft agent")
 	externalIPsFlag(f, &external)
 	budgetFlags(f, &cfg.NamespaceShare, &cfg.RequestExpressions)
-	f.StringVar(&gatewayNodes, "gateway-nodes", "", "selector of labels of the nodes that may serve Gateways and so have their certificates' keys (default: all nodes)")
+	gatewayNodesFlag(f, &gatewayNodes)
 	f.BoolVar(&cfg.Defaults, "create-gateway-class", true, "create the GatewayClass weft, and where its kind is installed the XMesh weft, if they are missing")
 	f.StringVar(&cfg.CAAddress, "ca-address", "", "address and port where agents have certificates signed (default: none, no CA)")
 	f.StringVar(&cfg.FlowsAddress, "flows-address", "", "address and port of the flows API, Hubble's Observer and Peer by gRPC (default: none); needs --ca-address")

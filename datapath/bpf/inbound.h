@@ -44,10 +44,10 @@ static __always_inline bool welcome(const struct flow *f)
 	__u32 *peer = bpf_map_lookup_elem(&peers, &f->from.addr);
 	if (peer && !(*peer & ADDRESS_CONTESTED))
 		return true;
-	if (bpf_map_lookup_elem(&nodes, &f->from.addr))
-		return true;
 	struct quota_key key = { .netns = f->netns, .kind = QUOTA_STRANGERS };
-	return within(&key, QUOTA_STRANGERS);
+	if (bpf_map_lookup_elem(&nodes, &f->from.addr))
+		key.kind = QUOTA_NODE;
+	return within(&key, key.kind);
 }
 
 SEC("sk_lookup")
@@ -61,7 +61,11 @@ int inbound(struct bpf_sk_lookup *ctx)
 	 * only to workloads that are not open. */
 	__u32 flags = pod ? *pod : WORKLOAD_STRICT | WORKLOAD_IDENTITY;
 	int result = SK_DROP;
-	if (!(flags & (WORKLOAD_STRICT | WORKLOAD_POLICED)))
+	/* Only Envoy and weft tunnel authenticate. An application that listens on their ports is judged like one on any other. */
+	bool hbone = ctx->local_port == PORT_HBONE && flags & WORKLOAD_IDENTITY;
+	bool tunnel = ctx->local_port == PORT_TUNNEL && flags & WORKLOAD_IDENTITY;
+	bool open = !(flags & (WORKLOAD_STRICT | WORKLOAD_POLICED));
+	if (open && !hbone && !tunnel)
 		return SK_PASS;
 	struct flow f = { .netns = netns };
 	f.from.port = (__be16)ctx->remote_port;
@@ -80,13 +84,12 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	if (bpf_map_lookup_elem(&from_proxy, &f))
 		return SK_PASS;
-	/* Only Envoy and weft tunnel authenticate. An application that listens on their ports is judged like one on any other. */
-	bool hbone = ctx->local_port == PORT_HBONE && flags & WORKLOAD_IDENTITY;
-	bool tunnel = ctx->local_port == PORT_TUNNEL && flags & WORKLOAD_IDENTITY;
 	if ((hbone || tunnel) && !welcome(&f))
 		return drop(&f, REASON_STRANGERS);
 	if ((hbone || tunnel) && steer(ctx, &f, tunnel ? PORT_TUNNEL : PORT_HBONE, &result))
 		return result;
+	if (open)
+		return SK_PASS;
 	if (is_probe(&f))
 		return SK_PASS;
 	if (flags & WORKLOAD_STRICT)

@@ -4,10 +4,12 @@ import (
 	"context"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/weft-mesh/weft/internal/announce"
 	"github.com/weft-mesh/weft/internal/hostaddr"
 	"github.com/weft-mesh/weft/internal/kube/cluster"
+	"github.com/weft-mesh/weft/internal/model"
 	"github.com/weft-mesh/weft/internal/nodereport"
 	"github.com/weft-mesh/weft/internal/state"
 )
@@ -45,9 +47,25 @@ func (a *Agent) newAddresses() (*addresses, error) {
 				return a.cfg.Announce && a.st.ServesGateways(s) && a.st.EnvoyConnected(s)
 			},
 			Accepts: a.transports.accepted,
+			Serves:  a.mayServeGateways,
 		}),
 		report: nodereport.New(a.st, nodereport.Config{Kube: rc, Node: a.cfg.Node, Log: a.cfg.Log}),
 	}, nil
+}
+
+// mayServeGateways reports whether a node may serve Gateways, by the labels of its Node object: not by what its agent says.
+// Until all objects were read every node may, so that no address moves because a Node was not seen yet.
+func (a *Agent) mayServeGateways(node string) bool {
+	if a.cfg.GatewayNodes == nil {
+		return true
+	}
+	select {
+	case <-a.st.Synced():
+	default:
+		return true
+	}
+	n, ok := a.objs.Nodes.Get(a.st.Snapshot(), model.Key("", node))
+	return ok && a.cfg.GatewayNodes.Matches(labels.Set(n.Labels))
 }
 
 // Run works until ctx ends. The addresses stay then.

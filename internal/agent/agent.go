@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/weft-mesh/weft/datapath"
 	"github.com/weft-mesh/weft/gateway"
@@ -55,6 +56,9 @@ type Config struct {
 	// RequestExpressions is gateway.Config's.
 	RequestExpressions int
 	Announce           bool // this node may answer for Gateways' addresses; in a cluster only
+	// GatewayNodes selects by their labels the nodes that may serve Gateways; nil for all. What others say of Gateways'
+	// addresses does not count.
+	GatewayNodes labels.Selector
 	CA                 CA
 	SVIDTTL            time.Duration // of what this node's own CA signs
 	NetNSDir           string        // where container runtimes name pods' network namespaces; "" is /run/netns

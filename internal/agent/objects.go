@@ -34,6 +34,12 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 		}
 		rc.UserAgent = "weft-agent"
 		opts := cluster.Options{Log: cfg.Log}
+		if cfg.GatewayNodes != nil {
+			requirements, _ := cfg.GatewayNodes.Requirements()
+			for _, r := range requirements {
+				opts.NodeLabels = append(opts.NodeLabels, r.Key())
+			}
+		}
 		if !cfg.CA.Controller { // which sends what is needed of them
 			opts.Secrets = true
 			opts.ConfigMaps = func(s *state.Snapshot) []string {

@@ -15,6 +15,9 @@
 //   - An agent that does not see its own renewals come back decides nothing: an outage of the API server moves no
 //     address.
 //
+// With Config.Serves, what a Lease says of addresses counts only for nodes that may serve Gateways, which others than the node
+// itself decide. Among those every one is trusted: its Lease can take any address.
+//
 // Of a node that is cut off from the API server alone, both it and the next one answer, until it is back and sees that it
 // lost the address: to answer twice, with the same configuration, is less bad than not at all. The later claim wins, by
 // terms that count up (no clocks are compared), so the address does not move again then.

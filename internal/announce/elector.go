@@ -27,6 +27,9 @@ type Config struct {
 	Node      string
 	// Ready tells whether this node can serve what comes to a Gateway's address. It must be quick.
 	Ready func() bool
+	// Serves reports whether a node may serve Gateways; nil for all. What the Leases of others say of addresses does not count.
+	// It must not depend on what the node says of itself, and be quick.
+	Serves func(node string) bool
 	// Accepts returns the transports that this node takes, sorted; nil while that is not known. It must be quick.
 	Accepts func() []model.Transport
 	// Times are DefaultTimes if zero.
@@ -121,7 +124,7 @@ func (e *Elector) run(ctx context.Context) error {
 	defer tick.Stop()
 	_, snap := feed.Take()
 	d := &decider{
-		members: newMembers(e.cfg.Node, e.cfg.Times.Gap),
+		members: newMembers(e.cfg.Node, e.cfg.Times.Gap, e.cfg.Serves),
 		self:    Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}, Links: links(e.st, snap)},
 	}
 	ready := time.Now()

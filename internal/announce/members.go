@@ -24,14 +24,21 @@ type member struct {
 type members struct {
 	self string
 	by   map[string]*member
+	// serves reports whether a node may serve Gateways. Of others neither claims nor links count, for whoever has taken
+	// such a node could take or veto every address by its Lease.
+	serves func(node string) bool
 	// since is when our own renewals began to come back without a gap.
 	since time.Time
 	// gap is how late they may be. It and the time between two renewals together must be less than a Lease lasts.
 	gap time.Duration
 }
 
-func newMembers(self string, gap time.Duration) *members {
-	return &members{self: self, by: map[string]*member{}, gap: gap}
+// newMembers returns those of a node. serves nil is true for all.
+func newMembers(self string, gap time.Duration, serves func(node string) bool) *members {
+	if serves == nil {
+		serves = func(string) bool { return true }
+	}
+	return &members{self: self, by: map[string]*member{}, gap: gap, serves: serves}
 }
 
 // saw takes in a Lease as the watch shows it, and tells whether it says something new besides that the node lives.
@@ -56,7 +63,7 @@ func (m *members) keep(nodes map[string]bool) {
 	maps.DeleteFunc(m.by, func(node string, _ *member) bool { return !nodes[node] })
 }
 
-// live gives the other nodes that are not dead; ok is false while the view is not good enough to tell.
+// live gives the other nodes that may serve Gateways and are not dead; ok is false while the view is not good enough to tell.
 func (m *members) live(now time.Time) (others []Candidate, ok bool) {
 	own := m.by[m.self]
 	if own == nil || m.since.IsZero() || now.Sub(own.seen) > m.gap {
@@ -67,25 +74,30 @@ func (m *members) live(now time.Time) (others []Candidate, ok bool) {
 		if from.Before(m.since) {
 			from = m.since
 		}
-		if o.Node != m.self && now.Sub(from) <= o.lasts {
+		if o.Node != m.self && m.serves(o.Node) && now.Sub(from) <= o.lasts {
 			others = append(others, o.Candidate)
 		}
 	}
 	return others, true
 }
 
-// nextTerm is later than any term in which somebody, dead or alive, claims an address.
+// nextTerm is later than any term in which somebody who may serve Gateways, dead or alive, claims an address.
 func (m *members) nextTerm(addr netip.Addr) uint64 {
 	last := uint64(0)
 	for _, o := range m.by {
-		last = max(last, o.Claims[addr])
+		if m.serves(o.Node) {
+			last = max(last, o.Claims[addr])
+		}
 	}
 	return last + 1
 }
 
-// owner gives the node that has an address for its own; "" if none.
+// owner gives the node that has an address for its own; "" if none that may serve Gateways.
 func (m *members) owner(addr netip.Addr) string {
 	for _, o := range m.by {
+		if !m.serves(o.Node) {
+			continue
+		}
 		for _, p := range o.Links {
 			if p.Addr() == addr {
 				return o.Node

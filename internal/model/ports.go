@@ -1,5 +1,7 @@
 package model
 
+import "slices"
+
 // Ports on which the mesh listens in the network namespace of a local workload: Envoy, and weft tunnel where it runs.
 // The eBPF programs take them from datapath/bpf/ports.h, which is generated from here.
 const (
@@ -36,12 +38,8 @@ const MaxProxyOthers = 2
 // Gateway may have.
 const RuntimeLimits = "limits"
 
-// IsOwnPort reports whether the mesh listens on a port in each pod. Nobody reaches one through the mesh: a proxy would call
-// itself.
-func IsOwnPort(port uint16) bool {
-	switch port {
-	case PortHTTP, PortTCP, PortTunnelOut, PortDetect, PortSNI, PortInbound, PortHBONE, PortTunnel:
-		return true
-	}
-	return false
-}
+// OwnPorts are those on which the mesh listens in pods. Nobody reaches one through the mesh: a proxy would call itself.
+var OwnPorts = []uint16{PortHTTP, PortTCP, PortTunnelOut, PortDetect, PortSNI, PortInbound, PortHBONE, PortTunnel}
+
+// IsOwnPort reports whether the mesh listens on a port in pods.
+func IsOwnPort(port uint16) bool { return slices.Contains(OwnPorts, port) }

@@ -104,7 +104,13 @@ func (c Config) xdsCluster() object {
 // become as short as it gets. Both are below those at which work is refused.
 const (
 	timeoutsShrink  = 0.7
-	timeoutsAtLeast = 0.9
+	timeoutsAtLeast = 0.85
+	// From the first on, streams that hold most are reset; at the second, all that are tracked. A thread resets 50 at each refresh.
+	streamsReset    = 0.7
+	allStreamsReset = 0.85
+	// trackedFrom is the least that a stream must hold to be reset, as a power of two, in bytes. The largest class of
+	// eight has 2 MiB and more.
+	trackedFrom = 14
 )
 
 // overloadManager keeps one pod from starving the node: memory and connections have limits.
@@ -115,7 +121,7 @@ func (c Config) overloadManager() object {
 			"triggers": []object{{"name": heap, "threshold": object{"value": share}}}}
 	}
 	return object{
-		"refresh_interval": "0.25s",
+		"refresh_interval": "0.1s",
 		"resource_monitors": []object{
 			{"name": heap, "typed_config": typed("envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
 				object{"max_heap_size_bytes": c.MemoryLimitBytes})},
@@ -123,8 +129,11 @@ func (c Config) overloadManager() object {
 				"typed_config": typed("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
 					object{"max_active_downstream_connections": c.MaxConnections})},
 		},
+		"buffer_factory_config": object{"minimum_account_to_track_power_of_two": trackedFrom},
 		"actions": []object{
 			reducedTimeouts(heap),
+			{"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": []object{{"name": heap,
+				"scaled": object{"scaling_threshold": streamsReset, "saturation_threshold": allStreamsReset}}}},
 			at("shrink_heap", 0.95), at("disable_http_keepalive", 0.95),
 			at("stop_accepting_requests", 0.98), at("stop_accepting_connections", 0.98),
 		},
@@ -141,6 +150,7 @@ func reducedTimeouts(monitor string) object {
 			"scaling_threshold": timeoutsShrink, "saturation_threshold": timeoutsAtLeast}}},
 		"typed_config": typed("envoy.config.overload.v3.ScaleTimersOverloadActionConfig", object{"timer_scale_factors": []object{
 			factor("HTTP_DOWNSTREAM_CONNECTION_IDLE", "2s"), factor("TRANSPORT_SOCKET_CONNECT", "2s"),
+			factor("HTTP_DOWNSTREAM_STREAM_IDLE", "3s"),
 		}}),
 	}
 }

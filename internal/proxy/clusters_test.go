@@ -12,7 +12,7 @@ import (
 func TestClustersAreMadeByWorkersThatUseThem(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()
-	h := newHoard(n)
+	h := newHoard(n, "0s")
 	amend := n.cfg.amend
 	n.cfg.amend = func(b map[string]any) {
 		amend(b)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -36,7 +37,40 @@ var deniedCalls = []uint32{
 	unix.SYS_REBOOT, unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_ACCT, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD,
 	unix.SYS_SYSLOG, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_CLOCK_SETTIME, unix.SYS_SETTIMEOFDAY,
 	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL,
+	// A user ID of 0 is enough for these to end, or to starve, any process of root. tgkill and kill do for Envoy itself.
+	unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO, unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL,
+	unix.SYS_SETPRIORITY, unix.SYS_IOPRIO_SET, unix.SYS_PROCESS_MRELEASE, unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES,
 }
+
+// ownCalls fail with EPERM for another process than the caller, whose ID is their first argument. What 0 means for them
+// differs: the caller itself, or for kill its process group, which has Envoy's supervisor in it.
+var ownCalls = []struct {
+	number uint32
+	zero   bool // 0 is allowed
+}{
+	{unix.SYS_KILL, false},
+	{unix.SYS_TGKILL, false},
+	{unix.SYS_PRLIMIT64, true},
+	{unix.SYS_SCHED_SETAFFINITY, true},
+	{unix.SYS_SCHED_SETSCHEDULER, true},
+	{unix.SYS_SCHED_SETPARAM, true},
+	{unix.SYS_SCHED_SETATTR, true},
+}
+
+// deniedCommands fail with EPERM. They choose the process that gets a signal when a descriptor is ready, and the signal.
+var deniedCommands = []struct {
+	number   uint32
+	commands []uint32 // the second argument
+}{
+	{unix.SYS_FCNTL, []uint32{unix.F_SETOWN, unix.F_SETOWN_EX, unix.F_SETSIG}},
+	{unix.SYS_IOCTL, []uint32{fiosetown, siocspgrp}},
+}
+
+// Commands of ioctl(2), as in asm-generic/sockios.h.
+const (
+	fiosetown = 0x8901
+	siocspgrp = 0x8902
+)
 
 // newNamespaces are the flags of clone(2) that make namespaces.
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER |
@@ -55,7 +89,7 @@ func confine(runDir string, outlive bool) error {
 	if err := dropCapabilities(keptCapabilities); err != nil {
 		return fmt.Errorf("drop Envoy's capabilities: %w", err)
 	}
-	if err := filterCalls(callFilter(outlive)); err != nil {
+	if err := filterCalls(callFilter(outlive, uint32(os.Getpid()))); err != nil {
 		return fmt.Errorf("seccomp filter for Envoy: %w", err)
 	}
 	return nil
@@ -108,8 +142,9 @@ func dropBounding(kept []int) error {
 	return nil
 }
 
-// callFilter returns the program that judges Envoy's system calls, on struct seccomp_data of seccomp(2).
-func callFilter(outlive bool) []bpf.Instruction {
+// callFilter returns the program that judges the system calls of the process pid, and of what it executes, on struct
+// seccomp_data of seccomp(2).
+func callFilter(outlive bool, pid uint32) []bpf.Instruction {
 	// Offsets; both architectures are little-endian.
 	const number, arch, first, second = 0, 4, 16, 24
 	load := func(offset uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offset, Size: 4} }
@@ -127,6 +162,22 @@ func callFilter(outlive bool) []bpf.Instruction {
 	}
 	for _, call := range deniedCalls {
 		p = append(p, bpf.JumpIf{Val: call, SkipFalse: 1}, errno(uint32(unix.EPERM)))
+	}
+	for _, call := range ownCalls {
+		zero := bpf.Instruction(errno(uint32(unix.EPERM)))
+		if call.zero {
+			zero = allow
+		}
+		p = append(p, bpf.JumpIf{Val: call.number, SkipFalse: 6},
+			load(first), bpf.JumpIf{Val: pid, SkipFalse: 1}, allow,
+			bpf.JumpIf{Val: 0, SkipFalse: 1}, zero, errno(uint32(unix.EPERM)))
+	}
+	for _, call := range deniedCommands {
+		p = append(p, bpf.JumpIf{Val: call.number, SkipFalse: uint8(2*len(call.commands) + 2)}, load(second))
+		for _, c := range call.commands {
+			p = append(p, bpf.JumpIf{Val: c, SkipFalse: 1}, errno(uint32(unix.EPERM)))
+		}
+		p = append(p, allow)
 	}
 	// The flags of clone3 are in memory, where no filter sees them. The C library then tries clone.
 	p = append(p, bpf.JumpIf{Val: unix.SYS_CLONE3, SkipFalse: 1}, errno(uint32(unix.ENOSYS)))

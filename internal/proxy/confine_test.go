@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -105,6 +106,50 @@ const (
 	writesOutside = "writing elsewhere"
 )
 
+const (
+	killsItself   = "kill of itself"
+	signalsItself = "tgkill of itself"
+	limitsItself  = "prlimit64 of itself"
+)
+
+// parent calls with the ID of the process that started this one, which is of root too, as its first argument, and then others.
+func parent(number uintptr, args ...uintptr) func() error {
+	return call(number, append([]uintptr{uintptr(os.Getppid())}, args...)...)
+}
+
+// own calls with the ID of this process.
+func own(number uintptr, args ...uintptr) func() error {
+	return call(number, append([]uintptr{uintptr(os.Getpid())}, args...)...)
+}
+
+// signalOfDescriptor has a signal sent to a process when a descriptor is ready.
+func signalOfDescriptor(number, command, value uintptr) func() error {
+	return func() error {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fds[0])
+		defer unix.Close(fds[1])
+		return call(number, uintptr(fds[0]), command, value)()
+	}
+}
+
+// signalByPID sends no signal to the parent by a descriptor of it.
+func signalByPID() error {
+	fd, err := unix.PidfdOpen(os.Getppid(), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.PidfdSendSignal(fd, 0, nil, 0)
+}
+
+var (
+	same    = unix.Rlimit{}
+	ownerOf = int32(os.Getppid())
+)
+
 const entersNetwork = "setns of a network namespace"
 
 var attempts = map[string]func() error{
@@ -129,6 +174,22 @@ var attempts = map[string]func() error{
 	"open_by_handle_at":                 call(unix.SYS_OPEN_BY_HANDLE_AT, none),
 	"sethostname":                       call(unix.SYS_SETHOSTNAME, 0, 1),
 	"keyctl":                            call(unix.SYS_KEYCTL, none),
+	killsItself:                         own(unix.SYS_KILL, 0),
+	signalsItself:                       func() error { return unix.Tgkill(os.Getpid(), unix.Gettid(), 0) },
+	limitsItself:                        call(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, 0, uintptr(unsafe.Pointer(&same))),
+	"kill":                              parent(unix.SYS_KILL, 0),
+	"kill of all":                       call(unix.SYS_KILL, none, 0),
+	"kill of the process group":         call(unix.SYS_KILL, 0, 0),
+	"tkill":                             parent(unix.SYS_TKILL, 0),
+	"tgkill":                            parent(unix.SYS_TGKILL, uintptr(os.Getppid()), 0),
+	"pidfd_send_signal":                 signalByPID,
+	"prlimit64":                         parent(unix.SYS_PRLIMIT64, unix.RLIMIT_NOFILE, 0, uintptr(unsafe.Pointer(&same))),
+	"sched_setaffinity":                 parent(unix.SYS_SCHED_SETAFFINITY),
+	"sched_setattr":                     parent(unix.SYS_SCHED_SETATTR, 0, 0),
+	"setpriority":                       call(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, uintptr(os.Getppid()), 0),
+	"fcntl F_SETOWN":                    signalOfDescriptor(unix.SYS_FCNTL, unix.F_SETOWN, uintptr(os.Getppid())),
+	"fcntl F_SETSIG":                    signalOfDescriptor(unix.SYS_FCNTL, unix.F_SETSIG, uintptr(unix.SIGKILL)),
+	"ioctl FIOSETOWN":                   signalOfDescriptor(unix.SYS_IOCTL, fiosetown, uintptr(unsafe.Pointer(&ownerOf))),
 }
 
 func TestConfine(t *testing.T) {
@@ -152,7 +213,7 @@ func TestConfine(t *testing.T) {
 		return errs
 	}
 	control, errs := try(trying), try(confined)
-	allowed := map[string]bool{entersNetwork: true, writesInside: true}
+	allowed := map[string]bool{entersNetwork: true, writesInside: true, killsItself: true, signalsItself: true, limitsItself: true}
 	refusal := map[string]syscall.Errno{writesOutside: syscall.EACCES}
 	if abi, err := ll.LandlockGetABIVersion(); err != nil || abi < 1 {
 		t.Log("this kernel has no Landlock: files are not checked")

@@ -24,8 +24,9 @@ type hoard struct {
 	conns []net.Conn
 }
 
-// newHoard makes Envoy serve the listener. It must be called before Envoy starts.
-func newHoard(n *node) *hoard {
+// newHoard makes Envoy serve the listener. It must be called before Envoy starts. Without overload streams end after idle without
+// a byte, with "0s" never.
+func newHoard(n *node, idle string) *hoard {
 	n.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -46,6 +47,7 @@ func newHoard(n *node) *hoard {
 	listener["name"] = "hoard"
 	hcm := listener["filter_chains"].([]object)[0]["filters"].([]object)[0]["typed_config"].(object)
 	hcm["stat_prefix"] = "hoard"
+	hcm["stream_idle_timeout"] = idle
 	hcm["route_config"] = object{"virtual_hosts": []object{{"name": "all", "domains": []string{"*"}, "routes": []object{{
 		"match": object{"prefix": "/"}, "route": object{"cluster": "hoard", "timeout": "0s"},
 	}}}}}
@@ -69,20 +71,30 @@ func (h *hoard) keep(c net.Conn) {
 func (h *hoard) fill() {
 	h.n.t.Helper()
 	for range 200 {
-		st, err := h.n.client().Status(context.Background())
-		if err == nil && st.Overload[refusing] {
+		if h.refuses() {
 			return
 		}
-		c, err := net.Dial("tcp", h.addr)
-		if err != nil {
-			continue
-		}
-		h.keep(c)
-		fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
-		_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-		_, _ = c.Write(make([]byte, 16<<20))
+		h.upload()
 	}
 	h.n.t.Fatal("200 uploads that stay in Envoy do not bring it into overload")
+}
+
+// refuses reports whether Envoy refuses requests.
+func (h *hoard) refuses() bool {
+	st, err := h.n.client().Status(context.Background())
+	return err == nil && st.Overload[refusing]
+}
+
+// upload sends as much of a body as Envoy takes.
+func (h *hoard) upload() {
+	c, err := net.Dial("tcp", h.addr)
+	if err != nil {
+		return
+	}
+	h.keep(c)
+	fmt.Fprint(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+	_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	_, _ = c.Write(make([]byte, 16<<20))
 }
 
 // release ends the uploads.
@@ -102,7 +114,7 @@ func calm(st *Status) bool { return len(st.Overload) > 0 && len(Active(st.Overlo
 func TestOverloadIsUnready(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()
-	h := newHoard(n)
+	h := newHoard(n, "0s")
 	n.cfg.MemoryLimitBytes = 64 << 20
 	n.cfg.OverloadTime = time.Hour
 	n.cfg.HealthSocket = n.cfg.path("health.sock")
@@ -129,7 +141,7 @@ func TestOverloadIsUnready(t *testing.T) {
 func TestIdleConnectionsGiveWay(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()
-	h := newHoard(n)
+	h := newHoard(n, "0s")
 	n.cfg.MemoryLimitBytes = 64 << 20
 	n.cfg.OverloadTime = time.Hour
 	n.run(n.cfg)
@@ -163,7 +175,7 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 func TestOverloadIsReplaced(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()
-	h := newHoard(n)
+	h := newHoard(n, "0s")
 	n.cfg.MemoryLimitBytes = 64 << 20
 	n.cfg.OverloadTime, n.cfg.OverloadInterval = 2*time.Second, time.Hour
 	n.run(n.cfg)
@@ -193,7 +205,7 @@ func TestOverloadIsReplaced(t *testing.T) {
 func TestOverloadIsRestartedCold(t *testing.T) {
 	n := newNode(t)
 	defer n.showLogs()
-	h := newHoard(n)
+	h := newHoard(n, "0s")
 	real := n.cfg.Envoy
 	n.cfg.Envoy = filepath.Join(n.cfg.RunDir, "binary")
 	script := "#!/bin/sh\ncase \"$*\" in *--hot-restart-version*) echo 10.96; exit;; esac\nexec " + real + " \"$@\"\n"

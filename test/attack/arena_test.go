@@ -131,7 +131,7 @@ func newArena(t *testing.T, args ...string) *arena {
 		a.ways = append(a.ways, way{service, a.client, netip.AddrPortFrom(a.ServiceIP("bank", service), 80)})
 	}
 	for _, p := range []*lab.Pod{a.server, a.accomplice, a.plain, a.open} {
-		serve(t, p)
+		serve(t, p, ":8080")
 	}
 	if err := n.StartAgent(); err != nil {
 		t.Fatal(err)
@@ -142,10 +142,10 @@ func newArena(t *testing.T, args ...string) *arena {
 	return a
 }
 
-// serve answers HTTP on port 8080 of a pod, in this process.
-func serve(t *testing.T, p *lab.Pod) {
+// serve answers HTTP at an address of a pod, in this process.
+func serve(t *testing.T, p *lab.Pod, at string) {
 	t.Helper()
-	l, err := p.Listen("tcp", ":8080")
+	l, err := p.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}

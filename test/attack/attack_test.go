@@ -40,7 +40,9 @@ func attackDefault(t *testing.T) {
 	run(t, newArena(t), []attack{
 		{"A1", "sweep of a peer's ports, by weft tunnel", false, sweepPorts},
 		{"A2", "requests with large headers that never end", true, largeHeaders},
+		{"A2", "uploads and answers that nobody reads", true, unreadBodies},
 		{"A3", "idle connections to port 15008", true, idleHBONE},
+		{"A3", "idle connections to port 15008 of a permissive pod", true, idlePermissive},
 		{"A3", "idle connections to port 15009", false, idleTunnel},
 		{"A3", "silent connections to a port that may speak HTTP", true, idleUndeclared},
 		{"A3", "ports 15008 and 15009 where nobody authenticates", false, ownPortsOfOthers},

@@ -130,7 +130,7 @@ func largeHeaders(t *testing.T, a *arena) string {
 			}
 		}
 	}, nil)
-	if most > 1100 {
+	if most > 500 {
 		t.Errorf("Envoy held %d MB", most)
 	}
 	return fmt.Sprintf("%d streams sent, %d of %d and %d of %d connections ended; Envoy at most %d MB; %s",

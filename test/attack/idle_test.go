@@ -73,13 +73,21 @@ func holdIdle(s idleSpec) (report, error) {
 	return report{Done: int(done.Load()), Refused: int(refused.Load()), Most: int(most.Load())}, nil
 }
 
-func idleHBONE(t *testing.T, a *arena) string  { return idle(t, a, model.PortHBONE) }
-func idleTunnel(t *testing.T, a *arena) string { return idle(t, a, model.PortTunnel) }
+// strangersASecond are the connections of outsiders that the kernel lets in (QUOTA_STRANGERS of datapath/bpf/quota.h).
+const strangersASecond = 50
 
-// idle: 10,000 connections of an outsider to where a strict pod's peers come in keep none of them away. A peer that has no
+func idleHBONE(t *testing.T, a *arena) string  { return idle(t, a, "bank", a.server, model.PortHBONE) }
+func idleTunnel(t *testing.T, a *arena) string { return idle(t, a, "bank", a.server, model.PortTunnel) }
+
+// idlePermissive: a pod that takes connections in the clear too has peers that authenticate.
+func idlePermissive(t *testing.T, a *arena) string {
+	return idle(t, a, "open", a.open, model.PortHBONE)
+}
+
+// idle: 10,000 connections of an outsider to where a pod's peers come in keep none of them away. A peer that has no
 // session yet is served too.
-func idle(t *testing.T, a *arena, port uint16) string {
-	spec := idleSpec{To: netip.AddrPortFrom(a.server.Address, port), Many: 2000, Hold: 4 * time.Second}
+func idle(t *testing.T, a *arena, namespace string, pod *lab.Pod, port uint16) string {
+	spec := idleSpec{To: netip.AddrPortFrom(pod.Address, port), Many: 2000, Hold: 4 * time.Second}
 	if long {
 		spec.Many, spec.Hold = 12_000, 30*time.Second
 	}
@@ -89,7 +97,7 @@ func idle(t *testing.T, a *arena, port uint16) string {
 		p := from(t, a.outsider, "idle", spec)
 		time.Sleep(spec.Hold / 2)
 		// By IPv6 and from another pod: nothing is there to be used again.
-		for _, to := range []string{netip.AddrPortFrom(a.server.Address6, 8080).String(), netip.AddrPortFrom(a.server.Address, 8080).String(), a.routed("bank")} {
+		for _, to := range []string{netip.AddrPortFrom(pod.Address6, 8080).String(), netip.AddrPortFrom(pod.Address, 8080).String(), a.routed(namespace)} {
 			late = append(late, reached(a.mallory, netip.MustParseAddrPort(to)))
 		}
 		r = p.wait()
@@ -102,6 +110,9 @@ func idle(t *testing.T, a *arena, port uint16) string {
 		if err != nil {
 			t.Errorf("a peer that was not connected before: %v", err)
 		}
+	}
+	if most := strangersASecond * int(spec.Hold/time.Second+2) * 2; r.Done > most {
+		t.Errorf("%d connections of an outsider were let in, want %d at most", r.Done, most)
 	}
 	return fmt.Sprintf("%d connections were let in, %d refused, at most %d at once; %s", r.Done, r.Refused, r.Most, noticed)
 }
@@ -133,20 +144,28 @@ func idleUndeclared(t *testing.T, a *arena) string {
 	return fmt.Sprintf("%d connections, at most %d at once; %s", r.Done, r.Most, noticed)
 }
 
-// ownPortsOfOthers: nobody listens on the mesh's ports of a pod that has no identity, and what an application of it does there
-// is not taken for the mesh.
+// ownPortsOfOthers: an application of a pod without an identity that listens on the mesh's ports is an application like any
+// other, and one of a strict pod is reached by nobody in the clear.
 func ownPortsOfOthers(t *testing.T, a *arena) string {
 	n := 0
 	for _, port := range []uint16{model.PortHBONE, model.PortTunnel, model.PortInbound, model.PortHTTP, model.PortTCP, model.PortTunnelOut} {
 		for _, to := range []*lab.Pod{a.plain, a.server} {
 			if to == a.server && (port == model.PortHBONE || port == model.PortTunnel) {
-				continue
+				continue // Envoy and weft tunnel listen there
 			}
-			if err := dials(a.outsider, netip.AddrPortFrom(to.Address, port)); err == nil {
-				t.Errorf("port %d of %s takes connections", port, to.Name)
+			for _, addr := range []netip.Addr{to.Address, to.Address6} {
+				at := netip.AddrPortFrom(addr, port)
+				serve(t, to, at.String())
+				err := reached(a.outsider, at)
+				if to == a.plain && err != nil {
+					t.Errorf("port %d of %s: the application is not reached: %v", port, to.Name, err)
+				}
+				if to == a.server && err == nil {
+					t.Errorf("port %d of %s, which is strict, is reached in the clear", port, to.Name)
+				}
+				n++
 			}
-			n++
 		}
 	}
-	return fmt.Sprintf("%d ports refused", n)
+	return fmt.Sprintf("%d ports", n)
 }

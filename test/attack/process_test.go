@@ -23,12 +23,13 @@ type report struct {
 	Done    int      `json:"done"`    // connections, requests or streams that were let in
 	Refused int      `json:"refused"` // and those that were not
 	Most    int      `json:"most"`    // at once
+	Reached int      `json:"reached"` // connections whose handshake somebody answered, whatever came of it
 	Errors  []string `json:"errors,omitempty"`
 }
 
 // join adds what another process says.
 func (r *report) join(o report) {
-	r.Done, r.Refused, r.Most = r.Done+o.Done, r.Refused+o.Refused, max(r.Most, o.Most)
+	r.Done, r.Refused, r.Most, r.Reached = r.Done+o.Done, r.Refused+o.Refused, max(r.Most, o.Most), r.Reached+o.Reached
 	r.Errors = append(r.Errors, o.Errors...)
 }
 
@@ -39,6 +40,7 @@ var roles = map[string]func(spec json.RawMessage) (report, error){
 	"headers":  role(sendHeaders),
 	"sessions": role(openSessions),
 	"streams":  role(openStreams),
+	"bodies":   role(sendBodies),
 	"get":      role(getAll),
 	"flood":    role(floodConnections),
 	"resets":   role(resetStreams),

@@ -59,3 +59,12 @@ annotations:
 {{- else }}{{ $q }}
 {{- end }}
 {{- end }}
+
+{{/* A selector of labels, from a map of them. */}}
+{{- define "weft.selector" -}}
+{{- $labels := list }}
+{{- range $key, $value := . }}
+{{- $labels = append $labels (printf "%s=%s" $key $value) }}
+{{- end }}
+{{- join "," $labels }}
+{{- end }}

@@ -25,6 +25,8 @@ type Options struct {
 	Log *slog.Logger
 	// Statuses keeps status and resourceVersion of the kinds that WritesStatus names, for a controller that writes them.
 	Statuses bool
+	// NodeLabels are the keys of the labels of Nodes that are kept; with Statuses all are.
+	NodeLabels []string
 	// Secrets reads the Secrets of type kubernetes.io/tls. Without it their table is somebody else's to write: an agent gets
 	// from the controller those that it needs.
 	Secrets bool

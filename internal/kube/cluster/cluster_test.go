@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -247,12 +248,13 @@ func TestAddressOfTheAPIServer(t *testing.T) {
 	}
 }
 
-// TestAHeartbeatOfANodeChangesNothing: only its addresses are kept.
+// TestAHeartbeatOfANodeChangesNothing: only its addresses and the labels that are asked for are kept.
 func TestAHeartbeatOfANodeChangesNothing(t *testing.T) {
 	c, s := testStore(t, "Node")
+	c.opts.NodeLabels = []string{"edge"}
 	node := func(beat time.Time) *corev1.Node {
 		return &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: beat.String(), Labels: map[string]string{"beat": beat.String()}},
+			ObjectMeta: metav1.ObjectMeta{Name: "n", ResourceVersion: beat.String(), Labels: map[string]string{"beat": beat.String(), "edge": "yes"}},
 			Spec:       corev1.NodeSpec{PodCIDR: "10.244.1.0/24", ProviderID: beat.String()},
 			Status: corev1.NodeStatus{
 				Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.0.2"}, {Type: corev1.NodeHostName, Address: "n"}},
@@ -276,7 +278,7 @@ func TestAHeartbeatOfANodeChangesNothing(t *testing.T) {
 		t.Errorf("a heartbeat changed %v", keys)
 	}
 	n, ok := c.objs.Nodes.Get(c.objs.DB.Snapshot(), "/n")
-	if !ok || n.Spec.PodCIDR != "10.244.1.0/24" || len(kube.NodeAddresses(n)) != 1 {
+	if !ok || n.Spec.PodCIDR != "10.244.1.0/24" || len(kube.NodeAddresses(n)) != 1 || !maps.Equal(n.Labels, map[string]string{"edge": "yes"}) {
 		t.Errorf("of the node is kept %+v", n)
 	}
 }

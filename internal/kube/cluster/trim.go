@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,7 +38,7 @@ func (c *Cluster) trim(obj runtime.Object) runtime.Object {
 	case *corev1.Namespace:
 		o.Spec, o.Status, keep = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}, false
 	case *corev1.Node:
-		trimNode(o, keep)
+		trimNode(o, keep, c.opts.NodeLabels)
 		keep = false
 	case *corev1.Pod:
 		trimPod(o)
@@ -134,11 +136,11 @@ func trimMeta(o metav1.Object, resourceVersion bool) {
 	o.SetAnnotations(ours)
 }
 
-// trimNode keeps the addresses of the node and of its pods, and for a controller the labels, which say what the node may
-// serve. A kubelet writes the rest every few minutes.
-func trimNode(n *corev1.Node, labels bool) {
-	if !labels {
-		n.Labels = nil
+// trimNode keeps the addresses of the node and of its pods, and of the labels those that say what the node may serve: all of
+// them, or some keys. A kubelet writes the rest every few minutes.
+func trimNode(n *corev1.Node, all bool, keys []string) {
+	if !all {
+		maps.DeleteFunc(n.Labels, func(key, _ string) bool { return !slices.Contains(keys, key) })
 	}
 	n.Spec = corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs}
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses}
