@@ -3,6 +3,7 @@ package xds
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,16 +50,39 @@ func TestNobodyAnswersEnvoy(t *testing.T) {
 	}
 }
 
+// soon is how long a client waits that must be let go. Envoy's own bounds are 5 s and more.
+const soon = 4 * time.Second
+
+// within has something tried up to three times until it takes less than most: a busy machine may hold up one of them, and what has
+// no bound is slow each time.
+func within(t *testing.T, most time.Duration, try func() error) error {
+	t.Helper()
+	var took []time.Duration
+	for range 3 {
+		began := time.Now()
+		if err := try(); err != nil {
+			return err
+		}
+		if took = append(took, time.Since(began)); took[len(took)-1] < most {
+			return nil
+		}
+	}
+	return fmt.Errorf("it takes %v each time, want less than %v", took, most)
+}
+
 // alone is a mesh of which Envoy knows what pod a has used, and no more.
 type alone struct {
 	*served
 	c *lab.Pod // has an identity whose certificate Envoy never fetched
 	d *lab.Pod // its connections to pod b's port 8081, which is a Service's, go to Envoy, which never fetched the routes
+	e *lab.Pod // those of this one to port 8082 go to the listener for what may or may not be HTTP, and TLS to the one that divides by name
+
+	bytes uint16 // the Gateway's port of a TCPRoute whose backend Envoy never asked for
 }
 
 func newAlone(t *testing.T) *alone {
-	m := &alone{served: newServed(t, defaultTimeouts, "c", "d")}
-	m.c, m.d = m.others[0], m.others[1]
+	m := &alone{served: newServed(t, defaultTimeouts, "c", "d", "e"), bytes: freePort(t)}
+	m.c, m.d, m.e = m.others[0], m.others[1], m.others[2]
 	for _, p := range m.others {
 		w := workload(p, "shop", model.MTLSPermissive, nil)
 		put(m.world, m.st.Workloads, w)
@@ -69,8 +94,18 @@ func newAlone(t *testing.T) *alone {
 	toListener(t, m.d, PortHTTP)
 	put(m.world, m.st.Services, &model.Service{
 		Namespace: "shop", Name: "other", Addresses: []netip.Addr{m.b.Address},
-		Ports: []model.ServicePort{{Name: "http", Port: 8081, Protocol: model.TCP, L7: true}},
+		Ports: []model.ServicePort{
+			{Name: "http", Port: 8081, Protocol: model.TCP, L7: true}, {Name: "undeclared", Port: 8082, Protocol: model.TCP, L7: true, Detect: true},
+		},
 	})
+	dividedByName(t, m.world, m.e, "*.names.example", endpointOf(m.wb, 0, 8443))
+	toListener(t, m.e, PortDetect)
+	stream := streamRef("TCPRoute", "bytes")
+	putStream(m.world, stream, model.Backend{Namespace: "shop", Name: "other", Port: 8081, Weight: 1})
+	gw, _ := m.st.Gateways.Get(m.st.Snapshot(), "shop/gw")
+	more := *gw
+	more.Ports = append(slices.Clone(gw.Ports), model.GatewayPort{Port: m.bytes, Listeners: []model.GatewayListener{{Name: "tcp", Streams: []model.GatewayStream{{Route: stream}}}}})
+	put(m.world, m.st.Gateways, &more)
 	rules := []model.Rule{{
 		Match:    model.Match{Path: model.PathMatch{Type: model.MatchPrefix, Value: "/unknown"}},
 		Backends: []model.Backend{{Namespace: "shop", Name: "other", Port: 8081, Weight: 1}},
@@ -88,11 +123,21 @@ func newAlone(t *testing.T) *alone {
 		return nil
 	})
 	until(t, "the listeners of the other pods and the scope are there", func() error {
-		if !m.accepted(TypeListener, "shop/c/out-http") || !m.accepted(TypeListener, "shop/d/out-http") ||
-			!m.accepted(TypeScope, netip.AddrPortFrom(m.b.Address, 8081).String()) {
-			return errors.New("not yet")
+		for _, name := range []string{"shop/c/out-http", "shop/d/out-http", "shop/e/" + outDetect, "shop/e/" + outSNI} {
+			if !m.accepted(TypeListener, name) {
+				return fmt.Errorf("no listener %s yet", name)
+			}
 		}
-		return nil
+		for _, port := range []uint16{8081, 8082} {
+			if at := netip.AddrPortFrom(m.b.Address, port); !m.accepted(TypeScope, at.String()) {
+				return fmt.Errorf("no scope %s yet", at)
+			}
+		}
+		c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", m.bytes))
+		if err == nil {
+			c.Close()
+		}
+		return err
 	})
 	return m
 }
@@ -102,34 +147,38 @@ func (m *alone) check(t *testing.T) {
 		dial func(*testing.T) net.Conn
 		path string
 	}{
-		"a route table":             {func(t *testing.T) net.Conn { return dialFrom(t, m.d, netip.AddrPortFrom(m.b.Address, 8081).String()) }, "/"},
+		"a route table": {func(t *testing.T) net.Conn { return dialFrom(t, m.d, netip.AddrPortFrom(m.b.Address, 8081).String()) }, "/"},
+		"a route table, where HTTP is not declared": {func(t *testing.T) net.Conn { return dialFrom(t, m.e, netip.AddrPortFrom(m.b.Address, 8082).String()) }, "/"},
 		"a cluster":                 {m.ways["a pod's requests"], "/unknown"},
 		"a cluster, at a Gateway":   {m.ways["a Gateway's HTTP port"], "/unknown"},
 		"an identity's certificate": {func(t *testing.T) net.Conn { return dialFrom(t, m.c, "127.0.0.1:15001") }, "/upload"},
 	} {
 		for proto, exchange := range map[string]func(net.Conn, string, io.Reader) (int, string, error){"HTTP/1": overHTTP1, "HTTP/2": overHTTP2} {
-			t.Run(name+"/"+proto, func(t *testing.T) {
-				t.Parallel()
-				status, body, err := exchange(c.dial(t), c.path, nil)
-				if err != nil || status != http.StatusServiceUnavailable {
-					t.Errorf("status %d, %q, %v", status, body, err)
-				}
-			})
-			t.Run(name+"/"+proto+" with a body", func(t *testing.T) {
-				t.Parallel()
-				status, body, err := exchange(c.dial(t), c.path, strings.NewReader("abcd"))
-				if err != nil || status != http.StatusServiceUnavailable {
-					t.Errorf("status %d, %q, %v", status, body, err)
-				}
-			})
+			for with, body := range map[string]string{"": "", " with a body": "abcd"} {
+				t.Run(name+"/"+proto+with, func(t *testing.T) {
+					t.Parallel()
+					most := soon
+					if name == "an identity's certificate" {
+						most = 15 * time.Second // each try of a GET waits for it anew: some 8 s in all
+					}
+					if err := within(t, most, func() error {
+						var reader io.Reader
+						if body != "" {
+							reader = strings.NewReader(body)
+						}
+						status, text, err := exchange(c.dial(t), c.path, reader)
+						if err == nil && status != http.StatusServiceUnavailable {
+							err = fmt.Errorf("status %d, %q", status, text)
+						}
+						return err
+					}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
 		}
 	}
-	t.Run("bytes to an address", func(t *testing.T) {
-		t.Parallel()
-		if err := closed(dialFrom(t, m.a, netip.AddrPortFrom(m.b.Address, 9000).String())); err != nil {
-			t.Error(err)
-		}
-	})
+	m.checkBytes(t)
 	for _, path := range []string{"/upload", "/stream"} {
 		t.Run("what is known is served"+path, func(t *testing.T) {
 			t.Parallel()
@@ -153,6 +202,41 @@ func (m *alone) check(t *testing.T) {
 			t.Errorf("status %d, %q, %v", status, body, err)
 		}
 	})
+}
+
+// checkBytes has connections closed that are no requests.
+func (m *alone) checkBytes(t *testing.T) {
+	for name, send := range map[string]func(*testing.T) (net.Conn, error){
+		"bytes to an address": func(t *testing.T) (net.Conn, error) {
+			return dialFrom(t, m.a, netip.AddrPortFrom(m.b.Address, 9000).String()), nil
+		},
+		"TLS that is divided by name": func(t *testing.T) (net.Conn, error) {
+			c := dialFrom(t, m.e, named)
+			go func() { _ = tls.Client(c, &tls.Config{ServerName: "a.names.example"}).HandshakeContext(t.Context()) }()
+			return c, nil
+		},
+		"bytes to a Gateway": func(t *testing.T) (net.Conn, error) {
+			c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", m.bytes))
+			if err == nil {
+				t.Cleanup(func() { _ = c.Close() })
+				err = c.SetDeadline(time.Now().Add(15 * time.Second))
+			}
+			return c, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := within(t, soon, func() error {
+				c, err := send(t)
+				if err != nil {
+					return err
+				}
+				return closed(c)
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // A client may take longer to send the headers of a request than a request may wait for the agent: the bound counts from
