@@ -24,10 +24,42 @@ func TestWithoutAnAgent(t *testing.T) {
 	metrics := freeAddress(t)
 	n := newNode(t, "--metrics-address="+metrics)
 	n.healthy(t)
+	t.Run("requests that nobody answered", func(t *testing.T) { unanswered(t, n) })
 	t.Run("flows of weft tunnel", func(t *testing.T) { tunnelFlowsLost(t, n, metrics) })
 	if t.Failed() {
 		n.tail(t)
 	}
+}
+
+// unanswered sends requests to a Service whose routes Envoy has not asked for yet, while no agent runs.
+func unanswered(t *testing.T, n *node) {
+	if err := n.StopAgent(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	const requests = 3
+	for range requests {
+		if status, body, err := get(n.client, n.web, "/"); err != nil || status != 503 {
+			t.Fatalf("status %d, %q, %v; want 503", status, body, err)
+		}
+	}
+	if err := n.StartAgent(); err != nil {
+		t.Fatal(err)
+	}
+	n.ready(t)
+	eventually(t, "weft status explains the failures", func() error {
+		u := n.status(t).Proxy.Unanswered
+		if u == nil || u.Requests != requests {
+			return fmt.Errorf("it says %+v, want %d requests", u, requests)
+		}
+		return nil
+	})
+	eventually(t, "weft observe explains them", func() error {
+		out, err := exec.Command(n.Binary, "observe", "--run", n.RunDir, "--last=0", "--verdict=failed").CombinedOutput()
+		if err == nil && !strings.Contains(string(out), "flag SI: no weft agent") {
+			err = fmt.Errorf("it prints %s", out)
+		}
+		return err
+	})
 }
 
 // tunnelFlowsLost makes more authenticated connections without an agent than weft tunnel keeps the flows of.
