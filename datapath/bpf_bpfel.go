@@ -245,6 +245,7 @@ const (
 	weftMapExchanges        = "exchanges"
 	weftMapFromProxy        = "from_proxy"
 	weftMapFrontends        = "frontends"
+	weftMapInspectedPorts   = "inspected_ports"
 	weftMapListeners        = "listeners"
 	weftMapLost             = "lost"
 	weftMapMembers          = "members"
@@ -370,35 +371,36 @@ type weftProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type weftMapSpecs struct {
-	Accepting     *ebpf.MapSpec `ebpf:"accepting"`
-	Admissions    *ebpf.MapSpec `ebpf:"admissions"`
-	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
-	ByTuple       *ebpf.MapSpec `ebpf:"by_tuple"`
-	Closings      *ebpf.MapSpec `ebpf:"closings"`
-	Conns         *ebpf.MapSpec `ebpf:"conns"`
-	DnsMessages   *ebpf.MapSpec `ebpf:"dns_messages"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Exchanges     *ebpf.MapSpec `ebpf:"exchanges"`
-	FromProxy     *ebpf.MapSpec `ebpf:"from_proxy"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
-	Lost          *ebpf.MapSpec `ebpf:"lost"`
-	Members       *ebpf.MapSpec `ebpf:"members"`
-	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Own           *ebpf.MapSpec `ebpf:"own"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PodCgroups    *ebpf.MapSpec `ebpf:"pod_cgroups"`
-	Pods          *ebpf.MapSpec `ebpf:"pods"`
-	ProbeFlows    *ebpf.MapSpec `ebpf:"probe_flows"`
-	ProbeRequests *ebpf.MapSpec `ebpf:"probe_requests"`
-	ProbeSockets  *ebpf.MapSpec `ebpf:"probe_sockets"`
-	Probes        *ebpf.MapSpec `ebpf:"probes"`
-	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
-	Reverse       *ebpf.MapSpec `ebpf:"reverse"`
-	Selves        *ebpf.MapSpec `ebpf:"selves"`
-	Sleeping      *ebpf.MapSpec `ebpf:"sleeping"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	Accepting      *ebpf.MapSpec `ebpf:"accepting"`
+	Admissions     *ebpf.MapSpec `ebpf:"admissions"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	ByTuple        *ebpf.MapSpec `ebpf:"by_tuple"`
+	Closings       *ebpf.MapSpec `ebpf:"closings"`
+	Conns          *ebpf.MapSpec `ebpf:"conns"`
+	DnsMessages    *ebpf.MapSpec `ebpf:"dns_messages"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Exchanges      *ebpf.MapSpec `ebpf:"exchanges"`
+	FromProxy      *ebpf.MapSpec `ebpf:"from_proxy"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	InspectedPorts *ebpf.MapSpec `ebpf:"inspected_ports"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
+	Lost           *ebpf.MapSpec `ebpf:"lost"`
+	Members        *ebpf.MapSpec `ebpf:"members"`
+	Namespaces     *ebpf.MapSpec `ebpf:"namespaces"`
+	Nodes          *ebpf.MapSpec `ebpf:"nodes"`
+	Own            *ebpf.MapSpec `ebpf:"own"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PodCgroups     *ebpf.MapSpec `ebpf:"pod_cgroups"`
+	Pods           *ebpf.MapSpec `ebpf:"pods"`
+	ProbeFlows     *ebpf.MapSpec `ebpf:"probe_flows"`
+	ProbeRequests  *ebpf.MapSpec `ebpf:"probe_requests"`
+	ProbeSockets   *ebpf.MapSpec `ebpf:"probe_sockets"`
+	Probes         *ebpf.MapSpec `ebpf:"probes"`
+	Quotas         *ebpf.MapSpec `ebpf:"quotas"`
+	Reverse        *ebpf.MapSpec `ebpf:"reverse"`
+	Selves         *ebpf.MapSpec `ebpf:"selves"`
+	Sleeping       *ebpf.MapSpec `ebpf:"sleeping"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
@@ -436,35 +438,36 @@ func (o *weftObjects) Close() error {
 //
 // It can be passed to loadWeftObjects or ebpf.CollectionSpec.LoadAndAssign.
 type weftMaps struct {
-	Accepting     *ebpf.Map `ebpf:"accepting"`
-	Admissions    *ebpf.Map `ebpf:"admissions"`
-	Affinities    *ebpf.Map `ebpf:"affinities"`
-	ByTuple       *ebpf.Map `ebpf:"by_tuple"`
-	Closings      *ebpf.Map `ebpf:"closings"`
-	Conns         *ebpf.Map `ebpf:"conns"`
-	DnsMessages   *ebpf.Map `ebpf:"dns_messages"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Exchanges     *ebpf.Map `ebpf:"exchanges"`
-	FromProxy     *ebpf.Map `ebpf:"from_proxy"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	Listeners     *ebpf.Map `ebpf:"listeners"`
-	Lost          *ebpf.Map `ebpf:"lost"`
-	Members       *ebpf.Map `ebpf:"members"`
-	Namespaces    *ebpf.Map `ebpf:"namespaces"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Own           *ebpf.Map `ebpf:"own"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PodCgroups    *ebpf.Map `ebpf:"pod_cgroups"`
-	Pods          *ebpf.Map `ebpf:"pods"`
-	ProbeFlows    *ebpf.Map `ebpf:"probe_flows"`
-	ProbeRequests *ebpf.Map `ebpf:"probe_requests"`
-	ProbeSockets  *ebpf.Map `ebpf:"probe_sockets"`
-	Probes        *ebpf.Map `ebpf:"probes"`
-	Quotas        *ebpf.Map `ebpf:"quotas"`
-	Reverse       *ebpf.Map `ebpf:"reverse"`
-	Selves        *ebpf.Map `ebpf:"selves"`
-	Sleeping      *ebpf.Map `ebpf:"sleeping"`
-	Slots         *ebpf.Map `ebpf:"slots"`
+	Accepting      *ebpf.Map `ebpf:"accepting"`
+	Admissions     *ebpf.Map `ebpf:"admissions"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	ByTuple        *ebpf.Map `ebpf:"by_tuple"`
+	Closings       *ebpf.Map `ebpf:"closings"`
+	Conns          *ebpf.Map `ebpf:"conns"`
+	DnsMessages    *ebpf.Map `ebpf:"dns_messages"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Exchanges      *ebpf.Map `ebpf:"exchanges"`
+	FromProxy      *ebpf.Map `ebpf:"from_proxy"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	InspectedPorts *ebpf.Map `ebpf:"inspected_ports"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
+	Lost           *ebpf.Map `ebpf:"lost"`
+	Members        *ebpf.Map `ebpf:"members"`
+	Namespaces     *ebpf.Map `ebpf:"namespaces"`
+	Nodes          *ebpf.Map `ebpf:"nodes"`
+	Own            *ebpf.Map `ebpf:"own"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PodCgroups     *ebpf.Map `ebpf:"pod_cgroups"`
+	Pods           *ebpf.Map `ebpf:"pods"`
+	ProbeFlows     *ebpf.Map `ebpf:"probe_flows"`
+	ProbeRequests  *ebpf.Map `ebpf:"probe_requests"`
+	ProbeSockets   *ebpf.Map `ebpf:"probe_sockets"`
+	Probes         *ebpf.Map `ebpf:"probes"`
+	Quotas         *ebpf.Map `ebpf:"quotas"`
+	Reverse        *ebpf.Map `ebpf:"reverse"`
+	Selves         *ebpf.Map `ebpf:"selves"`
+	Sleeping       *ebpf.Map `ebpf:"sleeping"`
+	Slots          *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *weftMaps) Close() error {
@@ -480,6 +483,7 @@ func (m *weftMaps) Close() error {
 		m.Exchanges,
 		m.FromProxy,
 		m.Frontends,
+		m.InspectedPorts,
 		m.Listeners,
 		m.Lost,
 		m.Members,

@@ -21,6 +21,7 @@ const (
 	addressContested = 8
 	workloadTunnel   = 16
 	peerByEnvoy      = 32
+	peerSomePorts    = 64
 
 	callerShift = 24 // of a pod's flags: from here on they are the number of its namespace
 )
@@ -173,15 +174,34 @@ func workloadFlags(w *model.Workload) uint32 {
 	return f
 }
 
+// inspectedPorts are a workload's addresses with the ports where a policy looks at requests, for programs to tell those from the
+// others; nil if there are none, or if all ports are alike.
+func inspectedPorts(w *model.Workload) map[weftEndpoint]uint32 {
+	ports, all := w.Policy.InspectedPorts()
+	if w.Identity == "" || all {
+		return nil
+	}
+	out := map[weftEndpoint]uint32{}
+	for _, a := range w.Addresses {
+		for _, p := range ports {
+			out[encode(netip.AddrPortFrom(a, p))] = 1
+		}
+	}
+	return out
+}
+
 // peerEntries are a workload's addresses as others see them: those with an identity, and those where nobody can have one.
-// unreached says that weft tunnel cannot reach the workload.
-func peerEntries(w *model.Workload, unreached bool) map[weftAddress]uint32 {
+// unreached says that weft tunnel cannot reach the workload, somePorts that its inspectedPorts are known.
+func peerEntries(w *model.Workload, unreached, somePorts bool) map[weftAddress]uint32 {
 	out := map[weftAddress]uint32{}
 	for _, a := range w.Addresses {
 		if w.Identity != "" {
 			f := workloadFlags(w) &^ workloadPoliced
-			if w.Policy.HTTP() || unreached {
+			switch {
+			case unreached || w.Policy.HTTP() && !somePorts:
 				f |= peerByEnvoy
+			case somePorts:
+				f |= peerByEnvoy | peerSomePorts
 			}
 			out[encodeAddr(a)] = f
 		}

@@ -72,6 +72,7 @@ type fakeTables struct {
 	slots      *fakeTable[weftSlotKey, weftEndpoint]
 	members    *fakeTable[weftMemberKey, uint32]
 	peers      *fakeTable[weftAddress, uint32]
+	inspected  *fakeTable[weftEndpoint, uint32]
 	pods       *fakeTable[uint64, uint32]
 	namespaces *fakeTable[uint64, weftPath]
 	own        *fakeTable[weftOwnKey, uint32]
@@ -86,7 +87,7 @@ func newFakeTables() *fakeTables {
 	return &fakeTables{
 		frontends: newFakeTable[weftFrontendKey, weftFrontend](), slots: newFakeTable[weftSlotKey, weftEndpoint](),
 		members: newFakeTable[weftMemberKey, uint32](), peers: newFakeTable[weftAddress, uint32](),
-		pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
+		inspected: newFakeTable[weftEndpoint, uint32](), pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
 		own: newFakeTable[weftOwnKey, uint32](), selves: newFakeTable[weftSelfKey, weftAddress](), probes: newFakeTable[weftEndpoint, weftProbe](),
 		requests: newFakeTable[weftProbeRequest, uint32](), cgroups: newFakeTable[uint64, uint32](),
 		nodes: newFakeTable[weftAddress, uint32](),
@@ -95,7 +96,7 @@ func newFakeTables() *fakeTables {
 
 func (f *fakeTables) tables() tables {
 	return tables{
-		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, pods: f.pods,
+		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, inspected: f.inspected, pods: f.pods,
 		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, requests: f.requests, cgroups: f.cgroups, nodes: f.nodes,
 	}
 }

@@ -24,6 +24,7 @@ type tables struct {
 	slots      table[weftSlotKey, weftEndpoint]
 	members    table[weftMemberKey, uint32]
 	peers      table[weftAddress, uint32]
+	inspected  table[weftEndpoint, uint32]
 	pods       table[uint64, uint32]
 	namespaces table[uint64, weftPath]
 	own        table[weftOwnKey, uint32]
@@ -41,6 +42,7 @@ func kernelTables(m map[string]*ebpf.Map) tables {
 		slots:      kernelTable[weftSlotKey, weftEndpoint]{m[weftMapSlots]},
 		members:    kernelTable[weftMemberKey, uint32]{m[weftMapMembers]},
 		peers:      kernelTable[weftAddress, uint32]{m[weftMapPeers]},
+		inspected:  kernelTable[weftEndpoint, uint32]{m[weftMapInspectedPorts]},
 		pods:       kernelTable[uint64, uint32]{m[weftMapPods]},
 		namespaces: kernelTable[uint64, weftPath]{m[weftMapNamespaces]},
 		own:        kernelTable[weftOwnKey, uint32]{m[weftMapOwn]},

@@ -66,6 +66,7 @@ func memoryTables() tables {
 	return tables{
 		frontends: memoryTable[weftFrontendKey, weftFrontend]{}, slots: memoryTable[weftSlotKey, weftEndpoint]{},
 		members: memoryTable[weftMemberKey, uint32]{}, peers: memoryTable[weftAddress, uint32]{}, pods: memoryTable[uint64, uint32]{},
+		inspected:  memoryTable[weftEndpoint, uint32]{},
 		namespaces: memoryTable[uint64, weftPath]{}, own: memoryTable[weftOwnKey, uint32]{},
 		selves: memoryTable[weftSelfKey, weftAddress]{}, probes: memoryTable[weftEndpoint, weftProbe]{}, requests: memoryTable[weftProbeRequest, uint32]{},
 		cgroups: memoryTable[uint64, uint32]{}, nodes: memoryTable[weftAddress, uint32]{},

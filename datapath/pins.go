@@ -30,7 +30,7 @@ var meaning = "1"
 // filled are the maps that user space writes. The others are filled by programs as connections come, so a new layout
 // loses what is in them. What listeners held is found again (findListeners).
 var filled = map[string]bool{
-	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapPods: true,
+	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapInspectedPorts: true, weftMapPods: true,
 	weftMapNamespaces: true, weftMapOwn: true, weftMapSelves: true, weftMapProbes: true, weftMapProbeRequests: true,
 	weftMapPodCgroups: true, weftMapNodes: true,
 }

@@ -27,6 +27,7 @@ func (r *reconciler) measure() {
 		{weftMapSlots, len(r.services.slots.have), r.tables.slots.Limit},
 		{weftMapMembers, len(r.services.members.have), r.tables.members.Limit},
 		{weftMapPeers, len(r.workloads.peers.have), r.tables.peers.Limit},
+		{weftMapInspectedPorts, len(r.workloads.inspected.have), r.tables.inspected.Limit},
 		{weftMapPods, len(r.workloads.pods.have), r.tables.pods.Limit},
 		{weftMapNamespaces, len(r.workloads.paths.have), r.tables.namespaces.Limit},
 		{weftMapOwn, len(r.workloads.own.have), r.tables.own.Limit},

@@ -48,16 +48,18 @@ type namespace interface {
 
 // workloads writes peers, pods, own, probes and namespaces, and looks after the namespaces of local workloads.
 type workloads struct {
-	log    *slog.Logger
-	space  namespaces
-	peers  *claims[weftAddress, uint32]
-	pods   *mirror[uint64, uint32]
-	paths  *mirror[uint64, weftPath]
-	own    *mirror[weftOwnKey, uint32]
-	selves *mirror[weftSelfKey, weftAddress]
-	probes *probeMaps
-	local  map[string]*localWorkload
-	owner  map[uint64]string // namespace cookie -> workload
+	log   *slog.Logger
+	space namespaces
+	peers *claims[weftAddress, uint32]
+	// inspected is written before the flag in peers that makes programs look there.
+	inspected *claims[weftEndpoint, uint32]
+	pods      *mirror[uint64, uint32]
+	paths     *mirror[uint64, weftPath]
+	own       *mirror[weftOwnKey, uint32]
+	selves    *mirror[weftSelfKey, weftAddress]
+	probes    *probeMaps
+	local     map[string]*localWorkload
+	owner     map[uint64]string // namespace cookie -> workload
 	// probing reports whether a connection is one of the host's own processes that probes a workload; nil for none.
 	probing func(local, remote netip.AddrPort) bool
 	// serves reports whether a backend serves the UDP sockets that a Service's address led to it.
@@ -81,8 +83,9 @@ type localWorkload struct {
 
 func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, error) {
 	w := &workloads{log: log, space: space, local: map[string]*localWorkload{}, owner: map[uint64]string{}}
-	var errs [6]error
+	var errs [7]error
 	w.peers, errs[0] = newClaims("peers", t.peers, func(a weftAddress) string { return "address " + decodeAddr(a).String() })
+	w.inspected, errs[6] = newClaims("inspected_ports", t.inspected, func(e weftEndpoint) string { return "endpoint " + decode(e).String() })
 	w.pods, errs[1] = newMirror("pods", t.pods)
 	w.paths, errs[2] = newMirror("namespaces", t.namespaces)
 	w.own, errs[3] = newMirror("own", t.own)
@@ -98,15 +101,26 @@ func newWorkloads(log *slog.Logger, t tables, space namespaces) (*workloads, err
 
 // apply makes a workload's entries; nil removes it.
 func (ws *workloads) apply(key string, w *model.Workload) error {
-	var want map[weftAddress]uint32
-	if w != nil {
-		want = peerEntries(w, ws.unreached(w))
-	}
-	err := errors.Join(ws.peers.set(key, want))
+	err := ws.applyPeer(key, w)
 	if w == nil || !joinable(w) {
 		return errors.Join(err, ws.leave(key))
 	}
 	return errors.Join(err, ws.join(key, w))
+}
+
+// applyPeer makes a workload's entries for those who connect to it; nil removes them.
+func (ws *workloads) applyPeer(key string, w *model.Workload) error {
+	if w == nil {
+		return errors.Join(errors.Join(ws.peers.set(key, nil)), errors.Join(ws.inspected.set(key, nil)))
+	}
+	ports := inspectedPorts(w)
+	if len(ports) == 0 {
+		// Flags first: without its ports an address with peerSomePorts would have none that Envoy takes.
+		err := errors.Join(ws.peers.set(key, peerEntries(w, ws.unreached(w), false)))
+		return errors.Join(err, errors.Join(ws.inspected.set(key, nil)))
+	}
+	_, err := ws.inspected.set(key, ports)
+	return errors.Join(err, errors.Join(ws.peers.set(key, peerEntries(w, ws.unreached(w), err == nil))))
 }
 
 // ownerService begins the names of Services as owners of peers.
@@ -138,11 +152,7 @@ func (ws *workloads) closedNamespace(key string) bool {
 // retain keeps the network namespace of a workload that is gone closed, until another workload has it or it leaves.
 func (ws *workloads) retain(key string, w *model.Workload) error {
 	ws.local[key].retained = true
-	var want map[weftAddress]uint32
-	if w != nil {
-		want = peerEntries(w, ws.unreached(w))
-	}
-	return errors.Join(ws.peers.set(key, want))
+	return ws.applyPeer(key, w)
 }
 
 // joinable reports whether a workload runs on this node, in a network namespace that is known.
@@ -321,7 +331,7 @@ func (ws *workloads) forget(cookie uint64) error {
 
 // prune removes what no workload of the model has.
 func (ws *workloads) prune() error {
-	errs := []error{ws.peers.prune(ws.peers.wanted), ws.probes.prune()}
+	errs := []error{ws.peers.prune(ws.peers.wanted), ws.inspected.prune(ws.inspected.wanted), ws.probes.prune()}
 	for cookie, path := range maps.Clone(ws.paths.have) {
 		if _, ok := ws.owner[cookie]; ok {
 			continue

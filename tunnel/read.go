@@ -56,7 +56,7 @@ func (s *session) readFrames() error {
 		if n > 0 {
 			in.have += n
 			now := time.Now()
-			s.lastRead.Store(now.UnixNano())
+			s.heard(now)
 			if now.Sub(measured) > measureEvery {
 				measured = now
 				s.roundTrip.Store(int64(s.conn.RoundTrip()))

@@ -84,13 +84,14 @@ func (r *route) session(id model.Identity, wait bool) (*session, error) {
 }
 
 // best gives the session with the fewest streams, and whether bytes wait on all of them. While the destination has not
-// answered the last stream that was opened, it is the same session: on another one the next stream might come first.
+// answered the last stream that was opened, it is the same session: on another one the next stream might come first. A session
+// whose peer is silent gets no stream until it is heard again.
 func (r *route) best() (best *session, busy bool) {
 	least, now := 0, time.Now()
 	busy = true
 	for _, u := range r.sessions {
 		n, open, waits := u.state()
-		if !open || now.After(u.until) {
+		if !open || now.After(u.until) || u.silence(now) > doubtAfter {
 			continue
 		}
 		if u.session == r.last && u.isOpening() {

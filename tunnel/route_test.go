@@ -14,7 +14,7 @@ func TestSessionsEndWhileTheirRouteIsTended(t *testing.T) {
 	var r route
 	for range 200 {
 		s := newSession(plain{near}, netip.Addr{})
-		s.lastRead.Store(now.UnixNano())
+		s.heard(now)
 		r.sessions = append(r.sessions, &used{session: s, until: now.Add(time.Hour)})
 	}
 	all, removed := slices.Clone(r.sessions), make(chan struct{})

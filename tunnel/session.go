@@ -27,8 +27,15 @@ const (
 	// openTimeout bounds the wait for the peer's answer to an open frame. The peer answers before the application does.
 	openTimeout = 10 * time.Second
 
-	pingAfter = 30 * time.Second // of silence
-	deadAfter = 45 * time.Second
+	// pingAfter is the silence after which the peer is asked for an answer, and again.
+	pingAfter = 30 * time.Second
+	// doubtAfter is the silence after which streams are opened on another session, and a session without streams ends.
+	doubtAfter = 45 * time.Second
+	// deadAfter is the silence that ends a session and resets its streams. Without the mesh a connection survives an outage for
+	// as long as TCP sends its bytes again: 924 s or more with the usual net.ipv4.tcp_retries2 of 15. A ping is such bytes, so TCP
+	// decides for a session too, by the setting of the pod's namespace. What is left is a peer whose kernel answers for a weft
+	// tunnel that does not.
+	deadAfter = 16 * time.Minute
 )
 
 var (
@@ -60,7 +67,8 @@ type session struct {
 	wake      chan struct{} // the writer has something to do
 	done      chan struct{} // closed when the session has ended
 	gathered  gathered      // of the goroutine that reads
-	lastRead  atomic.Int64  // Unix nanoseconds
+	began     time.Time     // with the monotonic clock: a step of the wall clock is no silence
+	lastRead  atomic.Int64  // nanoseconds since began
 	roundTrip atomic.Int64  // to the peer, nanoseconds
 
 	mu       sync.Mutex // guards what follows, and the streams' fields
@@ -74,16 +82,16 @@ type session struct {
 	opening  int // streams that the peer has not answered
 	leaving  bool
 	left     time.Time // when the peer was told to open no more streams
+	pinged   time.Time // when a silent peer was pinged last
 	err      error
 }
 
 func newSession(conn transport, remote netip.Addr) *session {
 	s := &session{
 		conn: conn, remote: remote, memory: newMemory().newShare(), wake: make(chan struct{}, 1), done: make(chan struct{}),
-		streams: map[uint32]*stream{},
+		streams: map[uint32]*stream{}, began: time.Now(),
 	}
 	s.room.L = &s.mu
-	s.lastRead.Store(time.Now().UnixNano())
 	return s
 }
 
@@ -341,13 +349,31 @@ func (s *session) check(now time.Time) {
 		s.tell()
 	}
 	s.mu.Unlock()
-	switch silent := now.Sub(time.Unix(0, s.lastRead.Load())); {
-	case silent > deadAfter:
+	s.checkSilence(now)
+}
+
+// heard notes that the peer has sent something.
+func (s *session) heard(now time.Time) { s.lastRead.Store(int64(now.Sub(s.began))) }
+
+// silence gives for how long the peer has sent nothing.
+func (s *session) silence(now time.Time) time.Duration {
+	return now.Sub(s.began) - time.Duration(s.lastRead.Load())
+}
+
+func (s *session) checkSilence(now time.Time) {
+	silence := s.silence(now)
+	switch {
+	case silence > deadAfter:
 		s.end(errSilent)
-	case silent > pingAfter:
-		s.mu.Lock()
+		return
+	case silence > doubtAfter:
+		s.endUnused()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if silence > pingAfter && now.Sub(s.pinged) > pingAfter {
+		s.pinged = now
 		s.put(0, kindPing, 0)
 		s.tell()
-		s.mu.Unlock()
 	}
 }

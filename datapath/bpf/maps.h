@@ -110,9 +110,10 @@ struct {
 } reverse SEC(".maps");
 
 /* WORKLOAD_TUNNEL, of a local workload: its authenticated bytes go to weft tunnel if that listens. PEER_BY_ENVOY, of an
- * address: Envoy takes the connections to it, for its policy looks at HTTP requests or its node has no weft tunnel. */
+ * address: Envoy takes the connections to it, for its policy looks at HTTP requests or its node has no weft tunnel.
+ * PEER_SOME_PORTS, beside it: only those to the ports in inspected_ports. Programs of an earlier version take it for all ports. */
 enum { WORKLOAD_IDENTITY = 1, WORKLOAD_STRICT = 2, WORKLOAD_POLICED = 4, ADDRESS_CONTESTED = 8, WORKLOAD_TUNNEL = 16,
-       PEER_BY_ENVOY = 32 };
+       PEER_BY_ENVOY = 32, PEER_SOME_PORTS = 64 };
 
 /* Addresses of workloads with an identity, on any node; and those that several claim, where nobody has an identity. */
 struct {
@@ -122,6 +123,15 @@ struct {
 	__type(key, struct address);
 	__type(value, __u32);
 } peers SEC(".maps");
+
+/* The ports of peers with PEER_SOME_PORTS on which a policy looks at requests. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u32);
+} inspected_ports SEC(".maps");
 
 /* Local workloads, by the cookie of their network namespace. The bits from CALLER_SHIFT on are the number of the namespace in
  * Kubernetes, 0 if it needs none. */

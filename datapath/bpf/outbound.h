@@ -72,7 +72,15 @@ static __always_inline bool remember(struct bpf_sock_addr *ctx, struct conn *old
 	return true;
 }
 
-/* A TCP connection from a local workload to dest: in the clear, by Envoy, or not at all. dest is a backend if the
+/* Does Envoy take connections to an endpoint whose address has these flags, whoever else listens? */
+static __always_inline bool by_envoy(__u32 peer, const struct endpoint *dest)
+{
+	if (!(peer & PEER_BY_ENVOY))
+		return false;
+	return !(peer & PEER_SOME_PORTS) || bpf_map_lookup_elem(&inspected_ports, dest);
+}
+
+/* A TCP connection from a local workload to dest: in the clear, by a proxy, or not at all. dest is a backend if the
  * application asked for a Service, else equal to original. */
 static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *old, __u64 netns, const __u32 *pod,
 					const struct endpoint *original, struct endpoint *dest)
@@ -88,7 +96,7 @@ static __always_inline int authenticate(struct bpf_sock_addr *ctx, struct conn *
 	if (*peer & ADDRESS_CONTESTED)
 		return refuse(ctx, netns, pod, original, dest, REASON_CONTESTED);
 	__u16 port = PORT_TUNNEL_OUT;
-	if (!(*pod & WORKLOAD_TUNNEL) || *peer & PEER_BY_ENVOY || !listening(ctx, dest, PORT_TUNNEL_OUT))
+	if (!(*pod & WORKLOAD_TUNNEL) || by_envoy(*peer, dest) || !listening(ctx, dest, PORT_TUNNEL_OUT))
 		port = PORT_TCP;
 	if (port == PORT_TCP && !listening(ctx, dest, PORT_TCP)) {
 		if ((*pod | *peer) & WORKLOAD_STRICT)

@@ -147,6 +147,18 @@ func TestPod(t *testing.T) {
 	if in := d.Pod.Inbound; len(in) != 4 || !strings.Contains(in[0].Outcome, "refused") || !strings.Contains(in[1].Of, "kubelet") {
 		t.Errorf("inbound %+v", in)
 	}
+	inspected := *pod
+	inspected.Policy = &model.Policy{Rules: []model.PolicyRule{{Ports: []uint16{9090, 8080}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}}}
+	n = fill(func(st *state.State, w *state.Write) { st.Workloads.Put(w, &inspected) })
+	n.Tunnel = true
+	for _, want := range []Path{
+		{Of: "clients with an identity, bytes to ports [8080 9090]", Way: string(explain.ByHBONE), Outcome: "as its policies allow"},
+		{Of: "clients with an identity, bytes to other ports", Way: string(explain.ByTunnel), Outcome: "as its policies allow"},
+	} {
+		if in := n.ask(t, KindPod, "ns/web").Pod.Inbound; !slices.Contains(in, want) {
+			t.Errorf("no %+v in %+v", want, in)
+		}
+	}
 	local := *pod
 	local.Local, local.Contested = true, nil
 	n = fill(func(st *state.State, w *state.Write) { st.Workloads.Put(w, &local) })

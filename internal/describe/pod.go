@@ -77,12 +77,17 @@ func (d *description) inbound(w *model.Workload) []Path {
 	if w.Identity == "" {
 		return out
 	}
-	way := string(explain.ByHBONE)
-	if d.Tunnel && !w.Policy.HTTP() && d.TunnelServes(w) {
+	way, bytes := string(explain.ByHBONE), "clients with an identity, bytes"
+	inspected, all := w.Policy.InspectedPorts()
+	if d.Tunnel && !all && d.TunnelServes(w) {
 		way = string(explain.ByTunnel)
+		if len(inspected) > 0 {
+			out = append(out, Path{Of: fmt.Sprintf("%s to ports %v", bytes, inspected), Way: string(explain.ByHBONE), Outcome: decided})
+			bytes += " to other ports"
+		}
 	}
 	return append(out,
-		Path{Of: "clients with an identity, bytes", Way: way, Outcome: decided},
+		Path{Of: bytes, Way: way, Outcome: decided},
 		Path{Of: "clients with an identity, requests of routes", Way: string(explain.ByEnvoyHBONE), Outcome: decided})
 }
 

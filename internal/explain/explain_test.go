@@ -104,6 +104,7 @@ func TestConnections(t *testing.T) {
 	fromPermissive := model.PolicyRule{Sources: []model.PolicySource{{Identity: model.NewIdentity("td", "ns", "permissive")}}}
 	anybody := model.PolicyRule{Ports: []uint16{8080}}
 	gets := model.PolicyRule{HTTP: []model.HTTPRule{{Methods: []string{"GET"}, Paths: []model.PathMatch{{Type: model.MatchPrefix, Value: "/a"}}}}}
+	getsOn := func(port uint16) model.PolicyRule { return model.PolicyRule{Ports: []uint16{port}, HTTP: gets.HTTP} }
 	for _, c := range []struct {
 		name     string
 		edit     func(*mesh)
@@ -132,6 +133,8 @@ func TestConnections(t *testing.T) {
 		{"another path", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "/ab"}, Refused, ByHBONE, "ns/guard", "have to allow the path /ab"},
 		{"another method, in the clear", func(m *mesh) { m.policy("permissive", gets) }, "ns/disabled", "ns/permissive:80", &Request{Method: "PUT", Path: "/a"}, Refused, ByKernel, "ns/guard", "have to allow the method PUT"},
 		{"an escaped slash", func(m *mesh) { m.policy("strict", gets) }, "ns/permissive", "ns/strict:80", &Request{Path: "/a%2Fb"}, Refused, ByHBONE, "ns/guard", ""},
+		{"a policy that looks at requests on that port", func(m *mesh) { m.policy("strict", getsOn(8080)) }, "ns/permissive", "ns/strict:80", &Request{Path: "/a"}, Allowed, ByHBONE, "GET /a/*", ""},
+		{"a policy that looks at requests on another port", func(m *mesh) { m.policy("strict", getsOn(9090), anybody) }, "ns/permissive", "ns/strict:80", nil, Allowed, ByTunnel, "anybody on port 8080", ""},
 		{"no weft tunnel", func(m *mesh) { m.Carried.Delete(m.w, "workload/ns/permissive") }, "ns/permissive", "ns/strict:80", nil, Allowed, ByHBONE, "strict", ""},
 		{"no proxy, strict", func(m *mesh) {
 			m.Carried.Delete(m.w, "workload/ns/permissive")

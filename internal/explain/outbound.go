@@ -79,7 +79,7 @@ func (e *explanation) bytes(end End, to *model.Workload) {
 		end.Decision = refusedBy("AddressConflict", "several pods claim the address %s, so nobody has an identity there", end.Address.Addr())
 		end.AtSource = true
 		return
-	case e.Tunnel && !to.Policy.HTTP() && e.tunnelReaches(to) && e.TunnelServes(source):
+	case e.Tunnel && !to.Policy.ByEnvoy(end.Address.Port()) && e.tunnelReaches(to) && e.TunnelServes(source):
 		end.Way = ByTunnel
 	case e.EnvoyServes(source):
 		end.Way = ByHBONE

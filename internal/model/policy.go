@@ -82,6 +82,38 @@ func (p *Policy) InspectsPort(port uint16) bool {
 	return p != nil && slices.ContainsFunc(p.Rules, func(r PolicyRule) bool { return r.CoversPort(port) && len(r.HTTP) > 0 })
 }
 
+// maxInspectedPorts bounds the ports of a workload that programs tell apart.
+const maxInspectedPorts = 64
+
+// InspectedPorts lists the ports to which connections of workloads with an identity go by Envoy, because a rule looks at requests
+// there. all is true if Envoy takes every port: a rule names none, or they are too many to be told apart.
+func (p *Policy) InspectedPorts() (ports []uint16, all bool) {
+	if p == nil {
+		return nil, false
+	}
+	for _, r := range p.Rules {
+		if len(r.HTTP) == 0 {
+			continue
+		}
+		if len(r.Ports) == 0 {
+			return nil, true
+		}
+		ports = append(ports, r.Ports...)
+	}
+	slices.Sort(ports)
+	ports = slices.Compact(ports)
+	if len(ports) > maxInspectedPorts {
+		return nil, true
+	}
+	return ports, false
+}
+
+// ByEnvoy reports whether connections of workloads with an identity to a port go by Envoy.
+func (p *Policy) ByEnvoy(port uint16) bool {
+	ports, all := p.InspectedPorts()
+	return all || slices.Contains(ports, port)
+}
+
 // AllowingRule returns the index of the first rule that allows a request on a port; -1 if none does. The path has no query
 // and no dot segments.
 func (p *Policy) AllowingRule(peer Identity, port uint16, method, path string) int {

@@ -128,9 +128,9 @@ func (r *report) markAuthenticated(atLeast func(string, []figures, string, strin
 	}
 	for end, all := range map[string][]figures{"reset": r.Opened, "FIN": r.OpenedFIN} {
 		name := "bytes with mTLS, connections opened, closed with " + end
-		atLeast(name+", / mTLS sidecar pair", all, r.Bytes, sidecarsTLSH2, openers, 1)
+		atLeast(name+", / mTLS sidecar pair", all, r.Bytes, sidecarsTLSH2, openers, 1.2)
 		if f, ok := find(all, r.Bytes, openers); ok {
-			below(name+", CPU of proxies each", "µs", float64(f.ProxyCPU)/1e3, 500)
+			below(name+", CPU of proxies each", "µs", float64(f.ProxyCPU)/1e3, 300)
 		}
 	}
 	atLeast("bytes with mTLS / mTLS sidecar pair, one stream", r.Throughput, r.Bytes, sidecarsTLSH2, 1, 1.5)

@@ -27,8 +27,8 @@ func TestMarksOfAuthenticatedPaths(t *testing.T) {
 	r := &report{
 		Bytes:     weftMTLS,
 		Requests:  []figures{one(weftMTLS, openers, 290, time.Millisecond, 0), one(sidecarsTLSH2, openers, 100, 0, 0)},
-		Opened:    []figures{one(weftMTLS, openers, 90, 0, 600*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
-		OpenedFIN: []figures{one(weftMTLS, openers, 110, 0, 400*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
+		Opened:    []figures{one(weftMTLS, openers, 110, 0, 400*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
+		OpenedFIN: []figures{one(weftMTLS, openers, 125, 0, 290*time.Microsecond), one(sidecarsTLSH2, openers, 100, 0, 0)},
 		Unread:    []figures{one(weftMTLS, openers, 1, 5*time.Millisecond, 0)},
 		Idle:      []idleFigures{{weftMTLS, 8000, 50e6, 190e6}, {sidecarsTLSH1, 8000, 0, 900e6}},
 	}

@@ -1,12 +1,14 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/capture"
 	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/load"
 )
@@ -70,11 +72,48 @@ func policies(t *testing.T, m *mesh) {
 		})
 	}
 	t.Run("by request", func(t *testing.T) { byRequest(t, m, everybody) })
+	t.Run("bytes beside requests", func(t *testing.T) { bytesBesideRequests(t, m) })
 	t.Run("live connections", func(t *testing.T) { liveConnections(t, m) })
 	t.Run("live requests", func(t *testing.T) { liveRequests(t, m) })
 	t.Run("the first policy", func(t *testing.T) { firstPolicy(t, m) })
 	t.Run("in force", func(t *testing.T) { inForce(t, m) })
 	t.Run("changed while the agent was away", func(t *testing.T) { changedAway(t, m) })
+}
+
+// bytesBesideRequests: a policy looks at requests on one port. Bytes to another port go as if it did not.
+func bytesBesideRequests(t *testing.T, m *mesh) {
+	alice, srv := m.Pod("strict", "alice"), m.Pod("guard", "srv")
+	m.apply(t, policy("    - networkAttributes: {ports: [8080]}\n      http: [{methods: [GET]}]\n    - networkAttributes: {ports: [7070]}\n"))
+	for i, ip := range both(srv) {
+		until(t, "bytes", func() error {
+			c, err := capture.Start(srv.HostLink)
+			if err != nil {
+				return err
+			}
+			s, err := open(alice, at(ip, 7070))
+			if err == nil {
+				err = s.echo("beside requests")
+				_ = s.Close()
+			}
+			wire, cerr := c.Stop()
+			if err = errors.Join(err, cerr); err != nil {
+				return err
+			}
+			ports := wire.Between(both(alice)[i], ip)
+			for port, n := range ports {
+				if n > 0 && port != m.bytesPort {
+					err = errors.Join(err, fmt.Errorf("%d bytes at port %d", n, port))
+				}
+			}
+			if ports[m.bytesPort] == 0 {
+				err = errors.Join(err, fmt.Errorf("nothing at port %d", m.bytesPort))
+			}
+			return err
+		})
+		for method, status := range map[string]int{"GET": 200, "POST": 403} {
+			until(t, method, func() error { return want(alice, at(ip, 8080), request{path: "/", method: method}, status, "") })
+		}
+	}
 }
 
 // byRequest: alice may GET below /a; anybody may GET /public.
