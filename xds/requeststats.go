@@ -11,8 +11,8 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// Envoy counts requests by itself: in a histogram of durations, and those with a flag in a counter, with the tags of
-// model.RequestTags. The listeners of a namespace share a limit for each reporter, so that one namespace cannot use up the room of another.
+// Envoy counts requests by itself: a counter and a histogram of durations, with the tags of model.RequestTags. The
+// listeners of a namespace share a limit for each reporter, so that one namespace cannot use up the room of another.
 // Envoy forgets a statistic that was not updated during stats_eviction_interval (in the bootstrap), so what belongs to
 // pods that have gone does not stay.
 
@@ -48,53 +48,37 @@ func (cfg *Config) destinationStats(w *model.Workload) []*accesslog.AccessLog {
 	})
 }
 
-// requestStats writes all tags into the value of the first one, because each tag of Envoy's costs every request something. So
-// does each statistic: most requests are in the histogram alone, whose number of durations is their count.
+// requestStats writes all tags into the value of the first one, because each tag of Envoy's costs every request something.
 func (cfg *Config) requestStats(namespace string, tags map[string]string) []*accesslog.AccessLog {
 	if !cfg.RequestStats {
 		return nil
 	}
-	tags[model.TagCode] = "%RESP(:STATUS):1%"
-	if cfg.RequestCodes {
-		tags[model.TagCode] = "%RESPONSE_CODE%"
-	}
+	tags[model.TagCode] = "%RESPONSE_CODE%"
 	tags[model.TagFlags] = "%RESPONSE_FLAGS%"
 	tags[model.TagGRPC] = "%GRPC_STATUS_NUMBER%"
-	scope := &typev3.Scope{
-		Prefix: model.RequestScope, SharingName: tags[model.TagReporter] + "/" + namespace, EnableEviction: true,
-		MaxCounters: number(model.MaxRequestsFailed), MaxHistograms: number(model.MaxRequestsAnswered),
-	}
-	value := requestTags(tags)
-	answered := statsLog(&stats.Config{StatsScope: scope, Histograms: []*stats.Config_Histogram{{
-		Stat: stat(model.RequestsAnswered, value), Unit: stats.Config_Histogram_Microseconds,
-		// Absent, and not counted, where the client does not have the whole answer. Then there is a flag.
-		ValueFormat: "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
-	}}})
-	failed := statsLog(&stats.Config{StatsScope: scope, Counters: []*stats.Config_Counter{{
-		Stat: stat(model.RequestsFailed, value), ValueFixed: wrapperspb.UInt64(1),
-	}}})
-	failed.Filter = &accesslog.AccessLogFilter{FilterSpecifier: &accesslog.AccessLogFilter_ResponseFlagFilter{
-		ResponseFlagFilter: &accesslog.ResponseFlagFilter{}, // any flag
-	}}
-	return []*accesslog.AccessLog{answered, failed}
-}
-
-// requestTags returns the value of the first tag, with the others in it.
-func requestTags(tags map[string]string) string {
-	var value strings.Builder
-	value.WriteString(tags[model.TagReporter])
-	for _, tag := range model.RequestTags[1:] {
-		if format, ok := tags[tag]; ok {
-			value.WriteString("." + tag + "." + format)
+	stat := func(name string, order []string) *stats.Config_Stat {
+		var value strings.Builder
+		value.WriteString(tags[model.TagReporter])
+		for _, tag := range order[1:] {
+			if format, ok := tags[tag]; ok {
+				value.WriteString("." + tag + "." + format)
+			}
 		}
+		return &stats.Config_Stat{Name: name, Tags: []*stats.Config_Tag{{Name: model.TagReporter, ValueFormat: value.String()}}}
 	}
-	return value.String()
-}
-
-func stat(name, value string) *stats.Config_Stat {
-	return &stats.Config_Stat{Name: name, Tags: []*stats.Config_Tag{{Name: model.TagReporter, ValueFormat: value}}}
-}
-
-func statsLog(c *stats.Config) *accesslog.AccessLog {
-	return &accesslog.AccessLog{Name: "envoy.access_loggers.stats", ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(c)}}
+	return []*accesslog.AccessLog{{
+		Name: "envoy.access_loggers.stats",
+		ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&stats.Config{
+			StatsScope: &typev3.Scope{
+				Prefix: model.RequestScope, SharingName: tags[model.TagReporter] + "/" + namespace,
+				MaxCounters: number(model.MaxRequestCounters), MaxHistograms: number(model.MaxRequestDurations), EnableEviction: true,
+			},
+			Counters: []*stats.Config_Counter{{Stat: stat(model.RequestCounter, model.RequestTags), ValueFixed: wrapperspb.UInt64(1)}},
+			Histograms: []*stats.Config_Histogram{{
+				Stat: stat(model.RequestDuration, model.DurationTags), Unit: stats.Config_Histogram_Microseconds,
+				// Absent, and not counted, where the client went away before it had the answer.
+				ValueFormat: "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+			}},
+		})},
+	}}
 }

@@ -8,8 +8,9 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// requestStatistics reads the lines of what a real Envoy has counted.
-func requestStatistics(t *testing.T, e *envoy) map[string]bool {
+// requestCounters reads what a real Envoy has counted, without the address, by "reporter source > peer cluster code flags
+// policy".
+func requestCounters(t *testing.T, e *envoy) map[string]bool {
 	t.Helper()
 	text, err := e.get("/stats?usedonly&filter=^weft")
 	if err != nil {
@@ -56,19 +57,19 @@ func TestRequestStats(t *testing.T) {
 	send(toB, "/open", 200, "b")
 	send(toB, "/closed", 403, "")
 	web, db := "shop/Deployment/web.v1 "+string(a.Identity), "shop/StatefulSet/db "+string(b.Identity)
-	source := "weft.answered.|by.source.|own." + web + ".|addr.127.0.0.1:15001.|peer."
-	destination := "weft.answered.|by.destination.|own." + db + ".|addr." + pods[0].Address.String() + ".|peer." + string(a.Identity)
+	source := "weft.requests.|by.source.|own." + web + ".|addr.127.0.0.1:15001.|peer."
+	destination := "weft.requests.|by.destination.|own." + db + ".|addr." + pods[0].Address.String() + ".|peer." + string(a.Identity)
 	// A name of Envoy's does not end with the dot before an empty value.
 	const cluster, tail = ".|cluster.service/shop/echo/15001", ".|flags.-.|grpc"
 	for _, want := range []string{
-		source + "shop/Pod/c" + cluster + ".|code.2" + tail,
-		source + db + cluster + ".|code.2" + tail,
-		source + db + cluster + ".|code.4" + tail,
-		destination + ".|code.2" + tail + "..|policy.allowed",
-		destination + ".|code.4" + tail + "..|policy.denied",
+		source + "shop/Pod/c" + cluster + ".|code.200" + tail,
+		source + db + cluster + ".|code.200" + tail,
+		source + db + cluster + ".|code.403" + tail,
+		destination + ".|code.200" + tail + "..|policy.allowed",
+		destination + ".|code.403" + tail + "..|policy.denied",
 	} {
 		until(t, want, func() error {
-			got := requestStatistics(t, e)
+			got := requestCounters(t, e)
 			for line := range got {
 				if strings.HasPrefix(line, want+": ") {
 					return nil

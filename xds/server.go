@@ -34,8 +34,6 @@ type Config struct {
 	RequestLog bool
 	// RequestStats makes Envoy count requests and their durations.
 	RequestStats bool
-	// RequestCodes makes it count requests by the code of their answer, not by its class alone.
-	RequestCodes bool
 	// Traces is nil if no spans are wanted.
 	Traces *Traces
 	// GatewayNetNS is the path, in Envoy, to the network namespace that Gateways' addresses are in; "" is that of Envoy's

@@ -199,7 +199,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.xds = xds.New(a.st, xds.Config{
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
-		RequestStats: cfg.MetricsAddress != "", RequestCodes: cfg.IstioMetrics, GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
+		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
 		Sessions: proxy.Sessions(connections), SystemRoots: systemRoots(cfg.Log), Traces: cfg.Traces, Tunnel: cfg.Tunnel,
 	})
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Lost: a.flows.AddLost, Log: cfg.Log})

@@ -158,7 +158,7 @@ func reducedTimeouts(monitor string) object {
 // statsConfig keeps what status and the demo need. Sets of each cluster, endpoint and route table are left out: they
 // are most of Envoy's memory in a large mesh.
 func statsConfig() object {
-	buckets := object{"match": object{"prefix": model.RequestScope + "." + model.RequestsAnswered}, "buckets": model.DurationBuckets}
+	buckets := object{"match": object{"prefix": model.RequestScope + "." + model.RequestDuration}, "buckets": model.DurationBuckets}
 	return object{"histogram_bucket_settings": []object{buckets}, "stats_matcher": object{"inclusion_list": object{"patterns": []object{
 		{"prefix": "server."},
 		{"prefix": "listener_manager."},

@@ -29,17 +29,17 @@ func (c *Client) Requests(ctx context.Context) (*model.RequestStats, error) {
 		}
 		return body, err
 	}
-	failed, err1 := get("/stats?format=json&type=Counters&filter=",
-		`^(`+model.RequestScope+`\.`+model.RequestsFailed+`\.|http\.[^.]+\.downstream_rq_completed$)`)
-	answered, err2 := get("/stats/prometheus?filter=", `^`+model.RequestScope+`\.`+model.RequestsAnswered+`\.`)
+	counters, err1 := get("/stats?format=json&type=Counters&filter=",
+		`^(`+model.RequestScope+`\.`+model.RequestCounter+`\.|http\.[^.]+\.downstream_rq_completed$)`)
+	durations, err2 := get("/stats/prometheus?filter=", `^`+model.RequestScope+`\.`+model.RequestDuration+`\.`)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	out := &model.RequestStats{Answered: map[string]model.DurationStats{}, Failed: map[string]uint64{}, Completed: map[string]uint64{}}
-	if err := parseCounters(failed, out); err != nil {
+	out := &model.RequestStats{Counters: map[string]uint64{}, Durations: map[string]model.DurationStats{}, Completed: map[string]uint64{}}
+	if err := parseCounters(counters, out); err != nil {
 		return nil, err
 	}
-	return out, parseAnswered(answered, out)
+	return out, parseDurations(durations, out)
 }
 
 func parseCounters(body []byte, out *model.RequestStats) error {
@@ -60,20 +60,20 @@ func parseCounters(body []byte, out *model.RequestStats) error {
 			prefix, _, _ = strings.Cut(prefix, ".")
 			out.Completed[prefix] = *s.Value
 		} else {
-			out.Failed[s.Name] = *s.Value
+			out.Counters[s.Name] = *s.Value
 		}
 	}
 	return nil
 }
 
-// parseAnswered gives histograms the names that counters have.
-func parseAnswered(body []byte, out *model.RequestStats) error {
+// parseDurations gives histograms the names that counters have.
+func parseDurations(body []byte, out *model.RequestStats) error {
 	parser := expfmt.NewTextParser(prommodel.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("read Envoy's statistics: %w", err)
 	}
-	for _, m := range families["envoy_"+model.RequestScope+"_"+model.RequestsAnswered].GetMetric() {
+	for _, m := range families["envoy_"+model.RequestScope+"_"+model.RequestDuration].GetMetric() {
 		h := m.GetHistogram()
 		if h == nil {
 			continue
@@ -84,12 +84,12 @@ func parseAnswered(body []byte, out *model.RequestStats) error {
 				tags = l.GetValue()
 			}
 		}
-		name := model.RequestScope + "." + model.RequestsAnswered + "." + model.TagReporter + "." + tags
+		name := model.RequestScope + "." + model.RequestDuration + "." + model.TagReporter + "." + tags
 		d := model.DurationStats{Sum: h.GetSampleSum()}
 		for _, b := range h.GetBucket() {
 			d.Cumulative = append(d.Cumulative, b.GetCumulativeCount())
 		}
-		out.Answered[name] = d
+		out.Durations[name] = d
 	}
 	return nil
 }

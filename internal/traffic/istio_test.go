@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const (
@@ -17,11 +19,15 @@ const (
 func TestIstioNames(t *testing.T) {
 	r, envoy := newRequests(tables())
 	c := NewConnections(tables())
-	answered := func(tags, rest string, n uint64) { envoy.stats.Answered["weft.answered."+tags+rest] = answers(n) }
-	answered(tags, ".|code.200.|flags.-.|grpc.", 5)
-	answered(strings.Replace(tags, "bank/StatefulSet/db", "bank/Deployment/db", 1), ".|code.200.|flags.-.|grpc.", 2)
-	envoy.stats.Failed["weft.failed."+tags+".|code.503.|flags.UF.|grpc."] = 1
-	answered("|by.destination.|own.bank/StatefulSet/db "+dbID+".|addr.10.0.0.1.|peer."+webID, ".|code.200.|flags.-.|grpc.", 5)
+	envoy.stats.Counters[ok] = 5
+	envoy.stats.Counters["weft.requests."+strings.Replace(tags, "bank/StatefulSet/db", "bank/Deployment/db", 1)+".|code.200.|flags.-.|grpc."] = 2
+	envoy.stats.Counters["weft.requests."+tags+".|code.503.|flags.UF.|grpc."] = 1
+	envoy.stats.Counters["weft.requests.|by.destination.|own.bank/StatefulSet/db "+dbID+".|addr.10.0.0.1.|peer."+webID+".|code.200.|flags.-.|grpc."] = 5
+	d := make([]uint64, len(model.DurationBuckets)+1)
+	for i := range d {
+		d[i] = 3
+	}
+	envoy.stats.Durations["weft.duration."+tags] = model.DurationStats{Cumulative: d, Sum: 1500}
 	f := flow("shop/web-1", "bank/ledger")
 	f.Sent, f.Received = 10, 20
 	c.Opened(f)

@@ -37,13 +37,10 @@ type requests struct {
 // outcome is what became of requests.
 type outcome struct {
 	protocol, verdict string
-	code              string // or its first digit alone; "0" if there was no answer
-	flags             string // Envoy's, or noFlags
+	code              string // "0" if there was no answer
+	flags             string // Envoy's, "-" for none
 	grpc              string // status by number, "" if the request was not gRPC
 }
-
-// noFlags is what Envoy says where it has no flag to give.
-const noFlags = "-"
 
 // overflowOutcome is that of requests for whose own there is no room.
 var overflowOutcome = outcome{protocol: Overflow, verdict: Overflow, code: Overflow, flags: Overflow}
@@ -71,19 +68,16 @@ func (r *Requests) Update(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	counted, kept := map[string]uint64{}, map[string]int{} // by reporter; by reporter, namespace and statistic
-	for name, n := range now.Failed {
-		n = since(n, r.last.Failed[name])
-		if l, ok := r.countFailed(name, n); ok {
-			counted[l.Reporter] += n
-			kept[l.Reporter+"/"+l.namespace()+"/failed"]++
-		}
-	}
-	for name, d := range now.Answered {
-		if l, n, ok := r.countAnswered(name, d.Since(r.last.Answered[name])); ok {
+	counted, kept := map[string]uint64{}, map[string]int{} // by reporter; by reporter and namespace
+	for name, n := range now.Counters {
+		n = since(n, r.last.Counters[name])
+		if l, ok := r.count(name, n); ok {
 			counted[l.Reporter] += n
 			kept[l.Reporter+"/"+l.namespace()]++
 		}
+	}
+	for name, d := range now.Durations {
+		r.measure(name, d)
 	}
 	if !first { // what Envoy has forgotten before is not overflow
 		r.countOverflow(now, counted, kept)
@@ -101,7 +95,7 @@ func (r *Requests) countOverflow(now *model.RequestStats, counted map[string]uin
 	full := map[string]bool{}
 	for key, n := range kept {
 		reporter, _, _ := strings.Cut(key, "/")
-		full[reporter] = full[reporter] || n >= min(model.MaxRequestsAnswered, model.MaxRequestsFailed)
+		full[reporter] = full[reporter] || n >= model.MaxRequestCounters
 	}
 	for prefix, n := range now.Completed {
 		reporter, ok := completedBy[prefix]
@@ -129,9 +123,8 @@ func since(now, before uint64) uint64 {
 	return now - before
 }
 
-// countFailed counts n more requests that have a flag of Envoy's.
-func (r *Requests) countFailed(name string, n uint64) (Labels, bool) {
-	tags, ok := parseName(name, model.RequestsFailed)
+func (r *Requests) count(name string, n uint64) (Labels, bool) {
+	tags, ok := parseName(name, model.RequestCounter)
 	if !ok {
 		return Labels{}, false
 	}
@@ -142,36 +135,6 @@ func (r *Requests) countFailed(name string, n uint64) (Labels, bool) {
 	return l, ok
 }
 
-// countAnswered counts more requests with a complete answer, and returns how many of them it has counted: countFailed counts
-// those with a flag.
-func (r *Requests) countAnswered(name string, more model.DurationStats) (l Labels, n uint64, ok bool) {
-	bounds := model.DurationBuckets
-	if len(more.Cumulative) != len(bounds)+1 {
-		return Labels{}, 0, false
-	}
-	tags, ok := parseName(name, model.RequestsAnswered)
-	if !ok {
-		return Labels{}, 0, false
-	}
-	l, ok = r.labels(tags)
-	all := more.Cumulative[len(bounds)]
-	if !ok || all == 0 {
-		return l, 0, ok
-	}
-	s := r.sets.at(l, r.now())
-	if o := outcomeOf(tags); o.flags == noFlags {
-		s.add(o, all)
-		n = all
-	}
-	var below uint64
-	for i, upTo := range more.Cumulative {
-		s.duration.add(bounds, i, since(upTo, below), 0)
-		below = max(below, upTo)
-	}
-	s.duration.sum += more.Sum
-	return l, n, true
-}
-
 func (c *requests) add(o outcome, n uint64) {
 	if c.outcomes == nil {
 		c.outcomes = map[outcome]uint64{}
@@ -180,6 +143,36 @@ func (c *requests) add(o outcome, n uint64) {
 		o = overflowOutcome
 	}
 	c.outcomes[o] += n
+}
+
+func (r *Requests) measure(name string, d model.DurationStats) {
+	before := r.last.Durations[name]
+	bounds := model.DurationBuckets
+	if len(d.Cumulative) != len(bounds)+1 {
+		return
+	}
+	if len(before.Cumulative) != len(d.Cumulative) || before.Cumulative[len(bounds)] > d.Cumulative[len(bounds)] {
+		before = model.DurationStats{Cumulative: make([]uint64, len(d.Cumulative))}
+	}
+	if before.Cumulative[len(bounds)] == d.Cumulative[len(bounds)] {
+		return
+	}
+	tags, ok := parseName(name, model.RequestDuration)
+	if !ok {
+		return
+	}
+	l, ok := r.labels(tags)
+	if !ok {
+		return
+	}
+	h := &r.sets.at(l, r.now()).duration
+	var below uint64
+	for i, n := range d.Cumulative {
+		upTo := since(n, before.Cumulative[i])
+		h.add(bounds, i, since(upTo, below), 0)
+		below = max(below, upTo)
+	}
+	h.sum += max(0, d.Sum-before.Sum)
 }
 
 // parseName reads the tags of a statistic of Envoy's. Values may hold dots; a tag begins with a bar.
@@ -256,29 +249,27 @@ func outcomeOf(tags map[string]string) outcome {
 	if o.grpc != "" {
 		o.protocol = "grpc"
 	}
-	n, err := strconv.ParseUint(o.code, 10, 16)
-	if err != nil || n > 999 || n > 9 && n < 100 {
-		n = 0
+	if n, err := strconv.Atoi(o.code); err != nil || n < 100 || n > 999 {
+		o.code = "0"
 	}
-	o.code = strconv.FormatUint(n, 10)
 	if o.flags == "" {
-		o.flags = noFlags
+		o.flags = "-"
 	}
 	switch {
 	case tags[model.TagPolicy] == "denied":
 		o.verdict = string(observe.Refused)
-	case o.flags != noFlags:
+	case o.flags != "-":
 		o.verdict = string(observe.Failed)
 	}
 	return o
 }
 
-// class returns the class of a code or of its first digit, as in 5xx, or "none" without an answer.
+// class returns the class of a code, as in 5xx, or "none" without an answer.
 func class(code string) string {
-	switch code {
-	case Overflow:
-		return Overflow
-	case "0":
+	if len(code) != 3 {
+		if code == Overflow {
+			return Overflow
+		}
 		return "none"
 	}
 	return code[:1] + "xx"

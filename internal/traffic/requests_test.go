@@ -26,12 +26,12 @@ func (c *counted) ask(context.Context) (*model.RequestStats, error) {
 		return nil, c.err
 	}
 	s := c.stats
-	s.Answered, s.Failed, s.Completed = maps.Clone(s.Answered), maps.Clone(s.Failed), maps.Clone(s.Completed)
+	s.Counters, s.Durations, s.Completed = maps.Clone(s.Counters), maps.Clone(s.Durations), maps.Clone(s.Completed)
 	return &s, nil
 }
 
 func newRequests(st *state.State) (*Requests, *counted) {
-	c := &counted{stats: model.RequestStats{Answered: map[string]model.DurationStats{}, Failed: map[string]uint64{}, Completed: map[string]uint64{}}}
+	c := &counted{stats: model.RequestStats{Counters: map[string]uint64{}, Durations: map[string]model.DurationStats{}, Completed: map[string]uint64{}}}
 	return NewRequests(st, c.ask), c
 }
 
@@ -39,17 +39,8 @@ const (
 	webID = "spiffe://td/ns/shop/sa/web"
 	dbID  = "spiffe://td/ns/bank/sa/db"
 	tags  = "|by.source.|own.shop/Deployment/web.v1 " + webID + ".|addr.10.96.0.1:80.|peer.bank/StatefulSet/db " + dbID + ".|cluster.service/bank/db/80"
-	ok    = "weft.answered." + tags + ".|code.2.|flags.-.|grpc"
+	ok    = "weft.requests." + tags + ".|code.200.|flags.-.|grpc"
 )
-
-// answers are n requests that took less than the first of the buckets.
-func answers(n uint64) model.DurationStats {
-	d := model.DurationStats{Sum: float64(n)}
-	for range len(model.DurationBuckets) + 1 {
-		d.Cumulative = append(d.Cumulative, n)
-	}
-	return d
-}
 
 func line(labels string, protocol, verdict, class, grpc string, n int) string {
 	return fmt.Sprintf("weft_requests_total{%s} %d\n", fmt.Sprintf(labels, grpc, protocol, class, verdict), n)
@@ -68,21 +59,19 @@ const webToDB = `destination_identity="` + dbID + `",destination_kind="StatefulS
 // TestRequestsGoOn: what Envoy forgets, or starts anew, does not make a count go back.
 func TestRequestsGoOn(t *testing.T) {
 	r, envoy := newRequests(tables())
-	envoy.stats.Answered[ok] = answers(5)
-	envoy.stats.Answered["weft.answered."+tags+".|code.201.|flags.-.|grpc."] = answers(2)
-	envoy.stats.Failed["weft.failed."+tags+".|code.-.|flags.DC.|grpc."] = 1
-	envoy.stats.Answered["weft.answered."+tags+".|code.503.|flags.UF.|grpc."] = answers(4) // of which Envoy has the counter
-	envoy.stats.Failed["weft.failed."+tags+".|code.503.|flags.UF.|grpc."] = 4
-	envoy.stats.Answered["weft.answered."+tags+".|code.2.|flags.-.|grpc.14"] = answers(3)
+	envoy.stats.Counters[ok] = 5
+	envoy.stats.Counters["weft.requests."+tags+".|code.201.|flags.-.|grpc."] = 2
+	envoy.stats.Counters["weft.requests."+tags+".|code.0.|flags.DC.|grpc."] = 1
+	envoy.stats.Counters["weft.requests."+tags+".|code.200.|flags.-.|grpc.14"] = 3
 	rest := []string{
-		line(webToDB, "http", "failed", "none", "", 1), line(webToDB, "http", "failed", "5xx", "", 4), line(webToDB, "grpc", "forwarded", "2xx", "14", 3),
+		line(webToDB, "http", "failed", "none", "", 1), line(webToDB, "grpc", "forwarded", "2xx", "14", 3),
 	}
 	compare(t, r, append(rest, line(webToDB, "http", "forwarded", "2xx", "", 7))...)
-	envoy.stats.Answered[ok] = answers(9)
+	envoy.stats.Counters[ok] = 9
 	compare(t, r, append(rest, line(webToDB, "http", "forwarded", "2xx", "", 11))...)
-	clear(envoy.stats.Answered) // forgotten
+	clear(envoy.stats.Counters) // forgotten
 	compare(t, r, append(rest, line(webToDB, "http", "forwarded", "2xx", "", 11))...)
-	envoy.stats.Answered[ok] = answers(1)
+	envoy.stats.Counters[ok] = 1
 	compare(t, r, append(rest, line(webToDB, "http", "forwarded", "2xx", "", 12))...)
 	envoy.err = errors.New("no Envoy")
 	compare(t, r, append(rest, line(webToDB, "http", "forwarded", "2xx", "", 12))...)
@@ -115,7 +104,7 @@ func TestRequestEnds(t *testing.T) {
 			Reporter: AtDestination, Source: End{Namespace: "shop", Identity: webID}, Destination: proven(db, dbID), MTLS: true,
 		},
 	} {
-		parsed, parsedOK := parseName("weft.failed."+name, model.RequestsFailed)
+		parsed, parsedOK := parseName("weft.requests."+name, model.RequestCounter)
 		got, labelled := r.labels(parsed)
 		if !parsedOK || !labelled || got != want {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, want)
@@ -125,7 +114,7 @@ func TestRequestEnds(t *testing.T) {
 
 func TestDurations(t *testing.T) {
 	r, envoy := newRequests(tables())
-	name := ok
+	name := "weft.duration." + tags
 	cumulative := func(n ...uint64) []uint64 {
 		for len(n) < len(model.DurationBuckets)+1 {
 			n = append(n, n[len(n)-1])
@@ -145,17 +134,14 @@ func TestDurations(t *testing.T) {
 			if h := s.counts.duration; n != count || h.counts[0] != first || h.sum != sum {
 				t.Errorf("%+v, want %d requests, %d of them quick, in %g", h, count, first, sum)
 			}
-			if o := (outcome{"http", "forwarded", "2", noFlags, ""}); s.counts.outcomes[o] != count {
-				t.Errorf("%v, want %d of %v", s.counts.outcomes, count, o)
-			}
 		}
 	}
-	envoy.stats.Answered[name] = model.DurationStats{Cumulative: cumulative(2, 3), Sum: 1500}
+	envoy.stats.Durations[name] = model.DurationStats{Cumulative: cumulative(2, 3), Sum: 1500}
 	check(3, 2, 1500)
 	check(3, 2, 1500)
-	envoy.stats.Answered[name] = model.DurationStats{Cumulative: cumulative(3, 5, 6), Sum: 5000}
+	envoy.stats.Durations[name] = model.DurationStats{Cumulative: cumulative(3, 5, 6), Sum: 5000}
 	check(6, 3, 5000)
-	envoy.stats.Answered[name] = model.DurationStats{Cumulative: cumulative(1), Sum: 100} // a new Envoy
+	envoy.stats.Durations[name] = model.DurationStats{Cumulative: cumulative(1), Sum: 100} // a new Envoy
 	check(7, 4, 5100)
 	if n := testutil.CollectAndCount(r, requestSeconds.Name); n != 1 {
 		t.Errorf("%d series", n)
@@ -165,7 +151,7 @@ func TestDurations(t *testing.T) {
 // TestRequestOverflow: what an Envoy has no room for is counted, once a limit is reached and not before.
 func TestRequestOverflow(t *testing.T) {
 	r, envoy := newRequests(tables())
-	r.sets = newSets[requests](10*model.MaxRequestsAnswered, 10*model.MaxRequestsAnswered)
+	r.sets = newSets[requests](10*model.MaxRequestCounters, 10*model.MaxRequestCounters)
 	overflow := func() (n uint64) {
 		t.Helper()
 		if err := r.Update(t.Context()); err != nil {
@@ -188,10 +174,10 @@ func TestRequestOverflow(t *testing.T) {
 	if n := overflow(); n != 0 { // there was room
 		t.Error(n)
 	}
-	for i := range model.MaxRequestsAnswered {
-		envoy.stats.Answered[strings.Replace(ok, "bank/db/80", fmt.Sprintf("bank/s%d/80", i), 1)] = answers(1)
+	for i := range model.MaxRequestCounters {
+		envoy.stats.Counters[strings.Replace(ok, "bank/db/80", fmt.Sprintf("bank/s%d/80", i), 1)] = 1
 	}
-	envoy.stats.Completed["out-http"] += model.MaxRequestsAnswered - 3 // three end just now
+	envoy.stats.Completed["out-http"] += model.MaxRequestCounters - 3 // three end just now
 	if n := overflow(); n != 0 {
 		t.Error(n)
 	}
@@ -205,7 +191,7 @@ func TestRequestOverflow(t *testing.T) {
 func TestOutcomesAreBounded(t *testing.T) {
 	r, envoy := newRequests(tables())
 	for code := range 500 {
-		envoy.stats.Answered[strings.Replace(ok, "code.2", fmt.Sprint("code.", 100+code), 1)] = answers(1)
+		envoy.stats.Counters[strings.Replace(ok, "code.200", fmt.Sprint("code.", 100+code), 1)] = 1
 	}
 	if err := r.Update(t.Context()); err != nil {
 		t.Fatal(err)
@@ -224,13 +210,14 @@ func TestOutcomesAreBounded(t *testing.T) {
 // Values of tags come from Envoy, and some of them from what a peer said.
 func FuzzRequestNames(f *testing.F) {
 	f.Add(ok, uint64(1))
-	f.Add("weft.failed."+tags, uint64(1))
-	f.Add("weft.failed.|by.destination.|own.a/b/c.|addr.::1.|peer.x.|code.99999.|policy.denied", uint64(2))
-	f.Add("weft.answered.|", uint64(2))
+	f.Add("weft.duration."+tags, uint64(1))
+	f.Add("weft.requests.|by.destination.|own.a/b/c.|addr.::1.|peer.x.|code.99999.|policy.denied", uint64(2))
+	f.Add("weft.requests.|", uint64(2))
 	st := tables()
 	f.Fuzz(func(t *testing.T, name string, n uint64) {
 		r, envoy := newRequests(st)
-		envoy.stats.Failed[name], envoy.stats.Answered[name] = n, answers(n)
+		envoy.stats.Counters[name] = n
+		envoy.stats.Durations[name] = model.DurationStats{Cumulative: make([]uint64, len(model.DurationBuckets)+1), Sum: float64(n)}
 		for range 2 {
 			if err := r.Update(t.Context()); err != nil {
 				t.Fatal(err)
