@@ -69,6 +69,7 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapProbeSockets, false, countKeys[uint64]},
 		{weftMapListeners, false, countKeys[weftListenerKey]},
 		{weftMapQuotas, true, countEntries[weftQuotaKey, weftQuota]},
+		{weftMapAdmissions, true, countEntries[weftSource, uint64]},
 		{weftMapExchanges, false, countEntries[weftExchangeKey, weftExchange]},
 	} {
 		n, err := m.count(d.maps[m.name])
