@@ -67,7 +67,7 @@ func TestTerminatedStreamsAgreeOnAProtocol(t *testing.T) {
 	put(w, w.st.Services, rpc)
 	until(t, "no HTTP/2 any more", func() error {
 		if got, err := agreed("h2.example", "h2"); err != nil || got != "" {
-			return fmt.Errorf("agreed on %q: %v", got, err)
+			return fmt.Errorf("agreed on %q: %w", got, err)
 		}
 		return nil
 	})

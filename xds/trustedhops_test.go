@@ -18,7 +18,7 @@ func TestTrustedHops(t *testing.T) {
 	var addresses []model.Endpoint
 	for _, name := range []string{"one", "two", "three", "four"} {
 		backend(t, w, name)
-		e, _ := w.st.Endpoints.Get(w.st.DB.Snapshot(), (&model.Endpoints{Service: "shop/" + name, Port: 80, Protocol: model.TCP}).Key())
+		e, _ := w.st.Endpoints.Get(w.st.Snapshot(), (&model.Endpoints{Service: "shop/" + name, Port: 80, Protocol: model.TCP}).Key())
 		addresses = append(addresses, e.Backends...)
 	}
 	put(w, w.st.Services, &model.Service{Namespace: "shop", Name: "all", Ports: []model.ServicePort{{Port: 80, Protocol: model.TCP}}, Affinity: 1})

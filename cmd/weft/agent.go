@@ -97,15 +97,20 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	sent.export.flags(f)
 	f.StringVar(&bytes, "bytes", "tunnel", "how authenticated bytes go to other pods: tunnel, by weft tunnel to nodes that run it, and by Envoy to others; or hbone, by Envoy to all")
 	cniFlags(f, &cfg.CNI)
-	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")
-	f.Uint32Var(&cfg.ConnectionRate, "connection-rate", 0, "connections a second that Envoy and weft tunnel accept of one pod, or from one address outside, at most 1,000,000; past it they are made to wait. 0 is 2,000 for each CPU")
-	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
-	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
+	proxiesFlags(f, &cfg)
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	cmd.AddCommand(newReadyCmd("agent", "it has taken over, read all objects and attached its programs"))
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
+}
+
+// proxiesFlags say what the node's Envoy and weft tunnel take, and whether the agent starts them.
+func proxiesFlags(f *pflag.FlagSet, cfg *agent.Config) {
+	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")
+	f.Uint32Var(&cfg.ConnectionRate, "connection-rate", 0, "connections a second that Envoy and weft tunnel accept of one pod, or from one address outside, at most 1,000,000; past it they are made to wait. 0 is 2,000 for each CPU")
+	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
+	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")
 }
 
 // gatewayNodesFlag is one of the controller and of the agents, which must have the same.

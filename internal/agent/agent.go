@@ -58,12 +58,12 @@ type Config struct {
 	Announce           bool // this node may answer for Gateways' addresses; in a cluster only
 	// GatewayNodes selects by their labels the nodes that may serve Gateways; nil for all. What others say of Gateways'
 	// addresses does not count.
-	GatewayNodes labels.Selector
-	CA                 CA
-	SVIDTTL            time.Duration // of what this node's own CA signs
-	NetNSDir           string        // where container runtimes name pods' network namespaces; "" is /run/netns
-	CNI                CNI
-	HealthAddress      string // host:port of the probes; "" for none
+	GatewayNodes  labels.Selector
+	CA            CA
+	SVIDTTL       time.Duration // of what this node's own CA signs
+	NetNSDir      string        // where container runtimes name pods' network namespaces; "" is /run/netns
+	CNI           CNI
+	HealthAddress string // host:port of the probes; "" for none
 	// HealthSocket is a unix socket of the probes too, in a folder of the pod's own: it answers once this agent is the one
 	// that serves, while HealthAddress is that of whichever serves. "" for none.
 	HealthSocket string

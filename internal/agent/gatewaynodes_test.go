@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/weft-mesh/weft/internal/kube"
+	"github.com/weft-mesh/weft/internal/kube/manifests"
 	"github.com/weft-mesh/weft/internal/state"
 )
 
@@ -19,13 +23,17 @@ func TestMayServeGateways(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := &Agent{cfg: Config{GatewayNodes: selector}, st: state.New(db), objs: kube.NewObjects(db)}
-	node := func(name string, with map[string]string) {
-		w := a.st.Write(a.objs.Nodes)
-		a.objs.Nodes.Put(w, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: with}})
-		w.Commit()
+	dir := t.TempDir()
+	node := func(name, labels string) {
+		t.Helper()
+		text := fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata: {name: %s, labels: {%s}}\n", name, labels)
+		folder := manifests.NewFolder(dir, a.objs, manifests.FolderOptions{Log: slog.New(slog.DiscardHandler)})
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(text), 0o600), folder.Load()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	node("edge", map[string]string{"node-restriction.kubernetes.io/edge": "yes"})
-	node("inner", map[string]string{"edge": "yes"})
+	node("edge", `node-restriction.kubernetes.io/edge: "yes"`)
+	node("inner", `edge: "yes"`)
 	check := func(when string, want map[string]bool) {
 		t.Helper()
 		for name, may := range want {
@@ -37,7 +45,7 @@ func TestMayServeGateways(t *testing.T) {
 	check("before all was read", map[string]bool{"edge": true, "inner": true, "unknown": true})
 	a.st.MarkSynced()
 	check("with a selector", map[string]bool{"edge": true, "inner": false, "unknown": false})
-	node("edge", nil)
+	node("edge", "")
 	check("without its label", map[string]bool{"edge": false})
 	a.cfg.GatewayNodes = nil
 	check("without a selector", map[string]bool{"edge": true, "inner": true, "unknown": true})

@@ -164,7 +164,7 @@ func callFilter(outlive bool, pid uint32) []bpf.Instruction {
 		p = append(p, bpf.JumpIf{Val: call, SkipFalse: 1}, errno(uint32(unix.EPERM)))
 	}
 	for _, call := range ownCalls {
-		zero := bpf.Instruction(errno(uint32(unix.EPERM)))
+		zero := errno(uint32(unix.EPERM))
 		if call.zero {
 			zero = allow
 		}
