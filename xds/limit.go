@@ -38,7 +38,8 @@ const (
 )
 
 // timeouts bound how long a client can hold a connection without a request. Nothing bounds what takes its time after
-// that: bytes, uploads, streams, websockets. While Envoy is short of memory, requests on which nothing passes end.
+// that: bytes, uploads, streams, websockets. While Envoy is short of memory, requests on which nothing passes end, but for those of
+// pods on routes, whose routes lift the bound (see wait.go).
 type timeouts struct {
 	handshake   time.Duration // from the connection's start until TLS is there
 	headers     time.Duration // from a request's first byte until its headers are there

@@ -8,6 +8,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // server accepts and holds connections until the test ends.
@@ -40,6 +42,9 @@ func dial(t *testing.T, from, to string) net.Conn {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	c, err := d.DialContext(context.Background(), "tcp", to)
+	if errors.Is(err, unix.ECONNRESET) { // before the client has looked at its connection
+		return nil
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +58,7 @@ func dial(t *testing.T, from, to string) net.Conn {
 	return c
 }
 
-// open reports whether the server holds a connection. One that it has ended is known as such at once.
+// open reports whether the server holds a connection. One that it has ended is known as such soon.
 func open(c net.Conn) bool {
 	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	_, err := c.Read(make([]byte, 1))
@@ -78,8 +83,11 @@ func TestGreedyGivesWay(t *testing.T) {
 		if c == nil || !open(c) {
 			t.Fatalf("connection %d from %s found no room", i, from)
 		}
-		if latest := greedy[len(greedy)-1]; open(latest) {
-			t.Errorf("connection %d did not take the place of the latest", i)
+		latest := greedy[len(greedy)-1]
+		for end := time.Now().Add(10 * time.Second); open(latest); {
+			if time.Now().After(end) {
+				t.Fatalf("connection %d did not take the place of the latest", i)
+			}
 		}
 		greedy = greedy[:len(greedy)-1]
 	}
