@@ -65,6 +65,9 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 			if cfg.GatewayNodes, err = controller.ParseNodes(gatewayNodes); err != nil {
 				return fmt.Errorf("--gateway-nodes: %w", err)
 			}
+			if cfg.ConnectionRate > agent.MaxConnectionRate {
+				return fmt.Errorf("--connection-rate %d: at most %d is possible", cfg.ConnectionRate, agent.MaxConnectionRate)
+			}
 			if cfg.InCluster && !cmd.Flags().Changed("health-address") {
 				cfg.HealthAddress = "127.0.0.1:15021"
 			}

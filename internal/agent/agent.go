@@ -105,6 +105,9 @@ const leaveTimeout = 2 * time.Second
 // see docs/security.md.
 const ratePerCPU = 2000
 
+// MaxConnectionRate is the largest Config.ConnectionRate.
+const MaxConnectionRate = 1_000_000
+
 func (c *Config) connectionRate() uint32 {
 	return cmp.Or(c.ConnectionRate, uint32(ratePerCPU*runtime.NumCPU()))
 }

@@ -61,7 +61,7 @@ annotations:
 {{- end }}
 
 {{/* A selector of labels, from a map of them. */}}
-{{- define "weft.selector" -}}
+{{- define "weft.labelSelector" -}}
 {{- $labels := list }}
 {{- range $key, $value := . }}
 {{- $labels = append $labels (printf "%s=%s" $key $value) }}

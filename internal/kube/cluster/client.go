@@ -61,10 +61,6 @@ func newClients(cfg *rest.Config) *clients {
 	if err := errors.Join(apiextensionsv1.AddToScheme(s), eventsv1.AddToScheme(s)); err != nil {
 		panic(err) // two types under one name: a mistake in the program
 	}
-	// An API server that is asked to compresses each event of a watch. To unpack them was a fifteenth of what a changed route cost an
-	// agent, and the API server packs them once for every node.
-	cfg = rest.CopyConfig(cfg)
-	cfg.DisableCompression = true
 	return &clients{
 		cfg: cfg, scheme: s, codecs: serializer.NewCodecFactory(s), params: runtime.NewParameterCodec(s),
 		by: map[clientKey]*rest.RESTClient{},
@@ -88,6 +84,9 @@ func (c *clients) get(key clientKey) (*rest.RESTClient, error) {
 	}
 	gv, cfg := key.gv, rest.CopyConfig(c.cfg)
 	if key.watches {
+		// An API server that is asked to compresses each event of a watch. To unpack them was a fifteenth of what a changed route
+		// cost an agent, and the API server packs them once for every node.
+		cfg.DisableCompression = true
 		cfg.QPS, cfg.RateLimiter = -1, nil
 	}
 	cfg.GroupVersion = &gv

@@ -45,7 +45,12 @@ var asKubernetes = json.JoinOptions(
 
 var (
 	noManagedFields = json.UnmarshalFromFunc(skip[[]metav1.ManagedFieldsEntry])
-	noRouteStatus   = json.UnmarshalFromFunc(skip[gwv1.RouteStatus])
+	// The status types of routes embed RouteStatus, whose fields are decoded as theirs: each is named.
+	noRouteStatus = json.JoinUnmarshalers(
+		json.UnmarshalFromFunc(skip[gwv1.HTTPRouteStatus]), json.UnmarshalFromFunc(skip[gwv1.GRPCRouteStatus]),
+		json.UnmarshalFromFunc(skip[gwv1.TLSRouteStatus]), json.UnmarshalFromFunc(skip[gwv1.TCPRouteStatus]),
+		json.UnmarshalFromFunc(skip[gwv1.UDPRouteStatus]),
+	)
 )
 
 func skip[T any](dec *jsontext.Decoder, _ *T) error { return dec.SkipValue() }
