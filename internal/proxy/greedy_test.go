@@ -27,15 +27,16 @@ func TestGreedyStreamsAreReset(t *testing.T) {
 	n.run(n.cfg)
 	n.untilLive()
 	var resets atomic.Int64
-	for range 150 { // of 4 MiB each, less than Envoy has room for between two looks at its heap
+	for range 40 { // of 15 MiB each
 		c, err := net.Dial("tcp", h.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		h.keep(c)
-		if err := upload2(c, 4<<20, &resets); err != nil {
+		if err := upload2(c, 15<<20, &resets); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(200 * time.Millisecond) // Envoy looks at its heap every 100 ms
 		if err := n.get(); err != nil {
 			t.Errorf("a neighbour's request: %v", err)
 		}
