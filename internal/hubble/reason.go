@@ -12,14 +12,15 @@ import (
 
 // reasons give Hubble's word for the reasons of the kernel's part (package datapath, Reason).
 var reasons = map[string]flowpb.DropReason{
-	"no ready endpoint":                                                 flowpb.DropReason_SERVICE_BACKEND_NOT_FOUND,
-	"no proxy for a strict peer":                                        flowpb.DropReason_AUTH_REQUIRED,
-	"plaintext to a strict workload":                                    flowpb.DropReason_UNENCRYPTED_TRAFFIC,
-	"no proxy to check the policy":                                      flowpb.DropReason_DROP_EP_NOT_READY,
-	"the node could not program the workload":                           flowpb.DropReason_DROP_EP_NOT_READY,
-	"several pods claim the address, or its Service is over its budget": flowpb.DropReason_INVALID_IDENTITY,
-	"too many connections from addresses outside of the mesh":           flowpb.DropReason_DROP_RATE_LIMITED,
-	"a request from the node that no probe or hook of the pod declares": flowpb.DropReason_POLICY_DENIED,
+	"no ready endpoint":                                                  flowpb.DropReason_SERVICE_BACKEND_NOT_FOUND,
+	"no proxy for a strict peer":                                         flowpb.DropReason_AUTH_REQUIRED,
+	"plaintext to a strict workload":                                     flowpb.DropReason_UNENCRYPTED_TRAFFIC,
+	"no proxy to check the policy":                                       flowpb.DropReason_DROP_EP_NOT_READY,
+	"the node could not program the workload":                            flowpb.DropReason_DROP_EP_NOT_READY,
+	"several pods claim the address, or its Service is over its budget":  flowpb.DropReason_INVALID_IDENTITY,
+	"too many connections from addresses outside of the mesh":            flowpb.DropReason_DROP_RATE_LIMITED,
+	"a request from the node that no probe or hook of the pod declares":  flowpb.DropReason_POLICY_DENIED,
+	"more connections a second than one source may open; it tries again": flowpb.DropReason_DROP_RATE_LIMITED,
 }
 
 // dropReason returns Hubble's word for why a flow was refused; DROP_REASON_UNKNOWN if there is none. The summary has the
