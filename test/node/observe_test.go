@@ -184,13 +184,14 @@ func oneLine(t *testing.T, m *mesh) {
 		from     *lab.Pod
 		name     string
 		to       string
+		seen     string   // as which the lines name it
 		both     []string // on the line of both ends, with -o wide
 		reported int      // by each end
 	}{
-		"authenticated": {alice, "strict/alice", at(srv.Address, 7070), []string{
+		"authenticated": {alice, "strict/alice", at(srv.Address, 7070), "guard/srv:7070", []string{
 			"mTLS", "strict/alice:", "-> guard/srv:7070", "seen at both ends", "from spiffe://cluster.local/ns/strict/sa/alice", "to spiffe://cluster.local/ns/guard/sa/srv",
 		}, 2},
-		"in the kernel": {plain, "plain/c", at(serviceIPs("plain", "l4")[0], 80), []string{
+		"in the kernel": {plain, "plain/c", at(serviceIPs("plain", "l4")[0], 80), "plain/", []string{
 			"L4", "plain/c:", "(plain/l4)", "seen at both ends",
 		}, 1},
 	} {
@@ -204,7 +205,7 @@ func oneLine(t *testing.T, m *mesh) {
 		lines := func(args ...string) (out []string) {
 			text, _ := m.weft(t, append([]string{"observe", "--last", "0", "-o", "wide", "--from", c.name}, args...)...)
 			for l := range strings.Lines(text) {
-				if strings.Contains(l, fmt.Sprintf(":%d -> ", port)) {
+				if strings.Contains(l, fmt.Sprintf(":%d -> %s", port, c.seen)) { // other connections may have the same port
 					out = append(out, l)
 				}
 			}
