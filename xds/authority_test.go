@@ -54,7 +54,7 @@ func FuzzConnectAuthority(f *testing.F) {
 				if model.IsOwnPort(n) {
 					t.Errorf("%q leads to the mesh itself by %s", authority, cluster)
 				}
-				if ports, all := requestPorts(policy); (all || slices.Contains(ports, n)) != (cluster == workloadName(w, inHTTP)) {
+				if ports, all := policy.RequestPorts(); (all || slices.Contains(ports, n)) != (cluster == workloadName(w, inHTTP)) {
 					t.Errorf("%q, requests are looked at on %v (all: %v): leads to %s", authority, ports, all, cluster)
 				}
 			}

@@ -85,7 +85,7 @@ func connectRoutes(w *model.Workload) *routev3.RouteConfiguration {
 	var routes []*routev3.Route
 	add := func(ports string, r *routev3.Route) { route(ports, r); routes = append(routes, r) }
 	add("("+joinPorts(model.OwnPorts)+")", &routev3.Route{Action: directResponse(403)})
-	ports, all := requestPorts(w.Policy)
+	ports, all := w.Policy.RequestPorts()
 	const anyPort = "[1-9][0-9]{0,4}"
 	if terminates(w) {
 		open := anyPort
@@ -156,7 +156,7 @@ func plainListener(cfg *Config, w *model.Workload) *listener.Listener {
 	for _, p := range model.OwnPorts { // Envoy would call itself
 		chain("closed", p, networkFilter("envoy.filters.network.direct_response", &direct.Config{}))
 	}
-	httpPorts, allHTTP := requestPorts(w.Policy)
+	httpPorts, allHTTP := w.Policy.RequestPorts()
 	bytePorts, allBytes := plainPorts(w.Policy)
 	http := func(port uint16) { chain("http", port, state, inboundHTTP(cfg, w, inPlain)) }
 	bytes := func(port uint16) { chain("bytes", port, state, toApp(cfg)) }

@@ -19,24 +19,6 @@ import (
 // terminates reports whether a workload's policy looks at requests, so that CONNECTs must be opened.
 func terminates(w *model.Workload) bool { return w.Local && w.Identity != "" && w.Policy.HTTP() }
 
-// requestPorts returns the ports whose bytes must be HTTP, sorted; all is true if that is every port.
-func requestPorts(p *model.Policy) (ports []uint16, all bool) {
-	if p == nil {
-		return nil, false
-	}
-	for _, r := range p.Rules {
-		if len(r.HTTP) == 0 {
-			continue
-		}
-		if len(r.Ports) == 0 {
-			return nil, true
-		}
-		ports = append(ports, r.Ports...)
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports), false
-}
-
 // plainPorts returns the ports that anybody may connect to, sorted; all is true if that is every port.
 func plainPorts(p *model.Policy) (ports []uint16, all bool) {
 	for _, r := range p.Rules {

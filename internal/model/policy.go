@@ -88,6 +88,15 @@ const maxInspectedPorts = 64
 // InspectedPorts lists the ports to which connections of workloads with an identity go by Envoy, because a rule looks at requests
 // there. all is true if Envoy takes every port: a rule names none, or they are too many to be told apart.
 func (p *Policy) InspectedPorts() (ports []uint16, all bool) {
+	if ports, all = p.RequestPorts(); len(ports) > maxInspectedPorts {
+		return nil, true
+	}
+	return ports, all
+}
+
+// RequestPorts returns the ports whose bytes must be HTTP, because a rule looks at requests there, sorted; all is true if that is
+// every port.
+func (p *Policy) RequestPorts() (ports []uint16, all bool) {
 	if p == nil {
 		return nil, false
 	}
@@ -101,11 +110,7 @@ func (p *Policy) InspectedPorts() (ports []uint16, all bool) {
 		ports = append(ports, r.Ports...)
 	}
 	slices.Sort(ports)
-	ports = slices.Compact(ports)
-	if len(ports) > maxInspectedPorts {
-		return nil, true
-	}
-	return ports, false
+	return slices.Compact(ports), false
 }
 
 // ByEnvoy reports whether connections of workloads with an identity to a port go by Envoy.
