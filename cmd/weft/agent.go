@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,18 +43,10 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg.RunDir, cfg.Version = *run, cli.Version(version)
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-			switch authority {
-			case "builtin", "controller":
-				cfg.CA.Controller = authority == "controller"
-			default:
-				return fmt.Errorf("--ca %q: builtin and controller are possible", authority)
+			if err := errors.Join(oneOf("ca", authority, "builtin", "controller"), oneOf("bytes", bytes, "hbone", "tunnel")); err != nil {
+				return err
 			}
-			switch bytes {
-			case "hbone", "tunnel":
-				cfg.Tunnel = bytes == "tunnel"
-			default:
-				return fmt.Errorf("--bytes %q: hbone and tunnel are possible", bytes)
-			}
+			cfg.CA.Controller, cfg.Tunnel = authority == "controller", bytes == "tunnel"
 			if err := sent.set(&cfg); err != nil {
 				return err
 			}
@@ -106,6 +100,14 @@ hands its sockets over, so that no client is refused. In a pod (--in-cluster) it
 	cmd.MarkFlagsOneRequired("manifests", "kubeconfig", "in-cluster")
 	cmd.MarkFlagsMutuallyExclusive("manifests", "kubeconfig", "in-cluster")
 	return cmd
+}
+
+// oneOf refuses a flag with another value than the possible ones.
+func oneOf(flag, value string, possible ...string) error {
+	if slices.Contains(possible, value) {
+		return nil
+	}
+	return fmt.Errorf("--%s %q: %s are possible", flag, value, strings.Join(possible, " and "))
 }
 
 // proxiesFlags say what the node's Envoy and weft tunnel take, and whether the agent starts them.
