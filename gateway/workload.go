@@ -68,9 +68,10 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 		t.add("Invalid", fmt.Sprintf("%q is not an address that a pod can have", short(b)))
 	}
 	for _, a := range addrs {
-		other, contested := v.claimed(a, pod)
+		claimants := v.claimants(a)
+		other, contested := v.claimed(claimants, pod)
 		switch {
-		case !slices.Contains(v.claimants(a), pod):
+		case !slices.Contains(claimants, pod):
 			t.add("AddressConflict", fmt.Sprintf("address %s is that of pod %s, by what the CNI gave it or by its node's podCIDRs; "+
 				"this pod is not in the mesh with it", a, kube.Key(other)))
 		case contested:
@@ -86,11 +87,11 @@ func (v *view) member(pod *corev1.Pod, t *problems) *model.Workload {
 	return w
 }
 
-// claimed returns the oldest other pod that claims an address of pod, if there is one. The address is contested if one
+// claimed returns the oldest of the claimants of an address beside pod, if there is one. The address is contested if one
 // of all that claim it has an identity: nobody can tell who is there.
-func (v *view) claimed(a netip.Addr, pod *corev1.Pod) (other *corev1.Pod, contested bool) {
+func (v *view) claimed(claimants []*corev1.Pod, pod *corev1.Pod) (other *corev1.Pod, contested bool) {
 	var ignored problems
-	for _, p := range v.claimants(a) {
+	for _, p := range claimants {
 		contested = contested || v.mtlsMode(p, &ignored) != model.MTLSDisabled
 		if kube.Key(p) != kube.Key(pod) && (other == nil || older(p, other)) {
 			other = p
@@ -101,11 +102,12 @@ func (v *view) claimed(a netip.Addr, pod *corev1.Pod) (other *corev1.Pod, contes
 
 // contested reports whether nobody can tell which pod has an address, so that nothing is sent there.
 func (v *view) contested(a netip.Addr) bool {
-	owner := v.podAt(a)
+	claimants := v.claimants(a)
+	owner := oldest(claimants)
 	if owner == nil {
 		return false
 	}
-	_, contested := v.claimed(a, owner)
+	_, contested := v.claimed(claimants, owner)
 	return contested
 }
 
@@ -128,9 +130,11 @@ func (v *view) traceSampling(namespace string, t *problems) *float64 {
 }
 
 // podAt returns the pod that owns an address: of those that claim it, the oldest, then the first by name.
-func (v *view) podAt(a netip.Addr) *corev1.Pod {
+func (v *view) podAt(a netip.Addr) *corev1.Pod { return oldest(v.claimants(a)) }
+
+func oldest(pods []*corev1.Pod) *corev1.Pod {
 	var owner *corev1.Pod
-	for _, p := range v.claimants(a) {
+	for _, p := range pods {
 		if owner == nil || older(p, owner) {
 			owner = p
 		}

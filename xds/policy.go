@@ -2,7 +2,6 @@ package xds
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 
 	rbac "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -21,17 +20,7 @@ func terminates(w *model.Workload) bool { return w.Local && w.Identity != "" && 
 
 // plainPorts returns the ports that anybody may connect to, sorted; all is true if that is every port.
 func plainPorts(p *model.Policy) (ports []uint16, all bool) {
-	for _, r := range p.Rules {
-		if r.Sources != nil || len(r.HTTP) > 0 {
-			continue
-		}
-		if len(r.Ports) == 0 {
-			return nil, true
-		}
-		ports = append(ports, r.Ports...)
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports), false
+	return p.PortsOf(func(r *model.PolicyRule) bool { return r.Sources == nil && len(r.HTTP) == 0 })
 }
 
 func policyRefs(w *model.Workload) []model.ObjectVersion {

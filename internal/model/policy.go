@@ -97,11 +97,17 @@ func (p *Policy) InspectedPorts() (ports []uint16, all bool) {
 // RequestPorts returns the ports whose bytes must be HTTP, because a rule looks at requests there, sorted; all is true if that is
 // every port.
 func (p *Policy) RequestPorts() (ports []uint16, all bool) {
+	return p.PortsOf(func(r *PolicyRule) bool { return len(r.HTTP) > 0 })
+}
+
+// PortsOf returns the ports of the rules that are chosen, sorted; all is true if one of them is for every port.
+func (p *Policy) PortsOf(chosen func(*PolicyRule) bool) (ports []uint16, all bool) {
 	if p == nil {
 		return nil, false
 	}
-	for _, r := range p.Rules {
-		if len(r.HTTP) == 0 {
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if !chosen(r) {
 			continue
 		}
 		if len(r.Ports) == 0 {
