@@ -103,7 +103,7 @@ const leaveTimeout = 2 * time.Second
 
 // ratePerCPU keeps what one source takes of the proxies below what it takes of the machine itself to make so many connections:
 // see docs/security.md.
-const ratePerCPU = 2000
+const ratePerCPU = 1000
 
 // MaxConnectionRate is the largest Config.ConnectionRate.
 const MaxConnectionRate = 1_000_000
