@@ -29,7 +29,7 @@ type weftAffinityKey struct {
 	_       structs.HostLayout
 	Client  uint64
 	Service uint32
-	Kind    uint32
+	Pad     uint32
 }
 
 type weftClosing struct {
@@ -196,13 +196,6 @@ type weftQuotaKey struct {
 	Pad   uint32
 }
 
-type weftReverseKey struct {
-	_       structs.HostLayout
-	Socket  uint64
-	Backend weftEndpoint
-	Pad     uint32
-}
-
 type weftSelfKey struct {
 	_     structs.HostLayout
 	Netns uint64
@@ -228,6 +221,23 @@ type weftTuple struct {
 	Addr  weftEndpoint
 	Proxy uint16
 	Pad   uint16
+}
+
+type weftUdpServices struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Pad uint32
+	All [16]struct {
+		_       structs.HostLayout
+		Service weftEndpoint
+		Backend weftEndpoint
+		Used    uint64
+		Direct  uint32
+		Pad     uint32
+	}
 }
 
 // Names of all BPF objects in the ELF.
@@ -260,10 +270,10 @@ const (
 	weftMapProbeSockets     = "probe_sockets"
 	weftMapProbes           = "probes"
 	weftMapQuotas           = "quotas"
-	weftMapReverse          = "reverse"
 	weftMapSelves           = "selves"
 	weftMapSleeping         = "sleeping"
 	weftMapSlots            = "slots"
+	weftMapUdpServices      = "udp_services"
 	weftProgAdmit           = "admit"
 	weftProgAppSockops      = "app_sockops"
 	weftProgConnect4        = "connect4"
@@ -397,10 +407,10 @@ type weftMapSpecs struct {
 	ProbeSockets   *ebpf.MapSpec `ebpf:"probe_sockets"`
 	Probes         *ebpf.MapSpec `ebpf:"probes"`
 	Quotas         *ebpf.MapSpec `ebpf:"quotas"`
-	Reverse        *ebpf.MapSpec `ebpf:"reverse"`
 	Selves         *ebpf.MapSpec `ebpf:"selves"`
 	Sleeping       *ebpf.MapSpec `ebpf:"sleeping"`
 	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	UdpServices    *ebpf.MapSpec `ebpf:"udp_services"`
 }
 
 // weftVariableSpecs contains global variables before they are loaded into the kernel.
@@ -464,10 +474,10 @@ type weftMaps struct {
 	ProbeSockets   *ebpf.Map `ebpf:"probe_sockets"`
 	Probes         *ebpf.Map `ebpf:"probes"`
 	Quotas         *ebpf.Map `ebpf:"quotas"`
-	Reverse        *ebpf.Map `ebpf:"reverse"`
 	Selves         *ebpf.Map `ebpf:"selves"`
 	Sleeping       *ebpf.Map `ebpf:"sleeping"`
 	Slots          *ebpf.Map `ebpf:"slots"`
+	UdpServices    *ebpf.Map `ebpf:"udp_services"`
 }
 
 func (m *weftMaps) Close() error {
@@ -498,10 +508,10 @@ func (m *weftMaps) Close() error {
 		m.ProbeSockets,
 		m.Probes,
 		m.Quotas,
-		m.Reverse,
 		m.Selves,
 		m.Sleeping,
 		m.Slots,
+		m.UdpServices,
 	)
 }
 

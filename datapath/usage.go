@@ -52,8 +52,8 @@ func (r *reconciler) measure() {
 	}
 }
 
-// usage counts the entries of maps that programs write. Those of the rings are bytes. What is kept with a socket (conns)
-// is bounded by the number of sockets.
+// usage counts the entries of maps that programs write. Those of the rings are bytes. What is kept with a socket
+// (conns, udp_services) is bounded by the number of sockets.
 func (d *Datapath) usage() (out []model.MapUsage, err error) {
 	var errs []error
 	for _, m := range []struct {
@@ -62,7 +62,6 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		count func(*ebpf.Map) (int, error)
 	}{
 		{weftMapAffinities, true, countEntries[weftAffinityKey, weftAffinity]},
-		{weftMapReverse, true, countEntries[weftReverseKey, weftEndpoint]},
 		{weftMapByTuple, false, countEntries[weftTuple, weftEndpoint]},
 		{weftMapFromProxy, false, countEntries[weftFlow, uint32]},
 		{weftMapProbeFlows, true, countEntries[weftProbeFlow, uint64]},

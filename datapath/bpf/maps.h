@@ -73,12 +73,10 @@ struct {
 	__type(value, __u32);
 } members SEC(".maps");
 
-enum { CLIENT_NETNS = 0, CLIENT_SOCKET = 1 };
-
 struct affinity_key {
-	__u64 client; /* cookie of a network namespace or of a socket */
+	__u64 client; /* cookie of a network namespace */
 	__u32 service;
-	__u32 kind;
+	__u32 pad;
 };
 
 struct affinity {
@@ -94,20 +92,31 @@ struct {
 	__type(value, struct affinity);
 } affinities SEC(".maps");
 
-/* Where datagrams that come from a backend were sent to: the Service's address. Of unconnected sockets; those that are
- * connected have it in conns. */
-struct reverse_key {
-	__u64 socket;
+/* A Service that an unconnected UDP socket sends to, and the backend that the socket has of it. */
+struct udp_service {
+	struct endpoint service; /* port 0: none */
 	struct endpoint backend;
+	__u64 used;  /* ns of CLOCK_MONOTONIC */
+	__u32 direct; /* the socket has sent to the backend itself since */
 	__u32 pad;
 };
 
+#define SERVICES_OF_A_SOCKET 16
+
+/* They are kept with the socket: so the sockets of a pod cannot make the node forget what those of others sent to. Threads may send
+ * by one socket at the same time. */
+struct udp_services {
+	struct bpf_spin_lock lock;
+	__u32 pad;
+	struct udp_service all[SERVICES_OF_A_SOCKET];
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
-	__type(key, struct reverse_key);
-	__type(value, struct endpoint);
-} reverse SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct udp_services);
+} udp_services SEC(".maps");
 
 /* WORKLOAD_TUNNEL, of a local workload: its authenticated bytes go to weft tunnel if that listens. PEER_BY_ENVOY, of an
  * address: Envoy takes the connections to it, for its policy looks at HTTP requests or its node has no weft tunnel.

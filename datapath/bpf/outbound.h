@@ -3,6 +3,7 @@
 #pragma once
 #include "probe.h"
 #include "service.h"
+#include "udpservice.h"
 
 enum { PASS, CHANGED, REFUSED };
 
@@ -141,7 +142,7 @@ static __always_inline int connect_tcp(struct bpf_sock_addr *ctx, struct endpoin
 			unbind(ctx);
 			return CHANGED;
 		}
-		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, caller, f, netns, CLIENT_NETNS, f->affinity, to)
+		bool found = f->affinity ? pick_same(&original, IPPROTO_TCP, caller, f, netns, f->affinity, to)
 					 : pick_any(&original, IPPROTO_TCP, caller, f, to);
 		if (!found)
 			return refuse(ctx, netns, pod, &original, to, REASON_NO_BACKEND);
@@ -168,9 +169,9 @@ static __always_inline void forget_service(struct bpf_sock_addr *ctx, const stru
 		if (c)
 			c->original.port = 0;
 	}
-	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *to };
-	if (bpf_map_lookup_elem(&reverse, &key))
-		bpf_map_delete_elem(&reverse, &key);
+	struct udp_services *sent = bpf_sk_storage_get(&udp_services, ctx->sk, 0, 0);
+	if (sent)
+		sent_directly(sent, to);
 }
 
 /* Datagrams. A connected socket picks once; others keep to a backend for each Service they send to, for a protocol
@@ -186,26 +187,25 @@ static __always_inline int datagram(struct bpf_sock_addr *ctx, struct endpoint *
 		return PASS;
 	}
 	struct endpoint original = *to;
-	__u64 socket = bpf_get_socket_cookie(ctx);
-	__u64 netns = bpf_get_netns_cookie(ctx);
+	__u64 netns = bpf_get_netns_cookie(ctx), now = bpf_ktime_get_ns();
+	struct udp_services *sent = connected ? 0 : bpf_sk_storage_get(&udp_services, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	bool found;
 	if (f->affinity)
-		found = pick_same(&original, IPPROTO_UDP, 0, f, netns, CLIENT_NETNS, f->affinity, to);
+		found = pick_same(&original, IPPROTO_UDP, 0, f, netns, f->affinity, to);
 	else if (connected)
 		found = pick_any(&original, IPPROTO_UDP, 0, f, to);
 	else
-		found = pick_same(&original, IPPROTO_UDP, 0, f, socket, CLIENT_SOCKET, UDP_STICKY_SECONDS, to);
+		found = pick_of_socket(sent, &original, f, now, to);
 	if (!found) {
 		if (have_set_retval)
 			bpf_set_retval(-ECONNREFUSED);
 		return REFUSED;
 	}
-	if (connected && remember(ctx, bpf_sk_storage_get(&conns, ctx->sk, 0, 0), &original, to, VERDICT_KERNEL))
-		return CHANGED;
-	struct reverse_key key = { .socket = socket, .backend = *to };
-	struct endpoint *known = bpf_map_lookup_elem(&reverse, &key);
-	if (!known || !equal(known, &original))
-		bpf_map_update_elem(&reverse, &key, &original, BPF_ANY);
+	/* Without memory for it answers are shown as from the backend. */
+	if (connected)
+		remember(ctx, bpf_sk_storage_get(&conns, ctx->sk, 0, 0), &original, to, VERDICT_KERNEL);
+	else if (sent)
+		sent_to(sent, &original, to, now);
 	return CHANGED;
 }
 
@@ -274,11 +274,12 @@ static __always_inline bool received_from(struct bpf_sock_addr *ctx, struct endp
 		*from = c->original;
 		return true;
 	}
-	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *from };
-	struct endpoint *e = bpf_map_lookup_elem(&reverse, &key);
-	if (e)
-		*from = *e;
-	return e;
+	struct udp_services *sent = bpf_sk_storage_get(&udp_services, ctx->sk, 0, 0);
+	struct endpoint service = {};
+	if (!sent || !service_of(sent, from, &service))
+		return false;
+	*from = service;
+	return true;
 }
 
 SEC("cgroup/recvmsg4")

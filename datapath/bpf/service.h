@@ -3,9 +3,6 @@
 #pragma once
 #include "address.h"
 
-/* As long as a NAT remembers a stream of datagrams (net.netfilter.nf_conntrack_udp_timeout_stream). */
-#define UDP_STICKY_SECONDS 120
-
 static __always_inline struct frontend *find_service(const struct endpoint *e, __u8 proto, __u8 caller)
 {
 	struct frontend_key key = { .addr = e->addr, .port = e->port, .proto = proto, .pad = caller };
@@ -34,33 +31,12 @@ static __always_inline bool pick_any(const struct endpoint *service, __u8 proto,
 	return false;
 }
 
-/* A backend from which a socket does not expect answers as from another Service: those of both would look alike. A few are
- * tried. */
-static __always_inline bool pick_apart(const struct endpoint *service, struct frontend *f, __u64 socket, struct endpoint *out)
-{
-	__u32 count = f->count;
-	__u32 first = bpf_get_prandom_u32();
-	for (__u32 i = 0; i < 4 && i < count; i++) {
-		struct slot_key slot = { .service = f->service, .slot = (first + i) % count };
-		struct endpoint *b = bpf_map_lookup_elem(&slots, &slot);
-		if (!b)
-			return false;
-		struct reverse_key key = { .socket = socket, .backend = *b };
-		struct endpoint *other = bpf_map_lookup_elem(&reverse, &key);
-		if (!other || equal(other, service)) {
-			*out = *b;
-			return true;
-		}
-	}
-	return false;
-}
-
 /* The backend that this client had last, while it serves the Service and the time has not run out; else any.
  * Each use starts the time anew. */
 static __always_inline bool pick_same(const struct endpoint *service, __u8 proto, __u8 caller, struct frontend *f,
-				      __u64 client, __u32 kind, __u32 seconds, struct endpoint *out)
+				      __u64 client, __u32 seconds, struct endpoint *out)
 {
-	struct affinity_key key = { .client = client, .service = f->service, .kind = kind };
+	struct affinity_key key = { .client = client, .service = f->service };
 	__u64 now = bpf_ktime_get_ns();
 	struct affinity *a = bpf_map_lookup_elem(&affinities, &key);
 	if (a && now - a->used <= (__u64)seconds * 1000000000) {
@@ -71,7 +47,7 @@ static __always_inline bool pick_same(const struct endpoint *service, __u8 proto
 			return true;
 		}
 	}
-	if (!(kind == CLIENT_SOCKET && pick_apart(service, f, client, out)) && !pick_any(service, proto, caller, f, out))
+	if (!pick_any(service, proto, caller, f, out))
 		return false;
 	struct affinity v = { .backend = *out, .used = now };
 	bpf_map_update_elem(&affinities, &key, &v, BPF_ANY);

@@ -5,6 +5,7 @@
 #include "event.h"
 #include "kernel.h"
 #include "packet.h"
+#include "udpservice.h"
 
 #define PORT_DNS bpf_htons(53)
 #define DNS_HEADER 12
@@ -178,10 +179,10 @@ static __always_inline void asked(struct __sk_buff *ctx, const struct endpoint *
 		*service = c->original;
 		return;
 	}
-	struct reverse_key key = { .socket = bpf_get_socket_cookie(ctx), .backend = *remote };
-	struct endpoint *e = bpf_map_lookup_elem(&reverse, &key);
-	if (e)
-		*service = *e;
+	struct udp_services *sent = sk ? bpf_sk_storage_get(&udp_services, sk, 0, 0) : 0;
+	struct endpoint of = {};
+	if (sent && service_of(sent, remote, &of))
+		*service = of;
 }
 
 /* What others send to a workload takes nothing of what it may begin itself, and one of them takes half at most. */
