@@ -54,18 +54,18 @@ func (a *Agent) newAddresses() (*addresses, error) {
 }
 
 // mayServeGateways reports whether a node may serve Gateways, by the labels of its Node object: not by what its agent says.
-// Until all objects were read every node may, so that no address moves because a Node was not seen yet.
-func (a *Agent) mayServeGateways(node string) bool {
+// Until all objects were read that is not known of any.
+func (a *Agent) mayServeGateways(node string) (may, known bool) {
 	if a.cfg.GatewayNodes == nil {
-		return true
+		return true, true
 	}
 	select {
 	case <-a.st.Synced():
 	default:
-		return true
+		return false, false
 	}
 	n, ok := a.objs.Nodes.Get(a.st.Snapshot(), model.Key("", node))
-	return ok && a.cfg.GatewayNodes.Matches(labels.Set(n.Labels))
+	return ok && a.cfg.GatewayNodes.Matches(labels.Set(n.Labels)), true
 }
 
 // Run works until ctx ends. The addresses stay then.

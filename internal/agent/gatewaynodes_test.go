@@ -34,16 +34,18 @@ func TestMayServeGateways(t *testing.T) {
 	}
 	node("edge", `node-restriction.kubernetes.io/edge: "yes"`)
 	node("inner", `edge: "yes"`)
+	all := false
 	check := func(when string, want map[string]bool) {
 		t.Helper()
 		for name, may := range want {
-			if got := a.mayServeGateways(name); got != may {
-				t.Errorf("%s, node %s: %t, want %t", when, name, got, may)
+			if got, known := a.mayServeGateways(name); got != may || known != all {
+				t.Errorf("%s, node %s: %t, known %t; want %t, %t", when, name, got, known, may, all)
 			}
 		}
 	}
-	check("before all was read", map[string]bool{"edge": true, "inner": true, "unknown": true})
+	check("before all was read", map[string]bool{"edge": false, "inner": false, "unknown": false})
 	a.st.MarkSynced()
+	all = true
 	check("with a selector", map[string]bool{"edge": true, "inner": false, "unknown": false})
 	node("edge", "")
 	check("without its label", map[string]bool{"edge": false})

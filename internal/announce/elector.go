@@ -28,8 +28,9 @@ type Config struct {
 	// Ready tells whether this node can serve what comes to a Gateway's address. It must be quick.
 	Ready func() bool
 	// Serves reports whether a node may serve Gateways; nil for all. What the Leases of others say of addresses does not count.
-	// It must not depend on what the node says of itself, and be quick.
-	Serves func(node string) bool
+	// It must not depend on what the node says of itself, and be quick. Until it is known, at st.Synced() at the latest, this node
+	// decides nothing, and the addresses stay where they are.
+	Serves func(node string) (may, known bool)
 	// Accepts returns the transports that this node takes, sorted; nil while that is not known. It must be quick.
 	Accepts func() []model.Transport
 	// Times are DefaultTimes if zero.
@@ -128,11 +129,14 @@ func (e *Elector) run(ctx context.Context) error {
 		self:    Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}, Links: links(e.st, snap)},
 	}
 	ready := time.Now()
+	synced := e.st.Synced()
 	for {
 		due := true
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-synced:
+			synced = nil
 		case ev := <-e.events:
 			due = e.take(d, ev)
 		case <-feed.Ready():

@@ -25,8 +25,8 @@ type members struct {
 	self string
 	by   map[string]*member
 	// serves reports whether a node may serve Gateways. Of others neither claims nor links count, for whoever has taken
-	// such a node could take or veto every address by its Lease.
-	serves func(node string) bool
+	// such a node could take or veto every address by its Lease. Nothing is decided while that is not known.
+	serves func(node string) (may, known bool)
 	// since is when our own renewals began to come back without a gap.
 	since time.Time
 	// gap is how late they may be. It and the time between two renewals together must be less than a Lease lasts.
@@ -34,9 +34,9 @@ type members struct {
 }
 
 // newMembers returns those of a node. serves nil is true for all.
-func newMembers(self string, gap time.Duration, serves func(node string) bool) *members {
+func newMembers(self string, gap time.Duration, serves func(node string) (may, known bool)) *members {
 	if serves == nil {
-		serves = func(string) bool { return true }
+		serves = func(string) (may, known bool) { return true, true }
 	}
 	return &members{self: self, by: map[string]*member{}, gap: gap, serves: serves}
 }
@@ -69,23 +69,32 @@ func (m *members) live(now time.Time) (others []Candidate, ok bool) {
 	if own == nil || m.since.IsZero() || now.Sub(own.seen) > m.gap {
 		return nil, false
 	}
+	if _, known := m.serves(m.self); !known {
+		return nil, false
+	}
 	for _, o := range m.by {
 		from := o.seen
 		if from.Before(m.since) {
 			from = m.since
 		}
-		if o.Node != m.self && m.serves(o.Node) && now.Sub(from) <= o.lasts {
+		if o.Node != m.self && m.mayServe(o.Node) && now.Sub(from) <= o.lasts {
 			others = append(others, o.Candidate)
 		}
 	}
 	return others, true
 }
 
+// mayServe reports whether a node is known to be one that may serve Gateways.
+func (m *members) mayServe(node string) bool {
+	may, known := m.serves(node)
+	return may && known
+}
+
 // nextTerm is later than any term in which somebody who may serve Gateways, dead or alive, claims an address.
 func (m *members) nextTerm(addr netip.Addr) uint64 {
 	last := uint64(0)
 	for _, o := range m.by {
-		if m.serves(o.Node) {
+		if m.mayServe(o.Node) {
 			last = max(last, o.Claims[addr])
 		}
 	}
@@ -95,7 +104,7 @@ func (m *members) nextTerm(addr netip.Addr) uint64 {
 // owner gives the node that has an address for its own; "" if none that may serve Gateways.
 func (m *members) owner(addr netip.Addr) string {
 	for _, o := range m.by {
-		if !m.serves(o.Node) {
+		if !m.mayServe(o.Node) {
 			continue
 		}
 		for _, p := range o.Links {
