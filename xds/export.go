@@ -66,7 +66,7 @@ func exportCluster(b *builder, name, key string) *built {
 	if to == nil {
 		return nil
 	}
-	c := endpointsCluster(name)
+	c := endpointsCluster(name, true)
 	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
 	c.CircuitBreakers = fewExports()
 	options := serviceProtocol(true, false)

@@ -101,7 +101,8 @@ func (cfg *Config) tlsMatches(c *cluster.Cluster, backends []*model.BackendTLS, 
 			continue
 		}
 		seen[t.Key()] = true
-		for _, m := range cfg.socketsOverTunnel(backendSocket(t, certificate)) {
+		s := backendSocket(t, certificate)
+		for _, m := range cfg.socketsOverTunnel(s, socketsOver(s)) {
 			m.Name += "/" + t.Key()
 			m.Match.Fields[matchTLS] = structpb.NewStringValue(t.Key())
 			own = append(own, m)
