@@ -69,6 +69,7 @@ func overwrite(header, value string) *mutation.HeaderMutation {
 func mirrorListener(cfg *Config) *listener.Listener {
 	m := newHTTP(cfg, listenerMirror)
 	m.SkipXffAppend = true
+	m.AccessLog = append(m.AccessLog, cfg.mirrorStats()...)
 	// Copies carry headers of ours besides those that the limits were applied to.
 	m.CommonHttpProtocolOptions.MaxHeadersCount = number(maxHeaders + ownHeaders)
 	m.MaxRequestHeadersKb = number(maxHeadersKB + ownHeadersKB)
