@@ -125,6 +125,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 // mirrorToListener is the cluster that leads there.
 func mirrorToListener() *cluster.Cluster {
 	c := newCluster(clusterMirror)
+	c.AltStatName = clusterMirror // what it drops is counted apart: see statCopiesDropped of internal/proxy
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
 	for _, limits := range c.CircuitBreakers.Thresholds {
 		limits.MaxRequests, limits.MaxPendingRequests = number(mirrorRequests), number(mirrorRequests)
