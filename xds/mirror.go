@@ -69,6 +69,7 @@ func overwrite(header, value string) *mutation.HeaderMutation {
 func mirrorListener(cfg *Config) *listener.Listener {
 	m := newHTTP(cfg, listenerMirror)
 	m.SkipXffAppend = true
+	m.AccessLog = append(m.AccessLog, cfg.mirrorStats()...)
 	// Copies carry headers of ours besides those that the limits were applied to.
 	m.CommonHttpProtocolOptions.MaxHeadersCount = number(maxHeaders + ownHeaders)
 	m.MaxRequestHeadersKb = number(maxHeadersKB + ownHeadersKB)
@@ -124,6 +125,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 // mirrorToListener is the cluster that leads there.
 func mirrorToListener() *cluster.Cluster {
 	c := newCluster(clusterMirror)
+	c.AltStatName = clusterMirror // what it drops is counted apart: see statCopiesDropped of internal/proxy
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
 	for _, limits := range c.CircuitBreakers.Thresholds {
 		limits.MaxRequests, limits.MaxPendingRequests = number(mirrorRequests), number(mirrorRequests)

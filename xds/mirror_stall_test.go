@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +92,43 @@ func TestRequestDoesNotWaitForItsCopy(t *testing.T) {
 			m.w.noRejections()
 		})
 	}
+}
+
+// TestCopiesAreCounted: Envoy counts copies that were sent, that were too large, and that were dropped or failed because the backend
+// hangs, while the requests themselves are served.
+func TestCopiesAreCounted(t *testing.T) {
+	cfg := copyTimeouts(5*time.Second, 10*time.Second)
+	cfg.RequestStats = true
+	m := newMirrorWorld(t, cfg, false, model.MTLSDisabled)
+	hangs(t, m.mirror, 8080)
+	m.mirrored(true, false)
+	e := m.w.envoy()
+	until(t, "Envoy has the route", func() error {
+		return upload(t.Context(), m.httpClient(false), "http://"+m.at+"/", 1)
+	})
+	got, _ := m.load(e, false, 4, 2*mirrorBytes)
+	m.wants(got, 4)
+	got, _ = m.load(e, false, 3*mirrorRequests, 1)
+	m.wants(got, 3*mirrorRequests)
+	const dropped, copies = "cluster.mirror.upstream_rq_pending_overflow: ", "weft.copies.|cluster."
+	until(t, "copies are counted", func() error {
+		text, err := e.get("/stats?usedonly&filter=" + url.QueryEscape(`^weft\.copies|^cluster\.mirror\.upstream_rq_pending_overflow`))
+		if err != nil {
+			return err
+		}
+		var overflow, large, failed bool
+		for line := range strings.Lines(text) {
+			overflow = overflow || strings.HasPrefix(line, dropped)
+			ours := strings.HasPrefix(line, copies) && strings.Contains(line, "service/shop/copies/")
+			large = large || ours && strings.Contains(line, ".|code.413.|flags.-")
+			failed = failed || ours && !strings.Contains(line, ".|flags.-")
+		}
+		if !overflow || !large || !failed {
+			return fmt.Errorf("dropped %t, too large %t, failed %t: %s", overflow, large, failed, text)
+		}
+		return nil
+	})
+	m.w.noRejections()
 }
 
 // What a mirror backend answers must not fill Envoy's memory either, and an answer that never ends is given up.

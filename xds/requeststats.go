@@ -48,6 +48,28 @@ func (cfg *Config) destinationStats(w *model.Workload) []*accesslog.AccessLog {
 	})
 }
 
+// mirrorStats counts the copies that were sent on for mirrors, by cluster. Copies that found too many under way never come here:
+// the cluster mirror counts them.
+func (cfg *Config) mirrorStats() []*accesslog.AccessLog {
+	if !cfg.RequestStats {
+		return nil
+	}
+	// The header is removed from copies that reach their backend, and those that are too large have no cluster yet.
+	value := "%UPSTREAM_CLUSTER_RAW%." + model.TagAsked + ".%REQ(" + mirrorCluster + ")%." + model.TagCode + ".%RESPONSE_CODE%." + model.TagFlags + ".%RESPONSE_FLAGS%"
+	return []*accesslog.AccessLog{{
+		Name: "envoy.access_loggers.stats",
+		ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: typed(&stats.Config{
+			StatsScope: &typev3.Scope{
+				Prefix: model.RequestScope, SharingName: listenerMirror, MaxCounters: number(model.MaxRequestCounters), EnableEviction: true,
+			},
+			Counters: []*stats.Config_Counter{{
+				Stat:       &stats.Config_Stat{Name: model.CopyCounter, Tags: []*stats.Config_Tag{{Name: model.TagCluster, ValueFormat: value}}},
+				ValueFixed: wrapperspb.UInt64(1),
+			}},
+		})},
+	}}
+}
+
 // requestStats writes all tags into the value of the first one, because each tag of Envoy's costs every request something.
 func (cfg *Config) requestStats(namespace string, tags map[string]string) []*accesslog.AccessLog {
 	if !cfg.RequestStats {

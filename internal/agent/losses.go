@@ -15,15 +15,21 @@ type proxyLosses struct {
 	st    *state.State
 	flows *observe.Store
 
-	began bool
-	// logs and requests are what the last report said, lost is how many entries of the access log were dropped since the agent started.
-	logs, requests, lost uint64
-	to                   time.Time // when the last request failed
+	began        bool
+	logs, copies dropped
+	requests     uint64    // what the last report said
+	to           time.Time // when the last request failed
 }
 
 // take takes in a report.
 func (l *proxyLosses) take(st *proxy.Status) {
-	l.takeLogs(st.LogsDropped)
+	if more, changed := l.logs.take(st.LogsDropped, l.began); changed {
+		l.put(model.LostAccessLog, l.logs.lost)
+		l.flows.AddLost(more)
+	}
+	if _, changed := l.copies.take(st.CopiesDropped, l.began); changed {
+		l.put(model.LostCopies, l.copies.lost)
+	}
 	if st.Unanswered == nil {
 		l.requests = 0
 	} else {
@@ -32,24 +38,29 @@ func (l *proxyLosses) take(st *proxy.Status) {
 	l.began = true
 }
 
-// takeLogs counts what was dropped since the last report. A supervisor that comes after another begins with 0.
-func (l *proxyLosses) takeLogs(dropped uint64) {
-	more := dropped
-	switch {
-	case !l.began:
-		more = 0
-	case dropped >= l.logs:
-		more = dropped - l.logs
-	}
-	l.logs = dropped
-	if l.began && more == 0 {
-		return
-	}
-	l.lost += more
+func (l *proxyLosses) put(source string, lost uint64) {
 	w := l.st.Write(l.st.Lost)
-	l.st.Lost.Put(w, &model.Lost{Source: model.LostAccessLog, Count: l.lost})
+	l.st.Lost.Put(w, &model.Lost{Source: source, Count: lost})
 	w.Commit()
-	l.flows.AddLost(more)
+}
+
+// dropped follows a count of weft proxy's.
+type dropped struct {
+	reported uint64 // by the last report
+	lost     uint64 // since the agent started
+}
+
+// take returns what was dropped since the last report, and whether the row changes; at the first report it does. A supervisor that
+// comes after another begins with 0.
+func (d *dropped) take(reported uint64, began bool) (more uint64, changed bool) {
+	if more = reported; !began {
+		more = 0
+	} else if reported >= d.reported {
+		more = reported - d.reported
+	}
+	d.reported = reported
+	d.lost += more
+	return more, !began || more > 0
 }
 
 // takeRequests shows requests that failed because no agent answered as one flow. Of those before this agent the last time is

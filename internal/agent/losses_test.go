@@ -31,6 +31,22 @@ func TestLossesOfTheAccessLog(t *testing.T) {
 	}
 }
 
+// TestDroppedCopies: copies of requests that were dropped are a row, and no gap in the flows.
+func TestDroppedCopies(t *testing.T) {
+	st, flows := state.New(state.NewDB()), observe.NewStore(16)
+	l := &proxyLosses{st: st, flows: flows}
+	for i, step := range []struct{ reported, want uint64 }{{5, 0}, {9, 4}, {2, 6}} {
+		l.take(&proxy.Status{CopiesDropped: step.reported})
+		row, _ := st.Lost.Get(st.Snapshot(), model.LostCopies)
+		if row == nil || row.Count != step.want {
+			t.Errorf("report %d: the row is %+v, want %d", i, row, step.want)
+		}
+	}
+	if got := flows.List(observe.Filter{}, 0); len(got) != 0 {
+		t.Errorf("flows %+v, want none", got)
+	}
+}
+
 // TestUnansweredRequestsAreShown: requests that failed without an agent are one flow, and those that follow another one.
 func TestUnansweredRequestsAreShown(t *testing.T) {
 	flows := observe.NewStore(16)

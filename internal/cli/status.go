@@ -178,6 +178,8 @@ func lostLine(lost []*model.Lost) string {
 		switch {
 		case l.Count > 0 && l.Source == model.LostConnections:
 			out = append(out, fmt.Sprintf("%d packets of %s dropped", l.Count, l.Source))
+		case l.Count > 0 && l.Source == model.LostCopies:
+			out = append(out, fmt.Sprintf("%d copies of %s dropped", l.Count, l.Source))
 		case l.Count > 0:
 			out = append(out, fmt.Sprintf("%d events lost by %s", l.Count, l.Source))
 		}

@@ -172,6 +172,8 @@ const (
 	LostTunnel = "weft-tunnel"
 	// LostAccessLog: entries of Envoy's access log that it dropped because the agent took them too slowly.
 	LostAccessLog = "access-log"
+	// LostCopies: copies of requests for mirrors that were not sent, because as many as may were under way. They are no flows.
+	LostCopies = "mirrored-requests"
 )
 
 // LostExport is the source of flows that were observed and did not get to a target of their export: see Export.To.

@@ -8,6 +8,8 @@ const (
 	RequestScope    = "weft"
 	RequestCounter  = "requests"
 	RequestDuration = "duration"
+	// CopyCounter counts copies of requests for mirrors: its tags are TagCluster, TagAsked, TagCode and TagFlags.
+	CopyCounter = "copies"
 
 	TagReporter = "|by"
 	// TagSource is PeerTag of the workload or Gateway whose listener it is: the source, or at a destination the destination.
@@ -17,9 +19,11 @@ const (
 	// TagAddress is the address and port that a source asked for, and the client's address at a destination.
 	TagAddress = "|addr"
 	TagCluster = "|cluster"
-	TagCode    = "|code"
-	TagFlags   = "|flags"
-	TagGRPC    = "|grpc"
+	// TagAsked is the cluster that a copy is for.
+	TagAsked = "|asked"
+	TagCode  = "|code"
+	TagFlags = "|flags"
+	TagGRPC  = "|grpc"
 	// TagPolicy is "denied" where a policy refused the request.
 	TagPolicy = "|policy"
 )

@@ -2,7 +2,7 @@ package proxy
 
 import "time"
 
-// What Envoy counts of what it drops or fails while the agent does not answer, or too slowly.
+// What Envoy counts of what it drops or fails: while the agent does not answer, or too slowly, and for lack of room.
 const (
 	// statLogsDropped counts entries of the access log, which become flows, for which its buffer had no room
 	// (https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/observability/access_log/stats).
@@ -10,6 +10,9 @@ const (
 	// statUnanswered counts requests of workloads that waited too long for their route table and got 503 with the response
 	// flag SI. No other request of theirs has an idle timeout (xds/wait.go).
 	statUnanswered = "http.out-http.downstream_rq_idle_timeout"
+	// statCopiesDropped counts copies of requests for mirrors that were not sent, because as many as may were under way
+	// (xds/mirror.go).
+	statCopiesDropped = "cluster.mirror.upstream_rq_pending_overflow"
 )
 
 // Unanswered are requests that Envoy failed, because no agent told it the routes in time.
@@ -48,18 +51,19 @@ func (g *growth) take(p *process, now uint64) uint64 {
 
 // losses are what Envoy dropped and failed since the supervisor began.
 type losses struct {
-	logs, requests growth
-	logsDropped    uint64
-	unanswered     Unanswered
-	asked          time.Time // when Envoy answered the last time
+	logs, copies, requests     growth
+	logsDropped, copiesDropped uint64
+	unanswered                 Unanswered
+	asked                      time.Time // when Envoy answered the last time
 }
 
 // take adds what a poll at a time saw, and reports whether it is more than before.
 func (l *losses) take(p *poll, now time.Time) bool {
 	before := l.asked
 	l.asked = now
-	logs, requests := l.logs.take(p.of, p.logsDropped), l.requests.take(p.of, p.unanswered)
+	logs, copies, requests := l.logs.take(p.of, p.logsDropped), l.copies.take(p.of, p.copiesDropped), l.requests.take(p.of, p.unanswered)
 	l.logsDropped += logs
+	l.copiesDropped += copies
 	if requests > 0 {
 		u := &l.unanswered
 		if u.Requests == 0 || before.Sub(u.To) > sameOutage {
@@ -67,5 +71,5 @@ func (l *losses) take(p *poll, now time.Time) bool {
 		}
 		u.Requests, u.Total, u.To = u.Requests+requests, u.Total+requests, now
 	}
-	return logs > 0 || requests > 0
+	return logs > 0 || copies > 0 || requests > 0
 }

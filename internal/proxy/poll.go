@@ -18,9 +18,9 @@ type poll struct {
 	// overload has the actions of the overload manager by name, as stop_accepting_requests, and whether each is active
 	// (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
 	overload map[string]bool
-	// answered is true where the admin did. logsDropped and unanswered are then what this Envoy has counted: see losses.
-	answered                bool
-	logsDropped, unanswered uint64
+	// answered is true where the admin did. The others are then what this Envoy has counted: see losses.
+	answered                               bool
+	logsDropped, copiesDropped, unanswered uint64
 }
 
 // envoyStates are the values of the gauge server.state
@@ -28,7 +28,7 @@ type poll struct {
 var envoyStates = []string{"LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"}
 
 // pollFilter names what a poll asks for. One dot for any character does no harm there.
-const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statUnanswered + `)$`
+const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statCopiesDropped + `|` + statUnanswered + `)$`
 
 func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	const prefix, suffix, state = "overload.envoy.overload_actions.", ".active", "server.state"
@@ -40,7 +40,7 @@ func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	}
 	out := &poll{
 		of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats)),
-		answered: true, logsDropped: stats[statLogsDropped], unanswered: stats[statUnanswered],
+		answered: true, logsDropped: stats[statLogsDropped], copiesDropped: stats[statCopiesDropped], unanswered: stats[statUnanswered],
 	}
 	if v, ok := stats[state]; ok && v < uint64(len(envoyStates)) {
 		out.state = envoyStates[v]

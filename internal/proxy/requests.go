@@ -30,7 +30,7 @@ func (c *Client) Requests(ctx context.Context) (*model.RequestStats, error) {
 		return body, err
 	}
 	counters, err1 := get("/stats?format=json&type=Counters&filter=",
-		`^(`+model.RequestScope+`\.`+model.RequestCounter+`\.|http\.[^.]+\.downstream_rq_completed$)`)
+		`^(`+model.RequestScope+`\.(`+model.RequestCounter+`|`+model.CopyCounter+`)\.|http\.[^.]+\.downstream_rq_completed$)`)
 	durations, err2 := get("/stats/prometheus?filter=", `^`+model.RequestScope+`\.`+model.RequestDuration+`\.`)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err

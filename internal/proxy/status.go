@@ -37,6 +37,9 @@ type Status struct {
 	// LogsDropped counts entries of the access log, which become flows, that Envoys dropped since this supervisor began, because
 	// the agent took them too slowly.
 	LogsDropped uint64 `json:"logsDropped,omitempty"`
+	// CopiesDropped counts copies of requests for mirrors that Envoys dropped since this supervisor began, because too many
+	// were under way.
+	CopiesDropped uint64 `json:"copiesDropped,omitempty"`
 	// Unanswered are the requests that failed last because no agent answered; nil if none did since this supervisor began.
 	Unanswered *Unanswered `json:"unanswered,omitempty"`
 	// LastError is why the last start, restart or run failed; "" after a success.
@@ -76,7 +79,7 @@ func (s *supervisor) known() *Status {
 	defer s.mu.Unlock()
 	st := &Status{
 		State: "STOPPED", Restarts: s.restarts, Overloads: s.overloads, Crashes: s.crashes, LastError: s.lastError,
-		Supervisor: os.Getpid(), InPod: s.cfg.InPod, LogsDropped: s.losses.logsDropped,
+		Supervisor: os.Getpid(), InPod: s.cfg.InPod, LogsDropped: s.losses.logsDropped, CopiesDropped: s.losses.copiesDropped,
 	}
 	if u := s.losses.unanswered; u.Requests > 0 {
 		st.Unanswered = &u

@@ -31,7 +31,7 @@ var (
 
 // Metrics lists all that the package exports.
 func Metrics() []Metric {
-	return []Metric{requestsTotal, requestSeconds, opened, closed, refused, sent, received, retransmits, rtt, exchanges, udpSent, udpReceived, questions, answerTime}
+	return []Metric{requestsTotal, requestSeconds, copiesTotal, opened, closed, refused, sent, received, retransmits, rtt, exchanges, udpSent, udpReceived, questions, answerTime}
 }
 
 // Describe implements prometheus.Collector.

@@ -24,6 +24,7 @@ const updateTimeout = 5 * time.Second
 func (r *Requests) Describe(ch chan<- *prometheus.Desc) {
 	ch <- requestsTotal.desc
 	ch <- requestSeconds.desc
+	ch <- copiesTotal.desc
 }
 
 // Collect implements prometheus.Collector. While Envoy does not answer, what was counted before is collected.
@@ -55,5 +56,5 @@ func (r *Requests) metrics() []prometheus.Metric {
 			out = append(out, s.counts.duration.metric(requestSeconds.desc, model.DurationBuckets, 1e-6, l.values()))
 		}
 	}
-	return out
+	return append(out, r.copyMetrics()...)
 }

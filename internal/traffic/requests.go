@@ -24,8 +24,9 @@ type Requests struct {
 	last     *model.RequestStats
 	extra    map[string]int64 // by reporter: requests that were completed but not counted
 
-	mu   sync.Mutex // guards sets
-	sets *sets[requests]
+	mu     sync.Mutex // guards sets and copies
+	sets   *sets[requests]
+	copies *sets[copies]
 }
 
 // requests are the counts of one set of labels.
@@ -47,7 +48,7 @@ var overflowOutcome = outcome{protocol: Overflow, verdict: Overflow, code: Overf
 
 // NewRequests counts requests. ask asks the node's Envoy. st says who has an address.
 func NewRequests(st *state.State, ask func(context.Context) (*model.RequestStats, error)) *Requests {
-	return &Requests{st: st, ask: ask, now: time.Now, updating: make(chan struct{}, 1), extra: map[string]int64{}, sets: newSets[requests](MaxSets, MaxSetsPerNamespace)}
+	return &Requests{st: st, ask: ask, now: time.Now, updating: make(chan struct{}, 1), extra: map[string]int64{}, sets: newSets[requests](MaxSets, MaxSetsPerNamespace), copies: newSets[copies](MaxSets, MaxSetsPerNamespace)}
 }
 
 // Update asks Envoy and counts what is new.
@@ -71,6 +72,7 @@ func (r *Requests) Update(ctx context.Context) error {
 	counted, kept := map[string]uint64{}, map[string]int{} // by reporter; by reporter and namespace
 	for name, n := range now.Counters {
 		n = since(n, r.last.Counters[name])
+		r.countCopies(name, n)
 		if l, ok := r.count(name, n); ok {
 			counted[l.Reporter] += n
 			kept[l.Reporter+"/"+l.namespace()]++
