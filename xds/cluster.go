@@ -3,7 +3,6 @@ package xds
 import (
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +58,7 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			names := []string{clusterOriginate, clusterIdentities, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
+			names := []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
 			if b.cfg.Traces != nil {
 				names = append(names, clusterTraces)
 			}
@@ -93,8 +92,6 @@ func buildCluster(b *builder, name string) *built {
 	switch name {
 	case clusterOriginate:
 		return &built{message: originateCluster(b.cfg.TrustDomain)}
-	case clusterIdentities:
-		return &built{message: identitiesCluster(b)}
 	case clusterMirror:
 		return &built{message: mirrorToListener()}
 	case clusterTraces:
@@ -196,25 +193,6 @@ func originateCluster(trustDomain string) *cluster.Cluster {
 	return overHBONE(c, upstreamTLS(startsWith(spiffePrefix+trustDomain+"/")))
 }
 
-// identitiesCluster makes Envoy fetch the SVIDs of the workloads and Gateways here as soon as there are any, so that nobody's first
-// connection waits for one, or fails because no agent runs.
-func identitiesCluster(b *builder) *cluster.Cluster {
-	var ids []string
-	for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
-		ids = append(ids, string(w.Identity))
-	}
-	for g := range b.st.Gateways.All(b.snap) {
-		ids = append(ids, string(g.Identity))
-	}
-	slices.Sort(ids)
-	ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return id == "" })
-	c := newCluster(clusterIdentities)
-	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
-	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterIdentities}
-	c.TransportSocket = upstreamTLS(startsWith(spiffePrefix+b.cfg.TrustDomain+"/"), ids...)
-	return c
-}
-
 func overHBONE(c *cluster.Cluster, tls *core.TransportSocket) *cluster.Cluster {
 	c.TransportSocket = tls
 	c.ConnectTimeout = duration(hboneConnectTimeout)
@@ -251,7 +229,7 @@ func podCluster(b *builder, name string, a netip.Addr) *built {
 // serviceCluster is the way to a service's endpoints. It is there for every name, with no endpoints if need be: Envoy
 // must never wait for a cluster that a route names.
 func serviceCluster(b *builder, name string, n serviceName) *built {
-	c := endpointsCluster(name, n.plain)
+	c := endpointsCluster(name)
 	h2c := n.protocol == grpcSuffix
 	svc, ok := b.st.Services.Get(b.snap, n.key())
 	if ok {
@@ -272,18 +250,15 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 	return &built{message: c, objects: objects}
 }
 
-// endpointsCluster leads to the endpoints of its name, unless plain to those with an identity by HBONE.
-func endpointsCluster(name string, plain bool) *cluster.Cluster {
+// endpointsCluster leads to the endpoints of its name, to those with an identity by HBONE.
+func endpointsCluster(name string) *cluster.Cluster {
 	c := newCluster(name)
 	c.ConnectTimeout = duration(endpointTimeout)
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_EDS}
 	c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: fromADS()}
 	c.LbPolicy = cluster.Cluster_LEAST_REQUEST
 	c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{LocalityConfigSpecifier: nil}
-	c.TransportSocketMatches = socketsInClear()
-	if plain {
-		c.TransportSocketMatches = socketsOver(rawSocket())
-	}
+	c.TransportSocketMatches = socketsOver(rawSocket())
 	return c
 }
 
@@ -362,20 +337,7 @@ func inHTTPCluster(b *builder, name, key string) *built {
 	return &built{message: toInternal(name, name), objects: []model.ObjectVersion{podRef(key)}}
 }
 
-// Keys in endpoints' envoy.transport_socket_match metadata.
-const (
-	matchHBONE   = "hbone"   // by listenerOriginate
-	matchReached = "reached" // by listenerReached
-)
-
-// socketsInClear sends in the clear what others encrypt: by HBONE to endpoints with an identity.
-func socketsInClear() []*cluster.Cluster_TransportSocketMatch {
-	return append([]*cluster.Cluster_TransportSocketMatch{{
-		Name:            "reached",
-		Match:           &structpb.Struct{Fields: map[string]*structpb.Value{matchReached: structpb.NewBoolValue(true)}},
-		TransportSocket: throughInternal(untilReached(), metaOriginalDst, metaWeft),
-	}}, socketsOver(rawSocket())...)
-}
+const matchHBONE = "hbone" // key in endpoints' envoy.transport_socket_match metadata
 
 // socketsOver hands endpoints with an identity to the internal listener with their metadata, others to the wire. What is sent
 // goes through the socket before.

@@ -48,8 +48,7 @@ func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	if b.cfg.refuses(backendTLS(b, n.portKey())) {
 		return nil
 	}
-	tls := backendTLS(b, n.portKey()) != nil
-	return rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint { return tunnelEndpoint(b.cfg, e, tls) })
+	return rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint { return tunnelEndpoint(b.cfg, e) })
 }
 
 // way makes an endpoint with an identity one of Envoy's.
@@ -115,13 +114,8 @@ func text(key, value string) *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
 }
 
-// tunnelEndpoint goes through an internal listener, which opens a CONNECT to it and expects its SPIFFE ID. A connection that does
-// TLS with the application needs no other to show that it is open.
-func tunnelEndpoint(cfg *Config, e model.Endpoint, tls bool) *endpoint.LbEndpoint {
-	to, match := listenerReached, matchReached
-	if tls {
-		to, match = listenerOriginate, matchHBONE
-	}
+// tunnelEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
+func tunnelEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 	at := e.Address.String()
 	peer := text(metaIdentity, string(e.Identity))
 	if about := describeEndpoint(cfg, e); about != "" {
@@ -129,12 +123,12 @@ func tunnelEndpoint(cfg *Config, e model.Endpoint, tls bool) *endpoint.LbEndpoin
 	}
 	return &endpoint.LbEndpoint{
 		HostIdentifier: &endpoint.LbEndpoint_Endpoint{
-			Endpoint: &endpoint.Endpoint{Address: internalAddress(to, at)},
+			Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerOriginate, at)},
 		},
 		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
 			metaOriginalDst: text("local", at),
 			metaWeft:        peer,
-			metaMatch:       {Fields: map[string]*structpb.Value{match: structpb.NewBoolValue(true)}},
+			metaMatch:       {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
 		}},
 	}
 }

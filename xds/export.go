@@ -66,7 +66,7 @@ func exportCluster(b *builder, name, key string) *built {
 	if to == nil {
 		return nil
 	}
-	c := endpointsCluster(name, true)
+	c := endpointsCluster(name)
 	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
 	c.CircuitBreakers = fewExports()
 	options := serviceProtocol(true, false)

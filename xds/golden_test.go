@@ -155,8 +155,8 @@ var cases = map[string]struct {
 	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
-		TypeListener: {listenerOriginate, listenerReached, listenerMirror, listenerRefused, trialName},
-		TypeCluster:  {clusterOriginate, clusterIdentities, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes},
+		TypeListener: {listenerOriginate, listenerMirror, listenerRefused, trialName},
+		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes},
 	}},
 }
 

@@ -81,7 +81,7 @@ const (
 func listenerNames(b *builder, unit string) []string {
 	switch {
 	case unit == "":
-		return []string{listenerOriginate, listenerReached, listenerMirror, listenerRefused, trialName}
+		return []string{listenerOriginate, listenerMirror, listenerRefused, trialName}
 	case unit[:2] == unitGateway:
 		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
 		if !ok {
@@ -127,9 +127,7 @@ func ListenerNames(w *model.Workload) []string {
 func buildListener(b *builder, name string) *built {
 	switch name {
 	case listenerOriginate:
-		return &built{message: originateListener(b.cfg, name, nil)}
-	case listenerReached:
-		return &built{message: originateListener(b.cfg, name, onceReached())}
+		return &built{message: originateListener(b.cfg)}
 	case listenerMirror:
 		return &built{message: mirrorListener(b.cfg)}
 	case listenerRefused:
@@ -270,16 +268,16 @@ func outTCPListener(cfg *Config, w *model.Workload) *listener.Listener {
 	return l
 }
 
-// originateListener wraps what clusters send to endpoints with an identity in HBONE. The endpoint's metadata say
+// originateListener wraps what L7 clusters send to endpoints with an identity in HBONE. The endpoint's metadata say
 // where to and whom to expect.
-func originateListener(cfg *Config, name string, socket *core.TransportSocket) *listener.Listener {
+func originateListener(cfg *Config) *listener.Listener {
 	return &listener.Listener{
-		Name:              name,
+		Name:              listenerOriginate,
 		StatPrefix:        listenerOriginate,
 		TrafficDirection:  core.TrafficDirection_OUTBOUND,
 		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
 		ListenerFilters:   []*listener.ListenerFilter{originalDst()},
-		FilterChains: []*listener.FilterChain{{TransportSocket: socket, Filters: []*listener.Filter{
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
 			networkStateOnce(stateSANs, "%DYNAMIC_METADATA("+metaWeft+":peer)%"),
 			tunnel(cfg, listenerOriginate, clusterOriginate, "%DYNAMIC_METADATA("+metaOriginalDst+":local)%", false),
 		}}},

@@ -41,11 +41,9 @@ const (
 )
 
 const (
-	listenerOriginate = "hbone-originate" // internal listener that wraps upstream connections in HBONE
-	listenerReached   = "hbone-reached"   // the same, for connections that are open when their tunnel is
+	listenerOriginate = "hbone-originate" // internal listener that wraps L7 upstream connections in HBONE
 
 	clusterOriginate   = "hbone-originate" // its way out: original destination, port 15008
-	clusterIdentities  = "identities"      // has the SVIDs of this node's workloads fetched; leads nowhere
 	clusterConnect     = "inbound-connect" // a CONNECT's authority -> the app
 	clusterInbound     = "inbound"         // a connection's original destination -> the app
 	clusterInboundHTTP = "inbound-http"    // the same for requests

@@ -22,8 +22,6 @@ func buildSecret(b *builder, name string) *built {
 		return rootCA(b)
 	case SecretSystemCA:
 		return systemCA(b)
-	case secretInside:
-		return b.cfg.inside
 	}
 	if id := strings.TrimPrefix(name, serverPrefix); strings.HasPrefix(id, spiffePrefix) {
 		svid, ok := b.st.SVIDs.Get(b.snap, id)

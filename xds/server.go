@@ -53,8 +53,6 @@ type Config struct {
 	// them nothing is sent to the targets of such a policy.
 	SystemRoots []byte
 
-	inside *built // the certificate of internal listeners
-
 	testTimeouts    *timeouts // nil: defaultTimeouts
 	testCalledPorts int       // 0: maxCalledPorts
 }
@@ -75,7 +73,6 @@ func New(st *state.State, cfg Config) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	cfg.inside = mustInsideCertificate()
 	s := &Server{st: st, cfg: cfg, log: log}
 	s.cache = newCache(s)
 	return s

@@ -87,7 +87,7 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster) // wildcard
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterIdentities, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes}) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9")
@@ -149,7 +149,7 @@ func TestWildcards(t *testing.T) {
 	caller(w, "with", identity("shop", "with"))
 	c := w.client()
 	c.subscribe(TypeScope)
-	if r := c.next(); len(r.Resources) != 5 { // one of them is scopeWaiting
+	if r := c.next(); len(r.Resources) != 4 { // one of them is scopeWaiting
 		t.Fatal(resourceNames(r))
 	}
 	caller(w, "plain", "") // the first caller without an identity brings the other variant
@@ -167,7 +167,7 @@ func TestWildcards(t *testing.T) {
 	remove(w, w.st.Workloads, "shop/plain")
 	c.quiet() // the variant is kept
 	c.subscribe(TypeListener)
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerReached, listenerMirror, listenerRefused, trialName}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused, trialName}) {
 		t.Fatal(resourceNames(r))
 	}
 	pod := &model.Workload{
@@ -407,7 +407,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // passes if nothing comes; a slow machine cannot fail it
 	}
 	st.MarkSynced()
-	if r := c.next(); len(r.Resources) != 5 {
+	if r := c.next(); len(r.Resources) != 4 {
 		t.Error(resourceNames(r))
 	}
 	cancel()

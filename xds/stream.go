@@ -11,7 +11,6 @@ import (
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	directresponse "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -26,10 +25,7 @@ const (
 	// make Envoy try another backend.
 	listenerRefused = "refused"
 	refusedAfter    = 10 * time.Millisecond
-	streamAttempts  = 3 // for endpoints that do not answer
-	// streamBackoff is the most that passes before the next attempt: Envoy's workers learn in this time which endpoint to avoid.
-	streamBackoff = 100 * time.Millisecond
-	avoided       = 4 * time.Second
+	streamAttempts  = 3 // for an endpoint that does not answer
 )
 
 // streamName is a parsed name stream/<kind>/<ns>/<route>[|mesh][|plain][|passthrough][|cert=<ns>/<secret>] of a cluster.
@@ -88,14 +84,13 @@ func (n streamName) row() string {
 
 // streamCluster is there for every name, as that of a service is.
 func streamCluster(b *builder, name string, n streamName) *built {
-	c := endpointsCluster(name, n.plain || n.mesh)
+	c := endpointsCluster(name)
 	c.CommonLbConfig = weightedLocalities()
-	avoidUnanswering(c)
 	if n.mesh {
 		c.UpstreamBindConfig.SocketOptions = asWorkload()
 		return &built{message: c, objects: streamRefs(b, n)}
 	}
-	c.TransportSocketMatches = b.cfg.socketsOverTunnel(rawSocket(), socketsInClear())
+	c.TransportSocketMatches = b.cfg.socketsOverTunnel(rawSocket())
 	objects := streamRefs(b, n)
 	var policies []*model.BackendTLS
 	for _, be := range streamBackends(b, n) {
@@ -106,24 +101,6 @@ func streamCluster(b *builder, name string, n streamName) *built {
 	}
 	b.cfg.tlsMatches(c, policies, n.certificate)
 	return &built{message: c, objects: objects}
-}
-
-// avoidUnanswering leaves out for a while an endpoint to which no connection could be made: tcp_proxy does not know which ones a
-// connection has tried, and one that does not answer looks the least busy. If all are such, all are tried.
-func avoidUnanswering(c *cluster.Cluster) {
-	c.OutlierDetection = &cluster.OutlierDetection{
-		SplitExternalLocalOriginErrors:         true,
-		ConsecutiveLocalOriginFailure:          number(1),
-		EnforcingConsecutiveLocalOriginFailure: number(100),
-		EnforcingLocalOriginSuccessRate:        number(0),
-		EnforcingConsecutive_5Xx:               number(0),
-		EnforcingSuccessRate:                   number(0),
-		BaseEjectionTime:                       duration(avoided),
-		MaxEjectionTime:                        duration(avoided),
-		MaxEjectionPercent:                     number(100),
-		Interval:                               duration(avoided / 2),
-	}
-	c.CommonLbConfig.HealthyPanicThreshold = &typev3.Percent{Value: 1}
 }
 
 // weightedLocalities makes a cluster choose a locality by its weight before an endpoint there.
@@ -167,7 +144,7 @@ func streamEndpoints(b *builder, name string, n streamName) *built {
 			if port != 0 && tunnels(b, e) {
 				return over.endpoint(e)
 			}
-			return tunnelEndpoint(b.cfg, e, n.tls(b, be) != nil)
+			return tunnelEndpoint(b.cfg, e)
 		})
 		over.direct()
 		return list
@@ -247,7 +224,6 @@ func gatewayStream(cfg *Config, g *model.Gateway, s model.GatewayStream, passthr
 		ClusterSpecifier:   &tcpproxy.TcpProxy_Cluster{Cluster: name.String()},
 		IdleTimeout:        duration(0),
 		MaxConnectAttempts: number(streamAttempts),
-		BackoffOptions:     &core.BackoffStrategy{BaseInterval: duration(streamBackoff), MaxInterval: duration(streamBackoff)},
 		OnDemand:           onDemand(cfg),
 	})
 }

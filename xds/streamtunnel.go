@@ -101,10 +101,10 @@ func (o *overTunnel) direct() {
 	}
 }
 
-// socketsOverTunnel adds to others what endpoints by weft tunnel take.
-func (cfg *Config) socketsOverTunnel(s *core.TransportSocket, others []*cluster.Cluster_TransportSocketMatch) []*cluster.Cluster_TransportSocketMatch {
+// socketsOverTunnel adds to socketsOver what endpoints by weft tunnel take.
+func (cfg *Config) socketsOverTunnel(s *core.TransportSocket) []*cluster.Cluster_TransportSocketMatch {
 	if !cfg.Tunnel {
-		return others
+		return socketsOver(s)
 	}
 	said := func(kind uint32, state string) *core.TlvEntry {
 		return &core.TlvEntry{Type: kind, FormatString: formatted("%FILTER_STATE(" + state + ":PLAIN)%")}
@@ -119,5 +119,5 @@ func (cfg *Config) socketsOverTunnel(s *core.TransportSocket, others []*cluster.
 			},
 			TransportSocket: s,
 		}),
-	}}, others...)
+	}}, socketsOver(s)...)
 }

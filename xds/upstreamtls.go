@@ -101,8 +101,7 @@ func (cfg *Config) tlsMatches(c *cluster.Cluster, backends []*model.BackendTLS, 
 			continue
 		}
 		seen[t.Key()] = true
-		s := backendSocket(t, certificate)
-		for _, m := range cfg.socketsOverTunnel(s, socketsOver(s)) {
+		for _, m := range cfg.socketsOverTunnel(backendSocket(t, certificate)) {
 			m.Name += "/" + t.Key()
 			m.Match.Fields[matchTLS] = structpb.NewStringValue(t.Key())
 			own = append(own, m)
