@@ -3,6 +3,7 @@ package xds
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			names := []string{clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
+			names := []string{clusterOriginate, clusterIdentities, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
 			if b.cfg.Traces != nil {
 				names = append(names, clusterTraces)
 			}
@@ -92,6 +93,8 @@ func buildCluster(b *builder, name string) *built {
 	switch name {
 	case clusterOriginate:
 		return &built{message: originateCluster(b.cfg.TrustDomain)}
+	case clusterIdentities:
+		return &built{message: identitiesCluster(b)}
 	case clusterMirror:
 		return &built{message: mirrorToListener()}
 	case clusterTraces:
@@ -191,6 +194,25 @@ func connectCluster(name string) *cluster.Cluster {
 func originateCluster(trustDomain string) *cluster.Cluster {
 	c := originalDestination(clusterOriginate, &cluster.Cluster_OriginalDstLbConfig{UpstreamPortOverride: number(PortHBONE)})
 	return overHBONE(c, upstreamTLS(startsWith(spiffePrefix+trustDomain+"/")))
+}
+
+// identitiesCluster makes Envoy fetch the SVIDs of the workloads and Gateways here as soon as there are any, so that nobody's first
+// connection waits for one, or fails because no agent runs.
+func identitiesCluster(b *builder) *cluster.Cluster {
+	var ids []string
+	for w := range b.st.Workloads.By(b.snap, state.ByLocal, "true") {
+		ids = append(ids, string(w.Identity))
+	}
+	for g := range b.st.Gateways.All(b.snap) {
+		ids = append(ids, string(g.Identity))
+	}
+	slices.Sort(ids)
+	ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return id == "" })
+	c := newCluster(clusterIdentities)
+	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterIdentities}
+	c.TransportSocket = upstreamTLS(startsWith(spiffePrefix+b.cfg.TrustDomain+"/"), ids...)
+	return c
 }
 
 func overHBONE(c *cluster.Cluster, tls *core.TransportSocket) *cluster.Cluster {

@@ -49,6 +49,7 @@ const (
 	clusterInboundHTTP = "inbound-http"    // the same for requests
 	clusterBytes       = "outbound-bytes"  // a workload's connection that does not speak HTTP -> where it was going
 	listenerMirror     = "mirror"          // internal listener that sends copies of requests on
+	clusterIdentities  = "identities"      // has the SVIDs of this node's workloads fetched; leads nowhere
 	clusterMirror      = "mirror"          // leads there
 
 	clusterNone = "none" // never served: tcp_proxy needs a name, filter state overrides it

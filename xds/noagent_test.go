@@ -73,20 +73,24 @@ func within(t *testing.T, most time.Duration, try func() error) error {
 // alone is a mesh of which Envoy knows what pod a has used, and no more.
 type alone struct {
 	*served
-	c *lab.Pod // has an identity whose certificate Envoy never fetched
+	c *lab.Pod // has an identity whose certificate no connection has used yet
 	d *lab.Pod // its connections to pod b's port 8081, which is a Service's, go to Envoy, which never fetched the routes
 	e *lab.Pod // those of this one to port 8082 go to the listener for what may or may not be HTTP, and TLS to the one that divides by name
+
+	f *lab.Pod // has an identity without a certificate
 
 	bytes uint16 // the Gateway's port of a TCPRoute whose backend Envoy never asked for
 }
 
 func newAlone(t *testing.T) *alone {
-	m := &alone{served: newServed(t, defaultTimeouts, "c", "d", "e"), bytes: freePort(t)}
-	m.c, m.d, m.e = m.others[0], m.others[1], m.others[2]
+	m := &alone{served: newServed(t, defaultTimeouts, "c", "d", "e", "f"), bytes: freePort(t)}
+	m.c, m.d, m.e, m.f = m.others[0], m.others[1], m.others[2], m.others[3]
 	for _, p := range m.others {
 		w := workload(p, "shop", model.MTLSPermissive, nil)
 		put(m.world, m.st.Workloads, w)
-		put(m.world, m.st.SVIDs, m.ca.svid(w.Identity))
+		if p != m.f {
+			put(m.world, m.st.SVIDs, m.ca.svid(w.Identity))
+		}
 	}
 	slowApp(t, m.b, 8080, 2*defaultTimeouts.agent)
 	echoBytes(t, m.b, 9000)
@@ -123,7 +127,10 @@ func newAlone(t *testing.T) *alone {
 		return nil
 	})
 	until(t, "the listeners of the other pods and the scope are there", func() error {
-		for _, name := range []string{"shop/c/out-http", "shop/d/out-http", "shop/e/" + outDetect, "shop/e/" + outSNI} {
+		if !m.accepted(TypeSecret, string(identity("shop", "c"))) {
+			return errors.New("no certificate of pod c yet")
+		}
+		for _, name := range []string{"shop/c/out-http", "shop/d/out-http", "shop/f/out-http", "shop/e/" + outDetect, "shop/e/" + outSNI} {
 			if !m.accepted(TypeListener, name) {
 				return fmt.Errorf("no listener %s yet", name)
 			}
@@ -151,7 +158,7 @@ func (m *alone) check(t *testing.T) {
 		"a route table, where HTTP is not declared": {func(t *testing.T) net.Conn { return dialFrom(t, m.e, netip.AddrPortFrom(m.b.Address, 8082).String()) }, "/"},
 		"a cluster":                 {m.ways["a pod's requests"], "/unknown"},
 		"a cluster, at a Gateway":   {m.ways["a Gateway's HTTP port"], "/unknown"},
-		"an identity's certificate": {func(t *testing.T) net.Conn { return dialFrom(t, m.c, "127.0.0.1:15001") }, "/upload"},
+		"an identity's certificate": {func(t *testing.T) net.Conn { return dialFrom(t, m.f, "127.0.0.1:15001") }, "/upload"},
 	} {
 		for proto, exchange := range map[string]func(net.Conn, string, io.Reader) (int, string, error){"HTTP/1": overHTTP1, "HTTP/2": overHTTP2} {
 			for with, body := range map[string]string{"": "", " with a body": "abcd"} {
@@ -179,13 +186,15 @@ func (m *alone) check(t *testing.T) {
 		}
 	}
 	m.checkBytes(t)
-	for _, path := range []string{"/upload", "/stream"} {
-		t.Run("what is known is served"+path, func(t *testing.T) {
-			t.Parallel()
-			if err := served200(m.a, path); err != nil {
-				t.Error(err)
-			}
-		})
+	for name, p := range map[string]*lab.Pod{"what is known": m.a, "the first request with a certificate": m.c} {
+		for _, path := range []string{"/upload", "/stream"} {
+			t.Run(name+" is served"+path, func(t *testing.T) {
+				t.Parallel()
+				if err := served200(p, path); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 	t.Run("an upload on a known route may pause", func(t *testing.T) {
 		t.Parallel()

@@ -87,7 +87,7 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster) // wildcard
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterIdentities, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes}) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9")

@@ -20,9 +20,9 @@ func meshTLS() *tls.TlsParameters {
 	}
 }
 
-// upstreamTLS shows the SVID that the connection's filter state names, fetched when first needed, and accepts the
-// peers that san says.
-func upstreamTLS(san *matcher.StringMatcher) *core.TransportSocket {
+// upstreamTLS shows the SVID that the connection's filter state names, fetched when first needed or for the cluster if it is one of
+// fetched, and accepts the peers that san says.
+func upstreamTLS(san *matcher.StringMatcher, fetched ...string) *core.TransportSocket {
 	return transportSocket("envoy.transport_sockets.tls", &tls.UpstreamTlsContext{
 		// A resumed session would skip the check of the peer's certificate.
 		MaxSessionKeys: number(0),
@@ -30,7 +30,8 @@ func upstreamTLS(san *matcher.StringMatcher) *core.TransportSocket {
 			TlsParams:     meshTLS(),
 			AlpnProtocols: []string{"h2"},
 			CustomTlsCertificateSelector: extension("envoy.tls.certificate_selectors.on_demand_secret", &certselector.Config{
-				ConfigSource: fromADS(),
+				ConfigSource:        fromADS(),
+				PrefetchSecretNames: fetched,
 				CertificateMapper: extension("envoy.tls.upstream_certificate_mappers.filter_state_override",
 					&certmapper.Config{DefaultValue: clusterNone}),
 			}),
