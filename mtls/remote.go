@@ -319,11 +319,15 @@ func open(ctx context.Context, client *http.Client, url, token string) (io.ReadC
 		cancel()
 		return nil, err
 	}
-	if res.StatusCode == http.StatusOK && late.Stop() {
+	inTime := late.Stop()
+	if res.StatusCode == http.StatusOK && inTime {
 		return &stream{res.Body, cancel}, nil
 	}
 	defer cancel()
 	defer res.Body.Close()
+	if !inTime {
+		return nil, fmt.Errorf("no answer within %s", attemptTimeout)
+	}
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // the status says enough
 	if res.StatusCode == http.StatusNotFound {
 		return nil, fmt.Errorf("%s: it is older than this agent; upgrade the Deployment weft-controller", res.Status)

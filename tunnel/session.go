@@ -60,8 +60,6 @@ type session struct {
 	remote netip.Addr
 	// accept takes a stream that the peer opens. It must not wait. Nil on the side that dialled.
 	accept func(s *session, id uint32, o opening)
-	// changed is called when the session has no stream any more, or ended. It is called without a lock.
-	changed func(*session)
 
 	memory    *podMemory
 	wake      chan struct{} // the writer has something to do
@@ -131,9 +129,6 @@ func (s *session) end(err error) {
 	close(s.done)
 	s.mu.Unlock()
 	_ = s.conn.Close()
-	if s.changed != nil {
-		s.changed(s)
-	}
 }
 
 // flush sends what was put, unless another goroutine does so. It waits for the network.
@@ -201,9 +196,6 @@ func (s *session) handle(f frame) error {
 		s.tell()
 	case kindGoAway:
 		s.leaving = true
-		if s.changed != nil {
-			go s.changed(s)
-		}
 	}
 	if st == nil {
 		return nil // it has ended here, and the peer does not know yet
@@ -274,9 +266,6 @@ func (s *session) remove(st *stream) {
 	s.memory.windows.give(st.window - firstWindow)
 	s.memory.queues.give(st.held)
 	st.held = 0
-	if len(s.streams) == 0 && s.changed != nil {
-		go s.changed(s)
-	}
 }
 
 // goAway tells the peer to open no more streams.

@@ -124,8 +124,11 @@ const (
 // compatible refuses a binary that cannot take over from the one that serves.
 func compatible(ctx context.Context, program string, baseID uint32) error {
 	shm, err := os.ReadFile(sharedMemory(baseID))
-	if err != nil || len(shm) < 16 {
-		return fmt.Errorf("the shared memory of the Envoy that serves is not there (%w); it can only be restarted cold: end it, and it is started anew", err)
+	if err == nil && len(shm) < 16 {
+		err = errors.New("it is cut off")
+	}
+	if err != nil {
+		return fmt.Errorf("the shared memory of the Envoy that serves cannot be read (%w); it can only be restarted cold: end it, and it is started anew", err)
 	}
 	serving := fmt.Sprintf("%d.%d", binary.NativeEndian.Uint64(shm[8:]), binary.NativeEndian.Uint64(shm))
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -10,27 +10,38 @@ const (
 	// maxRefusals are the tokens of one address that are refused in a minute. Until the minute is over, its other tokens are
 	// refused without a review, so that who sends made-up ones does not load the API server.
 	maxRefusals = 30
-	// maxSources and maxBelieved bound what is remembered of a minute. Sources beyond count as one.
+	// maxSources and maxBelieved bound what is remembered of a minute, and of believedFor. Sources beyond count as one.
 	maxSources  = 4096
-	maxBelieved = 4096
+	maxBelieved = 16384
+	// believedFor is as long as the kubelet keeps the token of an agent, which asks for a certificate every half an hour.
+	believedFor = time.Hour
 )
 
-// Refusals counts the tokens that were refused in the present minute. A token that was believed in this minute or the one
-// before is reviewed whatever came from its address, so that nobody keeps out an agent with the same address.
+// Refusals counts the tokens that were refused in the present minute. A token that was believed in this hour or the one
+// before is reviewed whatever came from its address, so that nobody keeps out an agent with the same address. A new token of that
+// agent is refused while others there use up each minute.
 type Refusals struct {
 	mu               sync.Mutex
-	minute           time.Time
+	minute, hour     time.Time
 	from             map[string]int // by address
 	believed, before map[[sha256.Size]byte]bool
 }
 
-// turn begins a minute if the last one is over.
+// turn begins a minute, and an hour, if the last one is over.
 func (r *Refusals) turn(now time.Time) {
-	if age := now.Sub(r.minute); age >= 0 && age < time.Minute && r.from != nil {
-		return
+	if r.from == nil || !within(now, r.minute, time.Minute) {
+		r.minute, r.from = now, map[string]int{}
 	}
-	r.minute, r.from = now, map[string]int{}
-	r.before, r.believed = r.believed, map[[sha256.Size]byte]bool{}
+	if r.believed == nil || !within(now, r.hour, believedFor) {
+		r.hour = now
+		r.before, r.believed = r.believed, map[[sha256.Size]byte]bool{}
+	}
+}
+
+// within reports whether less than d has passed since began. The clock may have been set back.
+func within(now, began time.Time, d time.Duration) bool {
+	age := now.Sub(began)
+	return age >= 0 && age < d
 }
 
 func (r *Refusals) source(address string) string {

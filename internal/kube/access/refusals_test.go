@@ -40,3 +40,19 @@ func TestRefusalsAreBounded(t *testing.T) {
 		t.Errorf("%d sources and %d tokens are remembered", len(r.from), len(r.believed))
 	}
 }
+
+// TestAgentsAreReviewedWhenTheyRenew: an agent asks every half an hour, with the token that it had before.
+func TestAgentsAreReviewedWhenTheyRenew(t *testing.T) {
+	var r Refusals
+	now := time.Unix(1e9, 0)
+	for range 20 {
+		for i := range maxRefusals {
+			r.Refused("10.0.0.1", now.Add(time.Duration(i)*time.Second))
+		}
+		if now.After(time.Unix(1e9, 0)) && r.TooMany("10.0.0.1", "agent", now.Add(40*time.Second)) {
+			t.Fatalf("after %s the agent's token is refused without a review", now.Sub(time.Unix(1e9, 0)))
+		}
+		r.Believe("agent", now.Add(40*time.Second))
+		now = now.Add(30 * time.Minute)
+	}
+}
