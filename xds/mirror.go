@@ -8,6 +8,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	metrics "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	sfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
 	buffer "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
@@ -15,6 +16,7 @@ import (
 	httpsfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	upstreams "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/weft-mesh/weft/internal/model"
 )
@@ -125,7 +127,14 @@ func mirrorListener(cfg *Config) *listener.Listener {
 // mirrorToListener is the cluster that leads there.
 func mirrorToListener() *cluster.Cluster {
 	c := newCluster(clusterMirror)
-	c.AltStatName = clusterMirror // what it drops is counted apart: see statCopiesDropped of internal/proxy
+	// Of this cluster Envoy counts what it drops: see statCopiesActive in internal/proxy.
+	c.AltStatName = clusterMirror
+	c.StatsMatcher = &metrics.StatsMatcher{StatsMatcher: &metrics.StatsMatcher_InclusionList{InclusionList: &matcher.ListStringMatcher{
+		Patterns: []*matcher.StringMatcher{
+			{MatchPattern: &matcher.StringMatcher_Suffix{Suffix: ".upstream_rq_active_overflow"}},
+			{MatchPattern: &matcher.StringMatcher_Suffix{Suffix: ".upstream_rq_pending_overflow"}},
+		},
+	}}}
 	c.UpstreamBindConfig, c.UpstreamConnectionOptions = nil, nil
 	for _, limits := range c.CircuitBreakers.Thresholds {
 		limits.MaxRequests, limits.MaxPendingRequests = number(mirrorRequests), number(mirrorRequests)

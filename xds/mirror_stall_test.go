@@ -110,9 +110,9 @@ func TestCopiesAreCounted(t *testing.T) {
 	m.wants(got, 4)
 	got, _ = m.load(e, false, 3*mirrorRequests, 1)
 	m.wants(got, 3*mirrorRequests)
-	const dropped, copies = "cluster.mirror.upstream_rq_pending_overflow: ", "weft.copies.|cluster."
+	const dropped, copies = "cluster.mirror.upstream_rq_active_overflow: ", "weft.copies.|cluster."
 	until(t, "copies are counted", func() error {
-		text, err := e.get("/stats?usedonly&filter=" + url.QueryEscape(`^weft\.copies|^cluster\.mirror\.upstream_rq_pending_overflow`))
+		text, err := e.get("/stats?usedonly&filter=" + url.QueryEscape(`^weft\.copies|^cluster\.mirror\.`))
 		if err != nil {
 			return err
 		}

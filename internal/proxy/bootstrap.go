@@ -166,7 +166,8 @@ func statsConfig() object {
 		{"prefix": "control_plane."},
 		{"prefix": "overload."},
 		{"prefix": "access_logs."},
-		{"exact": statCopiesDropped},
+		{"exact": statCopiesActive},
+		{"exact": statCopiesPending},
 		{"prefix": model.RequestScope + "."},
 		{"safe_regex": object{"regex": filterScope + `.+\.(` + filterUpdates + `|` + filterReloads + `)`}},
 		// http.<stat prefix>.<name>, tcp.<stat prefix>.<name>, udp.<stat prefix>.<name>, but not

@@ -10,9 +10,10 @@ const (
 	// statUnanswered counts requests of workloads that waited too long for their route table and got 503 with the response
 	// flag SI. No other request of theirs has an idle timeout (xds/wait.go).
 	statUnanswered = "http.out-http.downstream_rq_idle_timeout"
-	// statCopiesDropped counts copies of requests for mirrors that were not sent, because as many as may were under way
-	// (xds/mirror.go).
-	statCopiesDropped = "cluster.mirror.upstream_rq_pending_overflow"
+	// statCopiesActive and statCopiesPending count copies of requests for mirrors that were not sent, because as many as may were
+	// under way, or waited for a connection (xds/mirror.go).
+	statCopiesActive  = "cluster.mirror.upstream_rq_active_overflow"
+	statCopiesPending = "cluster.mirror.upstream_rq_pending_overflow"
 )
 
 // Unanswered are requests that Envoy failed, because no agent told it the routes in time.

@@ -28,7 +28,7 @@ type poll struct {
 var envoyStates = []string{"LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"}
 
 // pollFilter names what a poll asks for. One dot for any character does no harm there.
-const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statCopiesDropped + `|` + statUnanswered + `)$`
+const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statCopiesActive + `|` + statCopiesPending + `|` + statUnanswered + `)$`
 
 func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	const prefix, suffix, state = "overload.envoy.overload_actions.", ".active", "server.state"
@@ -40,7 +40,7 @@ func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	}
 	out := &poll{
 		of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats)),
-		answered: true, logsDropped: stats[statLogsDropped], copiesDropped: stats[statCopiesDropped], unanswered: stats[statUnanswered],
+		answered: true, logsDropped: stats[statLogsDropped], copiesDropped: stats[statCopiesActive] + stats[statCopiesPending], unanswered: stats[statUnanswered],
 	}
 	if v, ok := stats[state]; ok && v < uint64(len(envoyStates)) {
 		out.state = envoyStates[v]
