@@ -109,7 +109,7 @@ func (x *Exporter) read(events iter.Seq[observe.Event]) {
 		default:
 			lost++
 			x.drop(1)
-			x.fail("flows come faster than it takes them")
+			x.overflowed()
 		}
 	}
 }
@@ -220,6 +220,16 @@ func (x *Exporter) fail(why string) {
 	x.mu.Unlock()
 	if !same {
 		x.wake()
+	}
+}
+
+// overflowed says that flows were dropped, unless it is known already why the target takes none.
+func (x *Exporter) overflowed() {
+	x.mu.Lock()
+	fine := x.err == ""
+	x.mu.Unlock()
+	if fine {
+		x.fail("flows come faster than it takes them")
 	}
 }
 
