@@ -72,7 +72,7 @@ explain: setup envoy build ## weft explain against the data plane of a node: 1,2
 	@WEFT_TEST_LONG=1 go test -p 1 -count 1 -timeout 10m -v -run 'TestNode$$/Explain' ./test/node
 
 .PHONY: attack
-attack: setup envoy build ## attacks on a node as an outsider, a tenant and another node, with what a neighbour notices; as root; some 16 minutes
+attack: setup envoy build ## attacks on a node as an outsider, a tenant and another node, with what a neighbour notices; as root; some 25 minutes
 	@WEFT_TEST_LONG=1 go test -p 1 -count 1 -timeout 30m -v $(ARGS) ./test/attack
 
 .PHONY: soak
