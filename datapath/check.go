@@ -19,14 +19,14 @@ import (
 	"github.com/weft-mesh/weft/internal/sockdiag"
 )
 
-// Finding tells whether this machine has one thing that the datapath needs.
+// Finding reports whether this machine has one thing that the datapath needs.
 type Finding struct {
 	Name string // of what was looked for, in a few words
 	What string // was found, or is missing
 	How  string // to get what is missing; "" where nothing is
 }
 
-// Missing tells whether the datapath cannot do with what was found.
+// Missing reports whether the datapath cannot do with what was found.
 func (f Finding) Missing() bool { return f.How != "" }
 
 func (f Finding) String() string {

@@ -24,7 +24,7 @@ type namespaces interface {
 
 type namespace interface {
 	Cookie() uint64
-	// Same tells whether the path still leads here.
+	// Same reports whether the path still leads here.
 	Same() bool
 	// Joined reports whether an inbound program is attached, possibly by an earlier agent.
 	Joined() bool

@@ -178,7 +178,7 @@ func TestAgentReadsNoSecrets(t *testing.T) {
 	}
 }
 
-// allowed tells whether a rule allows a verb; name is "" where any object is meant.
+// allowed reports whether a rule allows a verb; name is "" where any object is meant.
 func allowed(rules []rbacv1.PolicyRule, group, resource, name, verb string) bool {
 	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
 		named := len(r.ResourceNames) == 0 || name != "" && slices.Contains(r.ResourceNames, name)

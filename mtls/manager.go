@@ -198,7 +198,7 @@ func (m *Manager) due(now time.Time) []model.Identity {
 	return out
 }
 
-// settle plans what comes after an attempt, and tells whether it gave an SVID.
+// settle plans what comes after an attempt, and reports whether it gave an SVID.
 func (m *Manager) settle(id model.Identity, svid *model.SVID, err error) bool {
 	l := m.lives[id]
 	now := time.Now()

@@ -139,7 +139,7 @@ func Signer(roots []*Root, now time.Time) (*Root, error) {
 	return best, nil
 }
 
-// NeedsNext tells whether the newest root has lived two thirds of its life.
+// NeedsNext reports whether the newest root has lived two thirds of its life.
 func NeedsNext(roots []*Root, now time.Time) bool {
 	newest := roots[len(roots)-1].Cert
 	life := newest.NotAfter.Sub(newest.NotBefore)

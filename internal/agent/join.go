@@ -178,7 +178,7 @@ func (j *joiner) trouble(snap *state.Snapshot, r *cni.Request) string {
 // late decides about a pod that did not get ready in time.
 func (j *joiner) late(r *cni.Request, p progress) error {
 	if p.required {
-		return later(fmt.Sprintf("pod %s of namespace %s may not start outside the mesh (mTLS mode strict, or not known), and lacks %s",
+		return later(fmt.Sprintf("pod %s of namespace %s may not start outside the mesh (mTLS mode strict, or not known), and is still waiting for %s",
 			r.Name, r.Namespace, p.lacks), "")
 	}
 	j.log.Warn("pod starts before it is in the mesh, and joins when it can", "pod", r.Pod(), "lacks", p.lacks)
@@ -213,7 +213,7 @@ func (j *joiner) Check(_ context.Context, r *cni.Request) error {
 	if p.lacks == "" {
 		return nil
 	}
-	return later(fmt.Sprintf("pod %s is not in the mesh: it lacks %s", r.Pod(), p.lacks), "")
+	return later(fmt.Sprintf("pod %s is not in the mesh: it is still waiting for %s", r.Pod(), p.lacks), "")
 }
 
 // Collect forgets sandboxes that are not there any more.

@@ -41,7 +41,7 @@ func newModes(objs *kube.Objects, loaded <-chan struct{}, file string, log *slog
 	return m
 }
 
-// strict tells whether pods of a namespace may be strict. All may of one that is not known.
+// strict reports whether pods of a namespace may be strict. All may of one that is not known.
 func (m *modes) strict(namespace string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,7 +147,7 @@ func (m *modes) pod(next cni.Modes, key string, snap *state.Snapshot) {
 	}
 }
 
-// write tells whether it could.
+// write reports whether it could.
 func (m *modes) write(next cni.Modes) bool {
 	m.mu.Lock()
 	m.now = next

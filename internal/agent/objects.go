@@ -57,7 +57,7 @@ func newSource(cfg Config, objs *kube.Objects) (s Source, where string, err erro
 	return manifests.NewFolder(cfg.Manifests, objs, manifests.FolderOptions{Log: cfg.Log}), cfg.Manifests, nil
 }
 
-// ofCluster tells whether the objects are an API server's.
+// ofCluster reports whether the objects are an API server's.
 func (c Config) ofCluster() bool { return c.InCluster || c.Kubeconfig != "" }
 
 // addressSource: nodes of a cluster take the addresses of Gateways that its controller gave.

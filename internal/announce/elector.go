@@ -25,7 +25,7 @@ type Config struct {
 	Kube      *rest.Config
 	Namespace string // of the Leases; "" is weft-system
 	Node      string
-	// Ready tells whether this node can serve what comes to a Gateway's address. It must be quick.
+	// Ready reports whether this node can serve what comes to a Gateway's address. It must be quick.
 	Ready func() bool
 	// Serves reports whether a node may serve Gateways; nil for all. What the Leases of others say of addresses does not count.
 	// It must not depend on what the node says of itself, and be quick. Until it is known, at st.Synced() at the latest, this node
@@ -172,7 +172,7 @@ func links(st *state.State, snap *state.Snapshot) []netip.Prefix {
 	return out
 }
 
-// take takes in what the watch shows, and tells whether it is new.
+// take takes in what the watch shows, and reports whether it is new.
 func (e *Elector) take(d *decider, ev event) (due bool) {
 	now := time.Now()
 	there := map[string]bool{}

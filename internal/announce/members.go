@@ -41,7 +41,7 @@ func newMembers(self string, gap time.Duration, serves func(node string) (may, k
 	return &members{self: self, by: map[string]*member{}, gap: gap, serves: serves}
 }
 
-// saw takes in a Lease as the watch shows it, and tells whether it says something new besides that the node lives.
+// saw takes in a Lease as the watch shows it, and reports whether it says something new besides that the node lives.
 func (m *members) saw(l member, now time.Time) bool {
 	old := m.by[l.Node]
 	l.seen = now

@@ -15,7 +15,7 @@ import (
 
 // Cluster tells who runs where.
 type Cluster interface {
-	// Runs tells whether a pod of a ServiceAccount is on a node and has not ended.
+	// Runs reports whether a pod of a ServiceAccount is on a node and has not ended.
 	Runs(node, namespace, serviceAccount string) bool
 	// Gateway reports whether there is a Gateway of the mesh's own that a node may serve.
 	Gateway(node, namespace, name string) bool
@@ -77,7 +77,7 @@ func agentNode(ctx context.Context, api reviewer, cluster Cluster, namespace, to
 // A pod may be known to the agent, which asks as soon as it is there, a moment before it is known here.
 const lag, lagPoll = time.Second, 50 * time.Millisecond
 
-// allowed tells whether the agent of a node may have an identity; no answer before end is final but yes.
+// allowed reports whether the agent of a node may have an identity; no answer before end is final but yes.
 func allowed(ctx context.Context, cluster Cluster, meshNamespace, node string, w *wish, end time.Time) error {
 	for {
 		if cluster.Runs(node, w.namespace, w.serviceAccount) {

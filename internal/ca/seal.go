@@ -86,7 +86,7 @@ func (s *seal) close(name string, text []byte) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: sealType, Bytes: aead.Seal(nonce, nonce, text, []byte(name))}), nil
 }
 
-// sealed tells whether an entry is; one that an operator brought is not.
+// sealed reports whether an entry is; one that an operator brought is not.
 func sealed(text []byte) bool {
 	block, _ := pem.Decode(text)
 	return block != nil && block.Type == sealType

@@ -33,7 +33,7 @@ func (t *Traffic) add(frame []byte) {
 	t.streams[flow] = append(t.streams[flow], payload...)
 }
 
-// Contains tells whether any flow carried these bytes, across packets too.
+// Contains reports whether any flow carried these bytes, across packets too.
 func (t *Traffic) Contains(what string) bool {
 	for _, s := range t.streams {
 		if bytes.Contains(s, []byte(what)) {
@@ -55,7 +55,7 @@ func (t *Traffic) Between(a, b netip.Addr) map[uint16]int {
 	return out
 }
 
-// TLSOnly tells whether every flow between two addresses begins with a TLS handshake record (RFC 8446, 5.1).
+// TLSOnly reports whether every flow between two addresses begins with a TLS handshake record (RFC 8446, 5.1).
 func (t *Traffic) TLSOnly(a, b netip.Addr) bool {
 	for f, s := range t.streams {
 		from, to := f.From.Addr(), f.To.Addr()

@@ -31,7 +31,7 @@ type Result struct {
 	Remedy string `json:"remedy,omitempty"`
 }
 
-// Failed tells whether any result is a failure.
+// Failed reports whether any result is a failure.
 func Failed(all []Result) bool {
 	for _, r := range all {
 		if r.Level == Fail {

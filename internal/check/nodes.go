@@ -53,7 +53,7 @@ func (i *Installed) nodes(r *report) {
 	}
 }
 
-// plugin tells whether agents were told to install the CNI plugin.
+// plugin reports whether agents were told to install the CNI plugin.
 func (i *Installed) plugin() bool {
 	return slices.ContainsFunc(i.Parts, func(p survey.Part) bool {
 		return p.Name == "weft-agent" && (slices.Contains(p.Args, "--cni") || slices.Contains(p.Args, "--cni=true"))

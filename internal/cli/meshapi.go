@@ -112,7 +112,7 @@ func serverLists[T any](ctx context.Context, r *reach, s *flowsServer, q api.Que
 	return nil, errors.New("no agent is connected to the controllers")
 }
 
-// showStatus prints the status of the cluster, or of the node that r names, and tells whether it is healthy.
+// showStatus prints the status of the cluster, or of the node that r names, and reports whether it is healthy.
 func (s *flowsServer) showStatus(ctx context.Context, w io.Writer, r *reach, out *output, now time.Time) (healthy bool, err error) {
 	a, err := s.ask(ctx, r, api.Question{What: api.AskStatus, Node: r.node})
 	if err != nil {

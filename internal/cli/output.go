@@ -33,7 +33,7 @@ func (o *output) check() error {
 	return nil
 }
 
-// structured prints a value as JSON or YAML, and tells whether that was asked for. A list without elements is [], so that
+// structured prints a value as JSON or YAML, and reports whether that was asked for. A list without elements is [], so that
 // programs which read it need not know null.
 func (o *output) structured(w io.Writer, v any) (done bool, err error) {
 	var text []byte

@@ -33,7 +33,7 @@ func apiServerFlags(f *pflag.FlagSet, c *survey.Options) {
 	f.StringVar(&c.Context, "context", "", "context of the kubeconfig")
 }
 
-// known tells whether there is a cluster to ask.
+// known reports whether there is a cluster to ask.
 func (c *clusterFlags) known() bool { return c.Kubeconfig != "" || c.Context != "" || survey.Known() }
 
 // reach says whose agents a command asks: this machine's, or a cluster's.

@@ -46,7 +46,7 @@ The exit status is 1 if something is wrong.`,
 	return cmd
 }
 
-// showStatus prints the status of a node or of a cluster, and tells whether it is healthy.
+// showStatus prints the status of a node or of a cluster, and reports whether it is healthy.
 func showStatus(ctx context.Context, w io.Writer, r *reach, server *flowsServer, out *output, now time.Time) (healthy bool, err error) {
 	if server.address != "" {
 		return server.showStatus(ctx, w, r, out, now)

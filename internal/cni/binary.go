@@ -13,7 +13,7 @@ import (
 	"github.com/weft-mesh/weft/internal/atomicfile"
 )
 
-// copyBinary puts a copy of the executable self into dir as the plugin, if it is not there, and tells whether it did.
+// copyBinary puts a copy of the executable self into dir as the plugin, if it is not there, and reports whether it did.
 func copyBinary(self, dir string) (bool, error) {
 	to := filepath.Join(dir, Type)
 	same, err := sameContent(self, to)

@@ -31,7 +31,7 @@ type list struct {
 	plugins []json.RawMessage
 }
 
-// isConfiguration tells whether container runtimes read a file of this name, hidden or not (libcni.ConfFiles). They take
+// isConfiguration reports whether container runtimes read a file of this name, hidden or not (libcni.ConfFiles). They take
 // the first one by name.
 func isConfiguration(name string) bool {
 	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
@@ -102,13 +102,13 @@ func typeOf(plugin json.RawMessage) (string, error) {
 	return p.Type, err
 }
 
-// isOurs tells whether a plugin of a list is Weft's.
+// isOurs reports whether a plugin of a list is Weft's.
 func isOurs(plugin json.RawMessage) bool {
 	t, err := typeOf(plugin)
 	return err == nil && t == Type
 }
 
-// add puts the plugin last, or where it stands already, with these settings, and tells whether that is a change. Another
+// add puts the plugin last, or where it stands already, with these settings, and reports whether that is a change. Another
 // plugin after it is left there: two installers that both want the last place would never end.
 func (l *list) add(s Settings) (bool, error) {
 	want, err := s.entry()
@@ -131,7 +131,7 @@ func (l *list) add(s Settings) (bool, error) {
 	return !same || len(l.plugins) != n, nil
 }
 
-// remove takes the plugin out and tells whether it was there.
+// remove takes the plugin out and reports whether it was there.
 func (l *list) remove() bool {
 	n := len(l.plugins)
 	l.plugins = slices.DeleteFunc(l.plugins, isOurs)

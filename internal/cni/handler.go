@@ -15,7 +15,7 @@ type Node interface {
 	Add(ctx context.Context, r *Request) error
 	// Delete forgets a sandbox. One that is not known is no error.
 	Delete(ctx context.Context, r *Request) error
-	// Check tells whether a pod is in the mesh.
+	// Check reports whether a pod is in the mesh.
 	Check(ctx context.Context, r *Request) error
 	// Collect forgets the sandboxes that came by Add and are not named.
 	Collect(ctx context.Context, keep *Keep) error

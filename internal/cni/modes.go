@@ -20,7 +20,7 @@ type Mode struct {
 	Pod bool `json:"pod,omitempty"`
 }
 
-// Strict tells whether a pod of the namespace may be strict.
+// Strict reports whether a pod of the namespace may be strict.
 func (m Mode) Strict() bool { return m.Label || m.Pod }
 
 // ReadModes reads the file that the agent keeps.

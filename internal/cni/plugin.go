@@ -45,7 +45,7 @@ type podArgs struct {
 	K8S_POD_UID       types.UnmarshallableString //nolint:revive // as above
 }
 
-// Invoked tells whether the process was started as the plugin, by the binary's name.
+// Invoked reports whether the process was started as the plugin, by the binary's name.
 func Invoked() bool { return len(os.Args) > 0 && filepath.Base(os.Args[0]) == Type }
 
 // Plugin does what the environment's CNI_COMMAND asks, on standard input and output, and gives the exit status.

@@ -171,7 +171,7 @@ func checkMachine() error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the demo needs what this machine lacks:\n  - %s", strings.Join(missing, "\n  - "))
+	return fmt.Errorf("this machine does not have what the demo needs:\n  - %s", strings.Join(missing, "\n  - "))
 }
 
 func (d *demo) whatNext(page string) {

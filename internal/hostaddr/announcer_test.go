@@ -111,7 +111,7 @@ func (n *announcing) mac() string {
 	return net.HardwareAddr(append([]byte{0x02, 0x77}, n.Address.AsSlice()...)).String()
 }
 
-// has tells whether the addresses are on the node's link, as ours.
+// has reports whether the addresses are on the node's link, as ours.
 func (n *announcing) has(addr netip.Addr) bool {
 	has := false
 	err := n.Do(func() error {

@@ -56,7 +56,7 @@ type Result struct {
 	Err     error  // transport error; nil when there was an answer
 }
 
-// Failed tells whether the client did not get what it asked for: no answer, or one that is not 2xx.
+// Failed reports whether the client did not get what it asked for: no answer, or one that is not 2xx.
 func (r Result) Failed() bool { return r.Err != nil || r.Status < 200 || r.Status > 299 }
 
 // Run makes the load and waits for its end.

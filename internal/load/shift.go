@@ -30,7 +30,7 @@ func Shift(hits []bool, before, after float64) (likeliest, latest int) {
 
 func clamp(p float64) float64 { return min(max(p, 1e-6), 1-1e-6) }
 
-// Within tells whether k hits in n tries are what a share p gives: no further from n*p than z standard deviations
+// Within reports whether k hits in n tries are what a share p gives: no further from n*p than z standard deviations
 // of the binomial distribution. z = 4 is wrong once in 16,000 times.
 func Within(k, n int, p, z float64) bool {
 	return math.Abs(float64(k)-float64(n)*p) <= z*math.Sqrt(float64(n)*p*(1-p))

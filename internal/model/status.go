@@ -49,7 +49,7 @@ type Condition struct {
 	Message string `json:"message,omitempty"`
 }
 
-// Fails tells whether a condition says that something of the object does not work.
+// Fails reports whether a condition says that something of the object does not work.
 func (c Condition) Fails() bool {
 	switch c.Type {
 	case ConditionConflicted, ConditionPartiallyInvalid:

@@ -51,7 +51,7 @@ func podUID(name string) (string, bool) {
 	return strings.ReplaceAll(m[1], "_", "-"), true
 }
 
-// isKubelets tells whether a cgroup is the one that the kubelet puts all pods into. It may be below others
+// isKubelets reports whether a cgroup is the one that the kubelet puts all pods into. It may be below others
 // (kubelet-kubepods.slice).
 func isKubelets(name string) bool {
 	name = strings.TrimSuffix(name, ".slice")

@@ -61,7 +61,7 @@ type Config struct {
 	// outlives the pod, and goes on serving when the supervisor is told to end (End ends it); a supervisor that handed over
 	// waits instead of ending, for the kubelet would start it again, and it would take over again.
 	InPod bool
-	// HealthSocket is a unix socket where HTTP tells whether this supervisor is ready; "" is none. See Ready.
+	// HealthSocket is a unix socket where HTTP reports whether this supervisor is ready; "" is none. See Ready.
 	HealthSocket string
 	// Tunnel is the program, with its arguments, that carries bytes beside Envoy: weft tunnel. None if it is empty. It runs in
 	// Envoy's cgroup and outlives the supervisor as Envoy does.

@@ -122,7 +122,7 @@ func (p *process) end(grace time.Duration) {
 	<-p.exited
 }
 
-// waitUntil tells whether the process ended before the deadline and the context.
+// waitUntil reports whether the process ended before the deadline and the context.
 func (p *process) waitUntil(ctx context.Context, deadline time.Time) bool {
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
@@ -153,7 +153,7 @@ func startTicks(pid int) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
-// maps tells whether a process has a file mapped.
+// maps reports whether a process has a file mapped.
 func (p *process) maps(file string) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.PID))
 	return err == nil && !p.gone() && strings.Contains(string(data), file)

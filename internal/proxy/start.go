@@ -170,7 +170,7 @@ func (s *supervisor) untilLive(ctx context.Context, p, before *process) error {
 	}
 }
 
-// of tells whether it is that Envoy that answered, and not the one before or after it at the same socket.
+// of reports whether it is that Envoy that answered, and not the one before or after it at the same socket.
 func (i serverInfo) of(e envoy) bool {
 	return i.CommandLineOptions.RestartEpoch == e.Epoch && i.CommandLineOptions.BaseID == e.BaseID
 }

@@ -235,7 +235,7 @@ func (s *supervisor) loop(ctx context.Context) error {
 // until all begins anew: the agent does so sooner, and the next Envoy needs it.
 const socketPoll, socketPolls = 2 * time.Second, 5
 
-// reachable tells whether the control socket is there. If it is not, somebody has removed the run directory: Envoy cannot
+// reachable reports whether the control socket is there. If it is not, somebody has removed the run directory: Envoy cannot
 // reach the agent that starts after that, nor another supervisor this one.
 func (s *supervisor) reachable() bool {
 	_, err := os.Stat(s.cfg.path(ControlSocket))

@@ -143,7 +143,7 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 }
 
-// listening tells whether Envoy's listeners are in all pods of the mesh.
+// listening reports whether Envoy's listeners are in all pods of the mesh.
 func (n *Node) listening(ctx context.Context, in []api.Workload) error {
 	for _, w := range in {
 		p := n.pods[w.Namespace+"/"+w.Name]

@@ -96,7 +96,7 @@ func (db *DB) Write(tables ...AnyTable) *Write {
 // Snapshot sees the transaction's own changes.
 func (w *Write) Snapshot() *Snapshot { return &Snapshot{txn: w.txn} }
 
-// Changed tells whether the transaction holds a change.
+// Changed reports whether the transaction holds a change.
 func (w *Write) Changed() bool { return len(w.changed) > 0 }
 
 // Abort drops the changes. After Commit it does nothing.

@@ -26,7 +26,7 @@ var settings = map[string]string{
 	"kernel/keys/root_maxbytes": "25000000",
 }
 
-// checkDir tells whether a cluster can live in a folder: an overlay cannot write into what it lies over.
+// checkDir reports whether a cluster can live in a folder: an overlay cannot write into what it lies over.
 func checkDir(dir string) error {
 	for _, own := range append([]string{"/run"}, ownFolders...) {
 		if dir == own || strings.HasPrefix(dir, own+"/") {

@@ -105,7 +105,7 @@ func lives(pid int) bool {
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
-// gone tells whether it has ended.
+// gone reports whether it has ended.
 func (p *process) gone() bool {
 	if p.done == nil {
 		return !lives(p.cmd.Process.Pid)

@@ -166,7 +166,7 @@ func (p *prometheus) alerts(ctx context.Context) ([]alert, error) {
 	return out, nil
 }
 
-// someNumber tells whether a sample is a number: a division by zero gives none.
+// someNumber reports whether a sample is a number: a division by zero gives none.
 func someNumber(all []sample) bool {
 	for _, s := range all {
 		if s.Value[1] != "NaN" {

@@ -248,7 +248,7 @@ func (p *pod) cni(command string) (time.Duration, error) {
 	return took, errors.New(string(out))
 }
 
-// joined tells whether Envoy listens in the pod and, if it is strict, weft tunnel does too and the kernel refuses what is in
+// joined reports whether Envoy listens in the pod and, if it is strict, weft tunnel does too and the kernel refuses what is in
 // the clear.
 func (p *pod) joined(strict bool) error {
 	ports := []string{"15001", "15002"}
@@ -276,7 +276,7 @@ func (p *pod) joined(strict bool) error {
 	return p.refuses()
 }
 
-// refuses tells whether the pod, whose process listens, refuses a connection in the clear.
+// refuses reports whether the pod, whose process listens, refuses a connection in the clear.
 func (p *pod) refuses() error {
 	c, err := net.DialTimeout("tcp", net.JoinHostPort(p.Address.String(), "8080"), time.Second)
 	if err == nil {

@@ -170,7 +170,7 @@ func downtime(t *testing.T, n *node) func() {
 	}
 }
 
-// chained tells whether the plugin is last in the network configuration.
+// chained reports whether the plugin is last in the network configuration.
 func (n *node) chained() error {
 	text, err := os.ReadFile(n.path("conf/10-a.conflist"))
 	if err != nil {
