@@ -43,7 +43,7 @@ func TestCADown(t *testing.T) {
 		}
 		pod := pods[0].Metadata.Name
 		all := strings.Join(events(t, ns, "Pod", pod), "\n")
-		if !strings.Contains(all, "lacks its certificate: no replica of the CA is known") {
+		if !strings.Contains(all, "is still waiting for its certificate: no replica of the CA is known") {
 			return fmt.Errorf("no event of pod %s says what it waits for: %s", pod, all)
 		}
 		return nil
