@@ -1,10 +1,6 @@
 package tunnel
 
-import (
-	"time"
-
-	"github.com/weft-mesh/weft/internal/model"
-)
+import "github.com/weft-mesh/weft/internal/model"
 
 // What tunnels answer becomes rows: Carried, for each local workload that was sent to a tunnel.
 
@@ -50,13 +46,33 @@ func (s *Server) row(subject model.Subject, before *model.Carried) *model.Carrie
 		return nil
 	}
 	row := &model.Carried{Subject: subject}
-	var began time.Time
-	for l := range s.links {
-		if l.gatewayPort != 0 && l.began.After(began) { // the one that came last takes over
-			row.GatewayPort, began = l.gatewayPort, l.began
-		}
+	if l := s.taking(); l != nil {
+		row.GatewayPort, row.Process = l.gatewayPort, l.process
 	}
 	return row
+}
+
+// taking returns the tunnel that takes Envoy's connections; nil if there is none. Where one takes over from another, both listen on the
+// same port for a while: it is the old one until that says that it is draining, so that no connection which is made for the new one
+// gets to the old. One of an earlier version does not say so. The lock is held.
+func (s *Server) taking() (best *serverLink) {
+	for l := range s.links {
+		if l.gatewayPort != 0 && (best == nil || l.before(best)) {
+			best = l
+		}
+	}
+	return best
+}
+
+// before reports whether l takes Envoy's connections while another does too.
+func (l *serverLink) before(other *serverLink) bool {
+	switch {
+	case l.process == "" && other.process == "":
+		return l.began.After(other.began)
+	case l.process == "" || other.process == "":
+		return l.process != ""
+	}
+	return l.began.Before(other.began)
 }
 
 // carried computes the row of a workload; nil if it was sent to no tunnel. One tunnel is enough: while one takes over from

@@ -7,13 +7,14 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Envoy ends the connections of a Gateway's clients, chooses a backend, and connects to the node's loopback for each of them.
-// A header says for which Gateway and where to. The bytes go on in the Gateway's sessions, as those of a pod do.
+// Envoy ends the connections of a Gateway's clients, and those of a pod whose requests it routes. It chooses an endpoint, and connects
+// to the node's loopback. A header says whose connection it is and where to. The bytes go on in the sessions of that Gateway or pod.
 
 const (
 	headerTimeout = 2 * time.Second
@@ -87,6 +88,7 @@ func (n *Node) stopGateways() {
 	if n.gateways.listener != nil {
 		n.gateways.listener.interrupt()
 		n.gateways.listener = nil
+		n.link.enqueue(tunnelMessage{Draining: true})
 	}
 	for _, g := range n.gateways.known {
 		g.drain()
@@ -111,16 +113,16 @@ func (n *Node) gatewayConnection(fd int, from netip.AddrPort) {
 		h, err := n.header(app, from)
 		var p *pod
 		if err == nil {
-			p, err = n.gatewayOf(h)
+			p, err = n.ownerOf(h)
 		}
 		<-n.gateways.headers
 		if err != nil {
-			n.log.Debug("a connection for a Gateway was refused", "from", from, "error", err)
+			n.log.Debug("a connection of Envoy's was refused", "from", from, "owner", h.owner, "error", err)
 			app.resetOnClose()
 			app.close()
 			return
 		}
-		p.arrived(app, h.client, h.to, h.others)
+		p.arrived(app, p.clientOf(h, from.Port()), h.to, h.others)
 	}()
 }
 
@@ -135,6 +137,35 @@ func (n *Node) header(app *socket, from netip.AddrPort) (gatewayHeader, error) {
 		return gatewayHeader{}, err
 	}
 	return h, app.file.SetReadDeadline(time.Time{})
+}
+
+// ownerOf returns the pod or Gateway whose connection it is.
+func (n *Node) ownerOf(h gatewayHeader) (*pod, error) {
+	if strings.Count(h.owner, "/") == 2 { // gateway/<namespace>/<name>
+		return n.gatewayOf(h)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.pods[h.owner]
+	if p == nil {
+		return nil, fmt.Errorf("there is no pod %s on this node", h.owner)
+	}
+	if id := p.spec.Load().Identity; id != h.identity {
+		return nil, fmt.Errorf("the identity of pod %s is %q and not %q", h.owner, id, h.identity)
+	}
+	return p, nil
+}
+
+// clientOf returns the client that flows and the application at the destination see. A connection that carries the requests of several
+// clients has none: it has the pod's own address, and the port of Envoy's end.
+func (p *pod) clientOf(h gatewayHeader, port uint16) netip.AddrPort {
+	if h.client.IsValid() && !h.client.Addr().IsUnspecified() {
+		return h.client
+	}
+	if a := p.addressOf(h.to.Addr()); a.IsValid() {
+		return netip.AddrPortFrom(a, port)
+	}
+	return netip.AddrPortFrom(p.ns.addressTo(h.to.Addr()), port)
 }
 
 // gatewayOf returns what carries the connections of a Gateway.

@@ -69,7 +69,7 @@ func parseGatewayHeader(b []byte) (h gatewayHeader, err error) {
 	}
 	for _, v := range values {
 		switch v.Type {
-		case model.ProxyGateway:
+		case model.ProxyOwner:
 			h.owner = string(v.Value)
 		case model.ProxyIdentity:
 			h.identity = model.Identity(v.Value)

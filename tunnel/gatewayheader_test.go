@@ -37,7 +37,7 @@ const testGateway = "spiffe://" + testDomain + "/ns/shop/sa/edge"
 
 func whole(to string) map[proxyproto.PP2Type]string {
 	return map[proxyproto.PP2Type]string{
-		model.ProxyGateway: "gateway/shop/edge", model.ProxyIdentity: testGateway, model.ProxyDestination: to,
+		model.ProxyOwner: "gateway/shop/edge", model.ProxyIdentity: testGateway, model.ProxyDestination: to,
 	}
 }
 
@@ -66,14 +66,14 @@ func TestGatewayHeaderRefused(t *testing.T) {
 		return header(t, "192.0.2.7:4321", v)
 	}
 	long := whole("10.1.0.2:9000")
-	long[model.ProxyGateway] = strings.Repeat("x", maxGatewayHeader)
+	long[model.ProxyOwner] = strings.Repeat("x", maxGatewayHeader)
 	good := header(t, "192.0.2.7:4321", whole("10.1.0.2:9000"))
 	for name, in := range map[string][]byte{
 		"nothing":           nil,
 		"HTTP":              []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 		"version 1":         []byte("PROXY TCP4 192.0.2.7 10.1.0.2 4321 9000\r\n"),
 		"cut":               good[:len(good)-1],
-		"no Gateway":        missing(model.ProxyGateway),
+		"no Gateway":        missing(model.ProxyOwner),
 		"no identity":       missing(model.ProxyIdentity),
 		"no backend":        missing(model.ProxyDestination),
 		"a backend by name": header(t, "192.0.2.7:4321", whole("db:9000")),

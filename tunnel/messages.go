@@ -60,8 +60,11 @@ type tunnelMessage struct {
 	Forget  netip.Addr `json:"forget,omitzero"` // send it no more
 	Flows   []Flow     `json:"flows,omitempty"`
 	Lost    uint64     `json:"lost,omitempty"` // flows that were dropped since the last time
-	// GatewayPort is where the connections of Gateways are taken, on the host's loopback.
+	// GatewayPort is where Envoy's connections are taken, on the host's loopback, by a process that is called Process.
 	GatewayPort uint16 `json:"gatewayPort,omitempty"`
+	Process     string `json:"process,omitempty"`
+	// Draining says that another process takes them from now on.
+	Draining bool `json:"draining,omitempty"`
 }
 
 // applied says that a workload's connections are taken as it says, or why not.

@@ -65,6 +65,26 @@ const hostNamespace = "/proc/thread-self/ns/net"
 // do runs f on a thread that is in the namespace. Goroutines that f starts are not in it.
 func (n *namespace) do(f func() error) error { return setns.Network.Do(int(n.file.Fd()), f) }
 
+// addressTo returns the address from which the namespace sends to another one; not a valid one if there is no way.
+func (n *namespace) addressTo(to netip.Addr) (from netip.Addr) {
+	_ = n.do(func() error {
+		fd, err := unix.Socket(familyOf(to), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(to, 9))); err != nil {
+			return err
+		}
+		own, err := unix.Getsockname(fd)
+		if err == nil {
+			from = addrPort(own).Addr()
+		}
+		return err
+	})
+	return from
+}
+
 // listen listens at an address of the namespace.
 func (n *namespace) listen(at netip.AddrPort) (s *socket, err error) {
 	err = n.do(func() error {

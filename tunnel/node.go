@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 // Node carries the connections of a node's pods.
 type Node struct {
 	log        *slog.Logger
+	process    string          // tells it from the one before it and the next
 	running    chan struct{}   // closed when Run has begun
 	ctx        context.Context // Run's
 	end        func()
@@ -51,7 +53,7 @@ type Node struct {
 func New(agent string, log *slog.Logger) *Node {
 	streams, sessions := nodeLimits(openFiles())
 	n := &Node{
-		log: log, svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
+		log: log, process: strconv.FormatInt(time.Now().UnixNano(), 36), svids: map[model.Identity]*tls.Certificate{}, pods: map[string]*pod{}, failed: map[string]*Workload{},
 		peers: map[netip.Addr]*known{}, tasks: make(chan func(), 64),
 		running: make(chan struct{}), memory: newMemory(), streams: pool{most: streams, weight: 1}, sessions: pool{most: sessions, weight: 1},
 		handshakes: newTurns(), gateways: newGateways(),

@@ -100,6 +100,7 @@ type serverLink struct {
 	sent        map[string]sentWorkload
 	answers     map[string]*applied
 	gatewayPort uint16
+	process     string
 	began       time.Time
 }
 
@@ -155,7 +156,12 @@ func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage)
 			l.server.report(subjectOf(m.Applied.Key))
 		case m.GatewayPort != 0:
 			l.server.mu.Lock()
-			l.gatewayPort = m.GatewayPort
+			l.gatewayPort, l.process = m.GatewayPort, m.Process
+			l.server.mu.Unlock()
+			l.server.report(model.Tunnel)
+		case m.Draining:
+			l.server.mu.Lock()
+			l.gatewayPort = 0
 			l.server.mu.Unlock()
 			l.server.report(model.Tunnel)
 		case m.Want.IsValid(), m.Forget.IsValid():

@@ -336,9 +336,11 @@ func socketAddr(a *core.Address) netip.AddrPort {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
 }
 
-// backendAddr returns the address of an endpoint, also of one that is reached by an internal listener, which opens a CONNECT to it.
+// backendAddr returns the address of an endpoint, also of one that is reached by an internal listener, which opens a CONNECT to it or
+// goes on by weft tunnel.
 func backendAddr(a *core.Address) netip.AddrPort {
-	if at, err := netip.ParseAddrPort(a.GetEnvoyInternalAddress().GetEndpointId()); err == nil {
+	id, _, _ := strings.Cut(a.GetEnvoyInternalAddress().GetEndpointId(), "/")
+	if at, err := netip.ParseAddrPort(id); err == nil {
 		return at
 	}
 	return socketAddr(a)

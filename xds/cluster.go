@@ -59,7 +59,7 @@ var clusterKind = &kind{
 	},
 	names: func(b *builder, unit string) []string {
 		if unit == "" {
-			names := []string{clusterOriginate, clusterIdentities, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
+			names := []string{clusterOriginate, clusterTunnel, clusterIdentities, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes}
 			if b.cfg.Traces != nil {
 				names = append(names, clusterTraces)
 			}
@@ -93,6 +93,8 @@ func buildCluster(b *builder, name string) *built {
 	switch name {
 	case clusterOriginate:
 		return &built{message: originateCluster(b.cfg.TrustDomain)}
+	case clusterTunnel:
+		return &built{message: tunnelCluster(b)}
 	case clusterIdentities:
 		return &built{message: identitiesCluster(b)}
 	case clusterMirror:

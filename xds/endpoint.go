@@ -48,7 +48,15 @@ func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	if b.cfg.refuses(backendTLS(b, n.portKey())) {
 		return nil
 	}
-	return rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint { return tunnelEndpoint(b.cfg, e) })
+	t := byTunnel{cfg: b.cfg, process: tunnelOf(b).Process, alike: map[model.Identity]*alike{}}
+	list := rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint {
+		if tunnelOf(b).GatewayPort != 0 && tunnels(b, e) {
+			return t.endpoint(e)
+		}
+		return hboneEndpoint(b.cfg, e)
+	})
+	t.direct()
+	return list
 }
 
 // way makes an endpoint with an identity one of Envoy's.
@@ -114,8 +122,8 @@ func text(key, value string) *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
 }
 
-// tunnelEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
-func tunnelEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
+// hboneEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
+func hboneEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 	at := e.Address.String()
 	peer := text(metaIdentity, string(e.Identity))
 	if about := describeEndpoint(cfg, e); about != "" {

@@ -81,7 +81,7 @@ const (
 func listenerNames(b *builder, unit string) []string {
 	switch {
 	case unit == "":
-		return []string{listenerOriginate, listenerMirror, listenerRefused, trialName}
+		return []string{listenerOriginate, listenerTunnel, listenerMirror, listenerRefused, trialName}
 	case unit[:2] == unitGateway:
 		g, ok := b.st.Gateways.Get(b.snap, unit[2:])
 		if !ok {
@@ -128,6 +128,8 @@ func buildListener(b *builder, name string) *built {
 	switch name {
 	case listenerOriginate:
 		return &built{message: originateListener(b.cfg)}
+	case listenerTunnel:
+		return &built{message: tunnelOriginateListener()}
 	case listenerMirror:
 		return &built{message: mirrorListener(b.cfg)}
 	case listenerRefused:

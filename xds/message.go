@@ -110,17 +110,18 @@ func validRegex(re string) bool {
 
 // Keys of filter state. The first three are Envoy's own; weft.* are read by routes, policies and access logs.
 const (
-	stateSecret    = "envoy.tls.certificate_mappers.on_demand_secret"
-	stateNetNS     = "envoy.network.upstream_bind_override.network_namespace"
-	stateSANs      = "envoy.network.upstream_subject_alt_names"
-	stateLocal     = "envoy.filters.listener.original_dst.local_ip"
-	stateRemote    = "envoy.filters.listener.original_dst.remote_ip"
-	stateCluster   = "envoy.tcp_proxy.cluster"
-	stateNamespace = "weft.namespace" // the caller's, for consumer routes
-	statePeer      = "weft.peer"      // the client's SPIFFE ID, for policies behind a terminated CONNECT
-	stateOwner     = "weft.owner"     // whom a connection belongs to: <ns>/<pod>, or gateway/<ns>/<name>
-	stateClient    = "weft.client"    // the application's end of a connection that has gone to another listener since
-	stateService   = "weft.service"   // and the address and port that it connected to
+	stateSecret     = "envoy.tls.certificate_mappers.on_demand_secret"
+	stateNetNS      = "envoy.network.upstream_bind_override.network_namespace"
+	stateSANs       = "envoy.network.upstream_subject_alt_names"
+	stateLocal      = "envoy.filters.listener.original_dst.local_ip"
+	stateRemote     = "envoy.filters.listener.original_dst.remote_ip"
+	stateCluster    = "envoy.tcp_proxy.cluster"
+	stateNamespace  = "weft.namespace"  // the caller's, for consumer routes
+	statePeer       = "weft.peer"       // the client's SPIFFE ID, for policies behind a terminated CONNECT
+	stateOwner      = "weft.owner"      // whom a connection belongs to: <ns>/<pod>, or gateway/<ns>/<name>
+	stateClient     = "weft.client"     // the application's end of a connection that has gone to another listener since
+	stateConnection = "weft.connection" // tells connections to weft tunnel apart
+	stateService    = "weft.service"    // and the address and port that it connected to
 
 	factoryHashable = "envoy.hashable_string" // connection pools split by these
 	factoryString   = "envoy.string"

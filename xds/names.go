@@ -43,14 +43,16 @@ const (
 const (
 	listenerOriginate = "hbone-originate" // internal listener that wraps L7 upstream connections in HBONE
 
-	clusterOriginate   = "hbone-originate" // its way out: original destination, port 15008
-	clusterConnect     = "inbound-connect" // a CONNECT's authority -> the app
-	clusterInbound     = "inbound"         // a connection's original destination -> the app
-	clusterInboundHTTP = "inbound-http"    // the same for requests
-	clusterBytes       = "outbound-bytes"  // a workload's connection that does not speak HTTP -> where it was going
-	listenerMirror     = "mirror"          // internal listener that sends copies of requests on
-	clusterIdentities  = "identities"      // has the SVIDs of this node's workloads fetched; leads nowhere
-	clusterMirror      = "mirror"          // leads there
+	listenerTunnel     = "tunnel-originate" // internal listener that passes L7 upstream connections on to weft tunnel
+	clusterTunnel      = "tunnel"           // weft tunnel of this node
+	clusterOriginate   = "hbone-originate"  // its way out: original destination, port 15008
+	clusterConnect     = "inbound-connect"  // a CONNECT's authority -> the app
+	clusterInbound     = "inbound"          // a connection's original destination -> the app
+	clusterInboundHTTP = "inbound-http"     // the same for requests
+	clusterBytes       = "outbound-bytes"   // a workload's connection that does not speak HTTP -> where it was going
+	listenerMirror     = "mirror"           // internal listener that sends copies of requests on
+	clusterIdentities  = "identities"       // has the SVIDs of this node's workloads fetched; leads nowhere
+	clusterMirror      = "mirror"           // leads there
 
 	clusterNone = "none" // never served: tcp_proxy needs a name, filter state overrides it
 

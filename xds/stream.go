@@ -137,14 +137,14 @@ func streamRefs(b *builder, n streamName) []model.ObjectVersion {
 
 func streamEndpoints(b *builder, name string, n streamName) *built {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
-	port, taken := tunnelPort(b), loopbacksTaken{}
+	port, taken := tunnelOf(b).GatewayPort, loopbacksTaken{}
 	out.Endpoints = divided(streamBackends(b, n), func(be model.Backend) []*endpoint.LbEndpoint {
 		over := overTunnel{port: port, taken: taken, backend: be.Cluster()}
 		list := backendEndpoints(b, be, n, func(e model.Endpoint) *endpoint.LbEndpoint {
 			if port != 0 && tunnels(b, e) {
 				return over.endpoint(e)
 			}
-			return tunnelEndpoint(b.cfg, e)
+			return hboneEndpoint(b.cfg, e)
 		})
 		over.direct()
 		return list

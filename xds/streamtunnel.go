@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
-	"slices"
-	"strings"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -26,16 +24,14 @@ const (
 	metaProxyTLVs = "envoy.transport_sockets.proxy_protocol"
 )
 
-// tunnelPort is where weft tunnel takes connections of Gateways; 0 for nowhere.
-func tunnelPort(b *builder) uint16 {
-	if !b.cfg.Tunnel {
-		return 0
+// tunnelOf returns what is known of weft tunnel on this node. Its port is 0 where it takes no connections of Envoy's.
+func tunnelOf(b *builder) *model.Carried {
+	if b.cfg.Tunnel {
+		if row, ok := b.st.Carried.Get(b.snap, model.Tunnel.Key()); ok {
+			return row
+		}
 	}
-	row, ok := b.st.Carried.Get(b.snap, model.Tunnel.Key())
-	if !ok {
-		return 0
-	}
-	return row.GatewayPort
+	return &model.Carried{}
 }
 
 // tunnels reports whether an endpoint can be reached by weft tunnel. Where a policy looks at requests, the connection must come
@@ -86,15 +82,12 @@ func (o *overTunnel) endpoint(e model.Endpoint) *endpoint.LbEndpoint {
 	return made
 }
 
-// direct says in the header of each endpoint where it leads, and which others weft tunnel tries where that does not answer: those
-// that follow it, and of two the first one again, which may have been slow. Envoy itself tries no other, for its own connection is
-// there before the endpoint is asked.
+// direct says in the header of each endpoint where it leads, and which others weft tunnel tries where that does not answer. Envoy
+// itself tries no other, for its own connection is there before the endpoint is asked.
 func (o *overTunnel) direct() {
-	ring := slices.Concat(o.to, o.to)
 	for i, made := range o.made {
 		tlvs := []*core.TlvEntry{{Type: model.ProxyDestination, Value: []byte(o.to[i])}}
-		if len(o.made) > 1 {
-			others := strings.Join(ring[i+1:i+1+model.MaxProxyOthers], ",")
+		if others := otherEndpoints(o.to, i); others != "" {
 			tlvs = append(tlvs, &core.TlvEntry{Type: model.ProxyOthers, Value: []byte(others)})
 		}
 		made.Metadata.TypedFilterMetadata = map[string]*anypb.Any{metaProxyTLVs: typed(&core.PerHostConfig{AddedTlvs: tlvs})}
@@ -115,7 +108,7 @@ func (cfg *Config) socketsOverTunnel(s *core.TransportSocket) []*cluster.Cluster
 		TransportSocket: transportSocket("envoy.transport_sockets.upstream_proxy_protocol", &proxyprotocol.ProxyProtocolUpstreamTransport{
 			Config: &core.ProxyProtocolConfig{
 				Version:   core.ProxyProtocolConfig_V2,
-				AddedTlvs: []*core.TlvEntry{said(model.ProxyGateway, stateOwner), said(model.ProxyIdentity, stateSecret)},
+				AddedTlvs: []*core.TlvEntry{said(model.ProxyOwner, stateOwner), said(model.ProxyIdentity, stateSecret)},
 			},
 			TransportSocket: s,
 		}),

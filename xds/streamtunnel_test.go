@@ -50,8 +50,15 @@ func placeWorkloads(t *testing.T, w *world) {
 	}
 }
 
+// tunnelProcess is a weft tunnel. It ends when it has drained, or with the test.
+type tunnelProcess struct {
+	*wefttunnel.Node
+	ended   <-chan struct{}
+	another func() (*wefttunnel.Node, <-chan struct{}) // runs the one that comes after it
+}
+
 // startTunnel runs weft tunnel and the agent's part of it, for the workloads that there are.
-func startTunnel(t *testing.T, w *world, log *slog.Logger, flow func(*wefttunnel.Flow)) {
+func startTunnel(t *testing.T, w *world, log *slog.Logger, flow func(*wefttunnel.Flow)) *tunnelProcess {
 	t.Helper()
 	placeWorkloads(t, w)
 	dir := t.TempDir()
@@ -65,7 +72,13 @@ func startTunnel(t *testing.T, w *world, log *slog.Logger, flow func(*wefttunnel
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	server := wefttunnel.NewServer(w.st, wefttunnel.Config{TrustDomain: testDomain, Flow: flow, Log: log})
 	wg.Go(func() { _ = server.Serve(ctx, l) })
-	wg.Go(func() { _ = wefttunnel.New(socket, log).Run(ctx) })
+	another := func() (*wefttunnel.Node, <-chan struct{}) {
+		n, ended := wefttunnel.New(socket, log), make(chan struct{})
+		wg.Go(func() { _ = n.Run(ctx); close(ended) })
+		return n, ended
+	}
+	n, ended := another()
+	return &tunnelProcess{n, ended, another}
 }
 
 // streamsGateway is a Gateway with an identity whose TCPRoute leads to a Service.

@@ -55,9 +55,11 @@ type Carried struct {
 	// PortTaken is true where Error says that weft tunnel cannot listen on a port in the pod's network namespace: a process of
 	// the pod has it, and nobody else suffers.
 	PortTaken bool `json:"portTaken,omitempty"`
-	// GatewayPort, in the row of Tunnel alone, is where it takes connections of Gateways: on every address of 127.0.0.0/8, with
-	// a header (ProxyGateway and the others). It is 0 if it takes none.
+	// GatewayPort, in the row of Tunnel alone, is where it takes Envoy's connections, those of Gateways and of routed requests: on
+	// every address of 127.0.0.0/8, with a header (ProxyOwner and the others). It is 0 if it takes none.
 	GatewayPort uint16 `json:"gatewayPort,omitempty"`
+	// Process, in the row of Tunnel alone, tells the process that does so from others. It is "" if an earlier version does.
+	Process string `json:"process,omitempty"`
 }
 
 // Programmed is what the kernel holds of one subject. Services and workloads of this node have a row; workloads of other

@@ -22,11 +22,10 @@ const ProxyMark = 1337
 // Service port without routes. On any other socket it means no more than that the port's routes do not apply.
 const BytesMark = 1338
 
-// Types of the values that Envoy sends to weft tunnel with a connection of a Gateway's client, among those that the PROXY
-// protocol leaves to applications.
+// Types of the values that Envoy sends to weft tunnel with a connection, among those that the PROXY protocol leaves to applications.
 const (
-	ProxyGateway     = 0xE0 // gateway/<namespace>/<name>
-	ProxyIdentity    = 0xE1 // the Gateway's SPIFFE ID
+	ProxyOwner       = 0xE0 // whose it is: <namespace>/<pod>, or gateway/<namespace>/<name>
+	ProxyIdentity    = 0xE1 // the owner's SPIFFE ID
 	ProxyDestination = 0xE2 // the endpoint: address:port
 	ProxyOthers      = 0xE3 // other endpoints of the backend, separated by commas; optional
 )

@@ -121,7 +121,7 @@ func pretence(t *testing.T, to netip.AddrPort) []byte {
 	local := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1234"))
 	h := proxyproto.HeaderProxyFromAddrs(2, local, local)
 	err := h.SetTLVs([]proxyproto.TLV{
-		{Type: model.ProxyGateway, Value: []byte("gateway/bank/victim")},
+		{Type: model.ProxyOwner, Value: []byte("gateway/bank/victim")},
 		{Type: model.ProxyIdentity, Value: []byte("spiffe://cluster.local/ns/bank/sa/victim")},
 		{Type: model.ProxyDestination, Value: []byte(to.String())},
 	})

@@ -80,7 +80,7 @@ func strangers(t *testing.T, n *sandbox.Node) {
 	server := n.Pod(strict, "s")
 	h := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4321}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1})
 	if err := h.SetTLVs([]proxyproto.TLV{
-		{Type: model.ProxyGateway, Value: []byte("gateway/strict/g0")},
+		{Type: model.ProxyOwner, Value: []byte("gateway/strict/g0")},
 		{Type: model.ProxyIdentity, Value: []byte("spiffe://cluster.local/ns/strict/sa/g0")},
 		{Type: model.ProxyDestination, Value: []byte(netip.AddrPortFrom(server.Address, firstPort).String())},
 	}); err != nil {
