@@ -143,6 +143,23 @@ var cases = map[string]struct {
 		TypeCluster:  {"stream/TLSRoute/shop/pass"},
 		TypeEndpoint: {"stream/TLSRoute/shop/pass", "stream/TCPRoute/shop/none|plain", "stream/TCPRoute/shop/two"},
 	}},
+	"requests-by-tunnel": {func(w *world) {
+		goldenService(w, model.ServicePort{Port: 80, Protocol: model.TCP, L7: true})
+		put(w, w.st.Workloads, goldenPod("b", "10.1.0.2", model.MTLSStrict, &model.Policy{Names: []string{"shop/p"}, Rules: []model.PolicyRule{
+			{Ports: []uint16{9090}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}, {},
+		}}))
+		by := func(at string) model.Endpoint {
+			return model.Endpoint{Address: netip.MustParseAddrPort(at), Workload: "shop/b", MTLS: model.MTLSStrict, Identity: identity("shop", "b")}
+		}
+		// The last of these endpoints is not reached by weft tunnel: a policy looks at its requests.
+		put(w, w.st.Endpoints, &model.Endpoints{Service: "shop/echo", Port: 80, Protocol: model.TCP, Backends: []model.Endpoint{
+			by("10.1.0.2:8080"), by("10.1.0.2:8081"), by("10.1.0.2:9090"),
+		}})
+		put(w, w.st.Carried, &model.Carried{Subject: model.Tunnel, GatewayPort: 4001, Process: "p1"})
+	}, map[string][]string{
+		TypeCluster:  {clusterTunnel},
+		TypeEndpoint: {"service/shop/echo/80"},
+	}},
 	"datagrams": {goldenDatagrams, map[string][]string{
 		TypeListener: {"gateway-udp/shop/edge/53"},
 		TypeCluster:  {"gateway-udp/shop/edge/53"},
@@ -155,8 +172,8 @@ var cases = map[string]struct {
 	}},
 	"rules": {goldenRules, map[string][]string{TypeRoute: {"service/shop/echo/80"}}},
 	"constant": {func(*world) {}, map[string][]string{
-		TypeListener: {listenerOriginate, listenerMirror, listenerRefused, trialName},
-		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes},
+		TypeListener: {listenerOriginate, listenerMirror, listenerRefused, trialName, listenerTunnel},
+		TypeCluster:  {clusterOriginate, clusterConnect, clusterInbound, clusterInboundHTTP, clusterMirror, clusterBytes, clusterTunnel},
 	}},
 }
 

@@ -87,7 +87,7 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster) // wildcard
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterIdentities, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{clusterOriginate, clusterIdentities, clusterInbound, clusterConnect, clusterInboundHTTP, clusterMirror, clusterBytes, clusterTunnel}) {
 		t.Fatal(resourceNames(r))
 	}
 	c.subscribe(TypeCluster, "service/shop/s1/80", "service/shop/s1/80|plain", "nonsense", "tcp|10.9.9.9")
@@ -167,7 +167,7 @@ func TestWildcards(t *testing.T) {
 	remove(w, w.st.Workloads, "shop/plain")
 	c.quiet() // the variant is kept
 	c.subscribe(TypeListener)
-	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused, trialName}) {
+	if r := c.next(); !slices.Equal(resourceNames(r), []string{listenerOriginate, listenerMirror, listenerRefused, trialName, listenerTunnel}) {
 		t.Fatal(resourceNames(r))
 	}
 	pod := &model.Workload{

@@ -78,17 +78,19 @@ func (d *description) inbound(w *model.Workload) []Path {
 		return out
 	}
 	way, bytes := string(explain.ByHBONE), "clients with an identity, bytes"
+	routed, requests := string(explain.ByEnvoyHBONE), "clients with an identity, requests of routes"
 	inspected, all := w.Policy.InspectedPorts()
 	if d.Tunnel && !all && d.TunnelServes(w) {
-		way = string(explain.ByTunnel)
+		way, routed = string(explain.ByTunnel), string(explain.ByEnvoyTunnel)
 		if len(inspected) > 0 {
-			out = append(out, Path{Of: fmt.Sprintf("%s to ports %v", bytes, inspected), Way: string(explain.ByHBONE), Outcome: decided})
+			to := fmt.Sprintf(" to ports %v", inspected)
+			out = append(out, Path{Of: bytes + to, Way: string(explain.ByHBONE), Outcome: decided},
+				Path{Of: requests + to, Way: string(explain.ByEnvoyHBONE), Outcome: decided})
 			bytes += " to other ports"
+			requests += " to other ports"
 		}
 	}
-	return append(out,
-		Path{Of: bytes, Way: way, Outcome: decided},
-		Path{Of: "clients with an identity, requests of routes", Way: string(explain.ByEnvoyHBONE), Outcome: decided})
+	return append(out, Path{Of: bytes, Way: way, Outcome: decided}, Path{Of: requests, Way: routed, Outcome: decided})
 }
 
 // outbound says how the pod's own connections leave.

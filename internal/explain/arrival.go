@@ -70,7 +70,7 @@ func (n *Node) clear(a *Arrival, w *model.Workload) Decision {
 // authenticated decides on a connection by mTLS.
 func (n *Node) authenticated(a *Arrival, w *model.Workload) Decision {
 	serves := n.EnvoyServes(w)
-	if a.Way == ByTunnel {
+	if a.Way.tunnelled() {
 		serves = n.TunnelServes(w)
 	}
 	switch why := n.Certificate(w.Identity, w.Local); {
@@ -89,7 +89,7 @@ func (n *Node) authenticated(a *Arrival, w *model.Workload) Decision {
 	if d := connection(a, w); d.Verdict != Allowed || !w.Policy.InspectsPort(a.Port) {
 		return d
 	}
-	if a.Way == ByTunnel {
+	if a.Way.tunnelled() {
 		return refusedBy(policyNames(w.Policy), "a rule looks at the requests on port %d, and weft tunnel carries bytes", a.Port)
 	}
 	return request(a, w)

@@ -80,15 +80,22 @@ type Way string
 
 // The ways.
 const (
-	ByKernel     Way = "kernel"      // TCP in the clear, untouched after connect()
-	ByEnvoy      Way = "Envoy"       // requests, in the clear behind the source's Envoy
-	ByEnvoyHBONE Way = "Envoy+HBONE" // requests, over mTLS between the two Envoys
-	ByHBONE      Way = "HBONE"       // bytes, over mTLS between the two Envoys
-	ByTunnel     Way = "weft tunnel" // bytes, over mTLS between the two weft tunnels
+	ByKernel      Way = "kernel"            // TCP in the clear, untouched after connect()
+	ByEnvoy       Way = "Envoy"             // requests, in the clear behind the source's Envoy
+	ByEnvoyHBONE  Way = "Envoy+HBONE"       // requests, over mTLS between the two Envoys
+	ByEnvoyTunnel Way = "Envoy+weft tunnel" // requests, from the source's Envoy over mTLS between the two weft tunnels
+	ByHBONE       Way = "HBONE"             // bytes, over mTLS between the two Envoys
+	ByTunnel      Way = "weft tunnel"       // bytes, over mTLS between the two weft tunnels
 )
 
 // Authenticated reports whether both ends prove who they are, and the bytes are encrypted.
-func (w Way) Authenticated() bool { return w == ByEnvoyHBONE || w == ByHBONE || w == ByTunnel }
+func (w Way) Authenticated() bool { return w == ByEnvoyHBONE || w == ByHBONE || w.tunnelled() }
+
+// tunnelled reports whether weft tunnel decides at the destination.
+func (w Way) tunnelled() bool { return w == ByTunnel || w == ByEnvoyTunnel }
+
+// requests reports whether Envoy sends requests that way.
+func (w Way) requests() bool { return w == ByEnvoy || w == ByEnvoyHBONE || w == ByEnvoyTunnel }
 
 // End is an endpoint that may be picked, and what becomes of the connection there.
 type End struct {

@@ -248,6 +248,35 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestRequestsByTunnel: requests to an endpoint with an identity go by weft tunnel where both nodes have one and no policy looks at them.
+func TestRequestsByTunnel(t *testing.T) {
+	anybody := model.PolicyRule{Ports: []uint16{8080}}
+	getsOn := func(port uint16) model.PolicyRule {
+		return model.PolicyRule{Ports: []uint16{port}, HTTP: []model.HTTPRule{{Methods: []string{"GET"}}}}
+	}
+	for _, c := range []struct {
+		name string
+		do   func(*mesh)
+		way  Way
+	}{
+		{"weft tunnel takes them", func(*mesh) {}, ByEnvoyTunnel},
+		{"a policy looks at them", func(m *mesh) { m.policy("strict", getsOn(8080)) }, ByEnvoyHBONE},
+		{"a policy looks at those of another port", func(m *mesh) { m.policy("strict", getsOn(9090), anybody) }, ByEnvoyTunnel},
+		{"weft tunnel is not connected", func(m *mesh) { m.Carried.Delete(m.w, model.Tunnel.Key()) }, ByEnvoyHBONE},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMesh()
+			defer m.w.Abort()
+			m.routes("strict", model.Rule{Backends: []model.Backend{to("strict", 1)}})
+			m.Carried.Put(m.w, &model.Carried{Subject: model.Tunnel, GatewayPort: 4001})
+			c.do(m)
+			if a := m.ask(t, "ns/permissive", "ns/strict:80", &Request{Method: "GET", Path: "/"}); len(a.Ends) != 1 || a.Ends[0].Way != c.way {
+				t.Errorf("got %+v, want %s", a, c.way)
+			}
+		})
+	}
+}
+
 // TestDivision: connections to a Service with a TCPRoute lead to its backends, by weight, each by the way that it would be reached
 // by itself.
 func TestDivision(t *testing.T) {

@@ -162,12 +162,20 @@ func (e *explanation) backend(b model.Backend, share float64, identity model.Ide
 			end.Workload, end.Node, end.Local = w.Key(), w.Node, w.Local
 		}
 		if ep.Identity != "" && identity != "" {
-			end.Way, end.Identity = ByEnvoyHBONE, ep.Identity
+			end.Way, end.Identity = e.authenticatedRequests(&ep), ep.Identity
 		}
 		end.Decision = e.arrive(&end, identity)
 		end.Notes = append(end.Notes, notes...)
 		a.Ends = append(a.Ends, end)
 	}
+}
+
+// authenticatedRequests returns how Envoy sends requests to an endpoint with an identity.
+func (e *explanation) authenticatedRequests(ep *model.Endpoint) Way {
+	if w := e.workloadOf(ep); w != nil && e.Tunnel && e.tunnelTakesRequests() && e.tunnelReaches(w) && !w.Policy.InspectsPort(ep.Address.Port()) {
+		return ByEnvoyTunnel
+	}
+	return ByEnvoyHBONE
 }
 
 // arrive asks the destination's rules. It looks at the source's certificate first.
@@ -183,7 +191,7 @@ func (e *explanation) arrive(end *End, identity model.Identity) Decision {
 		}
 	}
 	d := e.Arrive(a)
-	if end.Way == ByEnvoy || end.Way == ByEnvoyHBONE {
+	if end.Way.requests() {
 		d.ByRequest = true
 	}
 	return d
@@ -304,6 +312,12 @@ func (n *Node) EnvoyServes(w *model.Workload) bool {
 // TunnelServes reports whether weft tunnel carries connections for a pod. Of pods of other nodes it is assumed.
 func (n *Node) TunnelServes(w *model.Workload) bool {
 	return !w.Local || n.State.CarriedAt(n.Snapshot, workloadSubject(w), 1)
+}
+
+// tunnelTakesRequests reports whether a weft tunnel of this node takes Envoy's connections.
+func (n *Node) tunnelTakesRequests() bool {
+	row, ok := n.State.Carried.Get(n.Snapshot, model.Tunnel.Key())
+	return ok && row.GatewayPort != 0
 }
 
 // tunnelReaches reports whether the node of a pod takes connections by weft tunnel.

@@ -272,7 +272,7 @@ func outcomes(a *explain.Answer) []string {
 			out = append(out, end.Workload)
 		case end.Status != 0:
 			out = append(out, fmt.Sprint(end.Status))
-		case end.Way == explain.ByEnvoy || end.Way == explain.ByEnvoyHBONE:
+		case end.Way == explain.ByEnvoy || end.Way == explain.ByEnvoyHBONE || end.Way == explain.ByEnvoyTunnel:
 			out = append(out, "503")
 		default:
 			out = append(out, "no connection")
