@@ -407,7 +407,7 @@ func TestNothingBeforeSynced(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // passes if nothing comes; a slow machine cannot fail it
 	}
 	st.MarkSynced()
-	if r := c.next(); len(r.Resources) != 4 {
+	if r := c.next(); len(r.Resources) != 5 {
 		t.Error(resourceNames(r))
 	}
 	cancel()
