@@ -41,7 +41,7 @@ const (
 var unitKinds = []*unitKind{
 	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit, &listenerDemandUnits, &listenerBudgetUnit,
 	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits, &telemetryUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &telemetryPolicyUnits, &poolUnits, &divisionUnits, &namedDivisionUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &telemetryPolicyUnits, &poolUnits, &nodeUnits, &divisionUnits, &namedDivisionUnits,
 }
 
 // unit is one computation.

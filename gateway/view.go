@@ -58,7 +58,7 @@ func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
 		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.telemetry, t.streamPorts, t.routeDemands, t.routeRefusals, t.fallbackRefusals,
 		t.listenerDemands, t.listenerRefusals,
-		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
+		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.NodeAddresses, t.st.Statuses,
 	}
 }
 
