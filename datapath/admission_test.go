@@ -131,14 +131,18 @@ func TestForgedAddressUsesNobodysRate(t *testing.T) {
 // sendSYNs sends packets that open connections, each from another port of an address that is not the sender's.
 func sendSYNs(t *testing.T, sender *lab.Pod, from netip.Addr, to netip.AddrPort, many int) {
 	t.Helper()
+	family, dest := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		family, dest = unix.AF_INET, &unix.SockaddrInet4{Addr: to.Addr().As4()}
+	}
 	if err := sender.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		fd, err := unix.Socket(family, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
 		for i := range many {
-			if err := unix.Sendto(fd, syn(netip.AddrPortFrom(from, uint16(20000+i)), to), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}); err != nil {
+			if err := unix.Sendto(fd, syn(netip.AddrPortFrom(from, uint16(20000+i)), to), 0, dest); err != nil {
 				return err
 			}
 		}
@@ -148,15 +152,17 @@ func sendSYNs(t *testing.T, sender *lab.Pod, from netip.Addr, to netip.AddrPort,
 	}
 }
 
-// syn is a packet of IPv4 (RFC 791, RFC 9293).
+// syn is a packet of IPv4 or IPv6 (RFC 791, RFC 8200, RFC 9293).
 func syn(from, to netip.AddrPort) []byte {
-	source, dest := from.Addr().As4(), to.Addr().As4()
+	ends := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
 	ip := []byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, unix.IPPROTO_TCP, 0, 0}
-	ip = append(append(ip, source[:]...), dest[:]...)
+	if to.Addr().Is6() {
+		ip = []byte{0x60, 0, 0, 0, 0, 20, unix.IPPROTO_TCP, 64}
+	}
 	tcp := binary.BigEndian.AppendUint16(nil, from.Port())
 	tcp = binary.BigEndian.AppendUint16(tcp, to.Port())
 	tcp = append(tcp, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x20, 0, 0, 0, 0, 0)
-	pseudo := append(append(append([]byte{}, source[:]...), dest[:]...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
+	pseudo := append(append([]byte{}, ends...), 0, unix.IPPROTO_TCP, 0, byte(len(tcp)))
 	sum := uint32(0)
 	for all := append(pseudo, tcp...); len(all) > 0; all = all[2:] {
 		sum += uint32(binary.BigEndian.Uint16(all))
@@ -165,5 +171,5 @@ func syn(from, to netip.AddrPort) []byte {
 		sum = sum&0xffff + sum>>16
 	}
 	binary.BigEndian.PutUint16(tcp[16:], ^uint16(sum))
-	return append(ip, tcp...)
+	return append(append(ip, ends...), tcp...)
 }

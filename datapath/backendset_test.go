@@ -144,6 +144,7 @@ func TestKernelTablesAreAsLargeAsTheModelSays(t *testing.T) {
 	}
 	for name, want := range map[string]uint32{
 		weftMapFrontends: model.MaxFrontends, weftMapSlots: model.MaxSlots, weftMapMembers: model.MaxSlots,
+		weftMapProbes: model.MaxProbes, weftMapProbeRequests: model.MaxProbes,
 	} {
 		if got := spec.Maps[name].MaxEntries; got != want {
 			t.Errorf("map %s holds %d entries, want %d", name, got, want)

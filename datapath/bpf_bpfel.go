@@ -138,6 +138,14 @@ type weftFrontendKey struct {
 	Pad   uint8
 }
 
+type weftGuest struct {
+	_     structs.HostLayout
+	Netns uint64
+	From  weftAddress
+	Rate  uint32
+	Pad   uint32
+}
+
 type weftListenerKey struct {
 	_      structs.HostLayout
 	Netns  uint64
@@ -255,12 +263,14 @@ const (
 	weftMapExchanges        = "exchanges"
 	weftMapFromProxy        = "from_proxy"
 	weftMapFrontends        = "frontends"
+	weftMapGuests           = "guests"
 	weftMapInspectedPorts   = "inspected_ports"
 	weftMapListeners        = "listeners"
 	weftMapLost             = "lost"
 	weftMapMembers          = "members"
 	weftMapNamespaces       = "namespaces"
 	weftMapNodes            = "nodes"
+	weftMapOtherNodes       = "other_nodes"
 	weftMapOwn              = "own"
 	weftMapPeers            = "peers"
 	weftMapPodCgroups       = "pod_cgroups"
@@ -392,12 +402,14 @@ type weftMapSpecs struct {
 	Exchanges      *ebpf.MapSpec `ebpf:"exchanges"`
 	FromProxy      *ebpf.MapSpec `ebpf:"from_proxy"`
 	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	Guests         *ebpf.MapSpec `ebpf:"guests"`
 	InspectedPorts *ebpf.MapSpec `ebpf:"inspected_ports"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	Lost           *ebpf.MapSpec `ebpf:"lost"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
 	Namespaces     *ebpf.MapSpec `ebpf:"namespaces"`
 	Nodes          *ebpf.MapSpec `ebpf:"nodes"`
+	OtherNodes     *ebpf.MapSpec `ebpf:"other_nodes"`
 	Own            *ebpf.MapSpec `ebpf:"own"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodCgroups     *ebpf.MapSpec `ebpf:"pod_cgroups"`
@@ -459,12 +471,14 @@ type weftMaps struct {
 	Exchanges      *ebpf.Map `ebpf:"exchanges"`
 	FromProxy      *ebpf.Map `ebpf:"from_proxy"`
 	Frontends      *ebpf.Map `ebpf:"frontends"`
+	Guests         *ebpf.Map `ebpf:"guests"`
 	InspectedPorts *ebpf.Map `ebpf:"inspected_ports"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	Lost           *ebpf.Map `ebpf:"lost"`
 	Members        *ebpf.Map `ebpf:"members"`
 	Namespaces     *ebpf.Map `ebpf:"namespaces"`
 	Nodes          *ebpf.Map `ebpf:"nodes"`
+	OtherNodes     *ebpf.Map `ebpf:"other_nodes"`
 	Own            *ebpf.Map `ebpf:"own"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodCgroups     *ebpf.Map `ebpf:"pod_cgroups"`
@@ -493,12 +507,14 @@ func (m *weftMaps) Close() error {
 		m.Exchanges,
 		m.FromProxy,
 		m.Frontends,
+		m.Guests,
 		m.InspectedPorts,
 		m.Listeners,
 		m.Lost,
 		m.Members,
 		m.Namespaces,
 		m.Nodes,
+		m.OtherNodes,
 		m.Own,
 		m.Peers,
 		m.PodCgroups,

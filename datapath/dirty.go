@@ -9,7 +9,7 @@ import (
 
 // everything finds all objects that the tables or the kernel hold.
 func (r *reconciler) everything(snap *state.Snapshot) map[object]struct{} {
-	out := map[object]struct{}{hostOwn: {}, cgroups: {}}
+	out := map[object]struct{}{hostOwn: {}, otherNodes: {}, cgroups: {}}
 	for s := range r.st.Services.All(snap) {
 		out[object{model.SubjectService, s.Key()}] = struct{}{}
 	}
@@ -57,6 +57,8 @@ func (r *reconciler) dirty(keys map[state.Key]struct{}, snap *state.Snapshot) ma
 			out[cgroups] = struct{}{}
 		case r.st.HostAddresses.ID():
 			out[hostOwn] = struct{}{}
+		case r.st.NodeAddresses.ID():
+			out[otherNodes] = struct{}{}
 		case r.st.Nodes.ID(): // it may accept more, or less
 			r.addWorkloadsOf(out, k.Value, snap)
 		case r.st.Accepted.ID(), r.st.Carried.ID():

@@ -36,7 +36,7 @@ const (
 	ReasonNoPolicyPort         // a policy selects the workload, and Envoy does not listen on 15006
 	ReasonNotProgrammed        // the workload's own entry is missing: the kernel's map is full
 	ReasonContested            // nobody has an identity at the address: several pods claim it, or it is of a Service that is not balanced
-	ReasonStrangers            // too many connections a second to 15008 or 15009 from addresses that are not of the mesh
+	ReasonStrangers            // too many connections a second to 15008 or 15009 from where no peer is known to be; it tries again
 	ReasonUndeclared           // a process of the node sent what no probe of the pod declares
 	ReasonRate                 // the source opens more connections than Config.AdmissionRate; it tries again
 )

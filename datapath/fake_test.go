@@ -81,6 +81,7 @@ type fakeTables struct {
 	requests   *fakeTable[weftProbeRequest, uint32]
 	cgroups    *fakeTable[uint64, uint32]
 	nodes      *fakeTable[weftAddress, uint32]
+	otherNodes *fakeTable[weftAddress, uint32]
 }
 
 func newFakeTables() *fakeTables {
@@ -90,13 +91,13 @@ func newFakeTables() *fakeTables {
 		inspected: newFakeTable[weftEndpoint, uint32](), pods: newFakeTable[uint64, uint32](), namespaces: newFakeTable[uint64, weftPath](),
 		own: newFakeTable[weftOwnKey, uint32](), selves: newFakeTable[weftSelfKey, weftAddress](), probes: newFakeTable[weftEndpoint, weftProbe](),
 		requests: newFakeTable[weftProbeRequest, uint32](), cgroups: newFakeTable[uint64, uint32](),
-		nodes: newFakeTable[weftAddress, uint32](),
+		nodes: newFakeTable[weftAddress, uint32](), otherNodes: newFakeTable[weftAddress, uint32](),
 	}
 }
 
 func (f *fakeTables) tables() tables {
 	return tables{
 		frontends: f.frontends, slots: f.slots, members: f.members, peers: f.peers, inspected: f.inspected, pods: f.pods,
-		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, requests: f.requests, cgroups: f.cgroups, nodes: f.nodes,
+		namespaces: f.namespaces, own: f.own, selves: f.selves, probes: f.probes, requests: f.requests, cgroups: f.cgroups, nodes: f.nodes, otherNodes: f.otherNodes,
 	}
 }

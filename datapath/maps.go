@@ -33,6 +33,7 @@ type tables struct {
 	requests   table[weftProbeRequest, uint32]
 	cgroups    table[uint64, uint32]
 	nodes      table[weftAddress, uint32]
+	otherNodes table[weftAddress, uint32]
 }
 
 // kernelTables are the real ones; maps are found by their names in bpf/maps.h.
@@ -51,6 +52,7 @@ func kernelTables(m map[string]*ebpf.Map) tables {
 		requests:   kernelTable[weftProbeRequest, uint32]{m[weftMapProbeRequests]},
 		cgroups:    kernelTable[uint64, uint32]{m[weftMapPodCgroups]},
 		nodes:      kernelTable[weftAddress, uint32]{m[weftMapNodes]},
+		otherNodes: kernelTable[weftAddress, uint32]{m[weftMapOtherNodes]},
 	}
 }
 

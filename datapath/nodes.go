@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 
@@ -57,4 +58,43 @@ func (n *nodes) set(addrs []netip.Addr) error {
 	}
 	n.own = own
 	return nil
+}
+
+// addressesOfOthers gives the addresses of nodes, with the number that stands for the node; 0 where several say that they have one.
+func addressesOfOthers(st *state.State, snap *state.Snapshot) map[weftAddress]uint32 {
+	out := map[weftAddress]uint32{}
+	for n := range st.NodeAddresses.All(snap) {
+		number := nodeNumber(n.Node)
+		for _, a := range n.Addresses {
+			if other, taken := out[encodeAddr(a)]; taken && other != number {
+				out[encodeAddr(a)] = 0
+			} else {
+				out[encodeAddr(a)] = number
+			}
+		}
+	}
+	return out
+}
+
+// nodeNumber is the same whoever reckons it. Two nodes that have the same one are counted together.
+func nodeNumber(name string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return max(h.Sum32(), 1)
+}
+
+// setOtherNodes writes the addresses of other nodes. What comes from an address that is missing counts as a stranger's. This node's own
+// are among them, and do no harm: programs look for these first.
+func (r *reconciler) setOtherNodes(snap *state.Snapshot) error {
+	want := addressesOfOthers(r.st, snap)
+	var errs []error
+	if r.synced { // before, a node may only not have been read yet
+		errs = append(errs, r.otherNodes.prune(func(a weftAddress, _ uint32) bool { _, ok := want[a]; return ok }))
+	}
+	for a, number := range want {
+		if err := r.otherNodes.put(a, number); err != nil {
+			errs = append(errs, fmt.Errorf("address %s of a node: %w", decodeAddr(a), err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -69,7 +69,7 @@ func memoryTables() tables {
 		inspected:  memoryTable[weftEndpoint, uint32]{},
 		namespaces: memoryTable[uint64, weftPath]{}, own: memoryTable[weftOwnKey, uint32]{},
 		selves: memoryTable[weftSelfKey, weftAddress]{}, probes: memoryTable[weftEndpoint, weftProbe]{}, requests: memoryTable[weftProbeRequest, uint32]{},
-		cgroups: memoryTable[uint64, uint32]{}, nodes: memoryTable[weftAddress, uint32]{},
+		cgroups: memoryTable[uint64, uint32]{}, nodes: memoryTable[weftAddress, uint32]{}, otherNodes: memoryTable[weftAddress, uint32]{},
 	}
 }
 

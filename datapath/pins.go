@@ -32,7 +32,7 @@ var meaning = "1"
 var filled = map[string]bool{
 	weftMapFrontends: true, weftMapSlots: true, weftMapMembers: true, weftMapPeers: true, weftMapInspectedPorts: true, weftMapPods: true,
 	weftMapNamespaces: true, weftMapOwn: true, weftMapSelves: true, weftMapProbes: true, weftMapProbeRequests: true,
-	weftMapPodCgroups: true, weftMapNodes: true,
+	weftMapPodCgroups: true, weftMapNodes: true, weftMapOtherNodes: true,
 }
 
 // layout is a digest of what two versions must agree on to share a map.

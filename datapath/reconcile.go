@@ -56,6 +56,7 @@ type reconciler struct {
 	workloads  *workloads
 	callers    callers
 	nodes      *nodes
+	otherNodes *mirror[weftAddress, uint32]
 	podCgroups *podCgroups
 	schedule   schedule
 	hooks      map[model.Subject]*hookState
@@ -74,6 +75,7 @@ type object struct {
 var (
 	leftovers   = object{model.SubjectNode, "leftovers"}
 	hostOwn     = object{model.SubjectNode, "addresses"}
+	otherNodes  = object{model.SubjectNode, "addresses of other nodes"}
 	cgroups     = object{model.SubjectNode, "cgroups"}
 	newPrograms = object{model.SubjectNode, "programs"}
 	strays      = object{model.SubjectNode, "datagrams"}
@@ -91,6 +93,10 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
+	others, err := newMirror("other_nodes", cfg.tables.otherNodes)
+	if err != nil {
+		return nil, err
+	}
 	wl, err := newWorkloads(cfg.log, cfg.tables, cfg.namespaces)
 	if err != nil {
 		return nil, err
@@ -102,14 +108,14 @@ func newReconciler(cfg reconcilerConfig) (*reconciler, error) {
 	wl.retainPrograms, wl.tunnel, wl.serves, wl.probing = cfg.retain, cfg.tunnel, svc.serves, cfg.probing
 	wl.accepts = func(node string) bool { return cfg.st.NodeAccepts(cfg.st.Snapshot(), node, model.TransportTunnel) }
 	return &reconciler{
-		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, podCgroups: podCgroups, schedule: newSchedule(),
+		reconcilerConfig: cfg, services: svc, workloads: wl, nodes: nodes, otherNodes: others, podCgroups: podCgroups, schedule: newSchedule(),
 		hooks: map[model.Subject]*hookState{}, requests: make(chan closeRequest),
 	}, nil
 }
 
 // run works until ctx ends.
 func (r *reconciler) run(ctx context.Context) error {
-	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Divisions, r.st.Workloads, r.st.Placements, r.st.PodCgroups, r.st.HostAddresses, r.st.Nodes, r.st.Accepted, r.st.Carried)
+	feed := r.st.Feed(r.st.Services, r.st.Endpoints, r.st.Divisions, r.st.Workloads, r.st.Placements, r.st.PodCgroups, r.st.HostAddresses, r.st.Nodes, r.st.NodeAddresses, r.st.Accepted, r.st.Carried)
 	defer feed.Close()
 	r.started(false)
 	_, snap := feed.Take()
@@ -187,7 +193,7 @@ func (r *reconciler) reconcile(snap *state.Snapshot, objects map[object]struct{}
 // step is when an object's turn comes.
 func (r *reconciler) step(snap *state.Snapshot, o object) int {
 	switch {
-	case o == hostOwn, o == cgroups:
+	case o == hostOwn, o == otherNodes, o == cgroups:
 		return 0
 	case o.kind == model.SubjectWorkload:
 		if _, present := r.st.Workloads.Get(snap, o.name); !present {
@@ -217,6 +223,8 @@ func (r *reconciler) apply(snap *state.Snapshot, o object) result {
 		return result{err: errors.Join(r.services.prune(), r.workloads.prune())}
 	case hostOwn:
 		return result{err: r.nodes.set(hostAddresses(r.st, snap))}
+	case otherNodes:
+		return result{err: r.setOtherNodes(snap)}
 	case cgroups:
 		return result{err: r.podCgroups.set(r.st, snap, r.synced)}
 	case newPrograms:

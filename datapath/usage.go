@@ -36,6 +36,7 @@ func (r *reconciler) measure() {
 		{weftMapProbeRequests, len(r.workloads.probes.requests.have), r.tables.requests.Limit},
 		{weftMapPodCgroups, len(r.podCgroups.have), r.tables.cgroups.Limit},
 		{weftMapNodes, len(r.nodes.have), r.tables.nodes.Limit},
+		{weftMapOtherNodes, len(r.otherNodes.have), r.tables.otherNodes.Limit},
 	} {
 		r.st.MapUsage.Put(w, &model.MapUsage{Name: m.name, Entries: m.entries, Max: m.limit()})
 	}
@@ -69,6 +70,7 @@ func (d *Datapath) usage() (out []model.MapUsage, err error) {
 		{weftMapListeners, false, countKeys[weftListenerKey]},
 		{weftMapQuotas, true, countEntries[weftQuotaKey, weftQuota]},
 		{weftMapAdmissions, true, countEntries[weftSource, uint64]},
+		{weftMapGuests, true, countEntries[weftGuest, uint64]},
 		{weftMapExchanges, false, countEntries[weftExchangeKey, weftExchange]},
 	} {
 		n, err := m.count(d.maps[m.name])

@@ -39,9 +39,9 @@ const (
 
 // unitKinds are all kinds.
 var unitKinds = []*unitKind{
-	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit, &listenerDemandUnits, &listenerBudgetUnit,
+	&addressUnit, &mergeUnits, &demandUnits, &budgetUnit, &httpDemandUnits, &grpcDemandUnits, &tlsDemandUnits, &slotDemandUnits, &routeBudgetUnit, &listenerDemandUnits, &listenerBudgetUnit, &probeDemandUnits, &probeBudgetUnit,
 	&selectionUnits, &conflictUnits, &setConflictUnits, &streamPortsUnit, &httpRouteUnits, &grpcRouteUnits, &tlsRouteUnits, &tcpRouteUnits, &udpRouteUnits, &certificateUnits, &backendTLSUnits, &telemetryUnits,
-	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &telemetryPolicyUnits, &poolUnits, &divisionUnits, &namedDivisionUnits,
+	&workloadUnits, &serviceUnits, &endpointsUnits, &gatewayUnits, &listenerSetUnits, &classUnits, &meshUnits, &policyUnits, &tlsPolicyUnits, &telemetryPolicyUnits, &poolUnits, &nodeUnits, &divisionUnits, &namedDivisionUnits,
 }
 
 // unit is one computation.

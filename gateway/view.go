@@ -42,6 +42,9 @@ type tables struct {
 
 	listenerDemands  *state.Table[*listenerDemand]
 	listenerRefusals *state.Table[*listenerRefusal]
+
+	probeDemands  *state.Table[*probeDemand]
+	probeRefusals *state.Table[*probeRefusal]
 }
 
 func newTables(objs *kube.Objects, st *state.State) *tables {
@@ -50,6 +53,7 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 		selections: newSelections(st.DB), demands: newDemands(st.DB), allotments: newAllotments(st.DB), tlsChoices: newTLSChoices(st.DB), telemetry: newTelemetryChoices(st.DB), streamPorts: newStreamPorts(st.DB),
 		routeDemands: newRouteDemands(st.DB), routeRefusals: newRouteRefusals(st.DB), fallbackRefusals: newFallbackRefusals(st.DB),
 		listenerDemands: newListenerDemands(st.DB), listenerRefusals: newListenerRefusals(st.DB),
+		probeDemands: newProbeDemands(st.DB), probeRefusals: newProbeRefusals(st.DB),
 	}
 }
 
@@ -57,8 +61,8 @@ func newTables(objs *kube.Objects, st *state.State) *tables {
 func (t *tables) written() []state.AnyTable {
 	return []state.AnyTable{
 		t.attachments, t.assignments, t.merged, t.conflicts, t.selections, t.demands, t.allotments, t.tlsChoices, t.telemetry, t.streamPorts, t.routeDemands, t.routeRefusals, t.fallbackRefusals,
-		t.listenerDemands, t.listenerRefusals,
-		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.Statuses,
+		t.listenerDemands, t.listenerRefusals, t.probeDemands, t.probeRefusals,
+		t.st.Workloads, t.st.Services, t.st.Endpoints, t.st.RouteTables, t.st.StreamRoutes, t.st.Divisions, t.st.BackendTLS, t.st.Gateways, t.st.Certificates, t.st.NodeAddresses, t.st.Statuses,
 	}
 }
 

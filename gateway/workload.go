@@ -39,7 +39,7 @@ func workload(v *view, key string) ([]output, bool) {
 	// What is enforced in the pod's network namespace does not depend on its addresses, which others may claim.
 	w.Local = w.NetNS != "" || len(w.Addresses)+len(w.Contested) > 0 && v.cfg.Node != "" && pod.Spec.NodeName == v.cfg.Node
 	if w.Local {
-		w.Probes = probesOf(pod, &t)
+		w.Probes = v.calls(pod, &t)
 	}
 	w.TraceSampling = v.traceSampling(pod.Namespace, &t)
 	w.Policy = v.policyFor(pod, &t)

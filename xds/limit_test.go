@@ -33,8 +33,8 @@ func gatewayOf(namespace string, n int, https ...uint16) *model.Gateway {
 	return g
 }
 
-// However many Gateways, ports and listeners a namespace has, they leave half of the node's connections to others. Its
-// neighbour's share does not change with that.
+// However many Gateways, ports and listeners namespaces have, they leave half of the node's connections to pods. Namespaces with
+// Gateways have equal shares of the other half, whatever each makes of its own.
 func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
 	w := newWorld(t, Config{})
 	total := func(namespace string) (sum uint64, listeners int) {
@@ -64,11 +64,24 @@ func TestGatewaysOfANamespaceShareConnections(t *testing.T) {
 	for n := range 4 {
 		put(w, w.st.Gateways, gatewayOf("greedy", n+1, 443, 8443, 9443))
 	}
-	if sum, listeners := total("greedy"); listeners != 4*4 || sum > most || sum < most-16 {
-		t.Errorf("%d listeners have %d connections, want %d", listeners, sum, most)
+	if sum, listeners := total("greedy"); listeners != 4*4 || sum > most/2 || sum < most/2-16 {
+		t.Errorf("%d listeners have %d connections, want %d", listeners, sum, most/2)
 	}
-	if sum, _ := total("modest"); sum != most {
-		t.Errorf("the other namespace has %d connections, want %d", sum, most)
+	if sum, _ := total("modest"); sum != most/2 {
+		t.Errorf("the other namespace has %d connections, want %d", sum, most/2)
+	}
+	for n := range 9 {
+		put(w, w.st.Gateways, gatewayOf(fmt.Sprint("more", n), n+10, 443))
+	}
+	all := uint64(0)
+	for g := range w.st.Gateways.All(w.st.Snapshot()) {
+		if g.Name == "g1" || g.Namespace != "greedy" {
+			sum, _ := total(g.Namespace)
+			all += sum
+		}
+	}
+	if all > most || all < most-100 {
+		t.Errorf("the Gateways of eleven namespaces have %d connections together, want %d", all, most)
 	}
 }
 
@@ -110,11 +123,11 @@ func TestDetectionCountsFromTheStart(t *testing.T) {
 
 // Connections on which nothing comes count as well, whatever the listener waits for.
 func TestGatewayConnectionsCountFromTheStart(t *testing.T) {
-	const most = 4 // and twenty for the Gateways of a namespace
+	const most = 4 // and twenty for all Gateways
 	m := newServedWith(t, Config{ConnectionsPerListener: most})
 	put(m.world, m.st.RouteTables, &model.RouteTable{Name: model.GatewayTable("other", "g1", 80, "")})
 	put(m.world, m.st.Gateways, gatewayOf("other", 1))
-	for way, limit := range map[string]int{"a Gateway's HTTP port": most * gatewayFactor / 2, "a Gateway's port, no TLS": most * gatewayFactor / 2} {
+	for way, limit := range map[string]int{"a Gateway's HTTP port": most * gatewayFactor / 4, "a Gateway's port, no TLS": most * gatewayFactor / 4} {
 		t.Run(way, func(t *testing.T) {
 			held := 0
 			for range 3 * limit {

@@ -37,7 +37,7 @@ func TestObjectsOfListenerSets(t *testing.T) {
 	}
 }
 
-// TestConnectionsOfListenerSets: however many ports a tenant opens, those that the Gateway has have the connections that they had.
+// TestConnectionsOfListenerSets: however many ports a tenant opens, they have no more connections together than those that the Gateway has.
 func TestConnectionsOfListenerSets(t *testing.T) {
 	w := newWorld(t, Config{})
 	goldenListenerSets(w)
@@ -55,7 +55,7 @@ func TestConnectionsOfListenerSets(t *testing.T) {
 		t.Fatal("there are no limits")
 	}
 	const most = gatewayFactor * defaultConnections
-	for name, want := range map[string]float64{"gateway/shop/edge/443": most, "gateway/shop/edge/8080": most / 10, "gateway/shop/edge/9000": most / 10} {
+	for name, want := range map[string]float64{"gateway/shop/edge/443": most / 2, "gateway/shop/edge/8080": most / 20, "gateway/shop/edge/9000": most / 20} {
 		if got := m.(*runtimev3.Runtime).GetLayer().GetFields()["envoy.resource_limits.listener."+name+".connection_limit"].GetNumberValue(); got != want {
 			t.Errorf("%s has %v connections, want %v", name, got, want)
 		}

@@ -37,7 +37,7 @@ func buildRuntime(b *builder, name string) *built {
 	}
 	for _, names := range listeners {
 		for _, n := range names {
-			limit(n, b.cfg.gatewayShare(len(names)))
+			limit(n, b.cfg.gatewayShare(len(names), len(listeners)))
 		}
 	}
 	// A listener for detection or server names stays when no Service needs it any more.
@@ -55,8 +55,9 @@ func buildRuntime(b *builder, name string) *built {
 	return &built{message: &runtimev3.Runtime{Name: model.RuntimeLimits, Layer: values}}
 }
 
-// gatewayShare is what each of n listeners of a namespace's Gateways and ListenerSets has: they have gatewayFactor times as many connections as
-// a pod's listener together. A change ends no connection.
-func (c *Config) gatewayShare(n int) uint64 {
-	return max(c.connectionsPerListener()*gatewayFactor/uint64(n), 1)
+// gatewayShare is what each of n listeners of a namespace's Gateways and ListenerSets has, if so many namespaces have such. All of them
+// together have gatewayFactor times as many connections as a pod's listener, which is half of the node's: the rest is for pods. A change
+// ends no connection.
+func (c *Config) gatewayShare(n, namespaces int) uint64 {
+	return max(c.connectionsPerListener()*gatewayFactor/uint64(namespaces)/uint64(n), 1)
 }

@@ -112,7 +112,7 @@ func oneOf(flag, value string, possible ...string) error {
 
 // proxiesFlags say what the node's Envoy and weft tunnel take, and whether the agent starts them.
 func proxiesFlags(f *pflag.FlagSet, cfg *agent.Config) {
-	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, the Gateways of a namespace a half")
+	f.Uint64Var(&cfg.MaxConnections, "max-connections", proxy.DefaultMaxConnections, "those of the node's Envoy, as weft proxy has it: a pod's listener gets a tenth of them, all Gateways together a half")
 	f.Uint32Var(&cfg.ConnectionRate, "connection-rate", 0, "connections a second that Envoy and weft tunnel accept of one pod, or from one address outside, at most 1,000,000; past it they are made to wait. 0 is 1,000 for each CPU")
 	f.BoolVar(&cfg.StartProxy, "proxy", false, "also keep a weft proxy running, for one machine")
 	f.StringSliceVar(&cfg.ProxyArgs, "proxy-args", nil, "flags for that weft proxy")

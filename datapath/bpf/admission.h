@@ -2,10 +2,11 @@
 /* How many connections a source may have the proxies accept. Envoy accepts the connections of all on the same threads, so a
  * source that opens them as fast as it can slows the others. */
 #pragma once
-#include "event.h"
+#include "guests.h"
 #include "packet.h"
 
 #define TCP_SYN 2
+#define TCP_RST 4
 #define TCP_ACK 16
 
 /* ns of a source's time that a connection takes: 1 s / rate. 0: no bound. */
@@ -42,36 +43,23 @@ static __always_inline void at_home(struct source *s, __u64 netns)
 	__builtin_memset(&s->addr, 0, sizeof(s->addr));
 }
 
-static __always_inline void charge(const struct source *s)
-{
-	__u64 now = bpf_ktime_get_ns();
-	__u64 *until = bpf_map_lookup_elem(&admissions, s);
-	if (!until) {
-		__u64 first = now + admission_cost;
-		bpf_map_update_elem(&admissions, s, &first, BPF_ANY);
-	} else if (*until < now) {
-		*until = now + admission_cost;
-	} else {
-		__sync_fetch_and_add(until, admission_cost);
-	}
-}
-
 /* A proxy has accepted a connection. It is counted only now: who sends a SYN can write any address into it, and would use up
  * another's rate. Gateways' own connections come from addresses of nodes, and are made for many. */
-static __always_inline void admitted(__u64 netns, const struct address *from)
+static __always_inline void admitted(__u64 netns, const struct endpoint *local, const struct address *from)
 {
 	struct source s = { .addr = *from };
+	guest_arrived(netns, &local->addr, bpf_ntohs(local->port), from);
 	if (!admission_cost)
 		return;
 	if (is_loopback(from))
 		at_home(&s, netns);
 	else if (bpf_map_lookup_elem(&nodes, from))
 		return;
-	charge(&s);
+	charge(&admissions, &s, admission_cost);
 }
 
-/* Whether a packet opens a connection, and between which ends. */
-static __always_inline bool opens(struct __sk_buff *ctx, struct endpoint *from, struct endpoint *to)
+/* Reads the ends of a packet and its TCP flags. */
+static __always_inline bool tcp_packet(struct __sk_buff *ctx, struct endpoint *from, struct endpoint *to, __u8 *flags)
 {
 	struct tcp t;
 	__u32 at;
@@ -88,25 +76,28 @@ static __always_inline bool opens(struct __sk_buff *ctx, struct endpoint *from, 
 			return false;
 		from->addr = ip.from;
 		to->addr = ip.to;
-		if (ip.proto != IPPROTO_TCP)
-			return true; /* Behind extension headers: judged as if it opened one. */
+		if (ip.proto != IPPROTO_TCP) {
+			*flags = TCP_SYN; /* Behind extension headers: judged as if it opened one. */
+			return true;
+		}
 		at = sizeof(ip);
 	}
 	if (bpf_skb_load_bytes(ctx, at, &t, sizeof(t)))
 		return false;
 	from->port = t.from;
 	to->port = t.to;
-	return (t.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	*flags = t.flags;
+	return true;
 }
 
-static __always_inline void tell(__u64 netns, const struct endpoint *from, const struct endpoint *to)
+static __always_inline void tell(__u64 netns, const struct endpoint *from, const struct endpoint *to, __u8 reason)
 {
 	if (!bpf_map_lookup_elem(&pods, &netns))
 		return; /* a Gateway's client */
 	struct event *e = new_refusal(netns, &from->addr);
 	if (!e)
 		return;
-	e->reason = REASON_RATE;
+	e->reason = reason;
 	e->local = is_loopback(&from->addr) ? *from : *to;
 	e->remote = is_loopback(&from->addr) ? *to : *from;
 	e->inbound = !is_loopback(&from->addr);
@@ -118,28 +109,42 @@ static __always_inline void tell(__u64 netns, const struct endpoint *from, const
 	submit(e);
 }
 
+static __always_inline bool over_rate(__u64 netns, const struct address *from)
+{
+	if (!admission_cost)
+		return false;
+	struct source s = { .addr = *from };
+	if (is_loopback(from))
+		at_home(&s, netns);
+	__u64 *until = bpf_map_lookup_elem(&admissions, &s);
+	return until && *until >= bpf_ktime_get_ns() + admission_burst;
+}
+
 /* A packet to a proxy's socket. One that opens a connection of a source that is over its rate is dropped as if it was lost: its
- * sender tries again after a second, and after longer times later. */
+ * sender tries again after a second, and after longer times later. Of guests the last packet of the TCP handshake is dropped too:
+ * many may have begun one before the first was counted. */
 SEC("cgroup_skb/ingress")
 int admit(struct __sk_buff *ctx)
 {
-	if (!admission_cost)
-		return 1;
 	struct bpf_sock *sk = ctx->sk ? bpf_sk_fullsock(ctx->sk) : 0;
 	if (!sk || sk->state != BPF_TCP_LISTEN)
 		return 1;
 	struct endpoint from = {}, to = {};
-	if (!opens(ctx, &from, &to))
+	__u8 flags = 0, reason = REASON_NONE;
+	if (!tcp_packet(ctx, &from, &to, &flags) || flags & TCP_RST)
 		return 1;
+	bool opens = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	__u64 *known = bpf_sk_storage_get(&accepting, sk, 0, 0);
 	__u64 netns = known ? *known : 0;
-	struct source s = { .addr = from.addr };
-	if (is_loopback(&from.addr))
-		at_home(&s, netns);
-	__u64 *until = bpf_map_lookup_elem(&admissions, &s);
-	if (!until || *until < bpf_ktime_get_ns() + admission_burst)
+	if (guest_waits(netns, &to.addr, sk->src_port, &from.addr))
+		reason = REASON_STRANGERS;
+	else if (opens && over_rate(netns, &from.addr))
+		reason = REASON_RATE;
+	if (reason == REASON_NONE)
 		return 1;
-	count_lost(LOST_CONNECTIONS);
-	tell(netns, &from, &to);
+	if (opens) {
+		count_lost(LOST_CONNECTIONS);
+		tell(netns, &from, &to, reason);
+	}
 	return 0;
 }

@@ -38,18 +38,6 @@ static __always_inline bool steer(struct bpf_sk_lookup *ctx, const struct flow *
 	return true;
 }
 
-/* Envoy and weft tunnel wait some seconds for a certificate. Those who have none must not keep others waiting. */
-static __always_inline bool welcome(const struct flow *f)
-{
-	__u32 *peer = bpf_map_lookup_elem(&peers, &f->from.addr);
-	if (peer && !(*peer & ADDRESS_CONTESTED))
-		return true;
-	struct quota_key key = { .netns = f->netns, .kind = QUOTA_STRANGERS };
-	if (bpf_map_lookup_elem(&nodes, &f->from.addr))
-		key.kind = QUOTA_NODE;
-	return within(&key, key.kind);
-}
-
 SEC("sk_lookup")
 int inbound(struct bpf_sk_lookup *ctx)
 {
@@ -84,8 +72,6 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	if (bpf_map_lookup_elem(&from_proxy, &f))
 		return SK_PASS;
-	if ((hbone || tunnel) && !welcome(&f))
-		return drop(&f, REASON_STRANGERS);
 	if ((hbone || tunnel) && steer(ctx, &f, tunnel ? PORT_TUNNEL : PORT_HBONE, &result))
 		return result;
 	if (open)

@@ -204,6 +204,15 @@ struct {
 	__type(value, __u32);
 } nodes SEC(".maps");
 
+/* Addresses of other nodes, and a number that stands for the node; 0 where several nodes say that they have the address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u32);
+} other_nodes SEC(".maps");
+
 /* CONN_PROBE, of the host's own sockets: one that probes a workload. CONN_DECLARED: it speaks TLS or gRPC, as is declared.
  * CONN_CLOSED: its application has closed it. */
 enum { CONN_PROXY = 1, CONN_PROBE = 2, CONN_DECLARED = 4, CONN_CLOSED = 8 };

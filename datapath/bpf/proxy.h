@@ -141,7 +141,7 @@ static __always_inline void proxy_accepted(struct bpf_sock_ops *ops, struct bpf_
 	struct endpoint local;
 	struct tuple key = { .netns = bpf_get_netns_cookie(ops) };
 	ends(ops, &local, &key.addr);
-	admitted(key.netns, &key.addr.addr);
+	admitted(key.netns, &local, &key.addr.addr);
 	if (!is_loopback(&local.addr))
 		return;
 	key.proxy = local.port;

@@ -5,13 +5,6 @@
 
 /* Events of connections that one address is refused at a workload, or that are refused to a workload. */
 #define QUOTA_REFUSED 32
-/* Connections to the mesh's ports of a workload from all addresses that are not of the mesh. A peer that this node has
- * not heard of yet is among them. */
-#define QUOTA_STRANGERS 50
-/* The same from the node's own addresses: of its Gateways, its processes, pods in its network, and of whoever comes by a NodePort. A
- * handshake may take 10 s, so that they hold half of the 10,000 connections of a listener. Gateways of other nodes are strangers. */
-#define QUOTA_NODE 500
-
 /* Messages of DNS that a workload sends, and that it gets; its new exchanges by UDP, that it begins and that others begin. */
 #define QUOTA_DNS_MESSAGES 2000
 #define QUOTA_NEW_EXCHANGES 200

@@ -17,6 +17,9 @@ type Candidate struct {
 	Claims map[netip.Addr]uint64
 	// Links are the node's own addresses, with the prefixes that are on link by them.
 	Links []netip.Prefix
+	// Addresses are all of the node's own, where its Gateways' connections to pods may come from: model.MaxNodeAddresses at most. They play
+	// no part in the election.
+	Addresses []netip.Addr
 	// Accepts are the transports that the node takes, sorted. They play no part in the election.
 	Accepts []model.Transport
 }

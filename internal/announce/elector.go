@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ type Elector struct {
 	withdrawn chan struct{}
 }
 
-// New makes an Elector that reads st.Gateways and st.HostAddresses and writes st.Announcements and st.Nodes. Nothing is asked of the API
+// New makes an Elector that reads st.Gateways and st.HostAddresses and writes st.Announcements, st.Nodes and st.NodeAddresses. Nothing is asked of the API
 // server yet.
 func New(st *state.State, cfg Config) *Elector {
 	if cfg.Log == nil {
@@ -126,7 +127,7 @@ func (e *Elector) run(ctx context.Context) error {
 	_, snap := feed.Take()
 	d := &decider{
 		members: newMembers(e.cfg.Node, e.cfg.Times.Gap, e.cfg.Serves),
-		self:    Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}, Links: links(e.st, snap)},
+		self:    Candidate{Node: e.cfg.Node, Claims: map[netip.Addr]uint64{}, Links: links(e.st, snap), Addresses: ownAddresses(e.st, snap)},
 	}
 	ready := time.Now()
 	synced := e.st.Synced()
@@ -143,7 +144,7 @@ func (e *Elector) run(ctx context.Context) error {
 			keys, snap := feed.Take()
 			_, due = keys[e.st.Gateways.AnyKey()]
 			if _, ok := keys[e.st.HostAddresses.AnyKey()]; ok {
-				d.self.Links, due = links(e.st, snap), true
+				d.self.Links, d.self.Addresses, due = links(e.st, snap), ownAddresses(e.st, snap), true
 			}
 		case now := <-tick.C:
 			if accepts := e.cfg.Accepts(); accepts != nil {
@@ -167,6 +168,21 @@ func links(st *state.State, snap *state.Snapshot) []netip.Prefix {
 	for a := range st.HostAddresses.All(snap) {
 		if a.Neighbours && !a.Announced && a.Prefix.Addr().IsGlobalUnicast() {
 			out = append(out, a.Prefix)
+		}
+	}
+	return out
+}
+
+// ownAddresses lists the node's addresses on all links, those of tunnels to other nodes' pods too, the link that was made first first: of
+// IPVS, the kernel has one for each Service.
+func ownAddresses(st *state.State, snap *state.Snapshot) []netip.Addr {
+	own := slices.SortedFunc(st.HostAddresses.All(snap), func(a, b *model.HostAddress) int {
+		return cmp.Or(cmp.Compare(a.Link, b.Link), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+	})
+	var out []netip.Addr
+	for _, h := range own {
+		if a := h.Prefix.Addr().Unmap(); !h.Announced && model.IsRoutable(a) && !slices.Contains(out, a) && len(out) < model.MaxNodeAddresses {
+			out = append(out, a)
 		}
 	}
 	return out
@@ -236,10 +252,11 @@ func (e *Elector) want(c Candidate) {
 	if e.withdrawn != nil {
 		c.Accepts = nil
 	}
-	if w.Ready == c.Ready && maps.Equal(w.Claims, c.Claims) && slices.Equal(w.Links, c.Links) && slices.Equal(w.Accepts, c.Accepts) {
+	if w.Ready == c.Ready && maps.Equal(w.Claims, c.Claims) && slices.Equal(w.Links, c.Links) && slices.Equal(w.Accepts, c.Accepts) &&
+		slices.Equal(w.Addresses, c.Addresses) {
 		return
 	}
-	*w = Candidate{Node: c.Node, Ready: c.Ready, Claims: maps.Clone(c.Claims), Links: c.Links, Accepts: c.Accepts}
+	*w = Candidate{Node: c.Node, Ready: c.Ready, Claims: maps.Clone(c.Claims), Links: c.Links, Accepts: c.Accepts, Addresses: c.Addresses}
 	select {
 	case e.changed <- struct{}{}:
 	default:

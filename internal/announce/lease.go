@@ -22,9 +22,10 @@ const (
 	// selector picks the agents' Leases among those of the namespace.
 	selector = "app.kubernetes.io/name=weft,app.kubernetes.io/component=agent"
 
-	annotationReady  = "weft.io/ready"  // true: the node may take over addresses
-	annotationClaims = "weft.io/claims" // <address>=<term>, ...
-	annotationLinks  = "weft.io/links"  // <address>/<bits>, ...
+	annotationReady     = "weft.io/ready"     // true: the node may take over addresses
+	annotationClaims    = "weft.io/claims"    // <address>=<term>, ...
+	annotationLinks     = "weft.io/links"     // <address>/<bits>, ...
+	annotationAddresses = "weft.io/addresses" // <address>, ...
 	// annotationAccepts is "<renewTime> <transport>,...". It holds only if the time is that of the Lease: an older version
 	// of the agent, which does not know it, leaves it as it is and renews the Lease.
 	annotationAccepts = "weft.io/accepts"
@@ -51,6 +52,11 @@ func encode(l *coordinationv1.Lease, c Candidate, lasts time.Duration, now time.
 	for i, p := range c.Links {
 		links[i] = p.String()
 	}
+	addresses := make([]string, len(c.Addresses))
+	for i, a := range c.Addresses {
+		addresses[i] = a.String()
+	}
+	l.Annotations[annotationAddresses] = strings.Join(addresses, ",")
 	l.Annotations[annotationReady] = strconv.FormatBool(c.Ready)
 	l.Annotations[annotationClaims] = strings.Join(claims, ",")
 	l.Annotations[annotationLinks] = strings.Join(links, ",")
@@ -83,6 +89,11 @@ func decode(l *coordinationv1.Lease) (m member, ok bool) {
 	for text := range strings.SplitSeq(l.Annotations[annotationLinks], ",") {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			m.Links = append(m.Links, p)
+		}
+	}
+	for text := range strings.SplitSeq(l.Annotations[annotationAddresses], ",") {
+		if a, err := netip.ParseAddr(text); err == nil && model.IsRoutable(a) && len(m.Addresses) < model.MaxNodeAddresses {
+			m.Addresses = append(m.Addresses, a.Unmap())
 		}
 	}
 	if said, names, ok := strings.Cut(l.Annotations[annotationAccepts], " "); ok && said == m.renewed && len(names) <= longestAccepts {

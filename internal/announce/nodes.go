@@ -43,8 +43,9 @@ func (e *Elector) Load(ctx context.Context) error {
 // note writes what a node says of itself.
 func (e *Elector) note(m member, gone bool) {
 	if gone {
-		m.Accepts = nil
+		m.Accepts, m.Addresses = nil, nil
 	}
+	e.noteAddresses(m)
 	old, had := e.st.Nodes.Get(e.st.Snapshot(), m.Node)
 	if had == (len(m.Accepts) > 0) && (!had || slices.Equal(old.Accepts, m.Accepts)) {
 		return
@@ -58,13 +59,36 @@ func (e *Elector) note(m member, gone bool) {
 	}
 }
 
+// ofLease is the source of the addresses that a Lease says.
+const ofLease = "Lease"
+
+func (e *Elector) noteAddresses(m member) {
+	row := &model.NodeAddresses{Source: ofLease, Node: m.Node, Addresses: m.Addresses}
+	old, had := e.st.NodeAddresses.Get(e.st.Snapshot(), row.Key())
+	if had == (len(row.Addresses) > 0) && (!had || slices.Equal(old.Addresses, row.Addresses)) {
+		return
+	}
+	w := e.st.Write(e.st.NodeAddresses)
+	defer w.Commit()
+	if len(row.Addresses) == 0 {
+		e.st.NodeAddresses.Delete(w, row.Key())
+	} else {
+		e.st.NodeAddresses.Put(w, row)
+	}
+}
+
 // forgetNodes drops the nodes that a complete list does not hold.
 func (e *Elector) forgetNodes(there map[string]bool) {
-	w := e.st.Write(e.st.Nodes)
+	w := e.st.Write(e.st.Nodes, e.st.NodeAddresses)
 	defer w.Commit()
 	for n := range e.st.Nodes.All(w.Snapshot()) {
 		if !there[n.Name] {
 			e.st.Nodes.Delete(w, n.Name)
+		}
+	}
+	for n := range e.st.NodeAddresses.All(w.Snapshot()) {
+		if n.Source == ofLease && !there[n.Node] {
+			e.st.NodeAddresses.Delete(w, n.Key())
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -71,5 +72,62 @@ func TestNodesTable(t *testing.T) {
 	e.forgetNodes(map[string]bool{"b": true})
 	if accepts("b") || accepts("c") || accepts("d") {
 		t.Error("the table holds what a node took back, the node of a deleted Lease, or one that is not listed any more")
+	}
+}
+
+// TestLeaseSaysAddresses: what a Lease says reaches the table, and goes with the Lease.
+func TestLeaseSaysAddresses(t *testing.T) {
+	var many []netip.Addr
+	for i := range 2 * model.MaxNodeAddresses {
+		many = append(many, netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}))
+	}
+	e := New(state.New(state.NewDB()), Config{Node: "a"})
+	table := func() []netip.Addr {
+		row, ok := e.st.NodeAddresses.Get(e.st.Snapshot(), "Lease/b")
+		if !ok {
+			return nil
+		}
+		return row.Addresses
+	}
+	for _, tt := range []struct{ has, want []netip.Addr }{
+		{[]netip.Addr{many[0], netip.MustParseAddr("2001:db8::7")}, []netip.Addr{many[0], netip.MustParseAddr("2001:db8::7")}},
+		{[]netip.Addr{netip.MustParseAddr("127.0.0.1"), many[1]}, many[1:2]},
+		{many, many[:model.MaxNodeAddresses]},
+		{nil, nil},
+		{many[:1], many[:1]},
+	} {
+		l := &coordinationv1.Lease{}
+		encode(l, Candidate{Node: "b", Addresses: tt.has}, time.Second, time.Now())
+		m, ok := decode(l)
+		if !ok {
+			t.Fatal("the Lease is not understood")
+		}
+		e.note(m, false)
+		if got := table(); !slices.Equal(got, tt.want) {
+			t.Errorf("%v: %v, want %v", tt.has, got, tt.want)
+		}
+	}
+	e.forgetNodes(map[string]bool{"c": true})
+	if got := table(); got != nil {
+		t.Errorf("the table holds %v of a node without a Lease", got)
+	}
+}
+
+// TestOwnAddresses: a node says the addresses of all its links, but not those that it has for Gateways.
+func TestOwnAddresses(t *testing.T) {
+	st := state.New(state.NewDB())
+	w := st.Write(st.HostAddresses)
+	for _, h := range []*model.HostAddress{
+		{Link: 9, Prefix: netip.MustParsePrefix("10.42.1.0/32")}, // of a tunnel to other nodes' pods
+		{Link: 2, Prefix: netip.MustParsePrefix("192.0.2.7/24"), Neighbours: true},
+		{Link: 2, Prefix: netip.MustParsePrefix("2001:db8::7/64"), Neighbours: true},
+		{Link: 2, Prefix: netip.MustParsePrefix("192.0.2.99/32"), Neighbours: true, Announced: true},
+	} {
+		st.HostAddresses.Put(w, h)
+	}
+	w.Commit()
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("10.42.1.0")}
+	if got := ownAddresses(st, st.Snapshot()); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -116,8 +116,8 @@ type Proxy struct {
 	Started   time.Time `json:"started,omitzero"`
 	// Connected is true when Envoy holds a stream to the agent's xDS server.
 	Connected bool `json:"connected"`
-	// Overload names the active actions of Envoy's overload manager, as "stop_accepting_requests": it is short of memory.
-	// OverloadActions are all that it has.
+	// Overload names the active actions of Envoy's overload manager, as "stop_accepting_requests": it is short of memory; or
+	// model.OverloadConnections. OverloadActions are all that it has.
 	Overload        []string `json:"overload,omitempty"`
 	OverloadActions []string `json:"overloadActions,omitempty"`
 	// Unanswered are the requests that failed last because no agent answered; nil if none did.

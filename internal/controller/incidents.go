@@ -157,6 +157,8 @@ func (i *incident) text() string {
 		text = "weft proxy replaced an Envoy that stayed in overload; connections through it ended"
 	case nodereport.EnvoyDied:
 		text = "Envoy ended by itself, and weft proxy starts it again; connections through it ended"
+	case nodereport.EnvoyFull:
+		text = "Envoy has as many connections as it may have and refuses others, whoever makes them; weft observe shows who opens connections"
 	case nodereport.TunnelDied:
 		text = "weft tunnel ended by itself, and weft proxy starts it again; connections through it ended"
 	}

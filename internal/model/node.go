@@ -1,6 +1,7 @@
 package model
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -50,3 +51,16 @@ type Node struct {
 
 // Key is the node's name.
 func (n *Node) Key() string { return n.Name }
+
+// MaxNodeAddresses bounds the addresses of a node that count as its own. A node says itself which it has.
+const MaxNodeAddresses = 32
+
+// NodeAddresses are addresses of a node by one source: its Node object, or its agent's Lease.
+type NodeAddresses struct {
+	Source    string       `json:"source"` // Node or Lease
+	Node      string       `json:"node"`
+	Addresses []netip.Addr `json:"addresses"` // MaxNodeAddresses at most
+}
+
+// Key is the source and the node.
+func (n *NodeAddresses) Key() string { return n.Source + "/" + n.Node }

@@ -35,6 +35,10 @@ func (p Probe) String() string {
 // holds 200 bytes.
 const MaxProbeTarget = 180
 
+// MaxProbes is the size of the kernel's tables of the ports that probes and hooks call, and of what they ask for. All pods of a node that
+// are strict or have a policy share them, each with an entry for each of its addresses.
+const MaxProbes = 1 << 15
+
 // PodCgroup is a cgroup of this node that the kubelet puts pods into, those in the host's network too.
 type PodCgroup struct {
 	// Path is the path below the cgroup2 mount, such as kubepods.slice.

@@ -15,7 +15,7 @@ type Proxy struct {
 	// Crashes are the Envoys that ended by themselves.
 	Crashes int       `json:"crashes,omitempty"`
 	Started time.Time `json:"started,omitzero"`
-	// OverloadActions are the actions of Envoy's overload manager, Overload those that are active. Both are sorted.
+	// OverloadActions are the actions of Envoy's overload manager and OverloadConnections, Overload those that are active. Both are sorted.
 	Overload        []string `json:"overload,omitempty"`
 	OverloadActions []string `json:"overloadActions,omitempty"`
 	// Tunnel is nil if weft proxy runs no weft tunnel.
@@ -25,6 +25,10 @@ type Proxy struct {
 	// Error is the last one, of weft proxy or of the way to it.
 	Error string `json:"error,omitempty"`
 }
+
+// OverloadConnections is what Overload names while Envoy has as many connections as it may have and refuses others. It is none of the
+// overload manager's actions.
+const OverloadConnections = "max_connections"
 
 // Unanswered are requests of workloads that Envoy answered with 503 and its response flag SI, because no agent told it the routes
 // of their Service in time.

@@ -17,12 +17,14 @@ const (
 	EnvoyReplaced IncidentKind = "EnvoyReplaced"
 	// EnvoyDied is that Envoy ended by itself.
 	EnvoyDied IncidentKind = "EnvoyDied"
+	// EnvoyFull is that Envoy has as many connections as it may have, and refuses others.
+	EnvoyFull IncidentKind = "EnvoyFull"
 	// TunnelDied is that weft tunnel ended by itself.
 	TunnelDied IncidentKind = "TunnelDied"
 )
 
 func (k IncidentKind) known() bool {
-	return slices.Contains([]IncidentKind{EnvoyReplaced, EnvoyDied, TunnelDied}, k)
+	return slices.Contains([]IncidentKind{EnvoyReplaced, EnvoyDied, EnvoyFull, TunnelDied}, k)
 }
 
 const (
@@ -46,10 +48,14 @@ type Counts struct {
 	Overloads     int `json:"overloads"`
 	Crashes       int `json:"crashes"`
 	TunnelCrashes int `json:"tunnelCrashes"`
+	Full          int `json:"full,omitempty"` // 1 while Envoy refuses connections for their number
 }
 
 func countsOf(p *model.Proxy) Counts {
 	c := Counts{Overloads: p.Overloads, Crashes: p.Crashes}
+	if slices.Contains(p.Overload, model.OverloadConnections) {
+		c.Full = 1
+	}
 	if p.Tunnel != nil {
 		c.TunnelCrashes = p.Tunnel.Crashes
 	}
@@ -69,6 +75,7 @@ func (c Counts) since(before Counts, p *model.Proxy, now time.Time) []Incident {
 	}
 	add(EnvoyReplaced, before.Overloads, c.Overloads, strings.Join(p.Overload, ", "))
 	add(EnvoyDied, before.Crashes, c.Crashes, p.Error)
+	add(EnvoyFull, before.Full, c.Full, "")
 	if p.Tunnel != nil {
 		add(TunnelDied, before.TunnelCrashes, c.TunnelCrashes, p.Tunnel.Error)
 	}

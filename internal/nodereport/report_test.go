@@ -145,6 +145,9 @@ func TestIncidents(t *testing.T) {
 		{&model.Proxy{State: "LIVE", Tunnel: tunnel(1)}, time.Minute, []IncidentKind{EnvoyReplaced, EnvoyDied, TunnelDied}},
 		{&model.Proxy{State: "LIVE", Overloads: 1, Tunnel: tunnel(1)}, 10 * time.Minute, []IncidentKind{EnvoyReplaced, EnvoyDied, TunnelDied, EnvoyReplaced}},
 		{&model.Proxy{State: "LIVE", Overloads: 1, Tunnel: tunnel(1)}, time.Hour, nil},
+		{&model.Proxy{State: "LIVE", Overloads: 1, Tunnel: tunnel(1), Overload: []string{"shrink_heap"}}, time.Second, nil},
+		{&model.Proxy{State: "LIVE", Overloads: 1, Tunnel: tunnel(1), Overload: []string{model.OverloadConnections}}, time.Second, []IncidentKind{EnvoyFull}},
+		{&model.Proxy{State: "LIVE", Overloads: 1, Tunnel: tunnel(1)}, time.Second, []IncidentKind{EnvoyFull}},
 	} {
 		if got := look(step.row, step.after); !slices.Equal(got, step.want) {
 			t.Errorf("step %d: %v, want %v", i, got, step.want)

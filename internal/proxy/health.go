@@ -85,7 +85,8 @@ func (h *health) ready(ctx context.Context) error {
 		return errors.New("Envoy is not live: it waits for its first configuration; does the agent run?")
 	}
 	if actions := Active(s.overloadOf(current)); len(actions) > 0 {
-		return fmt.Errorf("Envoy is in overload: %s; its memory limit is %d bytes", strings.Join(actions, ", "), h.cfg.MemoryLimitBytes)
+		return fmt.Errorf("Envoy is in overload: %s; its memory limit is %d bytes, and it may have %d connections",
+			strings.Join(actions, ", "), h.cfg.MemoryLimitBytes, h.cfg.MaxConnections)
 	}
 	return nil
 }

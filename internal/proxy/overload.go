@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const (
@@ -45,6 +47,7 @@ func (s *supervisor) watchEnvoy(ctx context.Context) {
 	tick := time.NewTicker(envoyPoll)
 	defer tick.Stop()
 	var w overloadWatch
+	var full connectionWatch
 	var watched *process
 	for {
 		select {
@@ -54,7 +57,7 @@ func (s *supervisor) watchEnvoy(ctx context.Context) {
 		}
 		p := s.serving()
 		if p != watched {
-			watched, w = p, overloadWatch{replaced: w.replaced}
+			watched, w, full = p, overloadWatch{replaced: w.replaced}, connectionWatch{}
 		}
 		if p == nil {
 			continue
@@ -67,6 +70,7 @@ func (s *supervisor) watchEnvoy(ctx context.Context) {
 			s.saw(&poll{of: p, state: "UNKNOWN", overload: s.overloadOf(p)})
 			continue
 		}
+		now.overload[model.OverloadConnections] = full.saw(time.Now(), now.refused)
 		s.saw(now)
 		actions := now.overload
 		if !s.overloadDue(&w, p, actions) {
@@ -136,6 +140,23 @@ func (w *overloadWatch) saw(now time.Time, refuses bool) time.Duration {
 		w.began, w.told = time.Time{}, false
 	}
 	return 0
+}
+
+// connectionWatch tells from the number of connections that an Envoy refused whether it has as many as it may have. A new Envoy in its
+// place would have as many soon: it is told, and nothing is replaced.
+type connectionWatch struct {
+	known   bool
+	refused uint64
+	last    time.Time // when one was refused
+}
+
+// saw takes in how many were refused so far, and reports whether one was lately.
+func (w *connectionWatch) saw(now time.Time, refused uint64) bool {
+	if w.known && refused > w.refused {
+		w.last = now
+	}
+	w.known, w.refused = true, refused
+	return !w.last.IsZero() && now.Sub(w.last) <= overloadCalm
 }
 
 // replaceOverloaded puts a new Envoy in the place of one that stays in overload: by a hot restart, or, where that fails

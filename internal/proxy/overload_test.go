@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weft-mesh/weft/internal/model"
 )
 
 const refusing = "stop_accepting_requests"
@@ -243,6 +245,58 @@ func TestOverloadWatch(t *testing.T) {
 	} {
 		if got := w.saw(at(step.second), step.refuses); got != time.Duration(step.want)*time.Second {
 			t.Errorf("second %d: %v, want %d s", step.second, got, step.want)
+		}
+	}
+}
+
+// TestFullConnectionsAreTold: an Envoy that refuses connections because it has as many as it may have says so until it takes them again.
+// It stays: the next would have as many soon.
+func TestFullConnectionsAreTold(t *testing.T) {
+	n := newNode(t)
+	defer n.showLogs()
+	n.cfg.MaxConnections = 8
+	n.cfg.OverloadTime = time.Second
+	n.run(n.cfg)
+	first := n.untilLive()
+	n.until("Envoy is in no overload", calm)
+	var held []net.Conn
+	defer func() {
+		for _, c := range held {
+			c.Close()
+		}
+	}()
+	full := func(st *Status) bool {
+		c, err := net.Dial("tcp", n.addr)
+		if err == nil {
+			held = append(held, c)
+		}
+		return st.Overload[model.OverloadConnections]
+	}
+	n.until("Envoy says that it refuses connections", full)
+	time.Sleep(3 * n.cfg.OverloadTime)
+	if st, err := n.client().Status(t.Context()); err != nil || st.PID != first.PID || st.Overloads > 0 {
+		t.Errorf("status %+v (%v), want Envoy %d", st, err, first.PID)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	held = nil
+	n.until("Envoy takes connections again", calm)
+}
+
+func TestConnectionWatch(t *testing.T) {
+	start := time.Now()
+	var w connectionWatch
+	for _, step := range []struct {
+		second  int
+		refused uint64
+		want    bool
+	}{
+		{0, 7, false}, // those that an earlier supervisor saw
+		{1, 7, false}, {2, 9, true}, {3, 9, true}, {12, 9, true}, {13, 9, false}, {14, 10, true},
+	} {
+		if got := w.saw(start.Add(time.Duration(step.second)*time.Second), step.refused); got != step.want {
+			t.Errorf("second %d: %v, want %v", step.second, got, step.want)
 		}
 	}
 }

@@ -18,6 +18,8 @@ type poll struct {
 	// overload has the actions of the overload manager by name, as stop_accepting_requests, and whether each is active
 	// (https://www.envoyproxy.io/docs/envoy/latest/configuration/operations/overload_manager/overload_manager).
 	overload map[string]bool
+	// refused counts the connections that Envoy refused because it had as many as it may have.
+	refused uint64
 	// answered is true where the admin did. The others are then what this Envoy has counted: see losses.
 	answered                               bool
 	logsDropped, copiesDropped, unanswered uint64
@@ -27,8 +29,11 @@ type poll struct {
 // (https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/statistics).
 var envoyStates = []string{"LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"}
 
+// statRefused counts tries to take one more of what Envoy has a fixed number of.
+const statRefused = "overload.envoy.resource_monitors.global_downstream_max_connections.failed_updates"
+
 // pollFilter names what a poll asks for. One dot for any character does no harm there.
-const pollFilter = `^(server\.state|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statCopiesActive + `|` + statCopiesPending + `|` + statUnanswered + `)$`
+const pollFilter = `^(server\.state|` + statRefused + `|overload\.envoy\.overload_actions\..*\.active|` + statLogsDropped + `|` + statCopiesActive + `|` + statCopiesPending + `|` + statUnanswered + `)$`
 
 func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 	const prefix, suffix, state = "overload.envoy.overload_actions.", ".active", "server.state"
@@ -39,7 +44,7 @@ func (a *admin) poll(ctx context.Context, p *process) (*poll, error) {
 		return nil, err
 	}
 	out := &poll{
-		of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats)),
+		of: p, state: "UNKNOWN", overload: make(map[string]bool, len(stats)), refused: stats[statRefused],
 		answered: true, logsDropped: stats[statLogsDropped], copiesDropped: stats[statCopiesActive] + stats[statCopiesPending], unanswered: stats[statUnanswered],
 	}
 	if v, ok := stats[state]; ok && v < uint64(len(envoyStates)) {
@@ -80,7 +85,7 @@ func (s *supervisor) saw(now *poll) {
 	switch active := Active(now.overload); {
 	case slices.Equal(had, active):
 	case len(active) > 0:
-		s.cfg.Log.Warn("Envoy is in overload", "pid", now.of.PID, "actions", strings.Join(active, ","), "memoryLimit", s.cfg.MemoryLimitBytes)
+		s.cfg.Log.Warn("Envoy is in overload", "pid", now.of.PID, "actions", strings.Join(active, ","), "memoryLimit", s.cfg.MemoryLimitBytes, "maxConnections", s.cfg.MaxConnections)
 	default:
 		s.cfg.Log.Info("Envoy is not in overload any more", "pid", now.of.PID)
 	}

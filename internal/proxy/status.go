@@ -32,7 +32,7 @@ type Status struct {
 	Overloads int `json:"overloads,omitempty"`
 	Crashes   int `json:"crashes"`
 	// Overload has the actions of Envoy's overload manager, as "stop_accepting_requests", and whether each is active. An
-	// Envoy with an active one is short of memory. Nil until it was asked.
+	// Envoy with an active one is short of memory. model.OverloadConnections is there too. Nil until it was asked.
 	Overload map[string]bool `json:"overload,omitempty"`
 	// LogsDropped counts entries of the access log, which become flows, that Envoys dropped since this supervisor began, because
 	// the agent took them too slowly.

@@ -52,6 +52,8 @@ type State struct {
 	HostAddresses *Table[*model.HostAddress]
 	// Written by announce, or by the agent of a folder: what nodes say of themselves.
 	Nodes *Table[*model.Node]
+	// Written by gateway from Node objects, and by announce from Leases: where nodes' own connections come from.
+	NodeAddresses *Table[*model.NodeAddresses]
 	// Written by the receiver of Gateways' Secrets: what the controller lets this node do. Without a row it serves Gateways.
 	Role *Table[*model.NodeRole]
 
@@ -123,6 +125,7 @@ func New(db *DB) *State {
 		Announcements: NewTable(db, "announcements", (*model.Announcement).Key),
 		HostAddresses: NewTable(db, "host-addresses", (*model.HostAddress).Key),
 		Nodes:         NewTable(db, "node-transports", (*model.Node).Key),
+		NodeAddresses: NewTable(db, "node-addresses", (*model.NodeAddresses).Key),
 		Role:          NewTable(db, "node-role", (*model.NodeRole).Key),
 		synced:        make(chan struct{}),
 	}

@@ -145,7 +145,7 @@ func oddHandshakes(t *testing.T, a *arena) string {
 		cert := changed(t, h.change, ca, key)
 		for _, port := range bothPorts {
 			tried++
-			time.Sleep(40 * time.Millisecond) // a pod takes 50 connections a second of strangers
+			time.Sleep(40 * time.Millisecond) // a pod takes 40 connections a second of a stranger
 			want := false
 			for _, p := range h.in {
 				want = want || p == port

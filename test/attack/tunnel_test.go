@@ -80,7 +80,7 @@ type sessionsSpec struct {
 	Identity    string // that a certificate of the attacker's own claims
 	Chain       int    // certificates of authorities that are shown besides; none of them has signed anything
 	Many        int
-	Pace        time.Duration // between two sessions: a pod takes 50 connections a second of strangers
+	Pace        time.Duration // between two sessions: a pod takes 40 connections a second of a stranger
 	Hold        time.Duration
 }
 
