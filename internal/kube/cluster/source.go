@@ -124,19 +124,22 @@ func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object
 	if err != nil {
 		return nil, nil, err
 	}
-	example, err := s.c.clients.scheme.New(gvk)
-	return typedClient{client, s.c.clients, gvk, s.c.opts.Statuses, s.custom()}, example, err
+	example, err := s.c.clients.scheme.New(s.kind.GVK)
+	c := typedClient{Interface: client, clients: s.c.clients, gvk: gvk}
+	if s.custom() {
+		c.reader = newObjectReader(s.c.clients.scheme, s.kind.GVK, gvk.Version, s.c.opts.Statuses)
+	}
+	return c, example, err
 }
 
-// typedClient lists and watches Go objects. Fields that these do not have are dropped.
+// typedClient lists and watches Go objects.
 type typedClient struct {
 	rest.Interface
 	clients *clients
 	gvk     schema.GroupVersionKind
-	// statuses of routes are read too.
-	statuses bool
-	// custom resources come as JSON, others as protobuf.
-	custom bool
+	// reader reads custom resources, which come as JSON. nil: the objects are of Kubernetes itself and come as protobuf. Fields that
+	// their Go types do not have are dropped: the mesh needs none that a later Kubernetes may add.
+	reader *objectReader
 }
 
 func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
@@ -144,6 +147,18 @@ func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
 }
 
 func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if c.reader != nil {
+		body, err := c.request(&o).Stream(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer body.Close()
+		list, err := c.reader.readList(body)
+		if err != nil {
+			return nil, fmt.Errorf("list of %s: %w", c.gvk.Kind, err)
+		}
+		return list, nil
+	}
 	list, err := c.clients.scheme.New(c.gvk.GroupVersion().WithKind(c.gvk.Kind + "List"))
 	if err != nil {
 		return nil, err
@@ -152,7 +167,7 @@ func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Ob
 }
 
 func (c typedClient) watch(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-	if c.custom {
+	if c.reader != nil {
 		return c.watchJSON(ctx, o)
 	}
 	return c.request(&o).Watch(ctx)

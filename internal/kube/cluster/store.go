@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -132,6 +133,8 @@ func (s *store) take(w *state.Write, in any) {
 		var note string
 		obj, note = s.closed(obj, before)
 		problem = fmt.Sprintf("%v; %s", wrong, note)
+	} else if !slices.Contains(WritesStatus(), s.gk()) { // others say so in their status
+		problem = kube.UnknownFieldsOf(obj.(metav1.Object)).Message()
 	}
 	if obj != nil {
 		if err := s.c.objs.Put(w, obj); err != nil {
