@@ -10,7 +10,7 @@ import (
 )
 
 // AnnotationUnknownFields is on objects of the Gateway API that have fields which this program does not know: their CRD is newer. The
-// source of the objects writes it, nobody else can. Its value is that of UnknownFields.String.
+// reader of a cluster writes it, whatever the object says itself. Its value is that of UnknownFields.String.
 const AnnotationUnknownFields = "weft.io/unknown-fields"
 
 // Bounds of UnknownFields, which are whatever a CRD calls its fields.
@@ -46,6 +46,12 @@ func (u UnknownFields) Message() string {
 		return ""
 	}
 	return fmt.Sprintf("%s: not known to this version of the mesh", u)
+}
+
+// Of returns the fields that are about an element of a list, such as spec.rules: those in it, and those that may be about all of the
+// object.
+func (u UnknownFields) Of(list string, index int) UnknownFields {
+	return slices.Concat(u.In(list, index), u.Outside(list))
 }
 
 // In returns the fields of the element of a list, such as spec.rules.

@@ -133,8 +133,10 @@ func (s *store) take(w *state.Write, in any) {
 		var note string
 		obj, note = s.closed(obj, before)
 		problem = fmt.Sprintf("%v; %s", wrong, note)
-	} else if !slices.Contains(WritesStatus(), s.gk()) { // others say so in their status
-		problem = kube.UnknownFieldsOf(obj.(metav1.Object)).Message()
+	} else if !slices.Contains(WritesStatus(), s.gk()) { // that is a ReferenceGrant: others have a status
+		if problem = kube.UnknownFieldsOf(obj.(metav1.Object)).Message(); problem != "" {
+			problem += "; it grants nothing"
+		}
 	}
 	if obj != nil {
 		if err := s.c.objs.Put(w, obj); err != nil {
