@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -60,6 +61,9 @@ func newClients(cfg *rest.Config) *clients {
 	s := kube.Scheme()
 	if err := errors.Join(apiextensionsv1.AddToScheme(s), eventsv1.AddToScheme(s)); err != nil {
 		panic(err) // two types under one name: a mistake in the program
+	}
+	for _, version := range []string{"v1beta1", "v1alpha3", "v1alpha2"} { // the options of requests: see crds.Versions
+		metav1.AddToGroupVersion(s, schema.GroupVersion{Group: gwv1.GroupName, Version: version})
 	}
 	return &clients{
 		cfg: cfg, scheme: s, codecs: serializer.NewCodecFactory(s), params: runtime.NewParameterCodec(s),

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/kube/crds"
 )
 
 // retryBackoff spaces attempts to reach an API server. Many agents lose it at once, hence the jitter.
@@ -268,7 +270,15 @@ func (s *source) absent() {
 	s.c.setProblem(s.gk(), "", "")
 }
 
-// choose takes the version that the CRD serves: the kind's own, else an older one of the same shape.
+// versions are those of the kind that can be read: its own, and older ones of the same shape.
+func (s *source) versions() []string {
+	if s.strict() {
+		return []string{s.kind.GVK.Version}
+	}
+	return crds.Versions(s.kind.GVK.Kind)
+}
+
+// choose takes the first of versions that the CRD serves.
 func (s *source) choose(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	established := false
 	for _, c := range crd.Status.Conditions {
@@ -277,15 +287,15 @@ func (s *source) choose(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	if !established {
 		return false
 	}
-	for _, want := range []string{s.kind.GVK.Version, "v1beta1"} {
+	for _, want := range s.versions() {
 		for _, v := range crd.Spec.Versions {
-			if v.Name == want && v.Served && s.c.clients.scheme.Recognizes(s.gk().WithVersion(want)) {
+			if v.Name == want && v.Served {
 				s.served.Store(&want)
 				return true
 			}
 		}
 	}
-	s.c.setProblem(s.gk(), "", fmt.Sprintf("CRD %s serves no version that is known here; install one with %s", crd.Name, s.kind.GVK.Version))
+	s.c.setProblem(s.gk(), "", fmt.Sprintf("CRD %s serves no version that is known here; install one with %s", crd.Name, strings.Join(s.versions(), " or ")))
 	if s.gk().Group != weftv1.Group {
 		// Routes that cannot be read are missing; policies that cannot be read would be open, so they are waited for.
 		s.c.markLoaded(s.gk())

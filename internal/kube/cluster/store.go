@@ -30,7 +30,7 @@ func (s *store) Transformer() cache.TransformFunc {
 			return obj, nil // take needs all fields
 		}
 		if o, ok := obj.(runtime.Object); ok {
-			return s.c.trim(kube.Upgrade(o)), nil
+			return s.c.trim(o), nil
 		}
 		return obj, nil
 	}
@@ -122,7 +122,7 @@ func (s *store) take(w *state.Write, in any) {
 			return
 		}
 	}
-	obj = s.c.trim(kube.Upgrade(obj))
+	obj = s.c.trim(obj)
 	admission.Complete(obj)
 	key := kube.Key(obj.(metav1.Object))
 	before, _ := s.kind.Get(w.Snapshot(), key)
