@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -47,8 +48,9 @@ type clients struct {
 	codecs serializer.CodecFactory
 	params runtime.ParameterCodec
 
-	mu sync.Mutex
-	by map[clientKey]*rest.RESTClient
+	mu       sync.Mutex
+	by       map[clientKey]*rest.RESTClient
+	metadata metadata.Interface
 }
 
 // clientKey names a client. Watches are not limited in their rate, as those of client-go are not.
@@ -113,6 +115,20 @@ func (c *clients) get(key clientKey) (*rest.RESTClient, error) {
 	}
 	c.by[key] = r
 	return r, nil
+}
+
+// crdMetadata returns a client for the metadata of CRDs. A CRD is some 200 KiB, and its metadata 2.
+func (c *clients) crdMetadata() (metadata.ResourceInterface, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.metadata == nil {
+		m, err := metadata.NewForConfig(c.cfg)
+		if err != nil {
+			return nil, fmt.Errorf("client of metadata: %w", err)
+		}
+		c.metadata = m
+	}
+	return c.metadata.Resource(apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions")), nil
 }
 
 // source finds the source of a kind.

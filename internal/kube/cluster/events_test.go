@@ -169,7 +169,7 @@ func TestWatchOfRoutes(t *testing.T) {
 	c := New(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, kube.NewObjects(state.NewDB()), Options{})
 	s, err := c.source(httpRoute.GroupKind())
 	noError(t, err)
-	requests, _, err := s.requests(httpRoute)
+	requests, _, err := s.requests(t.Context(), httpRoute)
 	noError(t, err)
 	watch := func() (apiwatch.Interface, error) {
 		return requests.watch(t.Context(), metav1.ListOptions{Watch: true})

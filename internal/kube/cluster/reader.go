@@ -28,7 +28,7 @@ type objectReader struct {
 	served string                  // version of what comes
 	unread *json.Unmarshalers
 	// harmless reports whether a field that is not known has the value that it has where nobody sets it. nil: none has.
-	harmless func(path string, value any) bool
+	harmless func(path string, value any) (bool, error)
 }
 
 var (

@@ -62,7 +62,7 @@ func (s *source) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
 		follow := s.follow
-		if s.strict() {
+		if s.custom() {
 			follow = s.followSchema
 		}
 		err := follow(ctx)
@@ -88,7 +88,7 @@ func (s *source) run(ctx context.Context) error {
 // follow lists and watches until that fails.
 func (s *source) follow(ctx context.Context) error {
 	gvk := s.version()
-	requests, example, err := s.requests(gvk)
+	requests, example, err := s.requests(ctx, gvk)
 	if err != nil {
 		return err
 	}
@@ -114,8 +114,8 @@ type requests interface {
 	watch(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
 }
 
-// requests returns how a kind is asked for, and an example of the objects that come.
-func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
+// requests returns how a kind is asked for until a context ends, and an example of the objects that come.
+func (s *source) requests(ctx context.Context, gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
 	if s.strict() {
 		r, err := s.c.clients.strict(gvk)
 		example := &unstructured.Unstructured{}
@@ -130,6 +130,8 @@ func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object
 	c := typedClient{Interface: client, clients: s.c.clients, gvk: gvk}
 	if s.custom() {
 		c.reader = newObjectReader(s.c.clients.scheme, s.kind.GVK, gvk.Version, s.c.opts.Statuses)
+		unset := &defaults{crd: s.crd, version: gvk.Version}
+		c.reader.harmless = func(path string, value any) (bool, error) { return unset.is(ctx, path, value) }
 	}
 	return c, example, err
 }
@@ -209,10 +211,6 @@ func fieldSelector(gk schema.GroupKind) string {
 
 // untilInstalled returns when the kind's CRD is there and serves a version that can be read.
 func (s *source) untilInstalled(ctx context.Context) error {
-	client, err := s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
-	if err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
 		version := "" // of a CRD that is not there
 		crd, err := s.crd(ctx)
@@ -226,22 +224,26 @@ func (s *source) untilInstalled(ctx context.Context) error {
 		default:
 			version = crd.ResourceVersion
 		}
-		if err := s.awaitChange(ctx, client, s.crdName(), version); err != nil {
+		if err := s.awaitChange(ctx, s.crdName(), version); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// awaitChange returns when the CRD is not as it was at a resourceVersion, "" is when it was not there, and after some minutes. The
+// awaitChange returns when the CRD is not as it was at a resourceVersion, "" is when it was not there, and after half an hour. The
 // watch begins with the CRD as it is, and not at that resourceVersion: a CRD seldom changes, so an API server has forgotten its
 // version, and would end each watch at once.
-func (s *source) awaitChange(ctx context.Context, client rest.Interface, name, resourceVersion string) error {
-	seconds := int64(300)
+func (s *source) awaitChange(ctx context.Context, name, resourceVersion string) error {
+	client, err := s.c.clients.crdMetadata()
+	if err != nil {
+		return err
+	}
+	seconds := int64(1800)
 	o := metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Watch: true, TimeoutSeconds: &seconds,
 	}
-	w, err := client.Get().Resource("customresourcedefinitions").VersionedParams(&o, s.c.clients.params).Watch(ctx)
+	w, err := client.Watch(ctx, o)
 	if err != nil {
 		return fmt.Errorf("wait for a change of %s: %w", name, err)
 	}

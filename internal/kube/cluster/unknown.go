@@ -3,6 +3,7 @@ package cluster
 import (
 	stdjson "encoding/json"
 	"errors"
+	"iter"
 	"strconv"
 	"strings"
 
@@ -40,7 +41,10 @@ func (r *objectReader) unknown(text []byte) (unknown kube.UnknownFields, err err
 					return nil, err
 				}
 			}
-			if value, ok := valueAt(values, path); ok && r.harmless(path, value) {
+			value, _ := valueAt(values, path)
+			if unset, err := r.harmless(path, value); err != nil {
+				return nil, err
+			} else if unset {
 				continue
 			}
 		}
@@ -58,9 +62,14 @@ func decidesNothing(path string) bool {
 	return strings.HasPrefix(path, "metadata.") || strings.HasPrefix(path, "status.") || strings.Contains(path, "].sessionPersistence.")
 }
 
+// pathParts splits a path such as spec.rules[0].when into names and indexes.
+func pathParts(path string) iter.Seq[string] {
+	return strings.FieldsFuncSeq(path, func(c rune) bool { return c == '.' || c == '[' || c == ']' })
+}
+
 // valueAt returns the value at a path such as spec.rules[0].when.
 func valueAt(v any, path string) (any, bool) {
-	for _, name := range strings.FieldsFunc(path, func(c rune) bool { return c == '.' || c == '[' || c == ']' }) {
+	for name := range pathParts(path) {
 		switch in := v.(type) {
 		case map[string]any:
 			var ok bool

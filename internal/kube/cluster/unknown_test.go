@@ -42,11 +42,20 @@ var newerObjects = []struct{ name, kind, rest, unknown string }{
 	{"of a grant", "ReferenceGrant", `"metadata":{"namespace":"ns","name":"o"},"spec":{"from":[{"group":"","kind":"a","namespace":"b","name":"c"}]}`, "spec.from[0].name"},
 	{"of a policy", "BackendTLSPolicy", `"metadata":{"namespace":"ns","name":"o"},"spec":{"validation":{"hostname":"a","pins":[]}}`, "spec.validation.pins"},
 	{"of session persistence", "HTTPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{"rules":[{"sessionPersistence":{"type":"Cookie","cookieConfig":{"lifetimeType":"Session"}}}]}`, ""},
+	{"what nobody set", "HTTPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{"fallback":"Open","rules":[{"limits":{"rate":10}},{}]}`, ""},
+	{"what somebody set", "HTTPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{"fallback":"Closed","rules":[{"limits":{"rate":10}},{"limits":{"rate":11}},{"limits":{}}]}`,
+		"spec.fallback, spec.rules[1].limits, spec.rules[2].limits"},
 	{"too many", "TCPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{` + many(20) + `}`,
 		"spec.f000, spec.f001, spec.f002, spec.f003, spec.f004, spec.f005, spec.f006, spec.f007, more fields"},
 	{"hidden by many", "TCPRoute", `"metadata":{"namespace":"ns","name":"o",` + many(200) + `},"spec":{"when":1}`, "more fields"},
 	{"long", "UDPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{"` + strings.Repeat("a", 500) + `":1}`, "spec." + strings.Repeat("a", 195) + "…"},
 }
+
+// newerCRD gives some fields a value where nobody does.
+const newerCRD = `{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1","metadata":{"name":"c"},"spec":{"versions":[{"name":"v1beta1"},{"name":"v1","served":true,
+	"schema":{"openAPIV3Schema":{"type":"object","properties":{"spec":{"type":"object","properties":{
+		"fallback":{"type":"string","default":"Open"},"when":{"type":"string"},
+		"rules":{"type":"array","items":{"type":"object","properties":{"limits":{"type":"object","default":{},"properties":{"rate":{"type":"integer","default":10}}}}}}}}}}}}]}}`
 
 // TestUnknownFieldsAreNoted: a field that came with a newer CRD is not dropped without a word, whether the object comes by a watch or by
 // a list.
@@ -55,6 +64,10 @@ func TestUnknownFieldsAreNoted(t *testing.T) {
 		object := fmt.Sprintf(`{"apiVersion":"gateway.networking.k8s.io/v1","kind":%q,%s}`, test.kind, test.rest)
 		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
+			if strings.HasPrefix(r.URL.Path, "/apis/apiextensions.k8s.io/") {
+				_, _ = io.WriteString(w, newerCRD)
+				return
+			}
 			if r.URL.Query().Get("watch") != "" {
 				fmt.Fprintf(w, `{"type":"ADDED","object":%s}`, object)
 				return
@@ -63,7 +76,7 @@ func TestUnknownFieldsAreNoted(t *testing.T) {
 		}))
 		c := New(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, kube.NewObjects(state.NewDB()), Options{})
 		i := slices.IndexFunc(c.sources, func(s *source) bool { return s.kind.GVK.Kind == test.kind })
-		r, _, err := c.sources[i].requests(c.sources[i].version())
+		r, _, err := c.sources[i].requests(t.Context(), c.sources[i].version())
 		noError(t, err)
 		list, err := r.list(t.Context(), metav1.ListOptions{})
 		noError(t, err)
@@ -127,5 +140,27 @@ func TestOlderVersions(t *testing.T) {
 	_, obj, err := newEventDecoder(io.NopCloser(strings.NewReader(event)), newObjectReader(c.scheme, gvk, "v1alpha2", false)).Decode()
 	if r, ok := obj.(*gwv1.TLSRoute); err != nil || !ok || r.Spec.Hostnames[0] != "a" || kube.UnknownFieldsOf(r) != nil {
 		t.Errorf("%+v, %v", obj, err)
+	}
+}
+
+// TestUnreadableCRD: an object with a field that is not known is not read until it can be told whether somebody set it.
+func TestUnreadableCRD(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasPrefix(r.URL.Path, "/apis/apiextensions.k8s.io/") {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"items":[{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"r"},"spec":{"when":1}}]}`)
+	}))
+	defer server.Close()
+	c := New(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, kube.NewObjects(state.NewDB()), Options{})
+	s, err := c.source(httpRoute.GroupKind())
+	noError(t, err)
+	r, _, err := s.requests(t.Context(), httpRoute)
+	noError(t, err)
+	if list, err := r.list(t.Context(), metav1.ListOptions{}); err == nil || !strings.Contains(err.Error(), "cannot find out") {
+		t.Errorf("%v, %v", list, err)
 	}
 }
