@@ -135,7 +135,7 @@ func TestBadLists(t *testing.T) {
 // TestOlderVersions: an object of an older version of the same shape is read as one of the kind's own.
 func TestOlderVersions(t *testing.T) {
 	c := newClients(&rest.Config{Host: "https://127.0.0.1:1"})
-	gvk := gwv1.SchemeGroupVersion.WithKind("TLSRoute")
+	gvk := httpRoute.GroupVersion().WithKind("TLSRoute")
 	const event = `{"type":"ADDED","object":{"apiVersion":"gateway.networking.k8s.io/v1alpha2","kind":"TLSRoute","metadata":{"name":"r"},"spec":{"hostnames":["a"]}}}`
 	_, obj, err := newEventDecoder(io.NopCloser(strings.NewReader(event)), newObjectReader(c.scheme, gvk, "v1alpha2", false)).Decode()
 	if r, ok := obj.(*gwv1.TLSRoute); err != nil || !ok || r.Spec.Hostnames[0] != "a" || kube.UnknownFieldsOf(r) != nil {
