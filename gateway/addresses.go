@@ -73,19 +73,23 @@ func assignAddresses(v *view, _ string) ([]output, bool) {
 		}
 	}
 	var gateways []*gwv1.Gateway
-	parameters := map[string]bool{} // classes that ask for what is not known here
+	parameters := map[string]string{} // what classes ask for that is not known here
 	for c := range v.objs.GatewayClasses.All(v.Snapshot) {
 		if string(c.Spec.ControllerName) != v.cfg.ControllerName {
 			continue
 		}
-		parameters[c.Name] = c.Spec.ParametersRef != nil
+		if c.Spec.ParametersRef != nil {
+			parameters[c.Name] = fmt.Sprintf("parametersRef of GatewayClass %s is not supported", c.Name)
+		} else if m := kube.UnknownFieldsOf(c).Message(); m != "" {
+			parameters[c.Name] = fmt.Sprintf("GatewayClass %s: %s", c.Name, m)
+		}
 		gateways = slices.AppendSeq(gateways, v.objs.Gateways.By(v.Snapshot, kube.ByClass, c.Name))
 	}
 	slices.SortFunc(gateways, func(x, y *gwv1.Gateway) int { return compareAge(x, y) })
 	for _, gw := range gateways {
 		as := &assignment{gateway: kube.Key(gw)}
-		if parameters[string(gw.Spec.GatewayClassName)] {
-			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), fmt.Sprintf("parametersRef of GatewayClass %s is not supported", gw.Spec.GatewayClassName))
+		if m := parameters[string(gw.Spec.GatewayClassName)]; m != "" {
+			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), m)
 		}
 		if gw.Spec.Infrastructure != nil && gw.Spec.Infrastructure.ParametersRef != nil {
 			as.accepted.add(string(gwv1.GatewayReasonInvalidParameters), "infrastructure.parametersRef is not supported")

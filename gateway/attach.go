@@ -35,6 +35,7 @@ type attachment struct {
 	route    model.ObjectRef
 	created  time.Time
 	bindings []binding
+	closed   bool // the route is not accepted, and closes what it attaches to: see compiled
 }
 
 func (a *attachment) key() string { return model.Key(a.route.Namespace, a.route.Name) }
@@ -112,7 +113,7 @@ func (v *view) attachRoute(r route) []output {
 	}
 	var outs []output
 	if len(a.bindings) > 0 {
-		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings}
+		at := &attachment{route: r.ref, created: r.created, bindings: a.bindings, closed: a.closed()}
 		outs = append(outs, out(v.attachments, r.ref.String(), at))
 		// What a route may refer to is another thing for a Gateway than for a Service.
 		if i := slices.IndexFunc(a.bindings, func(b binding) bool { return b.listener != "" }); i >= 0 && r.streams() {
@@ -125,6 +126,10 @@ func (v *view) attachRoute(r route) []output {
 		outs = append(outs, v.status(s))
 	}
 	return outs
+}
+
+func (a *attacher) closed() bool {
+	return a.mesh != nil && a.mesh.closed || a.gateway != nil && a.gateway.closed
 }
 
 func (a *attacher) rules(grants bool) *compiled {
@@ -220,6 +225,8 @@ func parentConditions(c *compiled, f *fault, rejected, note string) []model.Cond
 		accepted = no(model.ConditionAccepted, f.reason, f.message)
 	case rejected != "":
 		accepted = no(model.ConditionAccepted, string(gwv1.RouteReasonUnsupportedValue), rejected)
+	case c.closed:
+		accepted = no(model.ConditionAccepted, string(gwv1.RouteReasonUnsupportedValue), strings.Join(c.dropped.messages, "; "))
 	}
 	conds := []model.Condition{accepted, c.refs.condition(model.ConditionResolvedRefs, string(gwv1.RouteReasonResolvedRefs))}
 	if accepted.Status && !c.dropped.ok() {

@@ -20,6 +20,10 @@ type resolver struct {
 	grants bool
 	bytes  bool // of a route of connections or datagrams: what they speak does not matter
 	refs   problems
+	// unknown are the fields of the rule that are not known. They may say who is let through, or which requests are meant.
+	unknown kube.UnknownFields
+	// unknownType is what such a rule has of a type that is not known.
+	unknownType *fault
 }
 
 // backend resolves a reference to a Service port. It is Invalid where that cannot be.
@@ -90,6 +94,9 @@ func (r *resolver) transport() model.Protocol {
 // of the core group.
 func (v *view) granted(fromGroup, fromKind, fromNamespace, toKind, toNamespace, toName string) bool {
 	for g := range v.objs.ReferenceGrants.By(v.Snapshot, kube.ByNamespace, toNamespace) {
+		if len(kube.UnknownFieldsOf(g)) > 0 {
+			continue // they may say that less is granted
+		}
 		from, to := false, false
 		for _, f := range g.Spec.From {
 			from = from || string(f.Group) == fromGroup && string(f.Kind) == fromKind && string(f.Namespace) == fromNamespace

@@ -111,6 +111,9 @@ func (v *view) readTLSPolicy(p *gwv1.BackendTLSPolicy) *readPolicy {
 	r := &readPolicy{row: model.BackendTLS{
 		Policy: model.ObjectVersion{ObjectRef: tlsPolicyRef(p.Namespace, p.Name), Generation: p.Generation},
 	}}
+	if m := kube.UnknownFieldsOf(p).Message(); m != "" {
+		r.accepted.add(invalid, m)
+	}
 	val := &p.Spec.Validation
 	if len(p.Spec.Options) > 0 {
 		r.accepted.add(invalid, "options are not supported")

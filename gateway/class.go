@@ -35,6 +35,8 @@ func gatewayClass(v *view, key string) ([]output, bool) {
 	}
 	if c.Spec.ParametersRef != nil {
 		s.Conditions[0] = no(model.ConditionAccepted, string(gwv1.GatewayClassReasonInvalidParameters), "parametersRef is not supported; Gateways of the class are not accepted")
+	} else if m := kube.UnknownFieldsOf(c).Message(); m != "" {
+		s.Conditions[0] = no(model.ConditionAccepted, string(gwv1.GatewayClassReasonUnsupported), m+"; Gateways of the class are not accepted")
 	}
 	return []output{v.status(s)}, true
 }
@@ -55,6 +57,8 @@ func mesh(v *view, key string) ([]output, bool) {
 	}
 	if m.Spec.ParametersRef != nil {
 		s.Conditions[0] = no(model.ConditionAccepted, string(gwxv1.MeshReasonInvalidParameters), "parametersRef is not supported; the mesh works without")
+	} else if m := kube.UnknownFieldsOf(m).Message(); m != "" {
+		s.Conditions[0] = no(model.ConditionAccepted, string(gwxv1.MeshReasonInvalidParameters), m+"; the mesh works without")
 	}
 	return []output{v.status(s)}, true
 }

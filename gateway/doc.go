@@ -48,6 +48,9 @@
 //   - A rule that is not valid is dropped and the rest of its route is served (condition PartiallyInvalid, "Dropped
 //     Rule"). A route with no valid rule is not accepted. A rule with a filter that may decide who is let through
 //     (ExternalAuth, ExtensionRef) answers 500 instead: without it, its requests could match a rule that lets them in.
+//   - A field that a newer CRD has and the types here do not may say who is let in. A rule with one answers 500, or passes no
+//     connection on (PartiallyInvalid; if it may be about all rules, Accepted is False, and they still answer 500); a listener with one
+//     is not accepted; a BackendTLSPolicy is not valid; a ReferenceGrant grants nothing.
 //   - Regular expression paths come after exact and before prefix paths, the longer expression first.
 //   - Listeners of one port with different hostnames are isolated (GatewayHTTPListenerIsolation). Within a listener, a
 //     request that no rule of the most specific hostname matches is matched with the rules of less specific ones.

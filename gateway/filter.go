@@ -18,9 +18,9 @@ func guards(t gwv1.HTTPRouteFilterType) bool {
 	return t == gwv1.HTTPRouteFilterExternalAuth || t == gwv1.HTTPRouteFilterExtensionRef
 }
 
-// guard reports whether a filter guards the rule, and notes which.
+// guard reports whether a filter, or a field that is not known, guards the rule, and notes which filters do.
 func (r *resolver) guard(at string, in []gwv1.HTTPRouteFilter) bool {
-	found := false
+	found := len(r.unknown) > 0
 	for i, f := range in {
 		if guards(f.Type) {
 			found = true

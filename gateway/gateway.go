@@ -193,6 +193,9 @@ func (b *gatewayBuilder) status() *model.Status {
 
 func (b *gatewayBuilder) accepted(good int, bad []string) model.Condition {
 	invalid := "listeners that are not valid: " + strings.Join(bad, ", ")
+	if m := kube.UnknownFieldsOf(b.gw).Outside("spec.listeners").Message(); m != "" {
+		invalid = m + "; " + invalid
+	}
 	anyAccepted := slices.ContainsFunc(b.listeners, func(l *listener) bool { return l.accepted.ok() })
 	switch {
 	case !b.assigned.accepted.ok():

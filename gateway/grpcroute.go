@@ -32,7 +32,7 @@ func grpcRouteInput(r *gwv1.GRPCRoute) route {
 		parents:    r.Spec.ParentRefs,
 		hostnames:  r.Spec.Hostnames,
 		compile: func(res *resolver) *compiled {
-			return compileRules(res, r.Spec.Rules, grpcRule)
+			return compileRules(res, kube.UnknownFieldsOf(r), r.Spec.Rules, grpcRule)
 		},
 	}
 }
@@ -49,6 +49,7 @@ func grpcRule(res *resolver, i int, in gwv1.GRPCRouteRule) ([]rankedRule, string
 	f = res.grpcAction(&rule, at, in)
 	switch {
 	case guard:
+		res.noteUnknownType(f)
 		rule = blocked(rule)
 	case f != nil:
 		return nil, rule.Name, f

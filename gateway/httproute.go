@@ -34,7 +34,7 @@ func httpRouteInput(r *gwv1.HTTPRoute) route {
 		parents:    r.Spec.ParentRefs,
 		hostnames:  r.Spec.Hostnames,
 		compile: func(res *resolver) *compiled {
-			return compileRules(res, r.Spec.Rules, httpRule)
+			return compileRules(res, kube.UnknownFieldsOf(r), r.Spec.Rules, httpRule)
 		},
 	}
 }
@@ -45,6 +45,9 @@ type compiled struct {
 	// dropped holds the rules that are not valid.
 	dropped problems
 	refs    problems
+	// closed reports whether all rules are blocked, for fields that are not known: the route is not accepted, and is attached all the
+	// same. Without it, its requests could match another route, or a Service's would go by no route.
+	closed bool
 }
 
 // rankedRule is a rule with its precedence.
@@ -54,8 +57,8 @@ type rankedRule struct {
 }
 
 // compileRules reads the rules of either route kind. A route without rules has one, which matches everything and has no
-// backends.
-func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]rankedRule, string, *fault)) *compiled {
+// backends. unknown are fields of the route that are not known.
+func compileRules[R any](res *resolver, unknown kube.UnknownFields, in []R, read func(*resolver, int, R) ([]rankedRule, string, *fault)) *compiled {
 	c := &compiled{}
 	if len(in) > maxRules {
 		c.dropped.add(string(gwv1.RouteReasonUnsupportedValue), fmt.Sprintf("more than %d rules", maxRules))
@@ -66,7 +69,13 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 	}
 	names := map[string]bool{}
 	refused := false
+	c.closed = true
 	for i, r := range in {
+		res.unknown = unknown.Of("spec.rules", i)
+		c.closed = c.closed && len(res.unknown) > 0
+		if m := res.unknown.Message(); m != "" {
+			c.dropped.add(string(gwv1.RouteReasonUnsupportedValue), m+res.closes())
+		}
 		rules, name, f := read(res, i, r)
 		if name != "" && names[name] {
 			f = unsupported("rules[%d]: name %q is there twice", i, short(name))
@@ -82,6 +91,15 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 	if refused {
 		c.rules = nil
 	}
+	if res.unknownType != nil {
+		c.dropped.add(res.unknownType.reason, res.unknownType.message)
+		c.closed = true
+		for i := range c.rules {
+			m := c.rules[i].Match
+			c.rules[i].Rule = blocked(c.rules[i].Rule)
+			c.rules[i].Match = m
+		}
+	}
 	if len(c.rules) > maxMatches {
 		c.rules = nil
 		c.dropped.add(string(gwv1.RouteReasonUnsupportedValue), fmt.Sprintf("more than %d matches", maxMatches))
@@ -89,6 +107,21 @@ func compileRules[R any](res *resolver, in []R, read func(*resolver, int, R) ([]
 	slices.SortStableFunc(c.rules, func(a, b rankedRule) int { return a.rank.compare(b.rank) })
 	c.refs = res.refs
 	return c
+}
+
+// noteUnknownType notes the fault of a rule with fields that are not known, if the API demands that the route is not accepted for it.
+func (r *resolver) noteUnknownType(f *fault) {
+	if f != nil && f.route && len(r.unknown) > 0 {
+		r.unknownType = f
+	}
+}
+
+// closes says what a rule with a field that is not known does.
+func (r *resolver) closes() string {
+	if r.bytes {
+		return "; nothing is passed on"
+	}
+	return "; the rule answers 500"
 }
 
 func httpRule(res *resolver, i int, in gwv1.HTTPRouteRule) ([]rankedRule, string, *fault) {
@@ -103,6 +136,7 @@ func httpRule(res *resolver, i int, in gwv1.HTTPRouteRule) ([]rankedRule, string
 	f = res.httpAction(&rule, at, in, prefixOnly)
 	switch {
 	case guard:
+		res.noteUnknownType(f)
 		rule = blocked(rule)
 	case f != nil:
 		return nil, rule.Name, f
@@ -138,7 +172,7 @@ func (r *resolver) httpAction(rule *model.Rule, at string, in gwv1.HTTPRouteRule
 	return nil
 }
 
-// blocked is a rule that answers 500 whatever it was to do.
+// blocked is a rule that answers 500 whatever it was to do. One of connections closes them.
 func blocked(rule model.Rule) model.Rule {
 	return model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
 }

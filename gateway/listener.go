@@ -83,6 +83,7 @@ func (v *view) ownListeners(gw *gwv1.Gateway, assigned *assignment) []*listener 
 			continue
 		}
 		l := newListener(gw, gatewayVersion(gw), spec)
+		l.refuseUnknown(kube.UnknownFieldsOf(gw), i)
 		v.readClients(gw, l)
 		if slices.Contains(assigned.taken, l.port) {
 			l.accepted.add(string(gwv1.ListenerReasonPortUnavailable), fmt.Sprintf("%s of the Gateway's address belongs to another Gateway", l.port))
@@ -144,6 +145,14 @@ func newListener(gw *gwv1.Gateway, parent model.ObjectVersion, spec *gwv1.Listen
 		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), "allowedRoutes.namespaces.selector: "+err.Error())
 	}
 	return l
+}
+
+// refuseUnknown refuses the listener, the i-th of its parent, if fields of the parent that are not known may be about it: they may decide
+// who is let in.
+func (l *listener) refuseUnknown(unknown kube.UnknownFields, i int) {
+	if m := unknown.Of("spec.listeners", i).Message(); m != "" {
+		l.accepted.add(string(gwv1.ListenerReasonUnsupportedValue), m)
+	}
 }
 
 // routeKinds finds what kinds of routes may attach: those of the protocol, or which of them the listener lists.

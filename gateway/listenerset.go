@@ -174,12 +174,12 @@ func (m *merger) merge(set *gwv1.ListenerSet) []*listener {
 	var list []*listener
 	names := map[gwv1.SectionName]bool{}
 	for i := range set.Spec.Listeners[:min(len(set.Spec.Listeners), maxListeners)] {
-		spec := (*gwv1.Listener)(&set.Spec.Listeners[i])
-		if names[spec.Name] {
+		name := set.Spec.Listeners[i].Name
+		if names[name] {
 			continue
 		}
-		names[spec.Name] = true
-		list = append(list, m.add(listenerSetVersion(set), spec))
+		names[name] = true
+		list = append(list, m.add(set, i))
 	}
 	return list
 }
@@ -192,17 +192,19 @@ func (m *merger) share(namespace string, most int) int {
 	return most / setShare
 }
 
-func (m *merger) add(set model.ObjectVersion, spec *gwv1.Listener) *listener {
+// add judges the i-th listener of a ListenerSet.
+func (m *merger) add(set *gwv1.ListenerSet, i int) *listener {
 	const tooMany = string(gwv1.ListenerEntryReasonTooManyListeners)
-	ns := set.Namespace
+	parent, spec, ns := listenerSetVersion(set), (*gwv1.Listener)(&set.Spec.Listeners[i]), set.Namespace
 	if most := m.share(ns, maxMergedListeners); m.judged[ns] >= most {
 		// It is not judged: what many of them cost is bounded as well.
-		l := unjudgedListener(set, spec)
+		l := unjudgedListener(parent, spec)
 		l.accepted.add(tooMany, fmt.Sprintf("a Gateway looks at %d listeners of the ListenerSets of a namespace, and older ones are that many", most))
 		return l
 	}
 	m.judged[ns]++
-	l := newListener(m.gw, set, spec)
+	l := newListener(m.gw, parent, spec)
+	l.refuseUnknown(kube.UnknownFieldsOf(set), i)
 	m.v.readClients(m.gw, l)
 	if !l.accepted.ok() || m.conflicts(l) {
 		return l

@@ -85,8 +85,10 @@ func (v *view) listenerSetListeners(s *model.Status, gw *gwv1.Gateway, merged *p
 	var bad []string
 	good := 0
 	for _, l := range merged.listeners {
-		for range v.attachments.By(v.Snapshot, byListener, l.key) {
-			b.attached[l.key]++
+		for a := range v.attachments.By(v.Snapshot, byListener, l.key) {
+			if !a.closed {
+				b.attached[l.key]++
+			}
 		}
 		s.Listeners = append(s.Listeners, b.listenerStatus(l, v.rejectedOf(merged.parent.ObjectRef, merged.parent.Generation, b.concerns(l))))
 		if b.good(l) {

@@ -75,7 +75,7 @@ func tlsRouteInput(r *gwv1.TLSRoute) route {
 		parents:    r.Spec.ParentRefs,
 		hostnames:  r.Spec.Hostnames,
 		compile: func(res *resolver) *compiled {
-			return compileRules(res, r.Spec.Rules, func(res *resolver, i int, in gwv1.TLSRouteRule) ([]rankedRule, string, *fault) {
+			return compileRules(res, kube.UnknownFieldsOf(r), r.Spec.Rules, func(res *resolver, i int, in gwv1.TLSRouteRule) ([]rankedRule, string, *fault) {
 				return streamRule(res, i, in.Name, in.BackendRefs)
 			})
 		},
@@ -89,7 +89,7 @@ func tcpRouteInput(r *gwv1.TCPRoute) route {
 		created:    r.CreationTimestamp.Time,
 		parents:    r.Spec.ParentRefs,
 		compile: func(res *resolver) *compiled {
-			return compileRules(res, r.Spec.Rules, func(res *resolver, i int, in gwv1.TCPRouteRule) ([]rankedRule, string, *fault) {
+			return compileRules(res, kube.UnknownFieldsOf(r), r.Spec.Rules, func(res *resolver, i int, in gwv1.TCPRouteRule) ([]rankedRule, string, *fault) {
 				return streamRule(res, i, in.Name, in.BackendRefs)
 			})
 		},
@@ -103,7 +103,7 @@ func udpRouteInput(r *gwv1.UDPRoute) route {
 		created:    r.CreationTimestamp.Time,
 		parents:    r.Spec.ParentRefs,
 		compile: func(res *resolver) *compiled {
-			return compileRules(res, r.Spec.Rules, func(res *resolver, i int, in gwv1.UDPRouteRule) ([]rankedRule, string, *fault) {
+			return compileRules(res, kube.UnknownFieldsOf(r), r.Spec.Rules, func(res *resolver, i int, in gwv1.UDPRouteRule) ([]rankedRule, string, *fault) {
 				return streamRule(res, i, in.Name, in.BackendRefs)
 			})
 		},
@@ -129,6 +129,9 @@ func streamRule(res *resolver, i int, name *gwv1.SectionName, refs []gwv1.Backen
 	if f := ruleName(at, name); f != nil {
 		return nil, rule.Name, f
 	}
+	if len(res.unknown) > 0 {
+		return []rankedRule{{Rule: blocked(rule)}}, rule.Name, nil
+	}
 	in := make([]gwv1.HTTPBackendRef, len(refs))
 	for j, b := range refs {
 		in[j] = gwv1.HTTPBackendRef{BackendRef: b}
@@ -153,7 +156,9 @@ func (b *gatewayBuilder) streams(l *listener, all []*listener) []model.GatewaySt
 			if s.table != l.table {
 				continue
 			}
-			b.attached[l.key]++
+			if !a.closed {
+				b.attached[l.key]++
+			}
 			for _, h := range s.hosts {
 				o, taken := first[h.name]
 				if isolated(h.name, l, names) || taken && cmp.Or(compareHosts(h.of, o.of), a.compareAge(o.by)) >= 0 {

@@ -129,7 +129,9 @@ func (v *view) gatewayTable(table string, listeners, all []*listener) (t *model.
 			if s.table != table || l == nil {
 				continue
 			}
-			attached[l.key]++
+			if !a.closed {
+				attached[l.key]++
+			}
 			for _, h := range s.hosts {
 				if isolated(h.name, l, names) {
 					continue

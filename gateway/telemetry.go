@@ -77,6 +77,9 @@ type readTelemetry struct {
 
 func (v *view) readTelemetry(p *gwxv1.XTelemetryPolicy) *readTelemetry {
 	r := &readTelemetry{tracing: model.Tracing{Policy: model.ObjectVersion{ObjectRef: telemetryRef(p), Generation: p.Generation}}}
+	if m := kube.UnknownFieldsOf(p).Message(); m != "" {
+		r.invalid("%s", m)
+	}
 	r.readTargets(p)
 	t := &p.Spec.Tracing
 	switch t.Mode {

@@ -89,7 +89,7 @@ func (r *report) gatewayAPI(installed []survey.CRD) {
 			continue
 		case !d.Established:
 			pending = append(pending, kind)
-		case !slices.Contains(d.Served, "v1") && kind != "udproutes":
+		case !d.Read:
 			old = append(old, kind)
 		}
 		have = append(have, kind)
@@ -106,7 +106,7 @@ func (r *report) gatewayAPI(installed []survey.CRD) {
 	case len(bundles) > 1:
 		r.warn(name, "install all CRDs from one release and channel: "+installCRDs, "CRDs of different releases: %s", found)
 	case len(old) > 0:
-		r.warn(name, installCRDs, "%s: not served as v1: %s", found, strings.Join(old, ", "))
+		r.warn(name, installCRDs, "%s: no version is served that is read: %s", found, strings.Join(old, ", "))
 	case bundles["unknown version"]:
 		r.warn(name, installCRDs, "%s: %s", found, strings.Join(have, ", "))
 	default:

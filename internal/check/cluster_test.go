@@ -14,7 +14,7 @@ func gatewayCRDs(bundle, channel string, names ...string) []survey.CRD {
 	}
 	var out []survey.CRD
 	for _, n := range names {
-		out = append(out, survey.CRD{Name: n + gatewaySuffix, Served: []string{"v1"}, Established: true, Bundle: bundle, Channel: channel})
+		out = append(out, survey.CRD{Name: n + gatewaySuffix, Served: []string{"v1"}, Read: true, Established: true, Bundle: bundle, Channel: channel})
 	}
 	return out
 }
@@ -29,7 +29,7 @@ func TestPreflight(t *testing.T) {
 		bare[i].HasField = func(path string) bool { return path == "" }
 	}
 	beta := gatewayCRDs("v0.8.0", "standard")
-	beta[2].Served = []string{"v1beta1"}
+	beta[2].Served, beta[2].Read = []string{"v1alpha1"}, false
 	for _, c := range []struct {
 		name  string
 		e     survey.Environment
@@ -48,7 +48,7 @@ func TestPreflight(t *testing.T) {
 		{"some CRDs", survey.Environment{CRDs: append(gatewayCRDs("v1.7.0", "standard", "gateways"), survey.CRD{Name: "httproutes" + gatewaySuffix})}, nil, "Gateway API", Warn, "not there: httproutes"},
 		{"CRDs that come", survey.Environment{CRDs: late}, nil, "Gateway API", Fail, "not established: gateways"},
 		{"two releases", survey.Environment{CRDs: mixed}, nil, "Gateway API", Warn, "v1.2.0 standard, v1.7.0 standard"},
-		{"old CRDs", survey.Environment{CRDs: beta}, nil, "Gateway API", Warn, "not served as v1: httproutes"},
+		{"old CRDs", survey.Environment{CRDs: beta}, nil, "Gateway API", Warn, "served that is read: httproutes"},
 		{"CRDs of nowhere", survey.Environment{CRDs: gatewayCRDs("", "")}, nil, "Gateway API", Warn, "unknown version"},
 		{"no telemetry policies", survey.Environment{CRDs: []survey.CRD{{Name: telemetryCRD}}}, nil, "XTelemetryPolicy", OK, "not installed"},
 		{"telemetry policies", survey.Environment{CRDs: []survey.CRD{{Name: telemetryCRD, Served: []string{"v1alpha1"}, Established: true, Bundle: "v1.7.0"}}}, nil, "XTelemetryPolicy", OK, "v1.7.0"},

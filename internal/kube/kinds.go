@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 	gwxv1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
@@ -96,11 +95,11 @@ func (o *Objects) allKinds() []Kind {
 	}
 }
 
-// Scheme knows all kinds that have a table, and the older versions of them that Put takes.
+// Scheme knows all kinds that have a table. Objects of an older version are read as if they were of the kind's own (crds.Versions).
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, gwv1.Install, gwv1beta1.Install, gwxv1.Install, weftv1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, gwv1.Install, gwxv1.Install, weftv1.AddToScheme,
 	} {
 		if err := add(s); err != nil {
 			panic(err) // two types under one name: a mistake in the program
@@ -138,12 +137,10 @@ func (o *Objects) Write(kinds ...schema.GroupKind) *state.Write {
 	return o.DB.Write(tables...)
 }
 
-// Put inserts or replaces an object in the table of its type. The object must not be changed afterwards. Versions of
-// the Gateway API before v1 that have the same fields (v1beta1) are stored as v1. An object whose name or namespace
+// Put inserts or replaces an object in the table of its type. The object must not be changed afterwards. An object whose name or namespace
 // Kubernetes would not take, or that lacks a namespace where it needs one, is refused: names become keys, identities
 // and names of Envoy's resources.
 func (o *Objects) Put(w *state.Write, obj runtime.Object) error {
-	obj = Upgrade(obj)
 	for _, k := range o.kinds {
 		if !k.holds(obj) {
 			continue
@@ -251,21 +248,6 @@ func validSpec(obj runtime.Object) error {
 		}
 	}
 	return nil
-}
-
-// Upgrade returns an object of a version of the Gateway API before v1 as one of v1, and any other object as it is.
-func Upgrade(obj runtime.Object) runtime.Object {
-	switch v := obj.(type) {
-	case *gwv1beta1.HTTPRoute:
-		return (*gwv1.HTTPRoute)(v)
-	case *gwv1beta1.Gateway:
-		return (*gwv1.Gateway)(v)
-	case *gwv1beta1.GatewayClass:
-		return (*gwv1.GatewayClass)(v)
-	case *gwv1beta1.ReferenceGrant:
-		return (*gwv1.ReferenceGrant)(v)
-	}
-	return obj
 }
 
 // Resource is the name of a kind in paths of an API server.

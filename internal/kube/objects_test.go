@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
 	"github.com/weft-mesh/weft/internal/state"
@@ -70,7 +69,7 @@ func TestIndexes(t *testing.T) {
 			Namespace: "ns", Name: "a", Labels: map[string]string{"app": "web"},
 			Annotations: map[string]string{AnnotationIP: "fd00::1, 10.0.0.1,nonsense"},
 		}, Status: corev1.PodStatus{PodIP: "10.9.9.9"}},
-		&gwv1beta1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{
+		&gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{
 			CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{
 				{Name: "gw"},
 				{Name: "svc", Namespace: new(gwv1.Namespace("other")), Kind: new(gwv1.Kind("Service")), Group: new(gwv1.Group(""))},

@@ -6,7 +6,6 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -43,12 +42,9 @@ func TestAwaitChange(t *testing.T) {
 			}))
 			defer server.Close()
 			s := &source{c: &Cluster{clients: newClients(&rest.Config{Host: server.URL})}}
-			client, err := s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
-			if err != nil {
-				t.Fatal(err)
-			}
+			var err error
 			done := make(chan error, 1)
-			go func() { done <- s.awaitChange(t.Context(), client, "x.example.com", c.version) }()
+			go func() { done <- s.awaitChange(t.Context(), "x.example.com", c.version) }()
 			select {
 			case <-waits:
 				select {
@@ -73,5 +69,5 @@ func watchEvent(text string) string {
 	if kind == "ERROR" {
 		return `{"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410}}`
 	}
-	return fmt.Sprintf(`{"type": %q, "object": {"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "x.example.com", "resourceVersion": %q}}}`, kind, version)
+	return fmt.Sprintf(`{"type": %q, "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "x.example.com", "resourceVersion": %q}}}`, kind, version)
 }

@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/model"
@@ -46,8 +48,9 @@ type clients struct {
 	codecs serializer.CodecFactory
 	params runtime.ParameterCodec
 
-	mu sync.Mutex
-	by map[clientKey]*rest.RESTClient
+	mu       sync.Mutex
+	by       map[clientKey]*rest.RESTClient
+	metadata metadata.Interface
 }
 
 // clientKey names a client. Watches are not limited in their rate, as those of client-go are not.
@@ -60,6 +63,9 @@ func newClients(cfg *rest.Config) *clients {
 	s := kube.Scheme()
 	if err := errors.Join(apiextensionsv1.AddToScheme(s), eventsv1.AddToScheme(s)); err != nil {
 		panic(err) // two types under one name: a mistake in the program
+	}
+	for _, version := range []string{"v1beta1", "v1alpha3", "v1alpha2"} { // the options of requests: see crds.Versions
+		metav1.AddToGroupVersion(s, schema.GroupVersion{Group: gwv1.GroupName, Version: version})
 	}
 	return &clients{
 		cfg: cfg, scheme: s, codecs: serializer.NewCodecFactory(s), params: runtime.NewParameterCodec(s),
@@ -109,6 +115,20 @@ func (c *clients) get(key clientKey) (*rest.RESTClient, error) {
 	}
 	c.by[key] = r
 	return r, nil
+}
+
+// crdMetadata returns a client for the metadata of CRDs. A CRD is some 200 KiB, and its metadata 2.
+func (c *clients) crdMetadata() (metadata.ResourceInterface, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.metadata == nil {
+		m, err := metadata.NewForConfig(c.cfg)
+		if err != nil {
+			return nil, fmt.Errorf("client of metadata: %w", err)
+		}
+		c.metadata = m
+	}
+	return c.metadata.Resource(apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions")), nil
 }
 
 // source finds the source of a kind.

@@ -2,9 +2,13 @@
 //
 //	cluster.go    what is read, and what could not be
 //	source.go     one kind: list and watch, versions, CRDs that come and go
-//	schema.go     kinds of the mesh: listed again when their CRD changes
+//	schema.go     kinds that have a CRD: listed again when it changes
+//	events.go     watches of kinds that have a CRD
+//	reader.go     their objects, from JSON
+//	unknown.go    fields of them that this version does not know
+//	defaults.go   those of them that nobody set
 //	store.go      objects into their table, as far as they are understood
-//	strict.go     fields that this version does not know
+//	strict.go     the same for the kinds of the mesh, which decide who is let in
 //	trim.go       what of an object is kept
 //	client.go     requests other than list and watch
 //	configmap.go  one ConfigMap

@@ -13,10 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
-	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 )
@@ -24,15 +22,12 @@ import (
 // eventDecoder reads the events of a watch from an API server: metav1.WatchEvent as JSON, one after the other.
 //
 // The decoder of client-go goes through each event four times: for its end, for the object, for the object's kind, and to decode
-// the object. That was the largest part of what a changed route costs an agent. This one goes through it once, and does not decode
-// what trim drops: who owns which field, and for a node the status of routes.
+// the object. That was the largest part of what a changed route costs an agent. This one goes through it twice, for the object's end
+// and to decode it, and does not decode what trim drops: who owns which field, and for a node the status of routes.
 type eventDecoder struct {
-	body io.Closer
-	dec  *jsontext.Decoder
-	opts json.Options
-	// scheme makes the objects, which are all of kind gvk.
-	scheme *runtime.Scheme
-	gvk    schema.GroupVersionKind
+	body   io.Closer
+	dec    *jsontext.Decoder
+	reader *objectReader
 }
 
 var _ apiwatch.Decoder = (*eventDecoder)(nil)
@@ -43,27 +38,9 @@ var asKubernetes = json.JoinOptions(
 	stdjson.DefaultOptionsV1(), json.MatchCaseInsensitiveNames(false), stdjson.ReportErrorsWithLegacySemantics(false),
 )
 
-var (
-	noManagedFields = json.UnmarshalFromFunc(skip[[]metav1.ManagedFieldsEntry])
-	// The status types of routes embed RouteStatus, whose fields are decoded as theirs: each is named.
-	noRouteStatus = json.JoinUnmarshalers(
-		json.UnmarshalFromFunc(skip[gwv1.HTTPRouteStatus]), json.UnmarshalFromFunc(skip[gwv1.GRPCRouteStatus]),
-		json.UnmarshalFromFunc(skip[gwv1.TLSRouteStatus]), json.UnmarshalFromFunc(skip[gwv1.TCPRouteStatus]),
-		json.UnmarshalFromFunc(skip[gwv1.UDPRouteStatus]),
-	)
-)
-
-func skip[T any](dec *jsontext.Decoder, _ *T) error { return dec.SkipValue() }
-
-// newEventDecoder reads body, which it closes in the end. Without statuses it leaves out those of routes.
-func newEventDecoder(body io.ReadCloser, scheme *runtime.Scheme, gvk schema.GroupVersionKind, statuses bool) *eventDecoder {
-	unread := noManagedFields
-	if !statuses {
-		unread = json.JoinUnmarshalers(unread, noRouteStatus)
-	}
-	return &eventDecoder{
-		body: body, dec: jsontext.NewDecoder(body, asKubernetes), opts: json.WithUnmarshalers(unread), scheme: scheme, gvk: gvk,
-	}
+// newEventDecoder reads body, which it closes in the end.
+func newEventDecoder(body io.ReadCloser, reader *objectReader) *eventDecoder {
+	return &eventDecoder{body: body, dec: jsontext.NewDecoder(body, asKubernetes), reader: reader}
 }
 
 // Close ends the watch.
@@ -76,7 +53,7 @@ func (d *eventDecoder) Decode() (apiwatch.EventType, runtime.Object, error) {
 		if cause := connectionError(err); cause != nil {
 			return "", nil, cause
 		}
-		return "", nil, fmt.Errorf("%s: %w", d.gvk.Kind, err)
+		return "", nil, fmt.Errorf("%s: %w", d.reader.kind.Kind, err)
 	}
 	return kind, obj, nil
 }
@@ -99,7 +76,7 @@ func connectionError(err error) error {
 
 // event reads an event, whose type must come before its object.
 func (d *eventDecoder) event() (kind apiwatch.EventType, obj runtime.Object, err error) {
-	if err := d.expect(jsontext.KindBeginObject); err != nil {
+	if err := expect(d.dec, jsontext.KindBeginObject); err != nil {
 		return "", nil, err
 	}
 	for d.dec.PeekKind() == jsontext.KindString {
@@ -119,7 +96,7 @@ func (d *eventDecoder) event() (kind apiwatch.EventType, obj runtime.Object, err
 			return "", nil, err
 		}
 	}
-	if err := d.expect(jsontext.KindEndObject); err != nil {
+	if err := expect(d.dec, jsontext.KindEndObject); err != nil {
 		return "", nil, err
 	}
 	if obj == nil {
@@ -129,38 +106,35 @@ func (d *eventDecoder) event() (kind apiwatch.EventType, obj runtime.Object, err
 }
 
 // expect reads a token.
-func (d *eventDecoder) expect(kind jsontext.Kind) error {
-	t, err := d.dec.ReadToken()
+func expect(dec *jsontext.Decoder, kind jsontext.Kind) error {
+	t, err := dec.ReadToken()
 	if err == nil && t.Kind() != kind {
-		return fmt.Errorf("an event has %v where %v must be", t.Kind(), kind)
+		return fmt.Errorf("there is %v where %v must be", t.Kind(), kind)
 	}
 	return err
 }
 
 // object reads the object of an event.
 func (d *eventDecoder) object(kind apiwatch.EventType) (runtime.Object, error) {
-	gvk := d.gvk
-	var obj runtime.Object
 	switch kind {
 	case apiwatch.Error:
-		gvk, obj = metav1.SchemeGroupVersion.WithKind("Status"), &metav1.Status{}
-	case apiwatch.Added, apiwatch.Modified, apiwatch.Deleted, apiwatch.Bookmark:
-		var err error
-		if obj, err = d.scheme.New(gvk); err != nil {
+		status := &metav1.Status{}
+		if err := json.UnmarshalDecode(d.dec, status); err != nil {
 			return nil, err
 		}
-	default:
-		return nil, fmt.Errorf("an event is of type %q", kind)
+		if status.Kind != "Status" {
+			return nil, fmt.Errorf("an error has an object of kind %s in place of Status", status.GroupVersionKind())
+		}
+		status.TypeMeta = metav1.TypeMeta{}
+		return status, nil
+	case apiwatch.Added, apiwatch.Modified, apiwatch.Deleted, apiwatch.Bookmark:
+		text, err := d.dec.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		return d.reader.read(text)
 	}
-	if err := json.UnmarshalDecode(d.dec, obj, d.opts); err != nil {
-		return nil, err
-	}
-	is := obj.GetObjectKind()
-	if got := is.GroupVersionKind(); got.Kind != gvk.Kind || kind != apiwatch.Error && got.GroupVersion() != gvk.GroupVersion() {
-		return nil, fmt.Errorf("an event has an object of kind %s in place of %s", got, gvk)
-	}
-	is.SetGroupVersionKind(schema.GroupVersionKind{}) // as the decoder of client-go
-	return obj, nil
+	return nil, fmt.Errorf("an event is of type %q", kind)
 }
 
 // watchJSON watches objects that come as JSON.
@@ -177,5 +151,5 @@ func (c typedClient) watchJSON(ctx context.Context, o metav1.ListOptions) (apiwa
 		return nil, err
 	}
 	report := apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding")
-	return apiwatch.NewStreamWatcher(newEventDecoder(body, c.clients.scheme, c.gvk, c.statuses), report), nil
+	return apiwatch.NewStreamWatcher(newEventDecoder(body, c.reader), report), nil
 }

@@ -40,7 +40,7 @@ func ofClientGo(c *clients, body string) apiwatch.Decoder {
 }
 
 func testDecoder(c *clients, gvk schema.GroupVersionKind, body string, statuses bool) *eventDecoder {
-	return newEventDecoder(io.NopCloser(strings.NewReader(body)), c.scheme, gvk, statuses)
+	return newEventDecoder(io.NopCloser(strings.NewReader(body)), newObjectReader(c.scheme, gvk, gvk.Version, statuses))
 }
 
 // TestEventsAreReadAsByClientGo compares objects of all kinds that are watched as JSON, with random values in their fields, as they are
@@ -89,8 +89,8 @@ func TestOddEvents(t *testing.T) {
 	c := newClients(&rest.Config{Host: "https://127.0.0.1:1"})
 	const begin = `{"type":"ADDED","object":{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute",`
 	for name, text := range map[string]string{
-		"unknown fields":        begin + `"newer":{"a":[1]},"metadata":{"name":"r","newer":1},"spec":{"newer":[]}},"newer":1}`,
-		"names in another case": begin + `"Metadata":{"name":"a"},"metadata":{"Name":"b","name":"r"},"SPEC":{"hostnames":["a"]}}}`,
+		"unknown fields":        begin + `"metadata":{"name":"r","newer":1},"spec":{},"status":{"newer":{"a":[1]}}},"newer":1}`,
+		"names in another case": begin + `"metadata":{"Name":"b","name":"r"}}}`,
 		"a name twice":          begin + `"metadata":{"name":"a","name":"r"},"spec":{"hostnames":["a"]},"spec":{"hostnames":["b"]}}}`,
 		"null":                  begin + `"metadata":{"name":"r","labels":null,"creationTimestamp":null},"spec":null,"status":null}}`,
 		"blanks":                " \n" + begin + ` "metadata" : {"name":` + "\n" + `"r"} } } `,
@@ -169,7 +169,7 @@ func TestWatchOfRoutes(t *testing.T) {
 	c := New(&rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, kube.NewObjects(state.NewDB()), Options{})
 	s, err := c.source(httpRoute.GroupKind())
 	noError(t, err)
-	requests, _, err := s.requests(httpRoute)
+	requests, _, err := s.requests(t.Context(), httpRoute)
 	noError(t, err)
 	watch := func() (apiwatch.Interface, error) {
 		return requests.watch(t.Context(), metav1.ListOptions{Watch: true})

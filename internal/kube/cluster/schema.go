@@ -6,13 +6,13 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/client-go/rest"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weft-mesh/weft/internal/kube"
 )
 
-// An API server prunes what it sends on a watch by the CRD as it was when the watch began. A policy with a field that
-// came with a newer CRD arrives without the field on an older watch, and is not sent again. So the objects of a strict
+// An API server prunes what it sends on a watch by the CRD as it was when the watch began. An object with a field that
+// came with a newer CRD arrives without the field on an older watch, and is not sent again. So the objects of a
 // kind are listed again when its CRD has changed, and twice more: each API server learns of the change in its own time.
 var relistAfter = []time.Duration{time.Second, 15 * time.Second}
 
@@ -25,10 +25,10 @@ type schemaState struct {
 	relists    int   // how often they are to be listed again
 }
 
-// followSchema lists and watches a strict kind until that fails, or until it must be listed again.
+// followSchema lists and watches a kind that has a CRD until that fails, or until it must be listed again.
 func (s *source) followSchema(ctx context.Context) error {
 	generation := int64(0)
-	if crd, err := s.crd(ctx); err == nil {
+	if crd, err := s.crdMetadata(ctx); err == nil {
 		generation = crd.Generation
 	}
 	if before := s.schema.generation; before != 0 && before != generation {
@@ -62,21 +62,26 @@ func (s *source) untilStale(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		crd, err := s.crd(ctx)
+		crd, err := s.crdMetadata(ctx)
 		if err == nil && crd.Generation != s.schema.generation {
 			return
 		}
-		var client rest.Interface
 		if err == nil {
-			client, err = s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
-		}
-		if err == nil {
-			err = s.awaitChange(ctx, client, crd.Name, crd.ResourceVersion)
+			err = s.awaitChange(ctx, crd.Name, crd.ResourceVersion)
 		}
 		if err != nil {
 			sleep(ctx, schemaRetry)
 		}
 	}
+}
+
+// crdMetadata asks for the metadata of the kind's CRD.
+func (s *source) crdMetadata(ctx context.Context) (*metav1.PartialObjectMetadata, error) {
+	client, err := s.c.clients.crdMetadata()
+	if err != nil {
+		return nil, err
+	}
+	return client.Get(ctx, s.crdName(), metav1.GetOptions{})
 }
 
 // crd asks for the kind's CRD.

@@ -32,10 +32,6 @@ func (c *Cluster) FollowSchemas(ctx context.Context, told func(plural string, sc
 
 // nextSchema tells of the CRD as it is, and waits until it is another.
 func (s *source) nextSchema(ctx context.Context, told func(string, *apiextensionsv1.JSONSchemaProps)) error {
-	client, err := s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
-	if err != nil {
-		return err
-	}
 	crd, err := s.crd(ctx)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -44,5 +40,5 @@ func (s *source) nextSchema(ctx context.Context, told func(string, *apiextension
 		return err
 	}
 	told(kube.Resource(s.kind.GVK), crds.SchemaOf(crd))
-	return s.awaitChange(ctx, client, s.crdName(), crd.ResourceVersion)
+	return s.awaitChange(ctx, s.crdName(), crd.ResourceVersion)
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	weftv1 "github.com/weft-mesh/weft/internal/kube/api/v1alpha1"
+	"github.com/weft-mesh/weft/internal/kube/crds"
 )
 
 // retryBackoff spaces attempts to reach an API server. Many agents lose it at once, hence the jitter.
@@ -60,7 +62,7 @@ func (s *source) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
 		follow := s.follow
-		if s.strict() {
+		if s.custom() {
 			follow = s.followSchema
 		}
 		err := follow(ctx)
@@ -86,7 +88,7 @@ func (s *source) run(ctx context.Context) error {
 // follow lists and watches until that fails.
 func (s *source) follow(ctx context.Context) error {
 	gvk := s.version()
-	requests, example, err := s.requests(gvk)
+	requests, example, err := s.requests(ctx, gvk)
 	if err != nil {
 		return err
 	}
@@ -112,8 +114,8 @@ type requests interface {
 	watch(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
 }
 
-// requests returns how a kind is asked for, and an example of the objects that come.
-func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
+// requests returns how a kind is asked for until a context ends, and an example of the objects that come.
+func (s *source) requests(ctx context.Context, gvk schema.GroupVersionKind) (requests, runtime.Object, error) {
 	if s.strict() {
 		r, err := s.c.clients.strict(gvk)
 		example := &unstructured.Unstructured{}
@@ -124,19 +126,24 @@ func (s *source) requests(gvk schema.GroupVersionKind) (requests, runtime.Object
 	if err != nil {
 		return nil, nil, err
 	}
-	example, err := s.c.clients.scheme.New(gvk)
-	return typedClient{client, s.c.clients, gvk, s.c.opts.Statuses, s.custom()}, example, err
+	example, err := s.c.clients.scheme.New(s.kind.GVK)
+	c := typedClient{Interface: client, clients: s.c.clients, gvk: gvk}
+	if s.custom() {
+		c.reader = newObjectReader(s.c.clients.scheme, s.kind.GVK, gvk.Version, s.c.opts.Statuses)
+		unset := &defaults{crd: s.crd, version: gvk.Version}
+		c.reader.harmless = func(path string, value any) (bool, error) { return unset.is(ctx, path, value) }
+	}
+	return c, example, err
 }
 
-// typedClient lists and watches Go objects. Fields that these do not have are dropped.
+// typedClient lists and watches Go objects.
 type typedClient struct {
 	rest.Interface
 	clients *clients
 	gvk     schema.GroupVersionKind
-	// statuses of routes are read too.
-	statuses bool
-	// custom resources come as JSON, others as protobuf.
-	custom bool
+	// reader reads custom resources, which come as JSON. nil: the objects are of Kubernetes itself and come as protobuf. Fields that
+	// their Go types do not have are dropped: the mesh needs none that a later Kubernetes may add.
+	reader *objectReader
 }
 
 func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
@@ -144,6 +151,18 @@ func (c typedClient) request(o *metav1.ListOptions) *rest.Request {
 }
 
 func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if c.reader != nil {
+		body, err := c.request(&o).Stream(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer body.Close()
+		list, err := c.reader.readList(body)
+		if err != nil {
+			return nil, fmt.Errorf("list of %s: %w", c.gvk.Kind, err)
+		}
+		return list, nil
+	}
 	list, err := c.clients.scheme.New(c.gvk.GroupVersion().WithKind(c.gvk.Kind + "List"))
 	if err != nil {
 		return nil, err
@@ -152,7 +171,7 @@ func (c typedClient) list(ctx context.Context, o metav1.ListOptions) (runtime.Ob
 }
 
 func (c typedClient) watch(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-	if c.custom {
+	if c.reader != nil {
 		return c.watchJSON(ctx, o)
 	}
 	return c.request(&o).Watch(ctx)
@@ -192,10 +211,6 @@ func fieldSelector(gk schema.GroupKind) string {
 
 // untilInstalled returns when the kind's CRD is there and serves a version that can be read.
 func (s *source) untilInstalled(ctx context.Context) error {
-	client, err := s.c.clients.of(apiextensionsv1.SchemeGroupVersion)
-	if err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
 		version := "" // of a CRD that is not there
 		crd, err := s.crd(ctx)
@@ -209,22 +224,26 @@ func (s *source) untilInstalled(ctx context.Context) error {
 		default:
 			version = crd.ResourceVersion
 		}
-		if err := s.awaitChange(ctx, client, s.crdName(), version); err != nil {
+		if err := s.awaitChange(ctx, s.crdName(), version); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// awaitChange returns when the CRD is not as it was at a resourceVersion, "" is when it was not there, and after some minutes. The
+// awaitChange returns when the CRD is not as it was at a resourceVersion, "" is when it was not there, and after half an hour. The
 // watch begins with the CRD as it is, and not at that resourceVersion: a CRD seldom changes, so an API server has forgotten its
 // version, and would end each watch at once.
-func (s *source) awaitChange(ctx context.Context, client rest.Interface, name, resourceVersion string) error {
-	seconds := int64(300)
+func (s *source) awaitChange(ctx context.Context, name, resourceVersion string) error {
+	client, err := s.c.clients.crdMetadata()
+	if err != nil {
+		return err
+	}
+	seconds := int64(1800)
 	o := metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String(), Watch: true, TimeoutSeconds: &seconds,
 	}
-	w, err := client.Get().Resource("customresourcedefinitions").VersionedParams(&o, s.c.clients.params).Watch(ctx)
+	w, err := client.Watch(ctx, o)
 	if err != nil {
 		return fmt.Errorf("wait for a change of %s: %w", name, err)
 	}
@@ -253,7 +272,15 @@ func (s *source) absent() {
 	s.c.setProblem(s.gk(), "", "")
 }
 
-// choose takes the version that the CRD serves: the kind's own, else an older one of the same shape.
+// versions are those of the kind that can be read: its own, and older ones of the same shape.
+func (s *source) versions() []string {
+	if s.strict() {
+		return []string{s.kind.GVK.Version}
+	}
+	return crds.Versions(s.kind.GVK.Kind)
+}
+
+// choose takes the first of versions that the CRD serves.
 func (s *source) choose(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	established := false
 	for _, c := range crd.Status.Conditions {
@@ -262,15 +289,15 @@ func (s *source) choose(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	if !established {
 		return false
 	}
-	for _, want := range []string{s.kind.GVK.Version, "v1beta1"} {
+	for _, want := range s.versions() {
 		for _, v := range crd.Spec.Versions {
-			if v.Name == want && v.Served && s.c.clients.scheme.Recognizes(s.gk().WithVersion(want)) {
+			if v.Name == want && v.Served {
 				s.served.Store(&want)
 				return true
 			}
 		}
 	}
-	s.c.setProblem(s.gk(), "", fmt.Sprintf("CRD %s serves no version that is known here; install one with %s", crd.Name, s.kind.GVK.Version))
+	s.c.setProblem(s.gk(), "", fmt.Sprintf("CRD %s serves no version that is known here; install one with %s", crd.Name, strings.Join(s.versions(), " or ")))
 	if s.gk().Group != weftv1.Group {
 		// Routes that cannot be read are missing; policies that cannot be read would be open, so they are waited for.
 		s.c.markLoaded(s.gk())

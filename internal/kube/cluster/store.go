@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -29,7 +30,7 @@ func (s *store) Transformer() cache.TransformFunc {
 			return obj, nil // take needs all fields
 		}
 		if o, ok := obj.(runtime.Object); ok {
-			return s.c.trim(kube.Upgrade(o)), nil
+			return s.c.trim(o), nil
 		}
 		return obj, nil
 	}
@@ -121,7 +122,7 @@ func (s *store) take(w *state.Write, in any) {
 			return
 		}
 	}
-	obj = s.c.trim(kube.Upgrade(obj))
+	obj = s.c.trim(obj)
 	admission.Complete(obj)
 	key := kube.Key(obj.(metav1.Object))
 	before, _ := s.kind.Get(w.Snapshot(), key)
@@ -132,6 +133,10 @@ func (s *store) take(w *state.Write, in any) {
 		var note string
 		obj, note = s.closed(obj, before)
 		problem = fmt.Sprintf("%v; %s", wrong, note)
+	} else if !slices.Contains(WritesStatus(), s.gk()) { // that is a ReferenceGrant: others have a status
+		if problem = kube.UnknownFieldsOf(obj.(metav1.Object)).Message(); problem != "" {
+			problem += "; it grants nothing"
+		}
 	}
 	if obj != nil {
 		if err := s.c.objs.Put(w, obj); err != nil {

@@ -7,10 +7,25 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 )
 
-// SchemaOf returns the schema of the version that is read of a kind of the Gateway API: v1, else v1beta1; nil if its CRD
-// serves neither.
+// Versions returns the versions of a kind of the Gateway API that are read, the first one that is served. All have the shape of the
+// first: those after it are how releases from v1.4 on, or their experimental channel, serve a kind that was not v1 yet.
+func Versions(kind string) []string {
+	switch kind {
+	case "Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant":
+		return []string{"v1", "v1beta1"}
+	case "TLSRoute":
+		return []string{"v1", "v1alpha3", "v1alpha2"}
+	case "TCPRoute", "UDPRoute":
+		return []string{"v1", "v1alpha2"}
+	case "XMesh", "XTelemetryPolicy":
+		return []string{"v1alpha1"}
+	}
+	return []string{"v1"}
+}
+
+// SchemaOf returns the schema of the version that is read of a kind of the Gateway API; nil if its CRD serves none.
 func SchemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JSONSchemaProps {
-	for _, want := range []string{"v1", "v1beta1"} {
+	for _, want := range Versions(crd.Spec.Names.Kind) {
 		for _, v := range crd.Spec.Versions {
 			if v.Name == want && v.Served && v.Schema != nil {
 				return v.Schema.OpenAPIV3Schema

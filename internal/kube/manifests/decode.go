@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/weft-mesh/weft/internal/kube"
 	"github.com/weft-mesh/weft/internal/kube/admission"
+	"github.com/weft-mesh/weft/internal/kube/crds"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
@@ -193,7 +195,7 @@ func (d *decoder) identify(doc *document, m map[string]any) (gvk schema.GroupVer
 		doc.ref.Namespace = metav1.NamespaceDefault
 	}
 	doc.gk, doc.key = gk, objectKey(gk.String()+"/"+model.Key(doc.ref.Namespace, doc.ref.Name))
-	if gv.Version != current.Version && (gv.Version != "v1beta1" || !d.schemas.serves(gk, gv.Version)) {
+	if gv.Version != current.Version && (!slices.Contains(crds.Versions(kind), gv.Version) || !d.schemas.serves(gk, gv.Version)) {
 		return gvk, fmt.Sprintf("%s has no version %s that the mesh reads; write %s", kind, gv.Version, current.GroupVersion())
 	}
 	return current, ""

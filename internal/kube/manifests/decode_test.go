@@ -258,3 +258,17 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// TestOlderVersions: what an API server with the CRDs of an older release has is read as it would be there.
+func TestOlderVersions(t *testing.T) {
+	for apiVersion, reason := range map[string]string{"v1": "", "v1alpha2": "", "v1beta1": "has no version v1beta1", "v1alpha3": "has no version v1alpha3"} {
+		docs := parse("apiVersion: gateway.networking.k8s.io/" + apiVersion + "\nkind: TCPRoute\nmetadata: {name: r, namespace: ns}\nspec: {rules: [{backendRefs: [{name: s, port: 80}]}]}\n")
+		if len(docs) != 1 || (docs[0].obj == nil) != (reason != "") {
+			t.Errorf("%s: %+v", apiVersion, docs)
+			continue
+		}
+		if reason != "" && !strings.Contains(docs[0].faults[0].reason, reason) {
+			t.Errorf("%s: %v", apiVersion, docs[0].faults)
+		}
+	}
+}

@@ -40,6 +40,8 @@ type CRD struct {
 	Established bool
 	// Bundle and Channel are the Gateway API's annotations: v1.7.0, standard or experimental.
 	Bundle, Channel string
+	// Read reports whether a version is served that is read: see crds.Versions.
+	Read bool
 	// HasField reports whether objects have a field, as crds.HasField does; nil where no version is served that is read.
 	HasField func(path string) bool `json:"-"`
 }
@@ -131,6 +133,7 @@ func (c *Cluster) crds(ctx context.Context) ([]CRD, error) {
 				}),
 			}
 			if schema := crds.SchemaOf(&got); schema != nil {
+				d.Read = true
 				d.HasField = func(path string) bool { return crds.HasField(schema, path) }
 			}
 			for _, v := range got.Spec.Versions {
