@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,5 +35,22 @@ func TestExamples(t *testing.T) {
 				t.Errorf("%s: %s: %s", name, s.Key(), p)
 			}
 		}
+	}
+}
+
+// TestReadme: the route that the README shows is the one of the example, which the tests apply.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(readme), "```yaml\n")
+	block, _, _ = strings.Cut(block, "```")
+	file, err := fs.ReadFile(examples.FS, "canary/route.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, route, _ := strings.Cut(string(file), "\n"); block != route { // after the comment
+		t.Errorf("README.md shows\n%s\nand examples/canary/route.yaml is\n%s", block, route)
 	}
 }
