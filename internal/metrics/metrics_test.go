@@ -91,7 +91,7 @@ weft_flows_total 5
 # TYPE weft_gateways gauge
 weft_gateways{address="no"} 1
 weft_gateways{address="yes"} 0
-# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, refused-connections refusals beyond those that are reported one by one, dns-messages and udp-datagrams what pods say by UDP beyond its bounds, weft-tunnel flows that weft tunnel could not send to the agent, access-log those that Envoy dropped because the agent took them too slowly; delayed-connections are no events: packets that open connections of sources over proxy.connectionRate, which are sent again; mirrored-requests are copies for mirrors that Envoy did not send, because too many were under way; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.
+# HELP weft_lost_events_total Events that their source dropped before they became flows: kernel-ring is the kernel's ring buffer, refused-connections refusals beyond those that are reported one by one, dns-messages and udp-datagrams what pods say by UDP beyond its bounds, weft-tunnel flows that weft tunnel could not send to the agent, weft-tunnel-messages what it sends beyond the agent's bounds, access-log those that Envoy dropped because the agent took them too slowly; delayed-connections are no events: packets that open connections of sources over proxy.connectionRate, which are sent again; mirrored-requests are copies for mirrors that Envoy did not send, because too many were under way; and flows that a target of their export did not get: flow-export-stdout, -file, -otlp.
 # TYPE weft_lost_events_total counter
 weft_lost_events_total{source="kernel-ring"} 7
 # HELP weft_node_faults What weft status lists as wrong with this node.
