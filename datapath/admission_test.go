@@ -22,8 +22,13 @@ const admissionRate = 50
 // long that took.
 func openMany(t *testing.T, from *lab.Pod, to netip.AddrPort, many int) (made int, took time.Duration) {
 	t.Helper()
+	return openManyIn(t, from.Do, to, many)
+}
+
+func openManyIn(t *testing.T, netns func(func() error) error, to netip.AddrPort, many int) (made int, took time.Duration) {
+	t.Helper()
 	began := time.Now()
-	if err := from.Do(func() error {
+	if err := netns(func() error {
 		for range many {
 			c, err := net.DialTimeout("tcp", to.String(), 700*time.Millisecond) // less than until a SYN is sent again
 			if errors.Is(err, os.ErrDeadlineExceeded) || os.IsTimeout(err) {
@@ -108,6 +113,21 @@ func TestGreedySourcesWait(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Errorf("a connection that waited: %v", err)
+	}
+}
+
+// TestProxysOwnConnectionsDoNotWait: Envoy's connections to weft tunnel, on the loopback of the node, are made for all pods, and have no
+// bound together.
+func TestProxysOwnConnectionsDoNotWait(t *testing.T) {
+	n := newNode(t)
+	n.end()
+	n.cfg.AdmissionRate = admissionRate
+	n.start()
+	to := netip.MustParseAddrPort("127.0.0.1:45871")
+	n.proxyIn(func(start func() error) error { return start() }, to.String())
+	const many = 4 * admissionRate * admissionBurst
+	if made, _ := openManyIn(t, func(open func() error) error { return open() }, to, many); made != many {
+		t.Errorf("%d of %d connections", made, many)
 	}
 }
 

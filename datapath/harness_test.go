@@ -390,6 +390,11 @@ type proxyProcess struct {
 
 func (n *node) proxy(p *lab.Pod, listen ...string) *proxyProcess {
 	n.t.Helper()
+	return n.proxyIn(p.Do, listen...)
+}
+
+func (n *node) proxyIn(netns func(func() error) error, listen ...string) *proxyProcess {
+	n.t.Helper()
 	cg, err := os.Open(n.cfg.proxyOf())
 	if err != nil {
 		n.t.Fatal(err)
@@ -399,7 +404,7 @@ func (n *node) proxy(p *lab.Pod, listen ...string) *proxyProcess {
 	cmd.Env = append(os.Environ(), "WEFT_FAKE_PROXY=,"+strings.Join(listen, ","))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cg.Fd()), Pdeathsig: syscall.SIGKILL}
-	return n.runProxy(cmd, func() error { return p.Do(cmd.Start) })
+	return n.runProxy(cmd, func() error { return netns(cmd.Start) })
 }
 
 func (n *node) runProxy(cmd *exec.Cmd, start func() error) *proxyProcess {

@@ -3,7 +3,7 @@ package examples
 
 import "embed"
 
-// FS has a folder for each example.
+// FS has a folder for each example. What is in a folder of its own there is for a node without a cluster.
 //
-//go:embed */*.yaml
+//go:embed */*.yaml */*/*.yaml
 var FS embed.FS

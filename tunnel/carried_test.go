@@ -48,12 +48,17 @@ func (l *listener) say(m tunnelMessage) {
 
 // serverTest is a Server of one local workload.
 type serverTest struct {
-	t    *testing.T
-	st   *state.State
-	path string
+	t      *testing.T
+	st     *state.State
+	server *Server
+	path   string
 }
 
 func newServerTest(t *testing.T) *serverTest {
+	return newServerTestWith(t, func(*Flow) {}, func(uint64) {})
+}
+
+func newServerTestWith(t *testing.T, flow func(*Flow), lost func(uint64)) *serverTest {
 	s := &serverTest{t: t, st: state.New(state.NewDB()), path: filepath.Join(t.TempDir(), "s")}
 	l, err := net.Listen("unix", s.path)
 	if err != nil {
@@ -61,8 +66,8 @@ func newServerTest(t *testing.T) *serverTest {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	server := NewServer(s.st, Config{TrustDomain: "a", Log: slog.New(slog.DiscardHandler), Flow: func(*Flow) {}, Lost: func(uint64) {}})
-	go func() { done <- server.Serve(ctx, l) }()
+	s.server = NewServer(s.st, Config{TrustDomain: "a", Log: slog.New(slog.DiscardHandler), Flow: flow, Lost: lost})
+	go func() { done <- s.server.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {

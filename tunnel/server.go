@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,15 +34,18 @@ type Server struct {
 	reporting sync.Mutex
 
 	losing sync.Mutex
-	lost   uint64 // flows that tunnels dropped since this Server was made
+	lost   map[string]uint64 // since this Server was made, by model.Lost's source
+
+	intake intake
 
 	mu    sync.Mutex
+	conns []net.Conn // by age, at most mostLinks
 	links map[*serverLink]struct{}
 }
 
 // NewServer reads from st.
 func NewServer(st *state.State, cfg Config) *Server {
-	return &Server{st: st, cfg: cfg, links: map[*serverLink]struct{}{}}
+	return &Server{st: st, cfg: cfg, lost: map[string]uint64{}, intake: newIntake(), links: map[*serverLink]struct{}{}}
 }
 
 // Serve answers on l until ctx ends, and closes l. It sends nothing before st.Synced.
@@ -52,7 +54,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	s.lose(0)
+	s.lose(model.LostTunnel, 0)
+	s.lose(model.LostTunnelMessages, 0)
 	wg.Go(func() {
 		<-ctx.Done()
 		l.Close()
@@ -65,11 +68,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return fmt.Errorf("tunnel: accept on %s: %w", l.Addr(), err)
 		}
+		leave := s.admit(c)
 		wg.Go(func() {
+			defer leave()
 			if err := s.serve(ctx, c); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Debug("the link to the tunnel ended", "error", err)
 			}
 		})
+		if s.intake.cost.WaitN(ctx, costLink) != nil {
+			return nil
+		}
 	}
 }
 
@@ -140,58 +148,6 @@ func (s *Server) serve(ctx context.Context, c net.Conn) error {
 	return context.Cause(ctx)
 }
 
-// receive reads what the tunnel sends, and passes requests for peers on.
-func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage) error {
-	in := json.NewDecoder(bufio.NewReader(l.conn))
-	for {
-		var m tunnelMessage
-		if err := in.Decode(&m); err != nil {
-			return err
-		}
-		switch {
-		case m.Applied != nil:
-			l.server.mu.Lock()
-			l.answers[m.Applied.Key] = m.Applied
-			l.server.mu.Unlock()
-			l.server.report(subjectOf(m.Applied.Key))
-		case m.GatewayPort != 0:
-			l.server.mu.Lock()
-			l.gatewayPort, l.process = m.GatewayPort, m.Process
-			l.server.mu.Unlock()
-			l.server.report(model.Tunnel)
-		case m.Draining:
-			l.server.mu.Lock()
-			l.gatewayPort = 0
-			l.server.mu.Unlock()
-			l.server.report(model.Tunnel)
-		case m.Want.IsValid(), m.Forget.IsValid():
-			select {
-			case requests <- m:
-			case <-ctx.Done():
-				return nil
-			}
-		default:
-			for i := range m.Flows {
-				l.server.cfg.Flow(&m.Flows[i])
-			}
-			if m.Lost > 0 {
-				l.server.lose(m.Lost)
-				l.server.cfg.Lost(m.Lost)
-			}
-		}
-	}
-}
-
-// lose counts flows that a tunnel dropped.
-func (s *Server) lose(n uint64) {
-	s.losing.Lock()
-	defer s.losing.Unlock()
-	s.lost += n
-	w := s.st.Write(s.st.Lost)
-	s.st.Lost.Put(w, &model.Lost{Source: model.LostTunnel, Count: s.lost})
-	w.Commit()
-}
-
 // send sends everything, and then what changes.
 func (l *serverLink) send(ctx context.Context, requests <-chan tunnelMessage) error {
 	st := l.server.st
@@ -210,11 +166,7 @@ func (l *serverLink) send(ctx context.Context, requests <-chan tunnelMessage) er
 			keys, snap := feed.Take()
 			err = l.changed(keys, snap)
 		case m := <-requests:
-			if m.Want.IsValid() {
-				err = l.sendPeer(st.Snapshot(), m.Want)
-			} else {
-				delete(l.peers, m.Forget)
-			}
+			err = l.want(m)
 		}
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ func newProxyCmd(run *string) *cobra.Command {
 	cfg := proxy.Config{}
 	var level slog.Level
 	var tunnel bool
+	var logFile string
 	cmd := &cobra.Command{
 		Use:   "proxy",
 		Short: "Run this node's Envoy and weft tunnel",
@@ -30,6 +31,12 @@ A second weft proxy takes over from the first without dropping a connection; tha
 					return fmt.Errorf("find weft's own executable: %w", err)
 				}
 				cfg.Tunnel = []string{self, "tunnel", "--run", *run, "--log-level", level.String()}
+			}
+			if logFile != "" {
+				var err error
+				if cfg.LogFile, err = proxy.LogTo(logFile); err != nil {
+					return err
+				}
 			}
 			cfg.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			return proxy.Run(cmd.Context(), cfg)
@@ -52,6 +59,7 @@ A second weft proxy takes over from the first without dropping a connection; tha
 	f.BoolVar(&cfg.InPod, "in-pod", false, "run in a pod of the host's PID namespace: Envoy outlives the pod, and the next pod takes it over")
 	f.StringVar(&cfg.HealthSocket, "health-socket", "", "unix socket for weft proxy ready, in a folder that no other pod has")
 	f.BoolVar(&tunnel, "tunnel", true, "also run weft tunnel; without it authenticated bytes go by Envoy to and from this node")
+	f.StringVar(&logFile, "log-file", "", "file for the log, also Envoy's and weft tunnel's, of which 8 MiB are kept: FILE, and FILE.1 before it (default: standard error)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	cmd.AddCommand(newProxyRestartCmd(run), newReadyCmd("proxy", "its Envoy is live"))
 	return cmd

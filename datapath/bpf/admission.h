@@ -4,6 +4,7 @@
 #pragma once
 #include "guests.h"
 #include "packet.h"
+#include "probe.h"
 
 #define TCP_SYN 2
 #define TCP_RST 4
@@ -51,9 +52,11 @@ static __always_inline void admitted(__u64 netns, const struct endpoint *local, 
 	guest_arrived(netns, &local->addr, bpf_ntohs(local->port), from);
 	if (!admission_cost)
 		return;
-	if (is_loopback(from))
+	if (is_loopback(from)) {
+		if (netns == host_netns)
+			return; /* Envoy's, to weft tunnel, for all pods */
 		at_home(&s, netns);
-	else if (bpf_map_lookup_elem(&nodes, from))
+	} else if (bpf_map_lookup_elem(&nodes, from))
 		return;
 	charge(&admissions, &s, admission_cost);
 }

@@ -16,7 +16,7 @@ import (
 const (
 	proxyPoll       = 2 * time.Second
 	proxyMaxBackoff = 30 * time.Second
-	// proxyLog in the run directory is what the weft proxy that the agent starts says.
+	// proxyLog in the run directory is what the weft proxy that the agent starts says. That keeps it small (proxy.LogTo).
 	proxyLog = "proxy.log"
 )
 
@@ -67,12 +67,13 @@ func (a *Agent) runProxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logFile, err := os.OpenFile(filepath.Join(a.cfg.RunDir, proxyLog), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	// What kept weft proxy from starting stays in it when the next one starts.
+	logFile, err := os.OpenFile(filepath.Join(a.cfg.RunDir, proxyLog), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("log of weft proxy: %w", err)
 	}
 	defer logFile.Close()
-	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup}
+	args := []string{"proxy", "--run", a.cfg.RunDir, "--node", a.cfg.Node, "--cgroup-root", a.cfg.CgroupRoot, "--cgroup", a.cfg.ProxyCgroup, "--log-file", logFile.Name()}
 	if !a.cfg.Tunnel {
 		args = append(args, "--tunnel=false")
 	}

@@ -143,6 +143,7 @@ func (s *flowsServer) flows(ctx context.Context, r *reach, q api.FlowQuery, matc
 		return s.failed(err)
 	}
 	var missing error
+	away := absentNodes{}
 	last := &lastEvents{most: q.Limit}
 	for {
 		m, err := in.Recv()
@@ -154,8 +155,7 @@ func (s *flowsServer) flows(ctx context.Context, r *reach, q api.FlowQuery, matc
 		case err != nil:
 			return s.failed(err)
 		}
-		if n := m.GetNodeStatus(); n.GetStateChange() == relaypb.NodeState_NODE_UNAVAILABLE || n.GetStateChange() == relaypb.NodeState_NODE_ERROR {
-			fmt.Fprintf(complaints, "%s: flows are missing: %s\n", printable(strings.Join(n.GetNodeNames(), ", ")), printable(n.GetMessage()))
+		if away.note(m.GetNodeStatus(), complaints); len(away) > 0 {
 			missing = ErrUnhealthy
 		}
 		if r.node != "" && m.GetNodeName() != r.node {
@@ -174,6 +174,25 @@ func (s *flowsServer) flows(ctx context.Context, r *reach, q api.FlowQuery, matc
 			last.add(m.GetNodeName(), e)
 		} else if err := print(m.GetNodeName(), e); err != nil {
 			return err
+		}
+	}
+}
+
+// absentNodes are the nodes whose flows are missing.
+type absentNodes map[string]bool
+
+// note prints that flows of nodes are missing, or that they come again.
+func (a absentNodes) note(s *relaypb.NodeStatusEvent, complaints io.Writer) {
+	for _, name := range s.GetNodeNames() {
+		switch s.GetStateChange() {
+		case relaypb.NodeState_NODE_UNAVAILABLE, relaypb.NodeState_NODE_ERROR:
+			a[name] = true
+			fmt.Fprintf(complaints, "%s: flows are missing: %s\n", printable(name), printable(s.GetMessage()))
+		case relaypb.NodeState_NODE_CONNECTED:
+			if a[name] {
+				delete(a, name)
+				fmt.Fprintf(complaints, "%s: flows come again\n", printable(name))
+			}
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	relaypb "github.com/cilium/cilium/api/v1/relay"
 	"google.golang.org/grpc"
 
 	"github.com/weft-mesh/weft/internal/api"
@@ -204,6 +205,25 @@ func TestObserveByFlowsAPI(t *testing.T) {
 	}
 	if _, _, err := run("nobody", ""); err == nil || !strings.Contains(err.Error(), "Unauthenticated: the token is not one") {
 		t.Errorf("an unknown token: %v", err)
+	}
+}
+
+// TestAbsentNodes: a reader that follows learns when the flows of a node come again, and hears nothing of nodes that were there.
+func TestAbsentNodes(t *testing.T) {
+	var out strings.Builder
+	away := absentNodes{}
+	for _, s := range []*relaypb.NodeStatusEvent{
+		nil,
+		{StateChange: relaypb.NodeState_NODE_CONNECTED, NodeNames: []string{"n1"}},
+		{StateChange: relaypb.NodeState_NODE_UNAVAILABLE, NodeNames: []string{"n2", "n3"}, Message: "no answer within 10s"},
+		{StateChange: relaypb.NodeState_NODE_CONNECTED, NodeNames: []string{"n2"}},
+		{StateChange: relaypb.NodeState_NODE_CONNECTED, NodeNames: []string{"n2"}},
+	} {
+		away.note(s, &out)
+	}
+	want := "n2: flows are missing: no answer within 10s\nn3: flows are missing: no answer within 10s\nn2: flows come again\n"
+	if out.String() != want || !away["n3"] || len(away) != 1 {
+		t.Errorf("%q, away %v; want %q, away n3", &out, away, want)
 	}
 }
 

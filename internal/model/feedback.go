@@ -170,8 +170,11 @@ const (
 	// LostConnections: packets that open connections to Envoy or weft tunnel, of sources that open more than they may. They are
 	// sent again.
 	LostConnections = "delayed-connections"
-	// LostTunnel: flows of weft tunnel that it could not send, because the agent was away for long or took them too slowly.
+	// LostTunnel: flows of weft tunnel that it could not send, because the agent was away for long or took them too slowly, or of
+	// which it sent more than the agent takes.
 	LostTunnel = "weft-tunnel"
+	// LostTunnelMessages: messages of weft tunnel that are over a bound of the agent. One that works sends none.
+	LostTunnelMessages = "weft-tunnel-messages"
 	// LostAccessLog: entries of Envoy's access log that it dropped because the agent took them too slowly.
 	LostAccessLog = "access-log"
 	// LostCopies: copies of requests for mirrors that were not sent, because as many as may were under way. They are no flows.

@@ -69,6 +69,8 @@ type Config struct {
 	// LogLevel of Envoy: trace, debug, info, warning, error, critical. warning.
 	LogLevel string
 	Log      *slog.Logger
+	// LogFile is what Log, Envoy and weft tunnel write to, of LogTo. It is kept small. nil: they write to something else.
+	LogFile *os.File
 
 	// startTimeout bounds a hot restart: until the new Envoy is live. 60 s.
 	startTimeout time.Duration

@@ -70,6 +70,13 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	defer h.close()
+	if cfg.LogFile != nil {
+		bounding, done := context.WithCancel(context.Background()) // it goes on while Envoy drains
+		var bounded sync.WaitGroup
+		bounded.Go(func() { cfg.boundLog(bounding) })
+		defer bounded.Wait()
+		defer done()
+	}
 	var lock *os.File // held already
 	for {
 		if err := supervise(ctx, cfg, h, lock); err != nil {

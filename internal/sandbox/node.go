@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/weft-mesh/weft/internal/api"
@@ -124,11 +125,16 @@ func (n *Node) ServiceIP(namespace, name string) netip.Addr {
 	return netip.Addr{}
 }
 
-// Apply copies the YAML files of a folder of fsys to Manifests()/folder, with what Kubernetes would fill in, makes the
+// Apply copies the YAML files below a folder of fsys to Manifests()/folder, with what Kubernetes would fill in, makes the
 // Pods of them and starts their processes. It returns when their ports answer.
 func (n *Node) Apply(ctx context.Context, fsys fs.FS, folder string) error {
-	files, err := fs.Glob(fsys, folder+"/*.yaml")
-	if err != nil {
+	var files []string
+	if err := fs.WalkDir(fsys, folder, func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".yaml") {
+			files = append(files, path)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
 	if len(files) == 0 {

@@ -111,6 +111,7 @@ func canaryExample(t *testing.T) {
 		}
 		return nil
 	})
+	canaryEdges(t)
 	kubectl(t, "-n", "canary", "patch", "httproute", "web", "--type=json", "-p",
 		`[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": 50},
 		  {"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 50}]`)
@@ -121,6 +122,29 @@ func canaryExample(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// canaryEdges: under load, weft edges shows the client's requests to each version.
+func canaryEdges(t *testing.T) {
+	t.Helper()
+	node := kubectl(t, "-n", "canary", "get", "pod", "client", "-o", "jsonpath={.spec.nodeName}")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := demo(t, "canary", "client", "--duration", "20s", "--rate", "100", "http://web")
+		ended <- err
+	}()
+	eventually(t, settle, func() error {
+		out := weft(t, node, "edges")
+		for _, version := range []string{"web-v1", "web-v2"} {
+			if !regexp.MustCompile(`(?m)^canary/client +canary/` + version + ` +none +[0-9.]+ `).MatchString(out) {
+				return fmt.Errorf("no requests to %s in\n%s", version, out)
+			}
+		}
+		return nil
+	})
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 func l4Example(t *testing.T) {

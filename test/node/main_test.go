@@ -36,7 +36,7 @@ func TestNode(t *testing.T) { node(t, model.PortTunnel) }
 // TestNodeHBONE does the same with HBONE, by which bytes go to nodes without weft tunnel, and runs the parts that depend on
 // it. make node-hbone runs those too that take minutes.
 func TestNodeHBONE(t *testing.T) {
-	without := []string{"Services", "Routes", "Gateway", "Traces", "BackendTLS", "Tunnel", "Explain"}
+	without := []string{"Services", "Routes", "Gateway", "Traces", "BackendTLS", "Tunnel", "Explain", "ProxyLog"}
 	if !long {
 		without = append(without, "Changes", "Observe")
 	}
@@ -53,7 +53,7 @@ func node(t *testing.T, bytesPort uint16, without ...string) {
 		run  func(*testing.T, *mesh)
 	}{
 		{"Services", services}, {"Routes", routes}, {"MTLS", mtls}, {"Policies", policies}, {"Gateway", gateways}, {"Traces", traces}, {"BackendTLS", backendTLS},
-		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled}, {"Explain", explained}, {"Detection", detection},
+		{"Changes", changes}, {"Observe", observed}, {"Tunnel", tunnelled}, {"Explain", explained}, {"Detection", detection}, {"ProxyLog", proxyLog},
 	} {
 		if slices.Contains(without, part.name) {
 			continue

@@ -73,8 +73,9 @@ type cluster struct {
 	ca      string           // file with its root
 	roots   *x509.CertPool
 
-	certificate tls.Certificate // of the API
-	effort      time.Duration   // of the filters of a request, at agents that start later
+	certificate tls.Certificate         // of the API
+	effort      time.Duration           // of the filters of a request, at agents that start later
+	link        func(net.Conn) net.Conn // what the connections of agents that start later go through
 
 	mu       sync.Mutex
 	expected []string
@@ -153,11 +154,18 @@ func (c *cluster) agentWith(node string, rows func(grpc.ServiceRegistrar)) *agen
 	w.Commit()
 	a := &agent{flows: observe.NewStore(1000), connections: traffic.NewConnections(st)}
 	requests := traffic.NewRequests(st, func(context.Context) (*model.RequestStats, error) { return &model.RequestStats{}, nil })
+	link := c.link
 	up := &hubble.Uplink{
 		Rows:     rows,
 		Map:      servicemap.NewLocal(st, a.flows, requests, a.connections),
 		Observer: hubble.NewObserver(hubble.Config{Node: node, Version: "v1.2.3", State: st, Flows: a.flows, Started: time.Now(), Effort: c.effort}),
-		Dial:     func(ctx context.Context, to netip.AddrPort) (net.Conn, error) { return dial(ctx, to, node) },
+		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			conn, err := dial(ctx, to, node)
+			if err != nil || link == nil {
+				return conn, err
+			}
+			return link(conn), nil
+		},
 		Replicas: func(ctx context.Context, now func([]netip.AddrPort)) error {
 			now([]netip.AddrPort{netip.MustParseAddrPort(c.agents.Listener.Addr().String())})
 			<-ctx.Done()

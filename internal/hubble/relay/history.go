@@ -3,8 +3,7 @@ package relay
 import (
 	"cmp"
 	"container/heap"
-	"fmt"
-	"time"
+	"errors"
 
 	observerpb "github.com/cilium/cilium/api/v1/observer"
 	relaypb "github.com/cilium/cilium/api/v1/relay"
@@ -68,14 +67,9 @@ func (w *request) history(readers []*reader) error {
 // next waits for the next message of what a node kept; nil after the last. The client is told of a node that fails or that
 // takes too long; the others go on.
 func (w *request) next(r *reader) (*observerpb.GetFlowsResponse, error) {
-	late := time.NewTimer(w.server.cfg.Times.Node)
-	defer late.Stop()
 	select {
 	case <-w.ctx.Done():
 		return nil, w.ctx.Err()
-	case <-late.C:
-		r.end()
-		return nil, w.state(relaypb.NodeState_NODE_UNAVAILABLE, fmt.Sprintf("no answer within %s", w.server.cfg.Times.Node), r.node.name)
 	case m, ok := <-r.out:
 		switch {
 		case ok && m.GetNodeStatus() != nil: // the end of what was kept
@@ -87,6 +81,10 @@ func (w *request) next(r *reader) (*observerpb.GetFlowsResponse, error) {
 		case w.ctx.Err() != nil:
 			return nil, w.ctx.Err()
 		}
-		return nil, w.state(relaypb.NodeState_NODE_ERROR, r.err.Error(), r.node.name)
+		r.reported = r.err.Error()
+		if errors.Is(r.err, errNoAnswer) {
+			return nil, w.state(relaypb.NodeState_NODE_UNAVAILABLE, r.reported, r.node.name)
+		}
+		return nil, w.state(relaypb.NodeState_NODE_ERROR, r.reported, r.node.name)
 	}
 }

@@ -194,6 +194,24 @@ func TestRightsThatChangeBeforeTheEnd(t *testing.T) {
 	}
 }
 
+// costlyFilter is within its bounds, and computes for long.
+func costlyFilter() []*flowpb.FlowFilter {
+	f := &flowpb.FlowFilter{}
+	for i := range 32 {
+		f.HttpPath = append(f.HttpPath, fmt.Sprintf("(?:a?){45}b%d$", i))
+	}
+	return []*flowpb.FlowFilter{f}
+}
+
+// addCostly adds flows for it.
+func (a *agent) addCostly() {
+	for i := range 1000 {
+		f := flow(i, "store/web-1", 200)
+		f.HTTP.Path = "/" + strings.Repeat("a", 1000)
+		a.flows.Add(f)
+	}
+}
+
 // TestFiltersThatComputeForLong end, at a node that searches what it has kept and at one that is followed: expressions that are
 // within their bounds took a processor of each node for half a minute for a thousand flows with long paths, also when nobody
 // waited for it any more.
@@ -201,33 +219,22 @@ func TestFiltersThatComputeForLong(t *testing.T) {
 	c := newCluster(t, Times{})
 	c.effort = 20 * time.Millisecond
 	a := c.agent("a")
-	add := func(n int) {
-		for i := range n {
-			f := flow(i, "store/web-1", 200)
-			f.HTTP.Path = "/" + strings.Repeat("a", 1000)
-			a.flows.Add(f)
-		}
-	}
-	add(1000)
-	costly := &flowpb.FlowFilter{}
-	for i := range 32 {
-		costly.HttpPath = append(costly.HttpPath, fmt.Sprintf("(?:a?){45}b%d$", i))
-	}
+	a.addCostly()
 	ended := func(m *observerpb.GetFlowsResponse) bool {
 		return strings.Contains(m.GetNodeStatus().GetMessage(), "have computed for")
 	}
-	got, err := c.get("admin", &observerpb.GetFlowsRequest{Whitelist: []*flowpb.FlowFilter{costly}})
+	got, err := c.get("admin", &observerpb.GetFlowsRequest{Whitelist: costlyFilter()})
 	if err != nil || !slices.ContainsFunc(got, ended) {
 		t.Errorf("a costly search: %s, error %v", text(got), err)
 	}
-	in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("admin"), &observerpb.GetFlowsRequest{Follow: true, Whitelist: []*flowpb.FlowFilter{costly}})
+	in, err := observerpb.NewObserverClient(c.conn()).GetFlows(c.as("admin"), &observerpb.GetFlowsRequest{Follow: true, Whitelist: costlyFilter()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if m, err := in.Recv(); err != nil || m.GetNodeStatus().GetStateChange() != relaypb.NodeState_NODE_CONNECTED {
 		t.Fatalf("the node is followed: %v, error %v", m, err)
 	}
-	add(1000)
+	a.addCostly()
 	for done := false; !done; {
 		m, err := in.Recv()
 		if err != nil {

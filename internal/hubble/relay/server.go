@@ -48,12 +48,15 @@ type Times struct {
 	// Node bounds how long a node may take to send the next of what it has kept, and Client how long a client may take to
 	// read a message.
 	Node, Client time.Duration
+	// Again lies before a node that does not answer is asked again for what comes afterwards. It doubles with each attempt, up to
+	// mostAgain times as long.
+	Again time.Duration
 	// Review lies between two looks at what the caller of an answer that goes on may see.
 	Review time.Duration
 }
 
 // DefaultTimes suit a cluster.
-var DefaultTimes = Times{Node: 10 * time.Second, Client: 30 * time.Second, Review: 30 * time.Second}
+var DefaultTimes = Times{Node: 10 * time.Second, Client: 30 * time.Second, Again: 5 * time.Second, Review: 30 * time.Second}
 
 // Server answers clients.
 type Server struct {

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -98,45 +99,57 @@ func (w *request) pass(n *node, m *observerpb.GetFlowsResponse) error {
 	return w.client.send(m)
 }
 
+// errNoAnswer ends the answer of a node that is silent for too long.
+var errNoAnswer = errors.New("no answer")
+
 // reader reads a node's answer.
 type reader struct {
-	node *node
-	out  chan *observerpb.GetFlowsResponse // closed at the end
-	err  error                             // why it ended; nil if it had sent all. Read it after out is closed.
-	end  context.CancelFunc
+	node     *node
+	out      chan *observerpb.GetFlowsResponse // closed at the end
+	err      error                             // why it ended; nil if it had sent all. Read it after out is closed.
+	reported string                            // what the client was told of err before it followed
 }
 
 // read asks a node. It does not wait.
 func (w *request) read(n *node, asked *observerpb.GetFlowsRequest) *reader {
-	ctx, cancel := context.WithCancel(w.ctx)
-	r := &reader{node: n, out: make(chan *observerpb.GetFlowsResponse, ahead), end: cancel}
+	r := &reader{node: n, out: make(chan *observerpb.GetFlowsResponse, ahead)}
 	go func() {
 		defer close(r.out)
-		defer cancel()
-		r.err = r.run(ctx, asked)
+		r.err = r.run(w.ctx, asked, w.server.cfg.Times.Node)
 	}()
 	return r
 }
 
-func (r *reader) run(ctx context.Context, asked *observerpb.GetFlowsRequest) error {
+// run reads until the node ends its answer. Each reader watches its own node, so that all nodes that are silent are given up at
+// the same time. A node is silent while it may send and does not, until it has sent what it kept: not while the client is slow.
+func (r *reader) run(ctx context.Context, asked *observerpb.GetFlowsRequest, patient time.Duration) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	silent := time.AfterFunc(patient, func() { end(fmt.Errorf("%w within %s", errNoAnswer, patient)) })
+	defer silent.Stop()
 	in, err := r.node.client.GetFlows(ctx, asked)
-	if err != nil {
-		return err
-	}
-	for {
-		m, err := in.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
+	for kept := true; err == nil; {
+		var m *observerpb.GetFlowsResponse
+		if m, err = in.Recv(); err != nil {
+			break
 		}
+		silent.Stop()
 		select {
 		case r.out <- m:
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
+		}
+		if kept = kept && m.GetNodeStatus() == nil; kept {
+			silent.Reset(patient)
 		}
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
+		return cause
+	}
+	return err
 }
 
 // client sends messages to a client, and gives up one that does not read.
