@@ -165,9 +165,14 @@ func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage)
 		switch {
 		case m.Applied != nil:
 			l.answered(m.Applied)
-		case m.GatewayPort != 0, m.Draining:
+		case m.GatewayPort != 0:
 			s.mu.Lock()
-			l.gatewayPort, l.process = m.GatewayPort, m.Process
+			l.gatewayPort, l.process = m.GatewayPort, cut(m.Process)
+			s.mu.Unlock()
+			s.report(model.Tunnel)
+		case m.Draining:
+			s.mu.Lock()
+			l.gatewayPort = 0
 			s.mu.Unlock()
 			s.report(model.Tunnel)
 		case m.Want.IsValid(), m.Forget.IsValid():
