@@ -37,13 +37,13 @@ func many() []talk {
 			server: serve(n),
 		}
 	}
-	return []talk{open(150), open(1000), {
+	return []talk{open(30), open(1000), {
 		name:   "500 connections one after the other",
 		client: func(e *end) { e.parallel(500, 1, ask) },
 		server: serve(500),
 	}, {
-		name:   "1000 connections, 50 at once",
-		client: func(e *end) { e.parallel(1000, 50, ask) },
+		name:   "1000 connections, 20 at once",
+		client: func(e *end) { e.parallel(1000, 20, ask) },
 		server: serve(1000),
 	}, {
 		name:   "16 unread downloads beside small requests",
