@@ -28,18 +28,23 @@ func TestMain(m *testing.M) {
 // order asks a process to play one end of a case. One with Met releases an end that waits in meet.
 type order struct {
 	ID     int            `json:"id"`
+	Path   string         `json:"path,omitempty"`
 	Case   string         `json:"case,omitempty"`
 	Client bool           `json:"client,omitempty"`
 	To     netip.AddrPort `json:"to"`
 	// Server is the port that the server listens at.
 	Server uint16                `json:"server,omitempty"`
 	Names  map[netip.Addr]string `json:"names,omitempty"`
-	Met    bool                  `json:"met,omitempty"`
+	// Prelude is what the client sends before a connection's own bytes.
+	Prelude []byte `json:"prelude,omitempty"`
+	Met     bool   `json:"met,omitempty"`
+	Value   int    `json:"value,omitempty"` // what the other end said as they met
 }
 
 // report is what an end says: that it waits for the other, or what it observed.
 type report struct {
 	ID    int      `json:"id"`
+	Value int      `json:"value,omitempty"` // for the other end
 	Notes []string `json:"notes,omitempty"`
 	Done  bool     `json:"done,omitempty"`
 }
@@ -53,7 +58,7 @@ func serveEnd() {
 		defer mu.Unlock()
 		_ = out.Encode(r)
 	}
-	waiting := map[int]chan struct{}{}
+	waiting := map[int]chan int{}
 	in := json.NewDecoder(bufio.NewReader(os.Stdin))
 	for {
 		var o order
@@ -61,22 +66,22 @@ func serveEnd() {
 			return
 		}
 		if o.Met {
-			waiting[o.ID] <- struct{}{}
+			waiting[o.ID] <- o.Value
 			continue
 		}
-		met := make(chan struct{}, 1)
+		met := make(chan int, 1)
 		waiting[o.ID] = met
-		e := &end{order: o, meet: func() {
-			say(report{ID: o.ID})
-			<-met
+		e := &end{order: o, swap: func(v int) int {
+			say(report{ID: o.ID, Value: v})
+			return <-met
 		}}
 		go func() { say(report{ID: o.ID, Notes: e.play(), Done: true}) }()
 	}
 }
 
-// process is a pod's process that plays ends.
+// process plays ends.
 type process struct {
-	pod *lab.Pod
+	pod *lab.Pod // in which it runs; nil for none
 	cmd *exec.Cmd
 	out *json.Encoder
 
@@ -103,7 +108,11 @@ func startProcess(t *testing.T, pod *lab.Pod) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := pod.Start(cmd); err != nil {
+	begin := cmd.Start
+	if pod != nil {
+		begin = func() error { return pod.Start(cmd) }
+	}
+	if err := begin(); err != nil {
 		t.Fatal(err)
 	}
 	p := &process{pod: pod, cmd: cmd, out: json.NewEncoder(stdin), reports: map[int]chan report{}}
@@ -126,7 +135,7 @@ func (p *process) read(in *json.Decoder) {
 		err := in.Decode(&r)
 		p.mu.Lock()
 		if err != nil {
-			p.err = fmt.Errorf("process of pod %s ended: %w", p.pod.Name, err)
+			p.err = fmt.Errorf("an end's process has ended: %w", err)
 			for _, c := range p.reports {
 				close(c)
 			}
@@ -154,10 +163,10 @@ func (p *process) begin(o order) (int, <-chan report, error) {
 	return o.ID, c, p.out.Encode(o)
 }
 
-func (p *process) met(id int) error {
+func (p *process) met(id, value int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.out.Encode(order{ID: id, Met: true})
+	return p.out.Encode(order{ID: id, Met: true, Value: value})
 }
 
 func (p *process) forget(id int) {
@@ -178,6 +187,7 @@ func converse(client, server *process, o order) (out observed, err error) {
 		id      int
 		in      <-chan report
 		notes   *[]string
+		value   int
 		waiting bool
 		done    bool
 	}
@@ -193,7 +203,7 @@ func converse(client, server *process, o order) (out observed, err error) {
 		if !ok {
 			return errEnded
 		}
-		s.waiting, s.done = !r.Done, r.Done
+		s.waiting, s.done, s.value = !r.Done, r.Done, r.Value
 		if r.Done {
 			*s.notes = r.Notes
 		}
@@ -205,10 +215,10 @@ func converse(client, server *process, o order) (out observed, err error) {
 			return out, nil
 		}
 		if (a.waiting || a.done) && (b.waiting || b.done) {
-			for _, s := range sides {
+			for i, s := range sides {
 				if s.waiting {
 					s.waiting = false
-					if err := s.p.met(s.id); err != nil {
+					if err := s.p.met(s.id, sides[1-i].value); err != nil {
 						return out, err
 					}
 				}

@@ -1,18 +1,13 @@
 package transparency
 
-import (
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // resets: RST at each phase, by either end.
 func resets() []talk {
 	return []talk{{
 		name: "the server resets on accept",
 		client: func(e *end) {
-			c := e.connect()
-			e.readEnd(c)
+			e.readAll(e.connect())
 		},
 		server: func(e *end) { e.reset(e.accept()) },
 	}, {
@@ -80,29 +75,27 @@ func resets() []talk {
 		client: func(e *end) {
 			c := e.connect()
 			e.meet()
-			e.meet()
-			e.readEnd(c)
+			e.readOf(c, e.swap(0))
 		},
 		server: func(e *end) {
 			c := e.accept()
 			e.meet()
-			e.fill(c)
+			sent := e.stuff(c)
 			e.reset(c)
-			e.meet()
+			e.swap(sent)
 		},
 	}, {
 		name: "the client resets with full buffers before a server that does not read",
 		client: func(e *end) {
 			c := e.connect()
-			e.fill(c)
+			sent := e.stuff(c)
 			e.reset(c)
-			e.meet()
+			e.swap(sent)
 			e.meet()
 		},
 		server: func(e *end) {
 			c := e.accept()
-			e.meet()
-			e.readEnd(c)
+			e.readOf(c, e.swap(0))
 			e.meet()
 		},
 	}, {
@@ -115,14 +108,16 @@ func resets() []talk {
 		},
 		server: func(e *end) {
 			c := e.accept()
-			e.writeEnds(e.tryWrite(c, 1<<30, piece))
+			_, err := c.write(1<<30, piece)
+			e.note("write until %s", errnoName(err))
 			e.meet()
 		},
 	}, {
 		name: "the server resets while the client writes",
 		client: func(e *end) {
 			c := e.connect()
-			e.writeEnds(e.tryWrite(c, 1<<30, piece))
+			_, err := c.write(1<<30, piece)
+			e.note("write until %s", errnoName(err))
 			e.meet()
 		},
 		server: func(e *end) {
@@ -198,10 +193,8 @@ func resets() []talk {
 		client: func(e *end) {
 			c := e.connect()
 			e.write(c, 1)
-			e.note("events:%s", eventNames(e.await(c, unix.POLLIN|unix.POLLRDHUP)))
-			no, err := unix.GetsockoptInt(c, unix.SOL_SOCKET, unix.SO_ERROR)
-			e.must("SO_ERROR", err)
-			e.note("SO_ERROR: %s", unix.ErrnoName(unix.Errno(no)))
+			e.events(c, unix.POLLIN|unix.POLLRDHUP)
+			e.note("SO_ERROR: %s", errnoName(e.soError(c)))
 			e.readAll(c)
 		},
 		server: func(e *end) {
@@ -222,25 +215,16 @@ func resets() []talk {
 			c := e.accept()
 			e.read(c, 1)
 			e.meet()
-			e.note("events:%s", eventNames(e.await(c, unix.POLLIN|unix.POLLRDHUP)))
-			no, err := unix.GetsockoptInt(c, unix.SOL_SOCKET, unix.SO_ERROR)
-			e.must("SO_ERROR", err)
-			e.note("SO_ERROR: %s", unix.ErrnoName(unix.Errno(no)))
+			e.events(c, unix.POLLIN|unix.POLLRDHUP)
+			e.note("SO_ERROR: %s", errnoName(e.soError(c)))
 			e.meet()
 		},
 	}, {
-		name: "nobody listens",
-		client: func(e *end) {
-			c := e.connect()
-			e.readEnd(c)
-		},
+		name:   "nobody listens",
+		client: func(e *end) { e.knock(0) },
 	}, {
-		name: "nobody listens, and the client writes first",
-		client: func(e *end) {
-			c := e.connect()
-			e.write(c, 100)
-			e.readEnd(c)
-		},
+		name:   "nobody listens, and the client writes first",
+		client: func(e *end) { e.knock(100) },
 	}, {
 		name: "nobody listens any more",
 		client: func(e *end) {
@@ -249,12 +233,7 @@ func resets() []talk {
 			e.read(c, 10)
 			e.meet()
 			e.meet()
-			fd := e.socket(family(e.To.Addr()), 0)
-			if err := connectTo(fd, e.To); err != nil {
-				e.note("a second connection: %s", errnoName(err))
-			} else {
-				e.readEnd(fd)
-			}
+			e.knock(0)
 			e.write(c, 10)
 			e.read(c, 10)
 		},
@@ -263,8 +242,7 @@ func resets() []talk {
 			e.read(c, 10)
 			e.write(c, 10)
 			e.meet()
-			e.close(e.listen)
-			time.Sleep(50 * time.Millisecond)
+			e.deafen()
 			e.meet()
 			e.read(c, 10)
 			e.write(c, 10)

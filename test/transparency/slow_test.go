@@ -1,6 +1,7 @@
 package transparency
 
 import (
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ func slow() []talk {
 			c := e.connect()
 			e.meet()
 			time.Sleep(time.Second)
-			e.readAllFrom(reader{fd: c, pause: pause})
+			e.readAllFrom(reader{c: c, pause: pause})
 		},
 		server: func(e *end) {
 			c := e.accept()
@@ -36,13 +37,13 @@ func slow() []talk {
 			c := e.accept()
 			e.meet()
 			time.Sleep(time.Second)
-			e.readAllFrom(reader{fd: c, pause: pause})
+			e.readAllFrom(reader{c: c, pause: pause})
 			e.meet()
 		},
 	}, {
 		name: "the client reads small pieces",
 		client: func(e *end) {
-			e.readAllFrom(reader{fd: e.connect(), size: 1000, pause: time.Millisecond / 2})
+			e.readAllFrom(reader{c: e.connect(), size: 1000, pause: time.Millisecond / 2})
 		},
 		server: func(e *end) { e.write(e.accept(), 512*kilo) },
 	}, {
@@ -70,17 +71,15 @@ func slow() []talk {
 		name: "both write and do not read, then both read",
 		client: func(e *end) {
 			c := e.connect()
-			e.fill(c)
-			e.meet()
+			sent := e.swap(e.stuff(c))
 			e.closeWrite(c)
-			e.readEnd(c)
+			e.readOf(c, sent)
 		},
 		server: func(e *end) {
 			c := e.accept()
-			e.fill(c)
-			e.meet()
+			sent := e.swap(e.stuff(c))
 			e.closeWrite(c)
-			e.readEnd(c)
+			e.readOf(c, sent)
 		},
 	}, {
 		name: "the server accepts late",
@@ -143,11 +142,11 @@ func slow() []talk {
 	}, {
 		name: "small buffers",
 		client: func(e *end) {
-			fd := e.socket(family(e.To.Addr()), 0)
-			e.must("SO_RCVBUF", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
-			e.must("SO_SNDBUF", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4096))
-			e.connectOn(fd)
-			both(e, fd, mega)
+			c := e.socket(family(e.To.Addr()), 0)
+			e.must("SO_RCVBUF", unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096))
+			e.must("SO_SNDBUF", unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4096))
+			e.connectOn(c)
+			both(e, c, mega)
 		},
 		server: func(e *end) { both(e, e.accept(), mega) },
 	}}
@@ -201,8 +200,9 @@ func styles() []talk {
 		name: "2000 writes of one byte without delay",
 		client: func(e *end) {
 			c := e.connect()
-			e.must("TCP_NODELAY", unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
-			e.must("write", e.tryWrite(c, 2000, 1))
+			e.must("TCP_NODELAY", unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+			_, err := c.write(2000, 1)
+			e.must("write", err)
 			e.closeWrite(c)
 			e.readAll(c)
 		},
@@ -215,7 +215,8 @@ func styles() []talk {
 		name: "one write of 16 MiB",
 		client: func(e *end) {
 			c := e.connect()
-			e.must("write", e.tryWrite(c, 16*mega, 16*mega))
+			_, err := c.write(16*mega, 16*mega)
+			e.must("write", err)
 			e.closeWrite(c)
 			e.readAll(c)
 		},
@@ -227,19 +228,17 @@ func styles() []talk {
 	}, {
 		name: "bytes of a TLS handshake, of HTTP/2 and of a proxy's header are bytes",
 		client: func(e *end) {
-			for _, text := range []string{
-				"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-				"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "\r\n\r\n\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a",
-			} {
+			for _, text := range texts {
 				c := e.connect()
-				e.must("write", writeAll(c, []byte(text)))
+				e.must("write", writeAll(c.fd, []byte(text)))
 				e.closeWrite(c)
 				e.readAll(c)
 			}
 		},
 		server: func(e *end) {
-			for range 4 {
+			for _, text := range texts {
 				c := e.accept()
+				c.receives = strings.NewReader(text)
 				e.readAll(c)
 				e.write(c, 1)
 				e.close(c)
@@ -248,16 +247,25 @@ func styles() []talk {
 	}}
 }
 
-func pingPong(e *end, c, times, n int) {
-	for range times {
-		e.write(c, n)
-		e.read(c, n)
-	}
+// texts are beginnings of other protocols.
+var texts = []string{
+	"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+	"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "\r\n\r\n\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a",
 }
 
-func pongPing(e *end, c, times, n int) {
+func pingPong(e *end, c *conn, times, n int) {
 	for range times {
-		e.read(c, n)
+		e.write(c, n)
+		e.want(c, n)
+	}
+	e.closeWrite(c)
+	e.readAll(c)
+}
+
+func pongPing(e *end, c *conn, times, n int) {
+	for range times {
+		e.want(c, n)
 		e.write(c, n)
 	}
+	e.readAll(c)
 }
