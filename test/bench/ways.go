@@ -34,7 +34,7 @@ const (
 	sidecarsH2    = "sidecar pair, HTTP/2"
 	sidecarsTLSH1 = "sidecar pair, mTLS, HTTP/1.1"
 	sidecarsTLSH2 = "sidecar pair, mTLS, HTTP/2"
-	weftL7MTLS    = "weft, L7 over HBONE"
+	weftL7MTLS    = "weft, L7 with mTLS"
 	weftMTLS      = "weft, bytes over HBONE"
 	weftTunnel    = "weft, bytes by weft tunnel"
 )
