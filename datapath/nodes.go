@@ -91,10 +91,18 @@ func (r *reconciler) setOtherNodes(snap *state.Snapshot) error {
 	if r.synced { // before, a node may only not have been read yet
 		errs = append(errs, r.otherNodes.prune(func(a weftAddress, _ uint32) bool { _, ok := want[a]; return ok }))
 	}
+	missing := 0
 	for a, number := range want {
-		if err := r.otherNodes.put(a, number); err != nil {
+		err := r.otherNodes.put(a, number)
+		if err == nil {
+			continue
+		}
+		if missing++; missing == 1 {
 			errs = append(errs, fmt.Errorf("address %s of a node: %w", decodeAddr(a), err))
 		}
+	}
+	if missing > 1 {
+		errs = append(errs, fmt.Errorf("%d addresses of nodes are not in the kernel", missing))
 	}
 	return errors.Join(errs...)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// A connection of a Gateway may go to any endpoint of its backend. One that does not answer within attemptTimeout, or refuses, is
+// A connection of Envoy's may go to any of the endpoints that its header names. One that does not answer within attemptTimeout, or refuses, is
 // left, and the next one is tried. Nothing is read from the client before an endpoint's application is connected, so no byte is
 // sent twice. The last endpoint gets the time that the only one has.
 
@@ -18,19 +18,28 @@ const attemptTimeout = time.Second
 
 // arrival is a client's connection that has come, until it has a stream to an endpoint.
 type arrival struct {
-	app        *socket
-	client, to netip.AddrPort
-	others     []netip.AddrPort // to be tried after to
-	note       *noting
-	timer      *time.Timer // of an attempt that may end for another one
+	app    *socket
+	client netip.AddrPort
+	target
+	note  *noting
+	timer *time.Timer // of an attempt that may end for another one
 
 	mu   sync.Mutex
 	st   *stream // nil while it waits for one
 	over bool    // it failed, or the connection has gone to another endpoint
 }
 
-func (p *pod) newArrival(app *socket, client, to netip.AddrPort, others []netip.AddrPort) *arrival {
-	return &arrival{app: app, client: client, to: to, others: others, note: p.noting(time.Now(), "", client, to, true)}
+// target is where a connection is to go.
+type target struct {
+	to     netip.AddrPort
+	others []netip.AddrPort // to be tried after to
+	peer   model.Identity   // that must be there; "" for the one that is known of the address
+}
+
+var errOtherPeer = errors.New("another identity is at the address than Envoy expects")
+
+func (p *pod) newArrival(app *socket, client netip.AddrPort, at target) *arrival {
+	return &arrival{app: app, client: client, target: at, note: p.noting(time.Now(), "", client, at.to, true)}
 }
 
 // movable reports whether there is another endpoint to try.
@@ -127,5 +136,5 @@ func (p *pod) fail(a *arrival, err error) {
 func (p *pod) tryNext(a *arrival, failed traffic) {
 	a.timer.Stop()
 	a.note.end(failed)
-	p.start(p.newArrival(a.app, a.client, a.others[0], a.others[1:]))
+	p.start(p.newArrival(a.app, a.client, target{to: a.others[0], others: a.others[1:], peer: a.peer}))
 }

@@ -72,7 +72,7 @@ func (l *serverLink) before(other *serverLink) bool {
 	case l.process == "" || other.process == "":
 		return l.process != ""
 	}
-	return l.began.Before(other.began)
+	return l.process < other.process // the older one: of two numbers of one length
 }
 
 // carried computes the row of a workload; nil if it was sent to no tunnel. One tunnel is enough: while one takes over from

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,15 +17,16 @@ import (
 
 const (
 	headerTimeout = 2 * time.Second
-	// maxHeaders bounds the connections whose header has not come.
+	// maxHeaders bounds the connections whose header has not come, and those that wait for their owner.
 	maxHeaders = 1024
-	// identityTimeout bounds the wait for the certificate of a Gateway that Envoy heard of first.
+	// identityTimeout bounds the wait for a pod, or a certificate, that Envoy heard of first.
 	identityTimeout = time.Second
 )
 
 // gateways takes the connections of the node's Gateways.
 type gateways struct {
 	headers chan struct{} // a place for each connection whose header has not come
+	waiting chan struct{} // one for each that waits for its owner
 	own     *own          // set before there is a listener
 
 	// Guarded by the lock of the Node.
@@ -42,7 +42,7 @@ type gateway struct {
 }
 
 func newGateways() gateways {
-	return gateways{known: map[string]*gateway{}, headers: make(chan struct{}, maxHeaders)}
+	return gateways{known: map[string]*gateway{}, headers: make(chan struct{}, maxHeaders), waiting: make(chan struct{}, maxHeaders)}
 }
 
 // listenForGateways begins to take the connections of Gateways.
@@ -71,14 +71,14 @@ func (n *Node) listenForGateways() (err error) {
 	return nil
 }
 
-// gatewayPort is 0 where the connections of Gateways are not taken.
-func (n *Node) gatewayPort() uint16 {
+// tellGatewayPort tells the agent where Envoy's connections are taken, if they are. stopGateways tells it when they are not any more, and
+// later.
+func (n *Node) tellGatewayPort() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.gateways.listener == nil {
-		return 0
+	if n.gateways.listener != nil {
+		n.link.enqueue(tunnelMessage{GatewayPort: n.gateways.port, Process: n.process})
 	}
-	return n.gateways.port
 }
 
 // stopGateways takes no new connections of Gateways.
@@ -111,22 +111,22 @@ func (n *Node) gatewayConnection(fd int, from netip.AddrPort) {
 	}
 	go func() {
 		h, err := n.header(app, from)
+		<-n.gateways.headers
 		var p *pod
 		if err == nil {
-			p, err = n.ownerOf(h)
+			p, err = n.awaitOwner(h)
 		}
-		<-n.gateways.headers
 		if err != nil {
 			n.log.Debug("a connection of Envoy's was refused", "from", from, "owner", h.owner, "error", err)
 			app.resetOnClose()
 			app.close()
 			return
 		}
-		p.arrived(app, p.clientOf(h, from.Port()), h.to, h.others)
+		p.arrived(app, p.clientOf(h, from.Port()), h.target())
 	}()
 }
 
-// header reads the header of a connection. Only Envoy may send one: it speaks for any Gateway of the node.
+// header reads the header of a connection. Only Envoy may send one: it speaks for any pod and Gateway of the node.
 func (n *Node) header(app *socket, from netip.AddrPort) (gatewayHeader, error) {
 	if err := n.gateways.own.peer(app, from); err != nil {
 		return gatewayHeader{}, err
@@ -139,8 +139,29 @@ func (n *Node) header(app *socket, from netip.AddrPort) (gatewayHeader, error) {
 	return h, app.file.SetReadDeadline(time.Time{})
 }
 
-// ownerOf returns the pod or Gateway whose connection it is.
+// awaitOwner returns the pod or Gateway whose connection it is. The agent may tell Envoy of one first.
+func (n *Node) awaitOwner(h gatewayHeader) (*pod, error) {
+	p, err := n.ownerOf(h)
+	if err == nil {
+		return p, nil
+	}
+	select {
+	case n.gateways.waiting <- struct{}{}:
+		defer func() { <-n.gateways.waiting }()
+	default:
+		return nil, err
+	}
+	for began := time.Now(); err != nil && time.Since(began) < identityTimeout; {
+		time.Sleep(refusedPause)
+		p, err = n.ownerOf(h)
+	}
+	return p, err
+}
+
 func (n *Node) ownerOf(h gatewayHeader) (*pod, error) {
+	if _, ok := n.credentials(h.identity); !ok {
+		return nil, fmt.Errorf("there is no certificate of %s", h.identity)
+	}
 	if strings.Count(h.owner, "/") == 2 { // gateway/<namespace>/<name>
 		return n.gatewayOf(h)
 	}
@@ -153,11 +174,14 @@ func (n *Node) ownerOf(h gatewayHeader) (*pod, error) {
 	if id := p.spec.Load().Identity; id != h.identity {
 		return nil, fmt.Errorf("the identity of pod %s is %q and not %q", h.owner, id, h.identity)
 	}
+	if !n.draining && p.isDrained() {
+		return nil, fmt.Errorf("pod %s has left the mesh", h.owner)
+	}
 	return p, nil
 }
 
-// clientOf returns the client that flows and the application at the destination see. A connection that carries the requests of several
-// clients has none: it has the pod's own address, and the port of Envoy's end.
+// clientOf returns the client that flows name, whose port the application at the destination sees too. A connection that carries the
+// requests of several clients has none: it has the owner's own address, and the port of Envoy's end.
 func (p *pod) clientOf(h gatewayHeader, port uint16) netip.AddrPort {
 	if h.client.IsValid() && !h.client.Addr().IsUnspecified() {
 		return h.client
@@ -170,14 +194,6 @@ func (p *pod) clientOf(h gatewayHeader, port uint16) netip.AddrPort {
 
 // gatewayOf returns what carries the connections of a Gateway.
 func (n *Node) gatewayOf(h gatewayHeader) (*pod, error) {
-	for began := time.Now(); ; time.Sleep(refusedPause) {
-		if _, ok := n.credentials(h.identity); ok {
-			break
-		}
-		if time.Since(began) > identityTimeout {
-			return nil, errors.New("there is no certificate of " + string(h.identity))
-		}
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	g := n.gateways.known[h.owner]

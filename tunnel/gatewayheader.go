@@ -15,22 +15,26 @@ import (
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-// gatewayHeader is what Envoy says of a connection of a Gateway's client, by version 2 of the PROXY protocol. See
+// gatewayHeader is what Envoy says of a connection, by version 2 of the PROXY protocol. See
 // https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt.
 type gatewayHeader struct {
-	client   netip.AddrPort
-	owner    string           // gateway/<namespace>/<name>
-	identity model.Identity   // the Gateway's
+	client   netip.AddrPort   // 0.0.0.0:0 where the connection carries the requests of several
+	owner    string           // whose it is: <namespace>/<pod>, or gateway/<namespace>/<name>
+	identity model.Identity   // the owner's
 	to       netip.AddrPort   // the endpoint
 	others   []netip.AddrPort // of its backend, to be tried where it does not answer
+	peer     model.Identity   // that the endpoints must have; "" for the one that is known of each
 }
+
+// target is where a connection is to go.
+func (h *gatewayHeader) target() target { return target{to: h.to, others: h.others, peer: h.peer} }
 
 const (
 	proxyPrefixLen   = 16
 	maxGatewayHeader = 4096
 )
 
-var errGatewayHeader = errors.New("no header of a Gateway's connection")
+var errGatewayHeader = errors.New("no header of a connection of Envoy's")
 
 // readGatewayHeader reads the header and no byte of what follows.
 func readGatewayHeader(r io.Reader) (gatewayHeader, error) {
@@ -77,10 +81,12 @@ func parseGatewayHeader(b []byte) (h gatewayHeader, err error) {
 			h.to, _ = netip.ParseAddrPort(string(v.Value))
 		case model.ProxyOthers:
 			h.others = parseOthers(string(v.Value))
+		case model.ProxyPeer:
+			h.peer = model.Identity(v.Value)
 		}
 	}
 	if h.owner == "" || h.identity == "" || !h.to.IsValid() {
-		return h, fmt.Errorf("%w: it does not name a Gateway, its identity and a backend", errGatewayHeader)
+		return h, fmt.Errorf("%w: it does not name an owner, its identity and an endpoint", errGatewayHeader)
 	}
 	return h, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -22,12 +23,9 @@ const GatewayPortFile = "tunnel-gateways.port"
 // listenOnLoopback listens on all of 127.0.0.0/8: Envoy takes endpoints of one address for the same one, so each endpoint has
 // an address of its own there.
 func listenOnLoopback(portFile string) (fd int, port uint16, err error) {
-	text, err := os.ReadFile(portFile)
-	if err == nil {
-		if before, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16); err == nil {
-			if fd, port, err = listenOnLoopbackAt(uint16(before)); err == nil {
-				return fd, port, nil
-			}
+	if before := readPort(portFile); before != 0 {
+		if fd, port, err = listenOnLoopbackAt(before); err == nil {
+			return fd, port, nil
 		}
 	}
 	if fd, port, err = listenOnLoopbackAt(0); err != nil {
@@ -38,6 +36,21 @@ func listenOnLoopback(portFile string) (fd int, port uint16, err error) {
 		return 0, 0, err
 	}
 	return fd, port, nil
+}
+
+// LastPort returns the port on which a weft tunnel with this run directory took the connections of Envoy; 0 if there was none.
+func LastPort(runDir string) uint16 { return readPort(filepath.Join(runDir, GatewayPortFile)) }
+
+func readPort(file string) uint16 {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(port)
 }
 
 // listenOnLoopbackAt listens at a port, 0 for any. The interface keeps other hosts out, for the address does not.

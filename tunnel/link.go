@@ -78,9 +78,7 @@ func (l *link) once(ctx context.Context) error {
 	}()
 	l.set(true)
 	defer l.set(false)
-	if port := l.node.gatewayPort(); port != 0 {
-		l.enqueue(tunnelMessage{GatewayPort: port, Process: l.node.process})
-	}
+	l.node.tellGatewayPort()
 	for _, a := range l.node.wanted() {
 		l.want(a)
 	}

@@ -77,6 +77,9 @@ func (r *route) open(a *arrival, wait bool) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.peer != "" && a.peer != id {
+		return nil, errOtherPeer
+	}
 	if !a.expect(id) {
 		return nil, nil
 	}

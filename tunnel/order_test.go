@@ -41,7 +41,7 @@ func TestOrder(t *testing.T) {
 			close(making.done)
 		}
 		_, near := application(t)
-		p.arrived(near, netip.AddrPortFrom(netip.Addr{}, port), to, nil)
+		p.arrived(near, netip.AddrPortFrom(netip.Addr{}, port), target{to: to})
 		want = append(want, port)
 	}
 	var order []uint16

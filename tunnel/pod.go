@@ -215,6 +215,13 @@ func (p *pod) drain() {
 	}
 }
 
+// isDrained reports whether the pod takes nothing new.
+func (p *pod) isDrained() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.drainedAt.IsZero()
+}
+
 // idle reports whether a pod that is drained carries no stream, and will get none: those who opened sessions to it end them
 // when they know. One that does not is waited for for goAwayTime.
 func (p *pod) idle() bool {

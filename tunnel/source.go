@@ -38,13 +38,13 @@ func (p *pod) takeApplications(l *socket, at netip.AddrPort) {
 			_ = unix.Close(fd)
 			return
 		}
-		p.arrived(app, netip.AddrPortFrom(p.addressOf(to.Addr()), from.Port()), to, nil)
+		p.arrived(app, netip.AddrPortFrom(p.addressOf(to.Addr()), from.Port()), target{to: to})
 	})
 }
 
-// arrived takes a client's connection to a pod at to, or to one of the others where that does not answer. It does not wait.
-func (p *pod) arrived(app *socket, client, to netip.AddrPort, others []netip.AddrPort) {
-	a := p.newArrival(app, client, to, others)
+// arrived takes a client's connection to its target. It does not wait.
+func (p *pod) arrived(app *socket, client netip.AddrPort, at target) {
+	a := p.newArrival(app, client, at)
 	if !p.takeOutbound() {
 		a.reset(errTooMany)
 		return

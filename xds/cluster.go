@@ -35,6 +35,9 @@ const (
 	hboneConnectTimeout = time.Second
 	// idleTunnel ends pooled HBONE connections that nobody uses: they hold the network namespace of their pod.
 	idleTunnel = time.Minute
+	// pooledTime is how long a connection to an endpoint takes new requests: less than a process of the mesh at the other end waits
+	// for those that it has when another one takes over (--parent-shutdown-time).
+	pooledTime = 4 * time.Minute
 	// forgetDestinations is how often a cluster that takes any destination forgets those that no connection uses. Clients
 	// choose the ports, Envoy copies the list of destinations whenever one is added, and so a sweep of a pod's ports takes
 	// quadratic time in what is not forgotten.
@@ -274,7 +277,7 @@ func serviceCluster(b *builder, name string, n serviceName) *built {
 	return &built{message: c, objects: objects}
 }
 
-// endpointsCluster leads to the endpoints of its name, to those with an identity by HBONE.
+// endpointsCluster leads to the endpoints of its name, to those with an identity by weft tunnel or HBONE.
 func endpointsCluster(name string) *cluster.Cluster {
 	c := newCluster(name)
 	c.ConnectTimeout = duration(endpointTimeout)
@@ -299,7 +302,7 @@ func isHTTP2(appProtocol string) bool {
 // HTTP/1.1 behind a Gateway, whose clients choose HTTP/2 by TLS and know nothing of the backend.
 func serviceProtocol(h2c, http1 bool) *upstreams.HttpProtocolOptions {
 	o := &upstreams.HttpProtocolOptions{CommonHttpProtocolOptions: &core.HttpProtocolOptions{
-		MaxHeadersCount: number(maxHeaders), MaxResponseHeadersKb: number(maxHeadersKB),
+		MaxHeadersCount: number(maxHeaders), MaxResponseHeadersKb: number(maxHeadersKB), MaxConnectionDuration: duration(pooledTime),
 	}}
 	h1 := &core.Http1ProtocolOptions{EnableTrailers: true}
 	h2 := serverHTTP2()

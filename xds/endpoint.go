@@ -17,6 +17,7 @@ const (
 	metaIdentity    = "peer"  // in metaWeft: the SPIFFE ID that an endpoint must prove
 	metaPeer        = "about" // in metaWeft: model.PeerTag of the endpoint
 	metaMatch       = "envoy.transport_socket_match"
+	metaBalance     = "envoy.lb" // "hash_key": what a client sticks to, whichever way it is reached
 )
 
 // The endpoints of a service's cluster have its name. They are there for every name, like the cluster.
@@ -48,9 +49,10 @@ func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	if b.cfg.refuses(backendTLS(b, n.portKey())) {
 		return nil
 	}
+	// One of an earlier version, which says no name, takes connections of Gateways alone.
 	t := byTunnel{cfg: b.cfg, process: tunnelOf(b).Process, alike: map[model.Identity]*alike{}}
 	list := rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint {
-		if tunnelOf(b).GatewayPort != 0 && tunnels(b, e) {
+		if tunnelOf(b).GatewayPort != 0 && t.process != "" && tunnels(b, e) {
 			return t.endpoint(e)
 		}
 		return hboneEndpoint(b.cfg, e)
@@ -137,6 +139,7 @@ func hboneEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 			metaOriginalDst: text("local", at),
 			metaWeft:        peer,
 			metaMatch:       {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
+			metaBalance:     text("hash_key", at),
 		}},
 	}
 }

@@ -1,8 +1,8 @@
 package xds
 
 import (
+	"cmp"
 	"net/netip"
-	"slices"
 	"strings"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -56,6 +56,7 @@ func tunnelOriginateListener() *listener.Listener {
 					said(model.ProxyOwner, "%FILTER_STATE("+stateOwner+":PLAIN)%"),
 					said(model.ProxyIdentity, "%FILTER_STATE("+stateSecret+":PLAIN)%"),
 					said(model.ProxyDestination, "%DYNAMIC_METADATA("+metaWeft+":"+metaTo+")%"),
+					said(model.ProxyPeer, "%DYNAMIC_METADATA("+metaWeft+":"+metaIdentity+")%"),
 					said(model.ProxyOthers, "%DYNAMIC_METADATA("+metaWeft+":"+metaOthers+")%"),
 				},
 			}),
@@ -63,14 +64,15 @@ func tunnelOriginateListener() *listener.Listener {
 	}
 }
 
-// tunnelCluster leads to weft tunnel on this node, and nowhere while none is connected.
+// tunnelCluster leads to weft tunnel on this node.
 func tunnelCluster(b *builder) *cluster.Cluster {
 	c := newCluster(clusterTunnel)
 	// Envoy makes the connection while it makes that to the internal listener, in the network namespace of a pod.
 	c.UpstreamBindConfig = anyAddress(b.cfg.GatewayNetNS)
 	c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
 	c.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: clusterTunnel}
-	if port := tunnelOf(b).GatewayPort; port != 0 {
+	// While none is connected it is where one was: the next one takes the same port.
+	if port := cmp.Or(tunnelOf(b).GatewayPort, b.cfg.TunnelPort); port != 0 {
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 		c.LoadAssignment.Endpoints = localities(plainEndpoint(b.cfg, model.Endpoint{Address: at}))
 	}
@@ -135,6 +137,9 @@ func otherEndpoints(all []string, i int) string {
 	if len(all) == 1 {
 		return ""
 	}
-	ring := slices.Concat(all, all)
-	return strings.Join(ring[i+1:i+1+model.MaxProxyOthers], ",")
+	var others [model.MaxProxyOthers]string
+	for k := range others {
+		others[k] = all[(i+1+k)%len(all)]
+	}
+	return strings.Join(others[:], ",")
 }

@@ -46,8 +46,10 @@ type Config struct {
 	// Sessions bounds the sessions of datagrams that the UDP ports of all Gateways have together; 25,000 if it is 0.
 	Sessions uint64
 
-	// Tunnel sends connections of Gateways' TLSRoutes and TCPRoutes by weft tunnel where that is possible.
+	// Tunnel sends requests, and connections of Gateways' TLSRoutes and TCPRoutes, by weft tunnel where that is possible.
 	Tunnel bool
+	// TunnelPort is where weft tunnel took Envoy's connections before this agent; 0 if that is not known.
+	TunnelPort uint16
 
 	// SystemRoots are the certificates that the node's system trusts, as PEM, for BackendTLSPolicies that ask for these. Without
 	// them nothing is sent to the targets of such a policy.

@@ -204,6 +204,7 @@ func New(cfg Config) (*Agent, error) {
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Log: cfg.Log, AccessLog: a.accessLog, RequestLog: cfg.RequestLog,
 		RequestStats: cfg.MetricsAddress != "", GatewayNetNS: proxy.NetNS, ConnectionsPerListener: max(connections/10, 1),
 		Sessions: proxy.Sessions(connections), SystemRoots: systemRoots(cfg.Log), Traces: cfg.Traces, Tunnel: cfg.Tunnel,
+		TunnelPort: tunnel.LastPort(cfg.RunDir),
 	})
 	a.tunnel = tunnel.NewServer(a.st, tunnel.Config{TrustDomain: cfg.TrustDomain, Flow: a.tunnelFlow, Lost: a.flows.AddLost, Log: cfg.Log})
 	if a.path, err = datapath.New(datapath.Config{

@@ -28,6 +28,7 @@ const (
 	ProxyIdentity    = 0xE1 // the owner's SPIFFE ID
 	ProxyDestination = 0xE2 // the endpoint: address:port
 	ProxyOthers      = 0xE3 // other endpoints of the backend, separated by commas; optional
+	ProxyPeer        = 0xE4 // the SPIFFE ID that all these endpoints must have; optional
 )
 
 // MaxProxyOthers bounds the endpoints that are tried after the first one.

@@ -41,11 +41,7 @@ func TestMTLSByLabel(t *testing.T) {
 	authenticated(t, ns, vault.Status.PodIP, street)
 	for kind, at := range services {
 		t.Run(kind, func(t *testing.T) {
-			port := uint16(model.PortTunnel)
-			if kind == "requests" {
-				port = model.PortHBONE
-			}
-			onlyTLS(t, captured(t, ns, "teller", at), teller.Status.PodIP, vault.Status.PodIP, port)
+			onlyTLS(t, captured(t, ns, "teller", at), teller.Status.PodIP, vault.Status.PodIP, model.PortTunnel)
 		})
 	}
 	t.Run("identities", func(t *testing.T) { identitiesSeen(t, ns) })

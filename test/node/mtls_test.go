@@ -96,7 +96,7 @@ func onTheWire(t *testing.T, m *mesh) {
 		if ports[m.bytesPort] == 0 || wire.Contains(secret) {
 			t.Errorf("%s: bytes by port %v, secret seen %t", ip, ports, wire.Contains(secret))
 		}
-		for j := range both(srv) { // Envoy takes either family, and goes by HBONE in any case
+		for j := range both(srv) { // Envoy takes either family
 			delete(ports, m.bytesPort)
 			delete(ports, model.PortHBONE)
 			if len(ports) > 0 || !wire.TLSOnly(both(alice)[j], both(srv)[j]) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -22,6 +23,10 @@ func (r *objectReader) unknown(text []byte) (unknown kube.UnknownFields, err err
 		return nil, err
 	}
 	strict, err := kjson.UnmarshalStrict(text, obj, kjson.DisallowUnknownFields)
+	if err == nil && len(strict) >= mostStrictErrors {
+		// Those of its status, which others write, may be all that there are.
+		strict, err = strictWithoutStatus(text, obj)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +59,19 @@ func (r *objectReader) unknown(text []byte) (unknown kube.UnknownFields, err err
 		unknown = unknown.Add("more fields")
 	}
 	return unknown, nil
+}
+
+func strictWithoutStatus(text []byte, like runtime.Object) ([]error, error) {
+	var parts map[string]stdjson.RawMessage
+	if err := stdjson.Unmarshal(text, &parts); err != nil {
+		return nil, err
+	}
+	delete(parts, "status")
+	rest, err := stdjson.Marshal(parts)
+	if err != nil {
+		return nil, err
+	}
+	return kjson.UnmarshalStrict(rest, like.DeepCopyObject(), kjson.DisallowUnknownFields)
 }
 
 // decidesNothing reports whether a field may be dropped. Session persistence is refused with whatever is in it: releases before

@@ -47,6 +47,7 @@ var newerObjects = []struct{ name, kind, rest, unknown string }{
 		"spec.fallback, spec.rules[1].limits, spec.rules[2].limits"},
 	{"too many", "TCPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{` + many(20) + `}`,
 		"spec.f000, spec.f001, spec.f002, spec.f003, spec.f004, spec.f005, spec.f006, spec.f007, more fields"},
+	{"beside many of its status", "TCPRoute", `"metadata":{"namespace":"ns","name":"o"},"status":{` + many(200) + `},"spec":{"when":1}`, "spec.when"},
 	{"hidden by many", "TCPRoute", `"metadata":{"namespace":"ns","name":"o",` + many(200) + `},"spec":{"when":1}`, "more fields"},
 	{"long", "UDPRoute", `"metadata":{"namespace":"ns","name":"o"},"spec":{"` + strings.Repeat("a", 500) + `":1}`, "spec." + strings.Repeat("a", 195) + "…"},
 }
