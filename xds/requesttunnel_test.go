@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -237,7 +238,7 @@ func TestTunnelTakesOver(t *testing.T) {
 // post sends requests that must not be repeated on one connection.
 func (w *world) post(t *testing.T, c net.Conn, asked *atomic.Int64, stop <-chan struct{}) {
 	defer c.Close()
-	client := &http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return c, nil }}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}, Timeout: 10 * time.Second}
 	for {
 		select {
 		case <-stop:
