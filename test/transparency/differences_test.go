@@ -28,7 +28,7 @@ var bothEnd = []string{"both send 8 MiB and close their directions", "both write
 
 // samePorts: Envoy connects to the application from the client's address, and may take the port of another connection of the
 // client to the same port. One of the two is reset or refused. See docs/design/envoy.md, "Known faults".
-var samePorts = []string{"1000 connections, 20 at once", "30 connections that are open at once", "many to one: 32 uploads of 1 MiB at once"}
+var samePorts = []string{"1000 connections, 5 at once", "30 connections that are open at once", "many to one: 32 uploads of 1 MiB at once"}
 
 // stalls fill the windows that all HBONE connections of two pods share, or have bytes that HBONE loses by chance. See
 // docs/design/tunnel.md, "Why".

@@ -42,8 +42,9 @@ func many() []talk {
 		client: func(e *end) { e.parallel(500, 1, ask) },
 		server: serve(500),
 	}, {
-		name:   "1000 connections, 20 at once",
-		client: func(e *end) { e.parallel(1000, 20, ask) },
+		// A Gateway's listener has some 40 connections where open files are limited to 20,000, and those that are closing count.
+		name:   "1000 connections, 5 at once",
+		client: func(e *end) { e.parallel(1000, 5, ask) },
 		server: serve(1000),
 	}, {
 		name:   "16 unread downloads beside small requests",
