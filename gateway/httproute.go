@@ -95,9 +95,7 @@ func compileRules[R any](res *resolver, unknown kube.UnknownFields, in []R, read
 		c.dropped.add(res.unknownType.reason, res.unknownType.message)
 		c.closed = true
 		for i := range c.rules {
-			m := c.rules[i].Match
 			c.rules[i].Rule = blocked(c.rules[i].Rule)
-			c.rules[i].Match = m
 		}
 	}
 	if len(c.rules) > maxMatches {
@@ -174,7 +172,7 @@ func (r *resolver) httpAction(rule *model.Rule, at string, in gwv1.HTTPRouteRule
 
 // blocked is a rule that answers 500 whatever it was to do. One of connections closes them.
 func blocked(rule model.Rule) model.Rule {
-	return model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Status: 500}
+	return model.Rule{Route: rule.Route, Index: rule.Index, Name: rule.Name, Match: rule.Match, Status: 500}
 }
 
 // httpMatches reads the matches of a rule; none means all requests. prefixOnly is true if each is of a path prefix.

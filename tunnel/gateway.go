@@ -23,7 +23,7 @@ const (
 	identityTimeout = time.Second
 )
 
-// gateways takes the connections of the node's Gateways.
+// gateways takes the connections of Envoy: of the node's Gateways, and of the pods whose requests it routes.
 type gateways struct {
 	headers chan struct{} // a place for each connection whose header has not come
 	waiting chan struct{} // one for each that waits for its owner
@@ -45,14 +45,14 @@ func newGateways() gateways {
 	return gateways{known: map[string]*gateway{}, headers: make(chan struct{}, maxHeaders), waiting: make(chan struct{}, maxHeaders)}
 }
 
-// listenForGateways begins to take the connections of Gateways.
+// listenForGateways begins to take the connections of Envoy.
 func (n *Node) listenForGateways() (err error) {
 	if n.gateways.own, err = newOwn(); err != nil {
 		return err
 	}
 	fd, port, err := listenOnLoopback(filepath.Join(filepath.Dir(n.link.path), GatewayPortFile))
 	if err != nil {
-		return fmt.Errorf("listen for the connections of Gateways: %w", err)
+		return fmt.Errorf("listen for the connections of Envoy: %w", err)
 	}
 	l, err := newSocket(fd)
 	if err != nil {
@@ -81,7 +81,7 @@ func (n *Node) tellGatewayPort() {
 	}
 }
 
-// stopGateways takes no new connections of Gateways.
+// stopGateways takes no new connections of Envoy.
 func (n *Node) stopGateways() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -183,7 +183,7 @@ func (n *Node) ownerOf(h gatewayHeader) (*pod, error) {
 // clientOf returns the client that flows name, whose port the application at the destination sees too. A connection that carries the
 // requests of several clients has none: it has the owner's own address, and the port of Envoy's end.
 func (p *pod) clientOf(h gatewayHeader, port uint16) netip.AddrPort {
-	if h.client.IsValid() && !h.client.Addr().IsUnspecified() {
+	if !h.client.Addr().IsUnspecified() {
 		return h.client
 	}
 	if a := p.addressOf(h.to.Addr()); a.IsValid() {

@@ -69,7 +69,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer n.end()
 	close(n.running)
 	if err := n.listenForGateways(); err != nil {
-		n.log.Error("the connections of Gateways go by HBONE", "error", err)
+		n.log.Error("requests and the connections of Gateways go by HBONE", "error", err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { n.link.run(ctx) })

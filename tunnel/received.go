@@ -166,15 +166,9 @@ func (l *serverLink) receive(ctx context.Context, requests chan<- tunnelMessage)
 		case m.Applied != nil:
 			l.answered(m.Applied)
 		case m.GatewayPort != 0:
-			s.mu.Lock()
-			l.gatewayPort, l.process = m.GatewayPort, cut(m.Process)
-			s.mu.Unlock()
-			s.report(model.Tunnel)
+			l.takes(m.GatewayPort, cut(m.Process))
 		case m.Draining:
-			s.mu.Lock()
-			l.gatewayPort = 0
-			s.mu.Unlock()
-			s.report(model.Tunnel)
+			l.takes(0, l.process)
 		case m.Want.IsValid(), m.Forget.IsValid():
 			select {
 			case requests <- m.tunnelMessage:
@@ -200,6 +194,14 @@ func (l *serverLink) answered(a *applied) {
 	if sent {
 		s.report(subjectOf(a.Key))
 	}
+}
+
+// takes notes where the tunnel takes Envoy's connections, 0 for nowhere.
+func (l *serverLink) takes(port uint16, process string) {
+	l.server.mu.Lock()
+	l.gatewayPort, l.process = port, process
+	l.server.mu.Unlock()
+	l.server.report(model.Tunnel)
 }
 
 // want answers a request for the peer at an address. Past mostWanted it is dropped.

@@ -19,11 +19,7 @@ import (
 // answersAndEnds serves HTTP on a pod's port: an answer whose length is the request's path, which ends with the connection.
 func answersAndEnds(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	go serveEach(l, func(c net.Conn) {
 		r, err := http.ReadRequest(bufio.NewReader(c))
 		if err != nil {

@@ -49,10 +49,9 @@ func serviceEndpoints(b *builder, n serviceName) []*endpoint.LbEndpoint {
 	if b.cfg.refuses(backendTLS(b, n.portKey())) {
 		return nil
 	}
-	// One of an earlier version, which says no name, takes connections of Gateways alone.
-	t := byTunnel{cfg: b.cfg, process: tunnelOf(b).Process, alike: map[model.Identity]*alike{}}
+	t := newByTunnel(b)
 	list := rawEndpoints(b, n, func(e model.Endpoint) *endpoint.LbEndpoint {
-		if tunnelOf(b).GatewayPort != 0 && t.process != "" && tunnels(b, e) {
+		if t.process != "" && tunnels(b, e) {
 			return t.endpoint(e)
 		}
 		return hboneEndpoint(b.cfg, e)
@@ -124,22 +123,26 @@ func text(key, value string) *structpb.Struct {
 	return &structpb.Struct{Fields: map[string]*structpb.Value{key: structpb.NewStringValue(value)}}
 }
 
-// hboneEndpoint goes through the internal listener, which opens a CONNECT to it and expects its SPIFFE ID.
+// hboneEndpoint goes through the internal listener that opens a CONNECT to it and expects its SPIFFE ID.
 func hboneEndpoint(cfg *Config, e model.Endpoint) *endpoint.LbEndpoint {
 	at := e.Address.String()
+	made := authenticatedEndpoint(cfg, e, internalAddress(listenerOriginate, at))
+	made.Metadata.FilterMetadata[metaOriginalDst] = text("local", at)
+	return made
+}
+
+// authenticatedEndpoint is reached through an internal listener, which finds in its metadata whom to expect.
+func authenticatedEndpoint(cfg *Config, e model.Endpoint, through *core.Address) *endpoint.LbEndpoint {
 	peer := text(metaIdentity, string(e.Identity))
 	if about := describeEndpoint(cfg, e); about != "" {
 		peer.Fields[metaPeer] = structpb.NewStringValue(about)
 	}
 	return &endpoint.LbEndpoint{
-		HostIdentifier: &endpoint.LbEndpoint_Endpoint{
-			Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerOriginate, at)},
-		},
+		HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: through}},
 		Metadata: &core.Metadata{FilterMetadata: map[string]*structpb.Struct{
-			metaOriginalDst: text("local", at),
-			metaWeft:        peer,
-			metaMatch:       {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
-			metaBalance:     text("hash_key", at),
+			metaWeft:    peer,
+			metaMatch:   {Fields: map[string]*structpb.Value{matchHBONE: structpb.NewBoolValue(true)}},
+			metaBalance: text("hash_key", e.Address.String()),
 		}},
 	}
 }

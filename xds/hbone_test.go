@@ -101,11 +101,7 @@ func (c *tunnelConn) get(method, path string) (int, string, error) {
 func echoBytes(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
 	for _, a := range []netip.Addr{p.Address, p.Address6} {
-		l, err := p.Listen("tcp", netip.AddrPortFrom(a, port).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = l.Close() })
+		l := listenIn(t, p, netip.AddrPortFrom(a, port))
 		go serveEach(l, func(c net.Conn) {
 			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 			_, _ = fmt.Fprintf(c, "%s\n", c.RemoteAddr().(*net.TCPAddr).IP)

@@ -129,7 +129,7 @@ func inHTTPListener(cfg *Config, w *model.Workload) *listener.Listener {
 		Name:              workloadName(w, inHTTP),
 		StatPrefix:        inHTTP,
 		TrafficDirection:  core.TrafficDirection_INBOUND,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		ListenerFilters:   []*listener.ListenerFilter{originalDst(), originalSrc()},
 		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
 			inboundHTTP(cfg, w, inHTTP),

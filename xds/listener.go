@@ -14,7 +14,7 @@ import (
 	"github.com/weft-mesh/weft/internal/state"
 )
 
-// Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE, send
+// Listeners: those of local workloads, of Gateways, and the internal ones that wrap L7 connections in HBONE or pass them on to weft tunnel, send
 // copies of requests on, refuse connections, have route tables tried, and divide connections by their server name. All go to Envoy by
 // wildcard. Units are workloads (w:<key>), Gateways (g:<key>), Divisions by name (s:<key>) and "" for the constant ones.
 var listenerKind = &kind{
@@ -277,13 +277,18 @@ func originateListener(cfg *Config) *listener.Listener {
 		Name:              listenerOriginate,
 		StatPrefix:        listenerOriginate,
 		TrafficDirection:  core.TrafficDirection_OUTBOUND,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		ListenerFilters:   []*listener.ListenerFilter{originalDst()},
 		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{
 			networkStateOnce(stateSANs, "%DYNAMIC_METADATA("+metaWeft+":peer)%"),
 			tunnel(cfg, listenerOriginate, clusterOriginate, "%DYNAMIC_METADATA("+metaOriginalDst+":local)%", false),
 		}}},
 	}
+}
+
+// internalSpecifier makes a listener one of connections that Envoy makes to itself, by the listener's name.
+func internalSpecifier() *listener.Listener_InternalListener {
+	return &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}}
 }
 
 func networkStateOnce(key, format string) *listener.Filter {

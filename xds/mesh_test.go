@@ -12,29 +12,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weft-mesh/weft/internal/lab"
 	"github.com/weft-mesh/weft/internal/model"
 )
 
-func TestRequestOverHBONE(t *testing.T) {
-	pods := labPods(t, "a", "b", "c")
-	w := newWorld(t, Config{RequestLog: true})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	c := workload(pods[2], "shop", model.MTLSDisabled, nil)
-	put(w, w.st.Workloads, a, b, c)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
-	echo(t, pods[1], 8080, "b")
-	echo(t, pods[2], 8080, "c")
-	loopbackService(w, "echo", endpointOf(b, 0, 8080), endpointOf(b, 1, 8080), endpointOf(c, 0, 8080), endpointOf(c, 1, 8080))
-	w.envoy()
+// echoesFromBoth asks the Service of the echoes b and c from a pod: both answer, and see the client and none of the proxy's headers.
+func echoesFromBoth(t *testing.T, from *lab.Pod) {
+	t.Helper()
 	seen := map[string]bool{}
 	for _, at := range []string{"127.0.0.1:15001", "[::1]:15001"} {
 		for i := range 32 {
-			status, body, err := ask(pods[0], at, "echo.shop", fmt.Sprint("/", i))
+			status, body, err := ask(from, at, "echo.shop", fmt.Sprint("/", i))
 			if err != nil || status != 200 {
 				t.Fatalf("%s: %d %q %v", at, status, body, err)
 			}
 			seen[body[:1]] = true
-			if !strings.Contains(body, "from "+pods[0].Address.String()) && !strings.Contains(body, "from ["+pods[0].Address6.String()) {
+			if !strings.Contains(body, "from "+from.Address.String()) && !strings.Contains(body, "from ["+from.Address6.String()) {
 				t.Errorf("the app did not see the client's address: %s", body)
 			}
 			if strings.Contains(strings.ToLower(body), "x-weft") || strings.Contains(strings.ToLower(body), "x-envoy") {
@@ -45,6 +38,19 @@ func TestRequestOverHBONE(t *testing.T) {
 	if !seen["b"] || !seen["c"] {
 		t.Errorf("endpoints used: %v, want b and c", seen)
 	}
+}
+
+func TestRequestOverHBONE(t *testing.T) {
+	pods := labPods(t, "a", "b", "c")
+	w := newWorld(t, Config{RequestLog: true})
+	a, b := strictPair(w, pods)
+	c := workload(pods[2], "shop", model.MTLSDisabled, nil)
+	put(w, w.st.Workloads, c)
+	echo(t, pods[1], 8080, "b")
+	echo(t, pods[2], 8080, "c")
+	loopbackService(w, "echo", endpointOf(b, 0, 8080), endpointOf(b, 1, 8080), endpointOf(c, 0, 8080), endpointOf(c, 1, 8080))
+	w.envoy()
+	echoesFromBoth(t, pods[0])
 	w.noRejections()
 	until(t, "flows of both sides and a request", func() error {
 		w.mu.Lock()
@@ -123,9 +129,7 @@ func TestCallerWithoutIdentity(t *testing.T) {
 func TestWrongIdentityIsRefused(t *testing.T) {
 	pods := labPods(t, "a", "b")
 	w := newWorld(t, Config{})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	put(w, w.st.Workloads, a, b)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	_, b := strictPair(w, pods)
 	echo(t, pods[1], 8080, "b")
 	e := endpointOf(b, 0, 8080)
 	e.Identity = identity("shop", "other")
@@ -194,9 +198,7 @@ func TestConsumerRoute(t *testing.T) {
 func TestRotation(t *testing.T) {
 	pods := labPods(t, "a", "b")
 	w := newWorld(t, Config{})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	put(w, w.st.Workloads, a, b)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	a, b := strictPair(w, pods)
 	echo(t, pods[1], 8080, "b")
 	loopbackService(w, "echo", endpointOf(b, 0, 8080))
 	w.envoy()

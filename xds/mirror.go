@@ -119,7 +119,7 @@ func mirrorListener(cfg *Config) *listener.Listener {
 		Name:              listenerMirror,
 		StatPrefix:        listenerMirror,
 		TrafficDirection:  core.TrafficDirection_OUTBOUND,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		FilterChains:      []*listener.FilterChain{{Filters: []*listener.Filter{managed(m)}}},
 	}
 }

@@ -342,10 +342,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // counts answers requests in a pod with the length of their body.
 func counts(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprintln(w, n)
@@ -362,10 +359,7 @@ type sink struct {
 
 func hangs(t *testing.T, p *lab.Pod, port uint16) *sink {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	s := &sink{}
 	go func() {
 		for {
@@ -399,10 +393,7 @@ func (s *sink) count() int {
 // way.
 func floods(t *testing.T, p *lab.Pod, port uint16, chunk int, pause time.Duration) func() (total, now int64) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	var total, now atomic.Int64
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		total.Add(1)

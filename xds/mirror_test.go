@@ -84,10 +84,7 @@ func TestMirrorIsTheCallers(t *testing.T) {
 // record answers HTTP requests in a pod; the function gives those that came.
 func record(t *testing.T, p *lab.Pod, port uint16) func() []*http.Request {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	var mu sync.Mutex
 	var seen []*http.Request
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Protocols: bothProtocols(), Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -188,10 +188,7 @@ func TestPolicyWaitsForListeners(t *testing.T) {
 // ticks answers /ticks with a line each 20 ms without an end, and everything else at once.
 func ticks(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	s := &http.Server{Protocols: bothProtocols(), ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		for r.URL.Path == "/ticks" && r.Context().Err() == nil {
 			_, _ = fmt.Fprintln(rw, "tick")

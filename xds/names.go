@@ -43,9 +43,9 @@ const (
 const (
 	listenerOriginate = "hbone-originate" // internal listener that wraps L7 upstream connections in HBONE
 
-	listenerTunnel     = "tunnel-originate" // internal listener that passes L7 upstream connections on to weft tunnel
-	clusterTunnel      = "tunnel"           // weft tunnel of this node
 	clusterOriginate   = "hbone-originate"  // its way out: original destination, port 15008
+	listenerTunnel     = "tunnel-originate" // internal listener that passes L7 upstream connections on to weft tunnel
+	clusterTunnel      = "tunnel"           // its way out: weft tunnel of this node
 	clusterConnect     = "inbound-connect"  // a CONNECT's authority -> the app
 	clusterInbound     = "inbound"          // a connection's original destination -> the app
 	clusterInboundHTTP = "inbound-http"     // the same for requests

@@ -44,14 +44,30 @@ func keepsAddresses(t *testing.T, p *lab.Pod) {
 	podRun(t, p, "sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=1", "net.ipv4.fwmark_reflect=1", "net.ipv6.fwmark_reflect=1")
 }
 
+// listenIn listens in a pod until the test ends.
+func listenIn(t *testing.T, p *lab.Pod, at netip.AddrPort) net.Listener {
+	t.Helper()
+	l, err := p.Listen("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// strictPair makes the first two of pods strict workloads with a certificate.
+func strictPair(w *world, pods []*lab.Pod) (a, b *model.Workload) {
+	a, b = workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	put(w, w.st.Workloads, a, b)
+	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	return a, b
+}
+
 // echo answers HTTP requests in a pod with what it saw.
 func echo(t *testing.T, p *lab.Pod, port int, name string) {
 	t.Helper()
 	for _, a := range []netip.Addr{p.Address, p.Address6} {
-		l, err := p.Listen("tcp", netip.AddrPortFrom(a, uint16(port)).String())
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := listenIn(t, p, netip.AddrPortFrom(a, uint16(port)))
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %s %s from %s\n", name, r.Method, r.URL, r.RemoteAddr)
 			_ = r.Header.Write(w)

@@ -11,7 +11,6 @@ import (
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	listenersfs "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/set_filter_state/v3"
 	tcpproxy "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/weft-mesh/weft/internal/model"
@@ -30,14 +29,11 @@ const (
 
 // tunnelOriginateListener passes the connections of L7 clusters on to weft tunnel.
 func tunnelOriginateListener() *listener.Listener {
-	said := func(kind uint32, format string) *core.TlvEntry {
-		return &core.TlvEntry{Type: kind, FormatString: formatted(format)}
-	}
 	return &listener.Listener{
 		Name:              listenerTunnel,
 		StatPrefix:        listenerTunnel,
 		TrafficDirection:  core.TrafficDirection_OUTBOUND,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		ListenerFilters: []*listener.ListenerFilter{
 			listenerFilter("envoy.filters.listener.set_filter_state", &listenersfs.Config{OnAccept: []*sfsValue{
 				setState(stateRemote, "", noAddress, notShared), setState(stateLocal, "", noAddress, notShared),
@@ -53,11 +49,11 @@ func tunnelOriginateListener() *listener.Listener {
 				ClusterSpecifier: &tcpproxy.TcpProxy_Cluster{Cluster: clusterTunnel},
 				IdleTimeout:      duration(0),
 				ProxyProtocolTlvs: []*core.TlvEntry{
-					said(model.ProxyOwner, "%FILTER_STATE("+stateOwner+":PLAIN)%"),
-					said(model.ProxyIdentity, "%FILTER_STATE("+stateSecret+":PLAIN)%"),
-					said(model.ProxyDestination, "%DYNAMIC_METADATA("+metaWeft+":"+metaTo+")%"),
-					said(model.ProxyPeer, "%DYNAMIC_METADATA("+metaWeft+":"+metaIdentity+")%"),
-					said(model.ProxyOthers, "%DYNAMIC_METADATA("+metaWeft+":"+metaOthers+")%"),
+					stateTLV(model.ProxyOwner, stateOwner),
+					stateTLV(model.ProxyIdentity, stateSecret),
+					endpointTLV(model.ProxyDestination, metaTo),
+					endpointTLV(model.ProxyPeer, metaIdentity),
+					endpointTLV(model.ProxyOthers, metaOthers),
 				},
 			}),
 		}}},
@@ -76,23 +72,33 @@ func tunnelCluster(b *builder) *cluster.Cluster {
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 		c.LoadAssignment.Endpoints = localities(plainEndpoint(b.cfg, model.Endpoint{Address: at}))
 	}
-	c.TransportSocket = transportSocket("envoy.transport_sockets.upstream_proxy_protocol", &proxyprotocol.ProxyProtocolUpstreamTransport{
-		Config: &core.ProxyProtocolConfig{
-			Version:         core.ProxyProtocolConfig_V2,
-			PassThroughTlvs: &core.ProxyProtocolPassThroughTLVs{MatchType: core.ProxyProtocolPassThroughTLVs_INCLUDE_ALL},
-		},
-		TransportSocket: rawSocket(),
+	c.TransportSocket = withHeader(rawSocket(), &core.ProxyProtocolConfig{
+		PassThroughTlvs: &core.ProxyProtocolPassThroughTLVs{MatchType: core.ProxyProtocolPassThroughTLVs_INCLUDE_ALL},
 	})
 	return c
+}
+
+// endpointTLV says what the metadata of the endpoint have.
+func endpointTLV(kind uint32, key string) *core.TlvEntry {
+	return &core.TlvEntry{Type: kind, FormatString: formatted("%DYNAMIC_METADATA(" + metaWeft + ":" + key + ")%")}
 }
 
 // byTunnel makes endpoints of a Service that are reached by weft tunnel.
 type byTunnel struct {
 	cfg *Config
 	// process is in the endpoints' addresses. When another weft tunnel takes over, Envoy takes its endpoints for others: it moves
-	// to them with the next requests, and those under way end with the old one.
+	// to them with the next requests, and those under way end with the old one. It is "" where none takes requests: one of an
+	// earlier version, which says no name, takes connections of Gateways alone.
 	process string
 	alike   map[model.Identity]*alike
+}
+
+func newByTunnel(b *builder) *byTunnel {
+	t := &byTunnel{cfg: b.cfg, alike: map[model.Identity]*alike{}}
+	if row := tunnelOf(b); row.GatewayPort != 0 {
+		t.process = row.Process
+	}
+	return t
 }
 
 // alike are endpoints with one identity. weft tunnel may take another one of them than Envoy chose, and who reads what Envoy reports of
@@ -103,13 +109,9 @@ type alike struct {
 }
 
 func (t *byTunnel) endpoint(e model.Endpoint) *endpoint.LbEndpoint {
-	made, to := hboneEndpoint(t.cfg, e), e.Address.String()
-	made.HostIdentifier = &endpoint.LbEndpoint_Endpoint{
-		Endpoint: &endpoint.Endpoint{Address: internalAddress(listenerTunnel, to+"/"+t.process)},
-	}
-	m := made.Metadata.FilterMetadata
-	delete(m, metaOriginalDst)
-	m[metaWeft].Fields[metaTo] = structpb.NewStringValue(to)
+	to := e.Address.String()
+	made := authenticatedEndpoint(t.cfg, e, internalAddress(listenerTunnel, to+"/"+t.process))
+	made.Metadata.FilterMetadata[metaWeft].Fields[metaTo] = structpb.NewStringValue(to)
 	a := t.alike[e.Identity]
 	if a == nil {
 		a = &alike{}

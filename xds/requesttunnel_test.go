@@ -77,34 +77,15 @@ func (f *tunnelFlows) failures() int {
 func TestRequestsByTunnel(t *testing.T) {
 	pods := labPods(t, "a", "b", "c")
 	w := newWorld(t, Config{RequestLog: true, Tunnel: true, GatewayNetNS: hostNetNS(t)})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
+	a, b := strictPair(w, pods)
 	c := workload(pods[2], "shop", model.MTLSDisabled, nil)
-	put(w, w.st.Workloads, a, b, c)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	put(w, w.st.Workloads, c)
 	echo(t, pods[1], 8080, "b")
 	echo(t, pods[2], 8080, "c")
 	loopbackService(w, "echo", endpointOf(b, 0, 8080), endpointOf(b, 1, 8080), endpointOf(c, 0, 8080))
 	flows := startedTunnel(t, w)
 	w.envoy()
-	seen := map[string]bool{}
-	for _, at := range []string{"127.0.0.1:15001", "[::1]:15001"} {
-		for i := range 32 {
-			status, body, err := ask(pods[0], at, "echo.shop", fmt.Sprint("/", i))
-			if err != nil || status != 200 {
-				t.Fatalf("%s: %d %q %v", at, status, body, err)
-			}
-			seen[body[:1]] = true
-			if !strings.Contains(body, "from "+pods[0].Address.String()) && !strings.Contains(body, "from ["+pods[0].Address6.String()) {
-				t.Errorf("the app did not see the client's address: %s", body)
-			}
-			if strings.Contains(strings.ToLower(body), "x-weft") || strings.Contains(strings.ToLower(body), "x-envoy") {
-				t.Errorf("the app sees the proxy's headers: %s", body)
-			}
-		}
-	}
-	if !seen["b"] || !seen["c"] {
-		t.Errorf("endpoints used: %v, want b and c", seen)
-	}
+	echoesFromBoth(t, pods[0])
 	w.noRejections()
 	until(t, "flows of both ends, of both families", func() error {
 		for _, pod := range []struct {
@@ -155,9 +136,7 @@ func (w *world) hboneFlows() (flows []*Flow) {
 func TestWrongIdentityByTunnel(t *testing.T) {
 	pods := labPods(t, "a", "b")
 	w := newWorld(t, Config{Tunnel: true, GatewayNetNS: hostNetNS(t)})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	put(w, w.st.Workloads, a, b)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	_, b := strictPair(w, pods)
 	echo(t, pods[1], 8080, "b")
 	e := endpointOf(b, 0, 8080)
 	e.Identity = identity("shop", "other")
@@ -188,9 +167,7 @@ func TestWrongIdentityByTunnel(t *testing.T) {
 func TestTunnelTakesOver(t *testing.T) {
 	pods := labPods(t, "a", "b")
 	w := newWorld(t, Config{Tunnel: true, GatewayNetNS: hostNetNS(t)})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	put(w, w.st.Workloads, a, b)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	_, b := strictPair(w, pods)
 	echo(t, pods[1], 8080, "b")
 	loopbackService(w, "echo", endpointOf(b, 0, 8080))
 	old := startedTunnel(t, w)
@@ -325,10 +302,7 @@ func podAt(pods []*lab.Pod, a netip.Addr) string {
 // saysWho answers each request with the pod's name and the client's address, and closes: the next one needs a connection.
 func saysWho(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		fmt.Fprint(w, p.Name, " ", r.RemoteAddr)

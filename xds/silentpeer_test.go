@@ -106,11 +106,7 @@ func (m *silentPeers) serve(gateway model.Identity, served *model.Workload, sile
 // takesAndIsSilent takes connections to a port of a pod.
 func takesAndIsSilent(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	go serveEach(l, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 }
 

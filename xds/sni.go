@@ -146,7 +146,7 @@ func buildSNIListener(b *builder, name, key string) *built {
 		Name:                   name,
 		StatPrefix:             "sni",
 		TrafficDirection:       core.TrafficDirection_OUTBOUND,
-		ListenerSpecifier:      &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier:      internalSpecifier(),
 		ListenerFilters:        []*listener.ListenerFilter{listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})},
 		ListenerFiltersTimeout: duration(b.cfg.timeouts().handshake),
 	}

@@ -202,7 +202,7 @@ func refusedListener() *listener.Listener {
 	return &listener.Listener{
 		Name:              listenerRefused,
 		StatPrefix:        listenerRefused,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		ListenerFilters: []*listener.ListenerFilter{
 			listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{}), // waits for bytes
 		},

@@ -99,18 +99,24 @@ func (cfg *Config) socketsOverTunnel(s *core.TransportSocket) []*cluster.Cluster
 	if !cfg.Tunnel {
 		return socketsOver(s)
 	}
-	said := func(kind uint32, state string) *core.TlvEntry {
-		return &core.TlvEntry{Type: kind, FormatString: formatted("%FILTER_STATE(" + state + ":PLAIN)%")}
-	}
 	return append([]*cluster.Cluster_TransportSocketMatch{{
 		Name:  matchTunnel,
 		Match: &structpb.Struct{Fields: map[string]*structpb.Value{matchTunnel: structpb.NewBoolValue(true)}},
-		TransportSocket: transportSocket("envoy.transport_sockets.upstream_proxy_protocol", &proxyprotocol.ProxyProtocolUpstreamTransport{
-			Config: &core.ProxyProtocolConfig{
-				Version:   core.ProxyProtocolConfig_V2,
-				AddedTlvs: []*core.TlvEntry{said(model.ProxyOwner, stateOwner), said(model.ProxyIdentity, stateSecret)},
-			},
-			TransportSocket: s,
+		TransportSocket: withHeader(s, &core.ProxyProtocolConfig{
+			AddedTlvs: []*core.TlvEntry{stateTLV(model.ProxyOwner, stateOwner), stateTLV(model.ProxyIdentity, stateSecret)},
 		}),
 	}}, socketsOver(s)...)
+}
+
+// stateTLV says what filter state has.
+func stateTLV(kind uint32, key string) *core.TlvEntry {
+	return &core.TlvEntry{Type: kind, FormatString: formatted("%FILTER_STATE(" + key + ":PLAIN)%")}
+}
+
+// withHeader sends a header for weft tunnel before the bytes of a socket.
+func withHeader(s *core.TransportSocket, header *core.ProxyProtocolConfig) *core.TransportSocket {
+	header.Version = core.ProxyProtocolConfig_V2
+	return transportSocket("envoy.transport_sockets.upstream_proxy_protocol", &proxyprotocol.ProxyProtocolUpstreamTransport{
+		Config: header, TransportSocket: s,
+	})
 }

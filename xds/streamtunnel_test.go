@@ -25,11 +25,7 @@ import (
 // answersAndCloses serves on a pod's port: it reads the number of bytes that are wanted from a line, writes them, and closes.
 func answersAndCloses(t *testing.T, p *lab.Pod, port uint16) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	go serveEach(l, func(c net.Conn) {
 		var n int
 		if _, err := fmt.Fscanln(c, &n); err == nil {

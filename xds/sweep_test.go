@@ -132,9 +132,7 @@ func TestPortSweepMakesNoClusters(t *testing.T) {
 	const ports = 1500
 	pods := labPods(t, "a", "b")
 	w := newWorld(t, Config{})
-	a, b := workload(pods[0], "shop", model.MTLSStrict, nil), workload(pods[1], "shop", model.MTLSStrict, nil)
-	put(w, w.st.Workloads, a, b)
-	put(w, w.st.SVIDs, w.ca.svid(a.Identity), w.ca.svid(b.Identity))
+	_, b := strictPair(w, pods)
 	toListener(t, pods[0], PortTCP)
 	e := w.envoy()
 	clusters, heap := e.stat("cluster_manager.active_clusters"), e.heap()

@@ -326,10 +326,7 @@ func TestSlowExchangesAreServed(t *testing.T) {
 // slowApp answers in a pod with pauses.
 func slowApp(t *testing.T, p *lab.Pod, port uint16, pause time.Duration) {
 	t.Helper()
-	l, err := p.Listen("tcp", netip.AddrPortFrom(p.Address, port).String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenIn(t, p, netip.AddrPortFrom(p.Address, port))
 	mux := http.NewServeMux()
 	mux.HandleFunc("/upload", func(rw http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)

@@ -29,7 +29,7 @@ func trialListener(cfg *Config) *listener.Listener {
 	return &listener.Listener{
 		Name:              trialName,
 		StatPrefix:        trialName,
-		ListenerSpecifier: &listener.Listener_InternalListener{InternalListener: &listener.Listener_InternalListenerConfig{}},
+		ListenerSpecifier: internalSpecifier(),
 		FilterChains:      []*listener.FilterChain{{Filters: []*listener.Filter{managed(m)}}},
 	}
 }

@@ -19,8 +19,8 @@ const (
 	maxUnknownField  = 200 // bytes
 )
 
-// moreUnknownFields stands for the fields past the bound.
-const moreUnknownFields = "more fields"
+// MoreUnknownFields stands for the fields past the bound.
+const MoreUnknownFields = "more fields"
 
 // UnknownFields are the paths of fields, such as spec.rules[0].when. There are at most maxUnknownFields of them; those past that are one
 // entry, of which it is not known where the fields are.
@@ -32,7 +32,7 @@ func (u UnknownFields) Add(path string) UnknownFields {
 	case slices.Contains(u, path) || len(u) > maxUnknownFields:
 		return u
 	case len(u) == maxUnknownFields:
-		return append(u, moreUnknownFields)
+		return append(u, MoreUnknownFields)
 	}
 	return append(u, strings.ReplaceAll(cut(path, maxUnknownField), ",", ""))
 }

@@ -260,16 +260,7 @@ func manifest() string {
 		mode := map[string]string{plain: "disabled", strict: "strict", guarded: "strict"}[ns]
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {weft.io/mtls: %s}}\n", ns, mode)
 		for _, name := range []string{"c", "s"} {
-			fmt.Fprintf(&b, `---
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: %[2]s, namespace: %[1]s}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s}}
-spec: {serviceAccountName: %[2]s}
-`, ns, name)
+			b.WriteString(testenv.PodWithAccount(ns, name))
 		}
 		fmt.Fprintf(&b, `---
 apiVersion: v1

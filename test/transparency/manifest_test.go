@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/weft-mesh/weft/internal/testenv"
 )
 
 // perGateway is how many ports a Gateway has: the API allows 64 listeners.
@@ -85,16 +87,7 @@ func podsOf(ns string) string {
 	mode := map[string]string{plain: "disabled", strict: "strict", guarded: "permissive"}[ns]
 	fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {weft.io/mtls: %s}}\n", ns, mode)
 	for _, name := range []string{"c", "s"} {
-		fmt.Fprintf(&b, `---
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: %[2]s, namespace: %[1]s}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s}}
-spec: {serviceAccountName: %[2]s}
-`, ns, name)
+		b.WriteString(testenv.PodWithAccount(ns, name))
 	}
 	service(&b, ns, bySelector, ", appProtocol: tcp", fmt.Sprintf(`  clusterIP: %[1]s
   clusterIPs: ["%[1]s", "%[2]s"]

@@ -128,15 +128,12 @@ func many() []talk {
 
 // beside holds 16 connections that move nothing, and makes requests on others.
 func beside(e *end, block func(*end, *conn)) {
-	var held []*conn
-	for range 16 {
+	hold(e, block, func() *conn {
 		c := e.connect()
 		e.write(c, nameSize)
 		e.want(c, nameSize)
-		held = append(held, c)
-	}
-	e.blockAll(held, block)
-	e.meet()
+		return c
+	})
 	kept := e.connect()
 	for range 20 {
 		e.write(kept, 10)
@@ -150,16 +147,23 @@ func beside(e *end, block func(*end, *conn)) {
 	e.meet()
 }
 
-func besideServer(e *end, block func(*end, *conn)) {
+// hold opens 16 connections, and lets block fill them.
+func hold(e *end, block func(*end, *conn), open func() *conn) {
 	var held []*conn
 	for range 16 {
-		c := e.acceptAny()
-		e.want(c, nameSize)
-		e.write(c, nameSize)
-		held = append(held, c)
+		held = append(held, open())
 	}
 	e.blockAll(held, block)
 	e.meet()
+}
+
+func besideServer(e *end, block func(*end, *conn)) {
+	hold(e, block, func() *conn {
+		c := e.acceptAny()
+		e.want(c, nameSize)
+		e.write(c, nameSize)
+		return c
+	})
 	requests := e.start(21, 21, func(p *end) {
 		c := p.acceptAny()
 		err := error(nil)

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/weft-mesh/weft/internal/kube"
@@ -16,17 +15,17 @@ import (
 // mostStrictErrors is how many fields sigs.k8s.io/json reports at most.
 const mostStrictErrors = 100
 
-// unknown returns the fields of an object that its Go type does not have.
+// unknown returns the fields of an object that its Go type does not have. The status, which others write, and what metadata have,
+// decide about nobody.
 func (r *objectReader) unknown(text []byte) (unknown kube.UnknownFields, err error) {
 	obj, err := r.scheme.New(r.kind)
 	if err != nil {
 		return nil, err
 	}
-	strict, err := kjson.UnmarshalStrict(text, obj, kjson.DisallowUnknownFields)
-	if err == nil && len(strict) >= mostStrictErrors {
-		// Those of its status, which others write, may be all that there are.
-		strict, err = strictWithoutStatus(text, obj)
+	if text, err = withoutStatus(text); err != nil {
+		return nil, err
 	}
+	strict, err := kjson.UnmarshalStrict(text, obj, kjson.DisallowUnknownFields)
 	if err != nil {
 		return nil, err
 	}
@@ -56,28 +55,25 @@ func (r *objectReader) unknown(text []byte) (unknown kube.UnknownFields, err err
 		unknown = unknown.Add(path)
 	}
 	if len(strict) >= mostStrictErrors {
-		unknown = unknown.Add("more fields")
+		unknown = unknown.Add(kube.MoreUnknownFields)
 	}
 	return unknown, nil
 }
 
-func strictWithoutStatus(text []byte, like runtime.Object) ([]error, error) {
+// withoutStatus takes the status out of an object: of more than mostStrictErrors fields, those in it would hide others.
+func withoutStatus(text []byte) ([]byte, error) {
 	var parts map[string]stdjson.RawMessage
 	if err := stdjson.Unmarshal(text, &parts); err != nil {
 		return nil, err
 	}
 	delete(parts, "status")
-	rest, err := stdjson.Marshal(parts)
-	if err != nil {
-		return nil, err
-	}
-	return kjson.UnmarshalStrict(rest, like.DeepCopyObject(), kjson.DisallowUnknownFields)
+	return stdjson.Marshal(parts)
 }
 
 // decidesNothing reports whether a field may be dropped. Session persistence is refused with whatever is in it: releases before
 // v1.7 have fields there that are gone.
 func decidesNothing(path string) bool {
-	return strings.HasPrefix(path, "metadata.") || strings.HasPrefix(path, "status.") || strings.Contains(path, "].sessionPersistence.")
+	return strings.HasPrefix(path, "metadata.") || strings.Contains(path, "].sessionPersistence.")
 }
 
 // pathParts splits a path such as spec.rules[0].when into names and indexes.
